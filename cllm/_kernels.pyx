@@ -1,0 +1,18 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: infer_types=False, embedsignature=True, binding=True
+"""Compiled kernels: the arithmetic of cllm, free of the GIL.
+
+Contents, one family a file, in the order in which they build on each other: vector types, common checks, random
+numbers, matrix products, layer norm, activations, attention, embeddings, losses, optimizers.
+
+Contract. An element's bits depend on its inputs and on the length of its sum alone: not on the number of threads, on
+where its row stands, on the address of a buffer, or on how the batch was cut. Parameters before the bare ``*`` are
+read, those after it are written; accumulators (``+=`` in the margin) start from what the buffer holds and add rows in
+order. No kernel allocates: a workspace comes from the caller. No kernel checks values, each checks every length.
+"""
+from cython cimport floating
+from cython.parallel cimport prange, parallel, threadid
+cimport cython
+
+include "kernels/vector.pxi"
+include "kernels/common.pxi"

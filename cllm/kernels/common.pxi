@@ -1,0 +1,34 @@
+# What every family of kernels shares: the number of threads, and the checks that a `def` makes before it hands
+# pointers to the loops.
+
+from cllm.errors import ConfigError, ShapeError
+
+cdef int _threads = 1
+
+
+def set_threads(int n):
+    """Number of OpenMP threads that the kernels use from now on; bits of results do not depend on it."""
+    global _threads
+    if n < 1:
+        raise ConfigError("num_threads", "must be at least 1", str(n), "Pass 1 for a serial run, None for all cores.")
+    _threads = n
+
+
+def get_threads():
+    """Number of OpenMP threads that the kernels use now."""
+    return _threads
+
+
+cdef int check_length(str kernel, str name, Py_ssize_t got, Py_ssize_t must) except -1:
+    """Refuse an array whose named length is not what the other arguments imply."""
+    if got != must:
+        raise ShapeError(kernel, f"{name} must be {must}", str(got), "Pass arrays whose shapes belong together.")
+    return 0
+
+
+cdef int check_room(str kernel, str name, Py_ssize_t got, Py_ssize_t least) except -1:
+    """Refuse scratch that is too short."""
+    if got < least:
+        raise ShapeError(kernel, f"{name} must have at least {least} elements", str(got),
+                         "Ask the kernel's own *_workspace function for the size.")
+    return 0

@@ -1,0 +1,166 @@
+# Vector types: the one place that knows how wide a register is.
+#
+# The types are the compiler's own vector extension (GCC and clang), so one source serves AVX-512, AVX2, SSE2 and NEON.
+# Their width is the widest the build's instruction set has. Plain + and * on them are lane by lane, and with
+# -ffp-contract=fast `a*b + c` is one fused multiply-add.
+#
+# An inner function is written once over the fused type `vec` and takes `vec*` pointers that address *elements*:
+# `load(p, i)` reads `lanes(p)` elements from element i on, at any alignment; nothing dereferences a `vec*` itself.
+# A caller casts: `tile(<const vf32*> a, ...)` under `if floating is float`, `<const vf64*>` otherwise.
+#
+# A row's tail goes through the same lanes as its body: `load_partial` fills the missing lanes with zero and
+# `store_partial` writes only those that exist, so an element's bits never depend on where in a row it stands.
+
+cdef extern from *:
+    """
+    #include <string.h>
+    #include <stdint.h>
+    #if !defined(__GNUC__)
+    #error "cllm needs a compiler with vector extensions (GCC or clang)"
+    #endif
+    #if defined(__AVX512F__)
+    #define CLLM_VECTOR_BYTES 64
+    #elif defined(__AVX__)
+    #define CLLM_VECTOR_BYTES 32
+    #else
+    #define CLLM_VECTOR_BYTES 16
+    #endif
+    typedef float   cllm_vf32 __attribute__((vector_size(CLLM_VECTOR_BYTES)));
+    typedef double  cllm_vf64 __attribute__((vector_size(CLLM_VECTOR_BYTES)));
+    typedef int32_t cllm_vi32 __attribute__((vector_size(CLLM_VECTOR_BYTES)));
+    typedef int64_t cllm_vi64 __attribute__((vector_size(CLLM_VECTOR_BYTES)));
+    #define CLLM_LANES_F32 (CLLM_VECTOR_BYTES / 4)
+    #define CLLM_LANES_F64 (CLLM_VECTOR_BYTES / 8)
+
+    #define CLLM_VECTOR_HELPERS(S, V, I, F, INT)                                                                  \\
+    static inline __attribute__((always_inline)) V cllm_load_##F(const void *p, Py_ssize_t i)                     \\
+        { V v; memcpy(&v, (const S *)p + i, sizeof v); return v; }                                                \\
+    static inline __attribute__((always_inline)) void cllm_store_##F(void *p, Py_ssize_t i, V v)                  \\
+        { memcpy((S *)p + i, &v, sizeof v); }                                                                     \\
+    static inline V cllm_load_partial_##F(const void *p, Py_ssize_t i, Py_ssize_t n)                              \\
+        { V v = {0}; memcpy(&v, (const S *)p + i, (size_t)n * sizeof(S)); return v; }                             \\
+    static inline void cllm_store_partial_##F(void *p, Py_ssize_t i, V v, Py_ssize_t n)                           \\
+        { memcpy((S *)p + i, &v, (size_t)n * sizeof(S)); }                                                        \\
+    static inline __attribute__((always_inline)) V cllm_splat_##F(S s)                                            \\
+        { return s - (V){0}; }                                                                                    \\
+    static inline __attribute__((always_inline)) V cllm_splat_at_##F(const void *p, Py_ssize_t i)                 \\
+        { return ((const S *)p)[i] - (V){0}; }                                                                    \\
+    static inline __attribute__((always_inline)) V cllm_max_##F(V a, V b)                                         \\
+        { I m = (I)(a > b); return (V)(((I)a & m) | ((I)b & ~m)); }                                               \\
+    static inline __attribute__((always_inline)) V cllm_min_##F(V a, V b)                                         \\
+        { I m = (I)(a < b); return (V)(((I)a & m) | ((I)b & ~m)); }                                               \\
+    static inline __attribute__((always_inline)) V cllm_select_positive_##F(V c, V a, V b)                        \\
+        { I m = (I)(c > (V){0}); return (V)(((I)a & m) | ((I)b & ~m)); }                                          \\
+    static inline S cllm_lane_##F(V v, int i) { return v[i]; }
+
+    CLLM_VECTOR_HELPERS(float, cllm_vf32, cllm_vi32, f32, int32_t)
+    CLLM_VECTOR_HELPERS(double, cllm_vf64, cllm_vi64, f64, int64_t)
+    """
+    ctypedef float vf32 "cllm_vf32"
+    ctypedef double vf64 "cllm_vf64"
+    const int VECTOR_BYTES "CLLM_VECTOR_BYTES"
+    const int LANES_F32 "CLLM_LANES_F32"
+    const int LANES_F64 "CLLM_LANES_F64"
+    vf32 load_f32 "cllm_load_f32"(const void *p, Py_ssize_t i) noexcept nogil
+    vf64 load_f64 "cllm_load_f64"(const void *p, Py_ssize_t i) noexcept nogil
+    void store_f32 "cllm_store_f32"(void *p, Py_ssize_t i, vf32 v) noexcept nogil
+    void store_f64 "cllm_store_f64"(void *p, Py_ssize_t i, vf64 v) noexcept nogil
+    vf32 load_partial_f32 "cllm_load_partial_f32"(const void *p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
+    vf64 load_partial_f64 "cllm_load_partial_f64"(const void *p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
+    void store_partial_f32 "cllm_store_partial_f32"(void *p, Py_ssize_t i, vf32 v, Py_ssize_t n) noexcept nogil
+    void store_partial_f64 "cllm_store_partial_f64"(void *p, Py_ssize_t i, vf64 v, Py_ssize_t n) noexcept nogil
+    vf32 splat_f32 "cllm_splat_f32"(float s) noexcept nogil
+    vf64 splat_f64 "cllm_splat_f64"(double s) noexcept nogil
+    vf32 splat_at_f32 "cllm_splat_at_f32"(const void *p, Py_ssize_t i) noexcept nogil
+    vf64 splat_at_f64 "cllm_splat_at_f64"(const void *p, Py_ssize_t i) noexcept nogil
+    vf32 max_f32 "cllm_max_f32"(vf32 a, vf32 b) noexcept nogil
+    vf64 max_f64 "cllm_max_f64"(vf64 a, vf64 b) noexcept nogil
+    vf32 min_f32 "cllm_min_f32"(vf32 a, vf32 b) noexcept nogil
+    vf64 min_f64 "cllm_min_f64"(vf64 a, vf64 b) noexcept nogil
+    vf32 select_positive_f32 "cllm_select_positive_f32"(vf32 c, vf32 a, vf32 b) noexcept nogil
+    vf64 select_positive_f64 "cllm_select_positive_f64"(vf64 c, vf64 a, vf64 b) noexcept nogil
+    float lane_f32 "cllm_lane_f32"(vf32 v, int i) noexcept nogil
+    double lane_f64 "cllm_lane_f64"(vf64 v, int i) noexcept nogil
+
+ctypedef fused vec:
+    vf32
+    vf64
+
+
+cdef inline int lanes(const vec *p) noexcept nogil:
+    """Elements in one vector of the type that p points to."""
+    if vec is vf32:
+        return LANES_F32
+    else:
+        return LANES_F64
+
+
+cdef inline vec load(const vec *p, Py_ssize_t i) noexcept nogil:
+    """Elements i .. i+lanes-1."""
+    if vec is vf32:
+        return load_f32(p, i)
+    else:
+        return load_f64(p, i)
+
+
+cdef inline void store(vec *p, Py_ssize_t i, vec v) noexcept nogil:
+    if vec is vf32:
+        store_f32(p, i, v)
+    else:
+        store_f64(p, i, v)
+
+
+cdef inline vec load_partial(const vec *p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Elements i .. i+n-1, zero in the lanes beyond; 0 <= n <= lanes."""
+    if vec is vf32:
+        return load_partial_f32(p, i, n)
+    else:
+        return load_partial_f64(p, i, n)
+
+
+cdef inline void store_partial(vec *p, Py_ssize_t i, vec v, Py_ssize_t n) noexcept nogil:
+    """The first n lanes to elements i .. i+n-1."""
+    if vec is vf32:
+        store_partial_f32(p, i, v, n)
+    else:
+        store_partial_f64(p, i, v, n)
+
+
+cdef inline vec splat(const vec *like, double s) noexcept nogil:
+    """s, rounded once to the element type, in every lane; `like` only tells the type and is not read."""
+    if vec is vf32:
+        return splat_f32(<float> s)
+    else:
+        return splat_f64(s)
+
+
+cdef inline vec splat_at(const vec *p, Py_ssize_t i) noexcept nogil:
+    """Element i in every lane."""
+    if vec is vf32:
+        return splat_at_f32(p, i)
+    else:
+        return splat_at_f64(p, i)
+
+
+cdef inline vec vmax(vec a, vec b) noexcept nogil:
+    """The larger of each lane; b where a is NaN."""
+    if vec is vf32:
+        return max_f32(a, b)
+    else:
+        return max_f64(a, b)
+
+
+cdef inline vec vmin(vec a, vec b) noexcept nogil:
+    """The smaller of each lane; b where a is NaN."""
+    if vec is vf32:
+        return min_f32(a, b)
+    else:
+        return min_f64(a, b)
+
+
+cdef inline vec select_positive(vec c, vec a, vec b) noexcept nogil:
+    """a in the lanes where c > 0, b in the others."""
+    if vec is vf32:
+        return select_positive_f32(c, a, b)
+    else:
+        return select_positive_f64(c, a, b)
