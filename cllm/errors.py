@@ -60,6 +60,10 @@ class NonFiniteError(CllmError, ArithmeticError):
     """NaN or infinity in the loss or in a gradient."""
 
 
+class RebuildError(CllmError, RuntimeError):
+    """A rebuilt value differs from the original."""
+
+
 class OptimizerError(CllmError, ValueError):
     """An optimizer does not fit the model or what was planned for it."""
 

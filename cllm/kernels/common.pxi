@@ -19,6 +19,11 @@ def get_threads():
     return _threads
 
 
+def vector_bytes():
+    """Bytes in one vector register as the kernels use it."""
+    return VECTOR_BYTES
+
+
 cdef int check_length(str kernel, str name, Py_ssize_t got, Py_ssize_t must) except -1:
     """Refuse an array whose named length is not what the other arguments imply."""
     if got != must:

@@ -1,0 +1,45 @@
+"""cllm trains transformer language models on a CPU inside the memory the user has.
+
+For every activation that backward needs, a strategy decides whether it is kept or recomputed; the peak is known to the
+byte before the first step, and loss and gradients are equal to the last bit under every lossless strategy.
+"""
+
+from cllm.platform_guard import check_cpu
+
+check_cpu()
+
+from cllm.about import versions  # noqa: E402
+from cllm.config import ModelConfig  # noqa: E402
+from cllm.errors import (  # noqa: E402
+    BudgetError,
+    BuildError,
+    CllmError,
+    ConfigError,
+    DataError,
+    DeclarationError,
+    DtypeError,
+    LayoutError,
+    NonFiniteError,
+    OptimizerError,
+    PlanError,
+    RebuildError,
+    ShapeError,
+    SnapshotError,
+    TokenError,
+)
+from cllm.executor import Executor  # noqa: E402
+from cllm.gradcheck import gradcheck  # noqa: E402
+from cllm.models.gpt import GPT, load  # noqa: E402
+from cllm.optim import SGD, AdamW, clip_grad_norm  # noqa: E402
+from cllm.planning import plan  # noqa: E402
+from cllm.plans import Cache, Plan, Recompute, Segment, Tape  # noqa: E402
+from cllm.products import accumulate_weight_gradient, set_num_threads  # noqa: E402
+from cllm.strategies import Binomial, CacheAll, EveryNth, PerBlock, RecomputeAll, Selective, Sqrt  # noqa: E402
+
+__all__ = [
+    "AdamW", "Binomial", "BudgetError", "BuildError", "Cache", "CacheAll", "CllmError", "ConfigError", "DataError",
+    "DeclarationError", "DtypeError", "EveryNth", "Executor", "GPT", "LayoutError", "ModelConfig", "NonFiniteError",
+    "OptimizerError", "PerBlock", "Plan", "PlanError", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Segment",
+    "Selective", "ShapeError", "SnapshotError", "Sqrt", "Tape", "TokenError", "accumulate_weight_gradient",
+    "clip_grad_norm", "gradcheck", "load", "plan", "set_num_threads", "versions",
+]

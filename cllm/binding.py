@@ -1,0 +1,87 @@
+"""From an operation to a call: arrays are cut from the slab once, and checked once, when an executor is made."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from cllm import _kernels as kernels
+from cllm.arena import Arena
+from cllm.declare import FEEDS
+from cllm.dims import elements, resolve
+from cllm.program import Step
+from cllm.schedule import Buffer, Op, Schedule
+
+Arrays = Mapping[str, np.ndarray]
+METHODS = {"rebuild": "forward", "logits": "forward"}  # kinds of operations not named as the method that they call
+
+
+class Binder:
+    """Makes calls for the operations of one schedule.
+
+    Parameters
+    ----------
+    schedule, arena : Schedule, Arena
+    slab : array of bytes
+        At least `arena.nbytes` long.
+    letters : dict
+        Shape letters of the micro-batch to bind for; a smaller last one uses the first part of each buffer.
+    whole_letters : dict
+        Those of the whole batch.
+    parameters, gradients : arrays by name
+        `gradients` is empty for a schedule without backward.
+    feeds, whole_feeds : arrays by name
+        A feed that is missing is bound to None.
+    """
+
+    def __init__(self, schedule: Schedule, arena: Arena, slab: np.ndarray, letters: Mapping[str, int],
+                 whole_letters: Mapping[str, int], parameters: Arrays, gradients: Arrays, feeds: Arrays,
+                 whole_feeds: Arrays):
+        self.schedule, self.arena, self.slab = schedule, arena, slab
+        self.letters, self.whole_letters = letters, whole_letters
+        self.parameters, self.gradients = parameters, gradients
+        self.feeds, self.whole_feeds = feeds, whole_feeds
+
+    def array(self, buffer: Buffer) -> np.ndarray:
+        """The buffer as an array of its shape."""
+        shape = resolve(buffer.shape, self.whole_letters if buffer.whole else self.letters)
+        start = self.arena.offsets[buffer.index]
+        nbytes = elements(buffer.shape, self.whole_letters if buffer.whole else self.letters)
+        nbytes *= np.dtype(buffer.dtype).itemsize
+        return self.slab[start:start + nbytes].view(buffer.dtype).reshape(shape)
+
+    def call(self, op: Op) -> Callable[[], None]:
+        """What the operation does, ready to be called."""
+        arrays = {name: self.array(self.schedule.buffers[b]) for name, b in (*op.reads, *op.writes)}
+        if op.kind == "zero":
+            return partial(kernels.fill_zero, x=arrays["dst"].reshape(-1))
+        if op.kind == "add":
+            return partial(kernels.add_in_place, arrays["src"].reshape(-1), y=arrays["dst"].reshape(-1))
+        if op.kind == "copy":
+            return partial(np.copyto, arrays["dst"], arrays["src"])
+        if op.kind == "stash":
+            return partial(_stash, arrays["src"], arrays["dst"], self.feeds["key"])
+        layer = op.step.layer
+        name = METHODS.get(op.kind, op.kind)
+        method, flow = getattr(layer, name), getattr(layer, name + "_flow")
+        feeds = self.whole_feeds if op.whole else self.feeds
+        reads = [self._argument(name, arrays, op.step, feeds) for name in flow.reads]
+        writes = {name: self._argument(name, arrays, op.step, feeds) for name in flow.writes}
+        return partial(method, *reads, **writes)
+
+    def _argument(self, name: str, arrays: Arrays, step: Step, feeds: Arrays) -> np.ndarray | None:
+        if name in arrays:
+            return arrays[name]
+        if name in FEEDS:
+            return feeds.get(name)
+        if name in step.params:
+            return self.parameters[step.params[name]]
+        if name[1:] in step.params and name[0] == "d":
+            return self.gradients[step.params[name[1:]]]
+        return None
+
+
+def _stash(src: np.ndarray, dst: np.ndarray, key: np.ndarray) -> None:
+    """Rows of a micro-batch into their place in the whole batch."""
+    first = int(key[2])
+    dst[first:first + len(src)] = src

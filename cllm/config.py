@@ -1,0 +1,129 @@
+"""What a model is: `ModelConfig` and its presets."""
+
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+
+from cllm.errors import ConfigError
+
+CHOICES = {
+    "qkv": ("full", "lattice"),
+    "positions": ("learned",),
+    "activation": ("gelu", "relu", "tanh"),
+    "attention": ("softmax",),
+    "loss": ("cross_entropy",),
+}
+
+PRESETS = {
+    "tiny": (256, 2, 64, 4, 256, 256),
+    "small": (256, 6, 512, 8, 2048, 1024),
+    "gpt2": (50257, 12, 768, 12, 3072, 1024),
+}
+
+# Sizes are multiplied into byte counts; this keeps every product far inside 64 bits and catches nonsense early.
+LARGEST = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape and kind of a transformer language model.
+
+    Parameters
+    ----------
+    vocab_size, n_layers, d_model, n_heads, d_ff, max_seq_len : int
+        V, number of blocks, C, H, F, and the longest T the model takes; each at least 1, C a multiple of H.
+    qkv : {"full", "lattice"}
+        One C x 3C product, or H block-diagonal D x D products for each of q, k and v.
+    qkv_bias, out_proj, tied : bool
+        A bias on q, k, v; a projection after attention; the head shares the token embedding.
+    positions, activation, attention, loss : str
+        See ``CHOICES`` for what each may be.
+    dropout : float
+        Probability of dropping, in [0, 1).
+    norm_eps : float
+        Added to the variance inside the root.
+
+    Raises
+    ------
+    ConfigError
+        When a value is outside what it may be.
+    """
+
+    vocab_size: int
+    n_layers: int
+    d_model: int
+    n_heads: int
+    d_ff: int
+    max_seq_len: int
+    qkv: str = "full"
+    qkv_bias: bool = True
+    out_proj: bool = True
+    positions: str = "learned"
+    activation: str = "gelu"
+    tied: bool = True
+    attention: str = "softmax"
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+    loss: str = "cross_entropy"
+
+    def __post_init__(self):
+        for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len"):
+            checked_size(f"ModelConfig({name}=...)", getattr(self, name))
+        if self.d_model % self.n_heads:
+            raise ConfigError("ModelConfig(n_heads=...)", f"must divide d_model = {self.d_model}", str(self.n_heads),
+                              "Choose d_model as a multiple of n_heads.")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"ModelConfig({name}=...)", f"must be one of {', '.join(allowed)}",
+                                  repr(getattr(self, name)), "Choose one of these.")
+        for name in ("qkv_bias", "out_proj", "tied"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"ModelConfig({name}=...)", "must be True or False", repr(getattr(self, name)),
+                                  "Pass a bool.")
+        _checked_real("dropout", self.dropout, 0.0, 1.0, lowest_allowed=True)
+        _checked_real("norm_eps", self.norm_eps, 0.0, 1.0, lowest_allowed=False)
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> "ModelConfig":
+        """The preset of that name, with single settings changed by keyword.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such preset or setting.
+        """
+        if name not in PRESETS:
+            raise ConfigError("ModelConfig.preset(name)", f"must be one of {', '.join(PRESETS)}", repr(name),
+                              "Choose one of these, or give the sizes to ModelConfig.")
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise ConfigError("ModelConfig.preset(...)", f"settings must be among {', '.join(names)}",
+                              ", ".join(unknown), "Check the spelling.")
+        return cls(**{**dict(zip(names, PRESETS[name], strict=False)), **changes})
+
+    def to_dict(self) -> dict:
+        """Every setting by name; ``ModelConfig(**d)`` makes it again."""
+        return asdict(self)
+
+    @property
+    def letters(self) -> dict[str, int]:
+        """The shape letters that the model decides: C, H, D, F, V and P."""
+        return {"C": self.d_model, "H": self.n_heads, "D": self.d_model // self.n_heads, "F": self.d_ff,
+                "V": self.vocab_size, "P": self.max_seq_len}
+
+
+def checked_size(where: str, value, least: int = 1) -> int:
+    """`value` as an int when it is a whole number in `least` .. `LARGEST`; otherwise `ConfigError`."""
+    whole = hasattr(type(value), "__index__") and not isinstance(value, bool)
+    if not whole or not least <= value <= LARGEST:
+        raise ConfigError(where, f"must be a whole number from {least} to {LARGEST}", repr(value),
+                          "Pass an int in that range.")
+    return int(value)
+
+
+def _checked_real(name: str, value, low: float, high: float, lowest_allowed: bool) -> None:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    if not real or not (low <= value if lowest_allowed else low < value) or not value < high:
+        raise ConfigError(f"ModelConfig({name}=...)",
+                          f"must be a number in {'[' if lowest_allowed else '('}{low}, {high})", repr(value),
+                          "Pass a float in that range.")

@@ -1,0 +1,160 @@
+# Activations, element by element.
+#
+#     gelu(z) = 0.5 z (1 + tanh(u)),   u = sqrt(2/pi) (z + 0.044715 z^3)
+#     0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)) = s,   so   gelu(z) = z s   and
+#     gelu'(z) = s + z s (1 - s) 2 du/dz,   du/dz = sqrt(2/pi) (1 + 3 * 0.044715 z^2)
+#
+# The form with s needs one exponential and keeps the left tail, where 1 + tanh cancels. The slope is computed at |z|, where
+# 1 - s = exp(-2u) s neither cancels nor overflows, and gelu'(-z) = 1 - gelu'(z) gives the other side.
+
+from libc.math cimport M_PI, sqrt
+
+cdef enum:
+    GELU = 0
+    RELU = 1
+    TANH = 2
+
+
+cdef inline vec gelu_exponential(const vec *like, vec z) noexcept nogil:
+    """exp(-2u)."""
+    cdef vec linear = splat(like, -2.0 * sqrt(2.0 / M_PI)), cubic = splat(like, -2.0 * sqrt(2.0 / M_PI) * 0.044715)
+    return vexp(z * (cubic * (z * z) + linear))
+
+
+cdef inline vec gelu(const vec *like, vec z) noexcept nogil:
+    return z / (splat(like, 1.0) + gelu_exponential(like, z))
+
+
+cdef inline vec gelu_slope(const vec *like, vec z) noexcept nogil:
+    """gelu'(z). Beyond 64 the slope is exactly 0 or 1: the clamp keeps z^2 finite, and lets NaN through."""
+    cdef vec one = splat(like, 1.0), a = vmin(splat(like, 64.0), vmax(z, -z))
+    cdef vec constant = splat(like, 2.0 * sqrt(2.0 / M_PI)), square = splat(like, 6.0 * sqrt(2.0 / M_PI) * 0.044715)
+    cdef vec e = gelu_exponential(like, a), s = one / (one + e), rest = e * s
+    cdef vec bend = (a * s) * (rest * (square * (a * a) + constant))
+    return select_positive(z, s + bend, rest - bend)
+
+
+cdef inline vec activate(const vec *like, int kind, vec z) noexcept nogil:
+    if kind == GELU:
+        return gelu(like, z)
+    if kind == RELU:
+        return vmax(splat(like, 0.0), z)
+    return vtanh(z)
+
+
+cdef inline vec activate_backward(const vec *like, int kind, vec dy, vec z) noexcept nogil:
+    cdef vec zero = splat(like, 0.0)
+    if kind == GELU:
+        return dy * gelu_slope(like, z)
+    if kind == RELU:
+        return select_positive(z, dy, zero)
+    z = vtanh(z)
+    return dy * (splat(like, 1.0) - z * z)
+
+
+cdef inline void activation_span(const vec *x, int kind, vec *y, Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
+    cdef Py_ssize_t L = lanes(x)
+    while i + L <= stop:
+        store(y, i, activate(x, kind, load(x, i)))
+        i += L
+    if i < stop:
+        store_partial(y, i, activate(x, kind, load_partial(x, i, stop - i)), stop - i)
+
+
+cdef inline void activation_backward_span(const vec *dy, const vec *x, int kind, vec *dx, Py_ssize_t i,
+                                          Py_ssize_t stop) noexcept nogil:
+    cdef Py_ssize_t L = lanes(x)
+    while i + L <= stop:
+        store(dx, i, activate_backward(x, kind, load(dy, i), load(x, i)))
+        i += L
+    if i < stop:
+        store_partial(dx, i, activate_backward(x, kind, load_partial(dy, i, stop - i), load_partial(x, i, stop - i)),
+                      stop - i)
+
+
+cdef void activation_spans(const vec *x, int kind, vec *y, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t p, i, stop
+    for p in prange((size + SPAN - 1) // SPAN, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM,
+                    schedule="static"):
+        i = p * SPAN
+        stop = min(size, i + SPAN)
+        # One loop for each kind: the choice is made outside the loop.
+        if kind == GELU:
+            activation_span(x, GELU, y, i, stop)
+        elif kind == RELU:
+            activation_span(x, RELU, y, i, stop)
+        else:
+            activation_span(x, TANH, y, i, stop)
+
+
+cdef void activation_backward_spans(const vec *dy, const vec *x, int kind, vec *dx, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t p, i, stop
+    for p in prange((size + SPAN - 1) // SPAN, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM,
+                    schedule="static"):
+        i = p * SPAN
+        stop = min(size, i + SPAN)
+        if kind == GELU:
+            activation_backward_span(dy, x, GELU, dx, i, stop)
+        elif kind == RELU:
+            activation_backward_span(dy, x, RELU, dx, i, stop)
+        else:
+            activation_backward_span(dy, x, TANH, dx, i, stop)
+
+
+cdef int check_kind(str kernel, int kind) except -1:
+    if kind < GELU or kind > TANH:
+        raise ConfigError(f"{kernel}(kind=...)", "must be 0 (gelu), 1 (relu) or 2 (tanh)", str(kind),
+                          "Pass one of these numbers.")
+    return 0
+
+
+def activation_forward(const floating[:, ::1] x not None, int kind, *, floating[:, ::1] y not None):
+    """Apply the activation to every element.
+
+    Parameters
+    ----------
+    x : array of shape N F
+    kind : int
+        0 gelu, 1 relu, 2 tanh.
+    y : array of shape N F, written
+        May be x itself.
+    """
+    cdef Py_ssize_t size = x.shape[0] * x.shape[1]
+    check_kind("activation_forward", kind)
+    check_length("activation_forward", "len(y)", y.shape[0], x.shape[0])
+    check_length("activation_forward", "y.shape[1]", y.shape[1], x.shape[1])
+    if size == 0:
+        return
+    with nogil:
+        if floating is float:
+            activation_spans(<const vf32*> &x[0, 0], kind, <vf32*> &y[0, 0], size)
+        else:
+            activation_spans(<const vf64*> &x[0, 0], kind, <vf64*> &y[0, 0], size)
+
+
+def activation_backward(const floating[:, ::1] dy not None, const floating[:, ::1] x not None, int kind, *,
+                        floating[:, ::1] dx not None):
+    """dx = dy times the activation's derivative at x.
+
+    Parameters
+    ----------
+    dy, x : arrays of shape N F
+        x is the input of the forward.
+    kind : int
+        0 gelu, 1 relu (0 at the kink), 2 tanh.
+    dx : array of shape N F, written
+        May be dy itself.
+    """
+    cdef Py_ssize_t size = x.shape[0] * x.shape[1]
+    check_kind("activation_backward", kind)
+    check_length("activation_backward", "len(dy)", dy.shape[0], x.shape[0])
+    check_length("activation_backward", "dy.shape[1]", dy.shape[1], x.shape[1])
+    check_length("activation_backward", "len(dx)", dx.shape[0], x.shape[0])
+    check_length("activation_backward", "dx.shape[1]", dx.shape[1], x.shape[1])
+    if size == 0:
+        return
+    with nogil:
+        if floating is float:
+            activation_backward_spans(<const vf32*> &dy[0, 0], <const vf32*> &x[0, 0], kind, <vf32*> &dx[0, 0], size)
+        else:
+            activation_backward_spans(<const vf64*> &dy[0, 0], <const vf64*> &x[0, 0], kind, <vf64*> &dx[0, 0], size)

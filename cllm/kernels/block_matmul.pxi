@@ -1,0 +1,227 @@
+# The block-diagonal products of lattice projections: head h reads and writes its own D channels only.
+#
+#     y[n, s*C + h*D + d]  = bias + sum over i of weight[s, h, d, i] x[n, h*D + i]
+#     dx[n, h*D + i]       = sum over s, d of dy[n, s*C + h*D + d] weight[s, h, d, i]
+#     dweight[s, h, d, i] += sum over n of dy[n, s*C + h*D + d] x[n, h*D + i]
+#
+# S*H small products (H for dx, whose S terms follow each other in one chain), each of them the product of
+# gemm_tile.pxi. The threads share out the blocks, and the rows too where rows are independent.
+
+# Rows that one task of the forward and of the input's backward takes; a multiple of every tile height.
+cdef enum:
+    TASK_ROWS = 14 * 6 * 4
+
+
+cdef inline Py_ssize_t row_tasks(Py_ssize_t rows) noexcept nogil:
+    """Tasks that the rows are cut into."""
+    return (rows + TASK_ROWS - 1) // TASK_ROWS
+
+
+cdef void block_forward_task(Product p, Py_ssize_t heads, Py_ssize_t task, vec *workspace) noexcept nogil:
+    """One head and one run of rows, all parts."""
+    cdef Py_ssize_t head = task % heads
+    cdef Py_ssize_t row0 = task // heads * TASK_ROWS
+    cdef Py_ssize_t width = heads * p.depth
+    cdef Py_ssize_t parts = p.c_row // width
+    cdef Product q = p
+    cdef Py_ssize_t part
+    for part in range(parts):
+        q.a = address(<const vec*> p.a, head * p.depth)
+        q.b = address(<const vec*> p.b, (part * heads + head) * p.depth * p.depth)
+        q.c = address(<vec*> p.c, part * width + head * p.depth)
+        if p.bias != NULL:
+            q.bias = address(<const vec*> p.bias, part * width + head * p.depth)
+        multiply_piece(&q, row0, min(row0 + TASK_ROWS, p.rows), 0, p.depth, workspace)
+
+
+cdef void block_input_task(Product p, Py_ssize_t heads, Py_ssize_t task, vec *workspace) noexcept nogil:
+    """One head and one run of rows, the sum over all parts."""
+    cdef Py_ssize_t head = task % heads
+    cdef Py_ssize_t row0 = task // heads * TASK_ROWS
+    cdef Py_ssize_t width = heads * p.depth
+    cdef Py_ssize_t parts = p.a_row // width
+    cdef Product q = p
+    cdef Py_ssize_t part
+    for part in range(parts):
+        q.a = address(<const vec*> p.a, part * width + head * p.depth)
+        q.b = address(<const vec*> p.b, (part * heads + head) * p.depth * p.depth)
+        q.c = address(<vec*> p.c, head * p.depth)
+        q.accumulate = part > 0
+        multiply_piece(&q, row0, min(row0 + TASK_ROWS, p.rows), 0, p.depth, workspace)
+
+
+cdef void block_weight_task(Product p, Py_ssize_t heads, Py_ssize_t task, vec *workspace) noexcept nogil:
+    """One part and one head, all rows."""
+    cdef Py_ssize_t head = task % heads
+    cdef Product q = p
+    q.a = address(<const vec*> p.a, task * p.rows)
+    q.b = address(<const vec*> p.b, head * p.rows)
+    q.c = address(<vec*> p.c, task * p.rows * p.rows)
+    multiply_piece(&q, 0, p.rows, 0, p.rows, workspace)
+
+
+cdef void block_multiply(const Product *p, int which, Py_ssize_t heads, Py_ssize_t tasks, Py_ssize_t work,
+                         vec *workspace) noexcept nogil:
+    """All tasks of product `which` (0 forward, 1 input, 2 weight); `work` is the multiply-adds of all tasks."""
+    cdef int pieces = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, min(tasks, work // THREAD_WORK)))
+    cdef Py_ssize_t task
+    cdef Py_ssize_t room = piece_workspace(p.columns, p.depth)
+    cdef vec *own
+    for task in prange(tasks, num_threads=pieces, schedule="dynamic"):
+        own = address(workspace, threadid() * room)
+        if which == 0:
+            block_forward_task(p[0], heads, task, own)
+        elif which == 1:
+            block_input_task(p[0], heads, task, own)
+        else:
+            block_weight_task(p[0], heads, task, own)
+
+
+def block_linear_workspace(Py_ssize_t n_rows, Py_ssize_t parts, Py_ssize_t heads, Py_ssize_t head_dim, int threads,
+                           int itemsize):
+    """Elements of scratch that the three block-diagonal products need.
+
+    Parameters
+    ----------
+    n_rows, parts, heads, head_dim : int
+        N, S, H, D of ``x`` (N H*D) and ``weight`` (S H D D).
+    threads : int
+        Threads that the kernels will use.
+    itemsize : int
+        Bytes of an element, 4 or 8.
+
+    Returns
+    -------
+    int
+        Elements of the array's own type; never smaller for more rows, and bounded by a constant for each thread.
+    """
+    return threads * max(piece_workspace(head_dim, head_dim), piece_workspace(head_dim, n_rows))
+
+
+cdef int check_blocks(str me, const floating[:, :, :, ::1] weight, Py_ssize_t n_in, Py_ssize_t n_out) except -1:
+    """The shapes that all three share: weight S H D D, x with H*D columns, y with S*H*D."""
+    check_length(me, "last axis of weight", weight.shape[3], weight.shape[2])
+    check_length(me, "columns of x", n_in, weight.shape[1] * weight.shape[2])
+    check_length(me, "columns of y", n_out, weight.shape[0] * weight.shape[1] * weight.shape[2])
+    return 0
+
+
+def block_linear_forward(const floating[:, ::1] x not None, const floating[:, :, :, ::1] weight not None,
+                         const floating[::1] bias, *, floating[:, ::1] y not None,
+                         floating[::1] workspace not None):
+    """y[n, s*C + h*D + d] = bias + sum over i of weight[s, h, d, i] x[n, h*D + i].
+
+    Parameters
+    ----------
+    x : array of shape N C, C = H*D
+    weight : array of shape S H D D
+    bias : array of shape S*C, or None
+    y : array of shape N S*C
+        Written.
+    workspace : array of at least ``block_linear_workspace(N, S, H, D, get_threads(), itemsize)`` elements
+        Scratch.
+    """
+    cdef str me = "block_linear_forward"
+    cdef Py_ssize_t heads = weight.shape[1]
+    cdef Product p
+    check_blocks(me, weight, x.shape[1], y.shape[1])
+    check_length(me, "rows of y", y.shape[0], x.shape[0])
+    if bias is not None:
+        check_length(me, "length of bias", bias.shape[0], y.shape[1])
+    p.rows, p.columns, p.depth = x.shape[0], weight.shape[2], weight.shape[2]
+    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth))
+    if p.rows == 0 or y.shape[1] == 0:
+        return
+    p.a, p.a_row, p.a_col = &x[0, 0], x.shape[1], 1
+    p.b, p.b_row, p.b_col = &weight[0, 0, 0, 0], 1, p.depth
+    p.c, p.c_row, p.accumulate = &y[0, 0], y.shape[1], False
+    p.bias = NULL
+    if bias is not None:
+        p.bias = <const void*> &bias[0]
+    with nogil:
+        if floating is float:
+            block_multiply(&p, 0, heads, heads * row_tasks(p.rows), p.rows * y.shape[1] * p.depth,
+                           <vf32*> &workspace[0])
+        else:
+            block_multiply(&p, 0, heads, heads * row_tasks(p.rows), p.rows * y.shape[1] * p.depth,
+                           <vf64*> &workspace[0])
+
+
+def block_linear_backward_input(const floating[:, ::1] dy not None, const floating[:, :, :, ::1] weight not None, *,
+                                floating[:, ::1] dx not None, floating[::1] workspace not None):
+    """dx[n, h*D + i] = sum over s, then d, of dy[n, s*C + h*D + d] weight[s, h, d, i].
+
+    Parameters
+    ----------
+    dy : array of shape N S*C, C = H*D
+    weight : array of shape S H D D
+    dx : array of shape N C
+        Written.
+    workspace : array of at least ``block_linear_workspace(N, S, H, D, get_threads(), itemsize)`` elements
+        Scratch.
+    """
+    cdef str me = "block_linear_backward_input"
+    cdef Py_ssize_t heads = weight.shape[1]
+    cdef Product p
+    check_blocks(me, weight, dx.shape[1], dy.shape[1])
+    check_length(me, "rows of dx", dx.shape[0], dy.shape[0])
+    p.rows, p.columns, p.depth = dy.shape[0], weight.shape[2], weight.shape[2]
+    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth))
+    if p.rows == 0 or dy.shape[1] == 0:
+        dx[:, :] = 0
+        return
+    p.a, p.a_row, p.a_col = &dy[0, 0], dy.shape[1], 1
+    p.b, p.b_row, p.b_col = &weight[0, 0, 0, 0], p.columns, 1
+    p.c, p.c_row, p.accumulate = &dx[0, 0], dx.shape[1], False
+    p.bias = NULL
+    with nogil:
+        if floating is float:
+            block_multiply(&p, 1, heads, heads * row_tasks(p.rows), p.rows * dy.shape[1] * p.depth,
+                           <vf32*> &workspace[0])
+        else:
+            block_multiply(&p, 1, heads, heads * row_tasks(p.rows), p.rows * dy.shape[1] * p.depth,
+                           <vf64*> &workspace[0])
+
+
+def block_linear_backward_weight(const floating[:, ::1] x not None, const floating[:, ::1] dy not None, *,
+                                 floating[:, :, :, ::1] dweight not None, floating[::1] dbias,
+                                 floating[::1] workspace not None):
+    """dweight[s, h, d, i] += sum over n of dy[n, s*C + h*D + d] x[n, h*D + i], and dbias += sum over rows of dy.
+
+    Parameters
+    ----------
+    x : array of shape N C, C = H*D
+    dy : array of shape N S*C
+    dweight : array of shape S H D D
+        += ; rows of x and dy are added in their order.
+    dbias : array of shape S*C, or None
+        += ; likewise.
+    workspace : array of at least ``block_linear_workspace(N, S, H, D, get_threads(), itemsize)`` elements
+        Scratch.
+    """
+    cdef str me = "block_linear_backward_weight"
+    cdef Py_ssize_t heads = dweight.shape[1]
+    cdef Product p
+    check_blocks(me, dweight, x.shape[1], dy.shape[1])
+    check_length(me, "rows of dy", dy.shape[0], x.shape[0])
+    if dbias is not None:
+        check_length(me, "length of dbias", dbias.shape[0], dy.shape[1])
+    p.rows, p.columns, p.depth = dweight.shape[2], dweight.shape[2], x.shape[0]
+    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth))
+    if p.depth == 0 or dy.shape[1] == 0:
+        return
+    p.a, p.a_row, p.a_col = &dy[0, 0], 1, dy.shape[1]
+    p.b, p.b_row, p.b_col = &x[0, 0], x.shape[1], 1
+    p.c, p.c_row, p.accumulate = &dweight[0, 0, 0, 0], p.rows, True
+    p.bias = NULL
+    with nogil:
+        if floating is float:
+            block_multiply(&p, 2, heads, dweight.shape[0] * heads, p.depth * dy.shape[1] * p.rows,
+                           <vf32*> &workspace[0])
+            if dbias is not None:
+                sum_rows(<const vf32*> &dy[0, 0], p.depth, dy.shape[1], <vf32*> &dbias[0])
+        else:
+            block_multiply(&p, 2, heads, dweight.shape[0] * heads, p.depth * dy.shape[1] * p.rows,
+                           <vf64*> &workspace[0])
+            if dbias is not None:
+                sum_rows(<const vf64*> &dy[0, 0], p.depth, dy.shape[1], <vf64*> &dbias[0])

@@ -1,0 +1,208 @@
+# Matrix products of a linear layer:
+#
+#     y  = x W + bias          dx = dy W^T          dW += x^T dy          dbias += sum over rows of dy
+#
+# Each is one call of `multiply`, with A, B and C of gemm_tile.pxi read through their own steps, so that nothing is
+# transposed but on its way into a packed block. The threads share out the longer side of C in whole tiles.
+
+# Work that is worth waking a thread for: 2^20 multiply-adds take about 20 microseconds, a parallel region 2 to 5.
+cdef enum:
+    THREAD_WORK = 1 << 20
+
+
+cdef inline int pieces_of(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth) noexcept nogil:
+    """How many threads a product is worth."""
+    return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, rows * columns * max(depth, 1) // THREAD_WORK))
+
+
+cdef inline Py_ssize_t cut(Py_ssize_t length, Py_ssize_t unit, int piece, int pieces) noexcept nogil:
+    """Where piece number `piece` begins when `length` is shared out in whole units."""
+    return min(length, (length + unit - 1) // unit * piece // pieces * unit)
+
+
+cdef void multiply_share(const Product *p, int piece, int pieces, vec *workspace) noexcept nogil:
+    """Piece `piece` of a product shared out over its longer side."""
+    cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(workspace)
+    cdef vec *own = address(workspace, piece * piece_workspace(p.columns, p.depth))
+    if p.columns >= p.rows:
+        multiply_piece(p, 0, p.rows, cut(p.columns, tile_columns, piece, pieces),
+                       cut(p.columns, tile_columns, piece + 1, pieces), own)
+    else:
+        multiply_piece(p, cut(p.rows, TILE_ROWS, piece, pieces), cut(p.rows, TILE_ROWS, piece + 1, pieces),
+                       0, p.columns, own)
+
+
+cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
+    """C = start + A B, all of it, on as many threads as it is worth."""
+    cdef int pieces = pieces_of(p.rows, p.columns, p.depth)
+    cdef int piece
+    if p.rows == 0 or p.columns == 0:
+        return
+    if pieces == 1:
+        multiply_share(p, 0, 1, workspace)
+    else:
+        for piece in prange(pieces, num_threads=pieces, schedule="static"):
+            multiply_share(p, piece, pieces, workspace)
+
+
+cdef void add_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t column0, Py_ssize_t column1,
+                   vec *dbias) noexcept nogil:
+    """dbias[j] += dy[0, j] + dy[1, j] + ..., in this order, for column0 <= j < column1."""
+    cdef Py_ssize_t i0, i, j, n
+    cdef vec total
+    for i0 in range(0, rows, 8):
+        j = column0
+        while j < column1:
+            n = column1 - j
+            if n >= lanes(dy):
+                total = load(dbias, j)
+                for i in range(i0, min(i0 + 8, rows)):
+                    total = total + load(dy, i * columns + j)
+                store(dbias, j, total)
+            else:
+                total = load_partial(dbias, j, n)
+                for i in range(i0, min(i0 + 8, rows)):
+                    total = total + load_partial(dy, i * columns + j, n)
+                store_partial(dbias, j, total, n)
+            j += lanes(dy)
+
+
+cdef void sum_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, vec *dbias) noexcept nogil:
+    """dbias += column sums of dy; the threads share out the columns."""
+    cdef int pieces = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, rows * columns // (THREAD_WORK // 16)))
+    cdef int piece
+    cdef Py_ssize_t unit = 4 * lanes(dy)
+    if pieces == 1:
+        add_rows(dy, rows, columns, 0, columns, dbias)
+    else:
+        for piece in prange(pieces, num_threads=pieces, schedule="static"):
+            add_rows(dy, rows, columns, cut(columns, unit, piece, pieces), cut(columns, unit, piece + 1, pieces), dbias)
+
+
+def linear_workspace(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, int threads, int itemsize):
+    """Elements of scratch that the three products of a linear layer need.
+
+    Parameters
+    ----------
+    n_rows, n_in, n_out : int
+        N, I, O of ``x`` (N I) and ``weight`` (I O).
+    threads : int
+        Threads that the kernels will use.
+    itemsize : int
+        Bytes of an element, 4 or 8.
+
+    Returns
+    -------
+    int
+        Elements of the array's own type; never smaller for more rows, and bounded by a constant for each thread.
+    """
+    return threads * max(piece_workspace(n_out, n_in), piece_workspace(n_in, n_out), piece_workspace(n_out, n_rows))
+
+
+def linear_forward(const floating[:, ::1] x not None, const floating[:, ::1] weight not None,
+                   const floating[::1] bias, *, floating[:, ::1] y not None, floating[::1] workspace not None):
+    """y = x W + bias.
+
+    Parameters
+    ----------
+    x : array of shape N I
+    weight : array of shape I O
+    bias : array of shape O, or None
+    y : array of shape N O
+        Written.
+    workspace : array of at least ``linear_workspace(N, I, O, get_threads(), itemsize)`` elements
+        Scratch.
+    """
+    cdef str me = "linear_forward"
+    cdef Product p
+    check_length(me, "rows of weight", weight.shape[0], x.shape[1])
+    check_length(me, "rows of y", y.shape[0], x.shape[0])
+    check_length(me, "columns of y", y.shape[1], weight.shape[1])
+    if bias is not None:
+        check_length(me, "length of bias", bias.shape[0], weight.shape[1])
+    p.rows, p.columns, p.depth = y.shape[0], y.shape[1], x.shape[1]
+    check_room(me, "workspace", workspace.shape[0],
+               pieces_of(p.rows, p.columns, p.depth) * piece_workspace(p.columns, p.depth))
+    p.a, p.a_row, p.a_col = &x[0, 0], p.depth, 1
+    p.b, p.b_row, p.b_col = &weight[0, 0], p.columns, 1
+    p.c, p.c_row, p.accumulate = &y[0, 0], p.columns, False
+    p.bias = NULL
+    if bias is not None:
+        p.bias = <const void*> &bias[0]
+    with nogil:
+        if floating is float:
+            multiply(&p, <vf32*> &workspace[0])
+        else:
+            multiply(&p, <vf64*> &workspace[0])
+
+
+def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, ::1] weight not None, *,
+                          floating[:, ::1] dx not None, floating[::1] workspace not None):
+    """dx = dy W^T.
+
+    Parameters
+    ----------
+    dy : array of shape N O
+    weight : array of shape I O
+    dx : array of shape N I
+        Written.
+    workspace : array of at least ``linear_workspace(N, I, O, get_threads(), itemsize)`` elements
+        Scratch.
+    """
+    cdef str me = "linear_backward_input"
+    cdef Product p
+    check_length(me, "columns of weight", weight.shape[1], dy.shape[1])
+    check_length(me, "rows of dx", dx.shape[0], dy.shape[0])
+    check_length(me, "columns of dx", dx.shape[1], weight.shape[0])
+    p.rows, p.columns, p.depth = dx.shape[0], dx.shape[1], dy.shape[1]
+    check_room(me, "workspace", workspace.shape[0],
+               pieces_of(p.rows, p.columns, p.depth) * piece_workspace(p.columns, p.depth))
+    p.a, p.a_row, p.a_col = &dy[0, 0], p.depth, 1
+    p.b, p.b_row, p.b_col = &weight[0, 0], 1, p.depth
+    p.c, p.c_row, p.accumulate = &dx[0, 0], p.columns, False
+    p.bias = NULL
+    with nogil:
+        if floating is float:
+            multiply(&p, <vf32*> &workspace[0])
+        else:
+            multiply(&p, <vf64*> &workspace[0])
+
+
+def linear_backward_weight(const floating[:, ::1] x not None, const floating[:, ::1] dy not None, *,
+                           floating[:, ::1] dweight not None, floating[::1] dbias, floating[::1] workspace not None):
+    """dW += x^T dy and dbias += sum over rows of dy.
+
+    Parameters
+    ----------
+    x : array of shape N I
+    dy : array of shape N O
+    dweight : array of shape I O
+        += ; rows of x and dy are added in their order.
+    dbias : array of shape O, or None
+        += ; likewise.
+    workspace : array of at least ``linear_workspace(N, I, O, get_threads(), itemsize)`` elements
+        Scratch.
+    """
+    cdef str me = "linear_backward_weight"
+    cdef Product p
+    check_length(me, "rows of dy", dy.shape[0], x.shape[0])
+    check_length(me, "rows of dweight", dweight.shape[0], x.shape[1])
+    check_length(me, "columns of dweight", dweight.shape[1], dy.shape[1])
+    if dbias is not None:
+        check_length(me, "length of dbias", dbias.shape[0], dy.shape[1])
+    p.rows, p.columns, p.depth = dweight.shape[0], dweight.shape[1], x.shape[0]
+    check_room(me, "workspace", workspace.shape[0],
+               pieces_of(p.rows, p.columns, p.depth) * piece_workspace(p.columns, p.depth))
+    p.a, p.a_row, p.a_col = &x[0, 0], 1, p.rows
+    p.b, p.b_row, p.b_col = &dy[0, 0], p.columns, 1
+    p.c, p.c_row, p.accumulate = &dweight[0, 0], p.columns, True
+    p.bias = NULL
+    with nogil:
+        if floating is float:
+            multiply(&p, <vf32*> &workspace[0])
+            if dbias is not None:
+                sum_rows(<const vf32*> &dy[0, 0], p.depth, p.columns, <vf32*> &dbias[0])
+        else:
+            multiply(&p, <vf64*> &workspace[0])
+            if dbias is not None:
+                sum_rows(<const vf64*> &dy[0, 0], p.depth, p.columns, <vf64*> &dbias[0])

@@ -1,0 +1,140 @@
+# What the kernels share that go over rows and elements: sums along a row in float64, the square root of a vector, and
+# the size of a piece of work.
+#
+#     lane l adds the elements l, l + 16, l + 32, ... in order;  the sum is the tree of the sixteen lanes
+#
+# Sixteen lanes whatever the width of a register, so a row's sum depends on its elements and its length alone, on every
+# machine. What is missing in the last sixteen is filled with a value that adds nothing.
+
+cdef extern from *:
+    """
+    #include <math.h>
+    #if defined(__AVX__)
+    #include <immintrin.h>
+    #endif
+    #define CLLM_WIDE_LANES 16
+    #define CLLM_WIDE_VECTORS (CLLM_WIDE_LANES / CLLM_LANES_F64)
+    typedef float cllm_half_f32 __attribute__((vector_size(CLLM_VECTOR_BYTES / 2)));
+
+    /* GCC splits __builtin_convertvector of half a register in two; the instruction exists, so it is named. */
+    static inline __attribute__((always_inline)) cllm_vf64 cllm_load_wide_f32(const void *p, Py_ssize_t i)
+    {
+    #if defined(__AVX512F__)
+        return (cllm_vf64)_mm512_cvtps_pd(_mm256_loadu_ps((const float *)p + i));
+    #elif defined(__AVX__)
+        return (cllm_vf64)_mm256_cvtps_pd(_mm_loadu_ps((const float *)p + i));
+    #else
+        cllm_half_f32 h;
+        memcpy(&h, (const float *)p + i, sizeof h);
+        return __builtin_convertvector(h, cllm_vf64);
+    #endif
+    }
+
+    #define CLLM_SQRT(V, F, LANES, ROOT)                                                                          \\
+    static inline __attribute__((always_inline)) V cllm_sqrt_##F(V v)                                             \\
+        { for (int i = 0; i < LANES; i++) v[i] = ROOT(v[i]); return v; }
+
+    CLLM_SQRT(cllm_vf32, f32, CLLM_LANES_F32, sqrtf)
+    CLLM_SQRT(cllm_vf64, f64, CLLM_LANES_F64, sqrt)
+    """
+    enum:
+        WIDE_LANES "CLLM_WIDE_LANES"
+        WIDE_VECTORS "CLLM_WIDE_VECTORS"
+    vf64 load_wide_f32 "cllm_load_wide_f32"(const void *p, Py_ssize_t i) noexcept nogil
+    vf32 sqrt_f32 "cllm_sqrt_f32"(vf32 v) noexcept nogil
+    vf64 sqrt_f64 "cllm_sqrt_f64"(vf64 v) noexcept nogil
+
+
+# Work is cut by shape alone: SPAN elements are one piece (a float32 span of four arrays lies in a 512 KiB L2), and below
+# PARALLEL_FROM elements one thread does all, because opening a parallel region costs more than it saves.
+cdef enum:
+    SPAN = 8192
+    PARALLEL_FROM = 32768
+
+
+cdef inline Py_ssize_t rows_per_piece(Py_ssize_t n_columns) noexcept nogil:
+    """Rows that make about one span."""
+    return SPAN // n_columns if 0 < n_columns < SPAN else 1
+
+
+cdef inline vec vsqrt(vec v) noexcept nogil:
+    """The correctly rounded square root of each lane."""
+    if vec is vf32:
+        return sqrt_f32(v)
+    else:
+        return sqrt_f64(v)
+
+
+cdef inline vf64 load_wide(const vec *p, Py_ssize_t i) noexcept nogil:
+    """Elements i .. i+LANES_F64-1 as float64."""
+    if vec is vf32:
+        return load_wide_f32(p, i)
+    else:
+        return load_f64(p, i)
+
+
+cdef inline double element(const vec *p, Py_ssize_t i) noexcept nogil:
+    """Element i as float64."""
+    if vec is vf32:
+        return (<const float*> p)[i]
+    else:
+        return (<const double*> p)[i]
+
+
+cdef inline void gather_wide(const vec *p, Py_ssize_t i, Py_ssize_t n, double fill, double *out) noexcept nogil:
+    """Elements i .. i+n-1 as float64, followed by `fill` up to sixteen."""
+    cdef Py_ssize_t l
+    for l in range(WIDE_LANES):
+        out[l] = element(p, i + l) if l < n else fill
+
+
+cdef inline double wide_tree(const vf64 *lanes16) noexcept nogil:
+    """The sum of sixteen lanes, halves folded onto each other."""
+    cdef double s[WIDE_LANES]
+    cdef Py_ssize_t l
+    for l in range(WIDE_VECTORS):
+        store_f64(s, l * LANES_F64, lanes16[l])
+    for l in range(8):
+        s[l] += s[l + 8]
+    for l in range(4):
+        s[l] += s[l + 4]
+    return (s[0] + s[2]) + (s[1] + s[3])
+
+
+cdef inline double wide_sum(const vec *x, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """The sum of elements start .. start+n-1."""
+    cdef vf64 acc[WIDE_VECTORS]
+    cdef double tail[WIDE_LANES]
+    cdef Py_ssize_t i = 0, j
+    for j in range(WIDE_VECTORS):
+        acc[j] = splat_f64(0.0)
+    while i + WIDE_LANES <= n:
+        for j in range(WIDE_VECTORS):
+            acc[j] = acc[j] + load_wide(x, start + i + j * LANES_F64)
+        i += WIDE_LANES
+    if i < n:
+        gather_wide(x, start + i, n - i, 0.0, tail)
+        for j in range(WIDE_VECTORS):
+            acc[j] = acc[j] + load_f64(tail, j * LANES_F64)
+    return wide_tree(acc)
+
+
+cdef inline double wide_squares(const vec *x, Py_ssize_t start, Py_ssize_t n, double centre) noexcept nogil:
+    """The sum of (element - centre)^2 over elements start .. start+n-1."""
+    cdef vf64 acc[WIDE_VECTORS]
+    cdef vf64 d, c = splat_f64(centre)
+    cdef double tail[WIDE_LANES]
+    cdef Py_ssize_t i = 0, j
+    for j in range(WIDE_VECTORS):
+        acc[j] = splat_f64(0.0)
+    while i + WIDE_LANES <= n:
+        for j in range(WIDE_VECTORS):
+            d = load_wide(x, start + i + j * LANES_F64) - c
+            acc[j] = d * d + acc[j]
+        i += WIDE_LANES
+    if i < n:
+        gather_wide(x, start + i, n - i, centre, tail)
+        for j in range(WIDE_VECTORS):
+            d = load_f64(tail, j * LANES_F64) - c
+            acc[j] = d * d + acc[j]
+    return wide_tree(acc)

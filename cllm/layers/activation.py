@@ -1,0 +1,26 @@
+"""Elementwise nonlinearity: GELU (tanh form, Hendrycks and Gimpel 2016), ReLU or tanh."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cllm import _kernels as kernels
+from cllm.declare import Layer, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Activation(Layer):
+    """`kind` is "gelu", "relu" or "tanh"; F columns."""
+
+    F: int
+    kind: str = "gelu"
+
+    codes: ClassVar[dict[str, int]] = {"gelu": 0, "relu": 1, "tanh": 2}
+
+    sites = (Site("y", "N F", "act(x)", group="act"),)
+    overwrites = ("dx",)
+
+    def forward(self, x, *, y):
+        kernels.activation_forward(x, self.codes[self.kind], y=y)
+
+    def backward(self, dy, x, *, dx):
+        kernels.activation_backward(dy, x, self.codes[self.kind], dx=dx)

@@ -1,0 +1,39 @@
+"""Block-diagonal projections ("lattice" weights): head h sees only its own D channels."""
+
+from dataclasses import dataclass
+
+from cllm import _kernels as kernels
+from cllm.declare import Layer, Param, Scratch, Site
+
+
+def _workspace(layer, letters, threads, itemsize):
+    return kernels.block_linear_workspace(letters["N"], layer.S, layer.H, layer.D, threads, itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLinear(Layer):
+    """S products for each of H heads, D x D each: y[n, s, h, d] = sum_i weight[s, h, d, i] x[n, h, i] + bias[s, h, d]."""
+
+    S: int
+    H: int
+    D: int
+    O: int  # noqa: E741 (S * H * D: the letter of the shape)
+    bias: bool = True
+    group: str = ""
+    std: float = 0.02
+
+    sites = (Site("y", "N O", "the S products side by side"),)
+    params = (Param("weight", "S H D D"), Param("bias", "O", "zeros", when="bias"))
+    scratch = (Scratch("workspace", _workspace),)
+
+    def forward(self, x, weight, bias, *, y, workspace):
+        kernels.block_linear_forward(x, weight, bias, y=y, workspace=workspace)
+
+    def accumulate(self, dy, x, *, dweight, dbias, workspace):
+        kernels.block_linear_backward_weight(x, dy, dweight=dweight, dbias=dbias, workspace=workspace)
+
+    def backward(self, dy, weight, *, dx, workspace):
+        kernels.block_linear_backward_input(dy, weight, dx=dx, workspace=workspace)
+
+    def forward_flops(self, letters):
+        return 2.0 * letters["N"] * self.S * self.H * self.D * self.D

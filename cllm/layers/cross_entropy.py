@@ -1,0 +1,70 @@
+"""The head and its loss as one layer: logits = x W^T and the mean of -log softmax(logits)[target].
+
+The product and the loss run over R rows at a time, so the N x V logits need not exist: backward makes the logits of its
+rows, turns them into their gradient in place, and uses it for both products. Forward is only run when a plan keeps the
+logits, or when somebody asks for them.
+"""
+
+from dataclasses import dataclass
+
+from cllm import _kernels as kernels
+from cllm.declare import Layer, Param, Scratch, Site
+
+
+def _workspace(layer, letters, threads, itemsize):
+    return max(kernels.linear_workspace(rows, layer.V, layer.C, threads, itemsize) for rows in (letters["R"], letters["N"]))
+
+
+def _chunk(layer, letters, threads, itemsize):
+    return letters["R"] * layer.V
+
+
+def _losses(layer, letters, threads, itemsize):
+    return letters["R"]
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropyHead(Layer):
+    """V rows of weights over C channels."""
+
+    V: int
+    C: int
+    std: float = 0.02
+
+    sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
+    params = (Param("weight", "V C"),)
+    scratch = (Scratch("workspace", _workspace), Scratch("chunk", _chunk), Scratch("losses", _losses, "float64"))
+
+    def forward(self, x, weight, *, logits, workspace):
+        kernels.linear_backward_input(x, weight, dx=logits, workspace=workspace)
+
+    def evaluate(self, x, weight, targets, *, loss, chunk, losses, workspace):
+        targets = targets.reshape(-1)
+        for rows, logits, part in self._chunks(len(x), chunk, losses):
+            kernels.linear_backward_input(x[rows], weight, dx=logits, workspace=workspace)
+            kernels.cross_entropy_forward(logits, targets[rows], losses=part)
+            kernels.accumulate_losses(part, loss=loss)
+
+    def backward(self, x, weight, targets, scale, logits, *, loss, dx, dweight, chunk, losses, workspace):
+        targets = targets.reshape(-1)
+        for rows, dlogits, part in self._chunks(len(x), chunk, losses):
+            if logits is None:
+                kernels.linear_backward_input(x[rows], weight, dx=dlogits, workspace=workspace)
+            else:
+                dlogits[...] = logits[rows]
+            kernels.cross_entropy_backward(targets[rows], scale, logits=dlogits, losses=part)
+            kernels.accumulate_losses(part, loss=loss)
+            kernels.linear_backward_weight(dlogits, x[rows], dweight=dweight, dbias=None, workspace=workspace)
+            kernels.linear_forward(dlogits, weight, None, y=dx[rows], workspace=workspace)
+
+    def _chunks(self, n, chunk, losses):
+        step = len(losses)
+        for start in range(0, n, step):
+            count = min(step, n - start)
+            yield slice(start, start + count), chunk[:count * self.V].reshape(count, self.V), losses[:count]
+
+    def forward_flops(self, letters):
+        return 2.0 * letters["N"] * self.V * self.C
+
+    def backward_flops(self, letters):
+        return 3.0 * self.forward_flops(letters)

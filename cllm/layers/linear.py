@@ -1,0 +1,37 @@
+"""Affine map of every row: y = x W + b."""
+
+from dataclasses import dataclass
+
+from cllm import _kernels as kernels
+from cllm.declare import Layer, Param, Scratch, Site
+
+
+def _workspace(layer, letters, threads, itemsize):
+    return kernels.linear_workspace(letters["N"], layer.I, layer.O, threads, itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Layer):
+    """I columns to O columns; `std` is the standard deviation of the initial weights."""
+
+    I: int  # noqa: E741 (the letter of the shape)
+    O: int  # noqa: E741
+    bias: bool = True
+    group: str = ""
+    std: float = 0.02
+
+    sites = (Site("y", "N O", "x W + b"),)
+    params = (Param("weight", "I O"), Param("bias", "O", "zeros", when="bias"))
+    scratch = (Scratch("workspace", _workspace),)
+
+    def forward(self, x, weight, bias, *, y, workspace):
+        kernels.linear_forward(x, weight, bias, y=y, workspace=workspace)
+
+    def accumulate(self, dy, x, *, dweight, dbias, workspace):
+        kernels.linear_backward_weight(x, dy, dweight=dweight, dbias=dbias, workspace=workspace)
+
+    def backward(self, dy, weight, *, dx, workspace):
+        kernels.linear_backward_input(dy, weight, dx=dx, workspace=workspace)
+
+    def forward_flops(self, letters):
+        return 2.0 * letters["N"] * self.I * self.O

@@ -1,0 +1,1 @@
+"""Models: the only places that know an architecture."""

@@ -1,0 +1,63 @@
+"""The determinism check: rebuilt values are held against the originals, bit by bit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from cllm.binding import Binder
+from cllm.errors import ConfigError, RebuildError
+from cllm.schedule import Op, Schedule
+
+EVERY = {"off": 0, "sampled": 8, "bits": 1}
+
+
+@dataclass(slots=True)
+class RebuildCheck:
+    """Remembers a digest of each value that forward makes, and compares each rebuild with it.
+
+    Parameters
+    ----------
+    every : int
+        Check one in so many values; 0 checks none.
+    """
+
+    every: int
+    start: int = 0
+    digests: dict[str, bytes] = field(default_factory=dict)
+
+    @staticmethod
+    def of(mode: str) -> "RebuildCheck":
+        """The check of that name."""
+        if not isinstance(mode, str) or mode not in EVERY:
+            raise ConfigError("Executor(determinism_check=...)", f"must be one of {', '.join(EVERY)}", repr(mode),
+                              "Choose one of these.")
+        return RebuildCheck(EVERY[mode])
+
+    def begin(self, start: int) -> None:
+        """A micro-batch begins, at that sequence of the batch."""
+        self.start = start
+        self.digests.clear()
+
+    def wrap(self, calls: list[Callable[[], None]], schedule: Schedule, binder: Binder) -> list[Callable[[], None]]:
+        """The same calls, those of forward and rebuild followed by the check."""
+        if not self.every:
+            return calls
+        rebuilt = sorted({schedule.buffers[b].label for op in schedule.ops if op.kind == "rebuild" for _, b in op.writes
+                          if schedule.buffers[b].kind != "scratch"})
+        chosen = set(rebuilt[::self.every])
+        return [self._checked(call, op, schedule, binder, chosen) if op.kind in ("forward", "rebuild") else call
+                for call, op in zip(calls, schedule.ops, strict=True)]
+
+    def _checked(self, call, op: Op, schedule: Schedule, binder: Binder, chosen: set[str]) -> Callable[[], None]:
+        watched = [(buffer.label, binder.array(buffer)) for _, b in op.writes
+                   if (buffer := schedule.buffers[b]).label in chosen and buffer.kind != "scratch"]
+
+        def run() -> None:
+            call()
+            for label, array in watched:
+                digest = blake2b(array, digest_size=16).digest()
+                if self.digests.setdefault(label, digest) != digest:
+                    raise RebuildError(f"rebuild of {label}, sequences from {self.start}", "must give the original's bits",
+                                       "other bits", "Look for a kernel or layer whose result is not a function of its inputs.")
+
+        return run if watched else call

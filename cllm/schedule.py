@@ -1,0 +1,356 @@
+"""From a plan to what runs: a flat tuple of operations over buffers whose lifetimes are known.
+
+The schedule is written out naively (every sweep runs whole blocks, every rebuild writes all that its step writes) and
+then swept from the end: a forward or rebuild whose results nobody reads is dropped. So a rebuild never runs a step
+that nobody needs, and no strategy has to think of it. A buffer lives from the operation that first names it to the last.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from cllm.declare import Flow
+from cllm.dims import aligned, elements
+from cllm.errors import PlanError
+from cllm.gradients import wire_gradients
+from cllm.plans import Cache, Decision, Plan, Recompute, Segment, Tape
+from cllm.program import Program, Step
+from cllm.workload import ITEMSIZE, Workload
+
+ITEMSIZES = {**ITEMSIZE, "int32": 4, "uint64": 8}
+
+# The head's rows in work at once where a plan leaves it open: the whole micro-batch while its logits fit the second
+# level cache of a few cores, else as many as 64 MiB of logits hold, so that the passes over the head's gradient stay few.
+LOGITS_SMALL = 8 << 20
+LOGITS_LARGE = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Room in the arena: what it holds, how large it is, and the first and last operation that name it.
+
+    `kind` is "kept" (made in forward, read in backward), "rebuilt", "passing" (read in the same sweep only),
+    "gradient", "stash" (a gradient that waits for the epilogue) or "scratch".
+    """
+
+    index: int
+    label: str
+    shape: str
+    dtype: str
+    nbytes: int
+    kind: str
+    block: int | None
+    whole: bool = False
+    first: int = -1
+    last: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation: ``forward``, ``rebuild``, ``accumulate`` and ``backward`` call a layer; ``zero``, ``copy``, ``add``
+    and ``stash`` move gradients; ``evaluate`` adds to the loss. `reads` and `writes` pair argument names with buffers; `frees` are the
+    buffers that no later operation names. `whole` operations run once, on the whole batch."""
+
+    kind: str
+    step: Step
+    reads: tuple[tuple[str, int], ...]
+    writes: tuple[tuple[str, int], ...]
+    frees: tuple[int, ...] = ()
+    whole: bool = False
+
+    @property
+    def name(self) -> str:
+        """Kind and step: ``backward blocks.0.attn``."""
+        return f"{self.kind} {self.step.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Operations of the body, run once per micro-batch, then those of the epilogue, run once."""
+
+    ops: tuple[Op, ...]
+    epilogue: int  # position of its first operation
+    buffers: tuple[Buffer, ...]
+    micro_batch: int
+    n_micro: int
+    loss_rows: int
+
+    def count(self, kind: str, step: str | None = None) -> int:
+        """How many operations of that kind (and step) one micro-batch runs."""
+        return sum(op.kind == kind and step in (None, op.step.name) for op in self.ops)
+
+
+def build_schedule(program: Program, workload: Workload, plan: Plan, mode: str = "train") -> Schedule:
+    """Write out what a plan means.
+
+    Parameters
+    ----------
+    mode : {"train", "loss", "logits"}
+        A training step; the loss alone; forward up to the head's logits, which go to an array outside the arena.
+
+    Raises
+    ------
+    PlanError
+        When the plan does not fit the program or the batch.
+    """
+    check_plan(program, workload, plan)
+    return _Builder(program, workload, plan).build(mode)
+
+
+def default_loss_rows(rows: int, vocabulary: int, itemsize: int) -> int:
+    """Rows of the head in work at once where a plan leaves it open."""
+    width = vocabulary * itemsize
+    if rows * width <= LOGITS_SMALL:
+        return rows
+    return min(rows, max(64, LOGITS_LARGE // width // 64 * 64))
+
+
+def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
+    """Refuse a plan that does not fit, saying why."""
+
+    def refuse(where: str, must: str, got: str, do: str = "Make the plan for this model and batch.") -> None:
+        raise PlanError(where, must, got, do)
+
+    if not isinstance(plan, Plan):
+        refuse("strategy", "must decide on a Plan", type(plan).__name__, "Return a cllm.Plan from decide(ledger).")
+    for name, value, most in (("micro_batch", plan.micro_batch, workload.batch),
+                              ("loss_rows", plan.loss_rows, workload.batch * workload.time)):
+        if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most):
+            refuse(f"Plan({name}=...)", f"must be None or a whole number from 1 to {most}", repr(value),
+                   "Choose a value in that range.")
+    covered = [tape.block for tape in plan.tapes()]
+    if covered != list(range(program.n_blocks)):
+        refuse("Plan(children=...)", f"must cover blocks 0 to {program.n_blocks - 1} once, in order", str(covered))
+    before, blocks, after = program.regions
+    for tape in plan.tapes():
+        _check_decisions(program, blocks[tape.block], dict(tape.decisions), f"Plan block {tape.block}", refuse, "key")
+    _check_decisions(program, (*before, *after), dict(plan.ends), "Plan(ends=...)", refuse, "name")
+
+
+def _check_decisions(program, steps, decisions: dict, where: str, refuse, field: str) -> None:
+    mine = [program.values[v] for s in steps for v in s.outputs.values()]
+    allowed = {getattr(v, field) for v in mine if program.readers[v.name] and v.name not in program.block_inputs}
+    for name, decision in decisions.items():
+        if name not in allowed:
+            refuse(where, f"decisions may name {', '.join(sorted(allowed))}", name,
+                   "Name values that backward reads; the outputs of blocks are decided by the segments.")
+        if not isinstance(decision, Decision):
+            refuse(where, "a decision must be Cache() or Recompute()", repr(decision), "Use one of these.")
+
+
+class _Builder:
+    """Emits operations; `saved` dictionaries map names of values to buffers."""
+
+    def __init__(self, program: Program, workload: Workload, plan: Plan):
+        self.program, self.workload, self.plan = program, workload, plan
+        self.micro = plan.micro_batch or workload.batch
+        self.n_micro = -(-workload.batch // self.micro)
+        self.letters = workload.letters(self.micro)
+        self.whole_letters = workload.letters()
+        rows = self.letters["N"]
+        chosen = plan.loss_rows or default_loss_rows(rows, self.letters["V"], workload.itemsize)
+        self.letters["R"] = self.whole_letters["R"] = min(rows, chosen)
+        self.buffers: list[Buffer] = []
+        self.ops: list[Op] = []
+        self.cells: dict[str, int] = {}
+        self.scratch_sizes: dict[tuple, int] = {}
+        self.moves: dict[int, list] = {}
+
+    def build(self, mode: str) -> Schedule:
+        before, _, after = self.program.regions
+        inputs = self.program.block_inputs
+        head = self.program.steps[-1]
+        saved_before, entry = self.tape(before, {}, self.plan.ends, inputs[0])
+        if mode != "train":
+            for block in range(self.program.n_blocks):
+                _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1])
+            env = {inputs[-1]: entry}
+            for step in after[:-1]:
+                self.forward(step, env, set())
+            self.emit("evaluate" if mode == "loss" else "logits", head, self.bound(head, env), {},
+                      head.layer.evaluate_flow if mode == "loss" else head.layer.forward_flow)
+            return self.finish(len(self.ops))
+        for move in wire_gradients(self.program):
+            self.moves.setdefault(move.step.index, []).append(move)
+        saved, exit_ = self.open(self.plan.children, entry, "forward")
+        saved_after, _ = self.tape(after, {inputs[-1]: exit_}, self.plan.ends, None)
+        deferred: list = []
+        self.backward(after, saved_after, deferred)
+        self.close(self.plan.children, saved, deferred)
+        self.backward(before, saved_before, deferred)
+        epilogue = len(self.ops)
+        for move, stash in deferred:
+            self.emit("accumulate", move.step, {"dy": stash}, {}, move.step.layer.accumulate_flow, whole=True)
+        return self.finish(epilogue)
+
+    # forward
+
+    def open(self, children: Iterable[Tape | Segment], entry: int, kind: str) -> tuple[list, int]:
+        """Run children forward from the buffer of the first one's input; what each leaves for its backward."""
+        inputs, saved = self.program.block_inputs, []
+        for child in children:
+            if isinstance(child, Tape):
+                left, entry = self.tape(self.program.regions[1][child.block], {inputs[child.block]: entry},
+                                        child.decisions, inputs[child.block + 1], kind)
+            else:
+                left = entry
+                for block in child.blocks:
+                    _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1], kind)
+            saved.append(left)
+        return saved, entry
+
+    def tape(self, steps: tuple[Step, ...], given: Mapping[str, int], decisions: tuple[tuple[str, Decision], ...],
+             output: str | None, kind: str = "forward") -> tuple[dict[str, int], int | None]:
+        """Forward through some steps; the buffers that the decisions keep, and the buffer of the output."""
+        decided = dict(decisions)
+        env = dict(given)
+        optional = {v for s in steps for v in s.outputs.values()
+                    if self.program.values[v].optional and isinstance(self._decision(decided, v), Cache)}
+        for step in steps:
+            self.forward(step, env, optional, kind)
+        saved = {v: b for v, b in env.items()
+                 if v in given or not isinstance(self._decision(decided, v), Recompute)}
+        return saved, env.get(output)
+
+    def _decision(self, decided: dict[str, Decision], value: str) -> Decision | None:
+        entry = self.program.values[value]
+        default = None if entry.optional else Cache()
+        return decided.get(entry.key if entry.block is not None else value, default)
+
+    def forward(self, step: Step, env: dict[str, int], optional: set[str], kind: str = "forward",
+                keep: Mapping[str, int] | None = None) -> None:
+        """Emit a layer's forward; `env` learns the buffers of its outputs, but those in `keep` stay as they are."""
+        writes = {}
+        for site, name in step.outputs.items():
+            value = self.program.values[name]
+            if value.optional and name not in optional:
+                continue
+            writes[site] = self.buffer(name, value.shape, value.dtype, kind, step.block)
+        self.emit(kind, step, self.bound(step, env), writes, step.layer.forward_flow)
+        for site, buffer in writes.items():
+            if keep is None or step.outputs[site] not in keep:
+                env[step.outputs[site]] = buffer
+
+    # backward
+
+    def close(self, children: tuple, saved: list, deferred: list) -> None:
+        """Run children backward in reverse, opening segments."""
+        for child, left in zip(reversed(children), reversed(saved), strict=True):
+            if isinstance(child, Tape):
+                self.backward(self.program.regions[1][child.block], left, deferred)
+            else:
+                inner, _ = self.open(child.children, left, "rebuild")
+                self.close(child.children, inner, deferred)
+
+    def backward(self, steps: tuple[Step, ...], saved: dict[str, int], deferred: list) -> None:
+        """Emit the gradient moves of some steps, rebuilding on demand what was not saved."""
+        env = dict(saved)
+        for step in reversed(steps):
+            for move in self.moves.get(step.index, ()):
+                cells = {name: self.cell(cell, move) for name, cell in {**move.reads, **move.writes}.items()}
+                reads = {n: cells[n] for n in move.reads}
+                writes = {n: cells[n] for n in move.writes}
+                if move.kind not in ("accumulate", "backward"):
+                    self.emit(move.kind, step, reads, writes)
+                    continue
+                if move.kind == "accumulate" and self.n_micro > 1 and step.index in self.program.waiting_steps:
+                    deferred.append((move, self.stash(move, reads)))
+                    continue
+                flow = step.layer.accumulate_flow if move.kind == "accumulate" else step.layer.backward_flow
+                for name in self.program.values_of(step, flow):
+                    self.rebuild(name, env)
+                self.emit(move.kind, step, {**self.bound(step, env, flow.reads), **reads}, writes, flow)
+
+    def rebuild(self, name: str, env: dict[str, int]) -> None:
+        """Make sure that a value is at hand, by running its step again if need be."""
+        value = self.program.values[name]
+        if name in env or value.optional:
+            return
+        step = self.program.steps[value.step]
+        for source in step.inputs.values():
+            self.rebuild(source, env)
+        self.forward(step, env, set(), "rebuild", keep=dict(env))
+
+    def stash(self, move, reads: dict[str, int]) -> int:
+        """Emit the copy of a gradient to where it waits for the epilogue."""
+        needs = move.step.layer.accumulate_flow.reads
+        if set(needs) - {"dy", "tokens", "targets"}:
+            raise PlanError(move.step.name, "a layer that shares a parameter with a later one must need only its dy "
+                            "and the batch in accumulate when the batch is cut", ", ".join(needs),
+                            "Do not tie this parameter, or use the whole batch as one micro-batch.")
+        dy = self.buffers[reads["dy"]]
+        waiting = self.buffer(f"{dy.label} of the whole batch", dy.shape, dy.dtype, "stash", None, whole=True)
+        self.emit("stash", move.step, {"src": reads["dy"]}, {"dst": waiting})
+        return waiting
+
+    # operations and buffers
+
+    def cell(self, cell: str, move) -> int:
+        """The buffer of a gradient cell: the shape of the value whose gradient it first held."""
+        if cell not in self.cells:
+            value = self.program.values[cell[2:cell.index(")")]]
+            self.cells[cell] = self.buffer(cell, value.shape, value.dtype, "gradient", move.step.block)
+        return self.cells[cell]
+
+    def bound(self, step: Step, env: Mapping[str, int], names: Iterable[str] | None = None) -> dict[str, int]:
+        """The buffers that a step's inputs and sites stand for; all inputs where `names` is None."""
+        named = {**step.inputs, **step.outputs} if names is not None else step.inputs
+        return {n: env[named[n]] for n in (names if names is not None else step.inputs) if n in named and named[n] in env}
+
+    def buffer(self, label: str, shape: str, dtype: str | None, kind: str, block: int | None, whole: bool = False) -> int:
+        letters = self.whole_letters if whole else self.letters
+        dtype = dtype or self.workload.dtype
+        nbytes = aligned(elements(shape, letters) * ITEMSIZES[dtype])
+        self.buffers.append(Buffer(len(self.buffers), label, shape, dtype, nbytes, kind, block, whole))
+        return len(self.buffers) - 1
+
+    def emit(self, kind: str, step: Step, reads: Mapping[str, int], writes: Mapping[str, int], scratch: Flow | None = None,
+             whole: bool = False) -> None:
+        """Append an operation, with the scratch that the method of that flow takes."""
+        writes = dict(writes)
+        if scratch is not None:
+            for item in step.layer.scratch:
+                if item.name in scratch.writes:
+                    writes[item.name] = self.scratch(step, item, whole)
+        self.ops.append(Op(kind, step, tuple(reads.items()), tuple(writes.items()), whole=whole))
+
+    def scratch(self, step: Step, item, whole: bool) -> int:
+        key = (step.layer, item.name, whole)
+        if key not in self.scratch_sizes:
+            letters = {**(self.whole_letters if whole else self.letters), **step.layer.letters}
+            dtype = item.dtype or self.workload.dtype
+            self.scratch_sizes[key] = item.elements(step.layer, letters, self.workload.threads, ITEMSIZES[dtype])
+        return self.buffer(f"{step.name}.{item.name}", str(self.scratch_sizes[key]), item.dtype, "scratch", step.block, whole)
+
+    def finish(self, epilogue: int) -> Schedule:
+        """Drop what nobody needs, and read off lifetimes."""
+        needed: set[int] = set()
+        kept: list[tuple[int, Op]] = []
+        for position in reversed(range(len(self.ops))):
+            op = self.ops[position]
+            if op.kind in ("forward", "rebuild") and not any(b in needed for _, b in op.writes):
+                continue
+            needed.update(b for _, b in op.reads)
+            kept.append((position, op))
+        kept.reverse()
+        epilogue = sum(position < epilogue for position, _ in kept)
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        crosses: set[int] = set()
+        for index, (_, op) in enumerate(kept):
+            for _, b in (*op.reads, *op.writes):
+                first.setdefault(b, 0 if self.buffers[b].kind == "stash" else index)
+                last[b] = index
+            if op.kind in ("accumulate", "backward", "rebuild"):
+                crosses.update(b for _, b in op.reads)
+        number = {old: new for new, old in enumerate(sorted(first))}
+        kinds = {"forward": lambda b: "kept" if b in crosses else "passing", "rebuild": lambda b: "rebuilt"}
+        buffers = tuple(replace(self.buffers[b], index=number[b], first=first[b], last=last[b],
+                                kind=kinds.get(self.buffers[b].kind, lambda _, k=self.buffers[b].kind: k)(b))
+                        for b in sorted(first))
+        frees: dict[int, list[int]] = {}
+        for b in buffers:
+            frees.setdefault(b.last, []).append(b.index)
+        ops = tuple(replace(op, reads=tuple((n, number[b]) for n, b in op.reads),
+                            writes=tuple((n, number[b]) for n, b in op.writes), frees=tuple(frees.get(index, ())))
+                    for index, (_, op) in enumerate(kept))
+        return Schedule(ops, epilogue, buffers, self.micro, self.n_micro, self.letters["R"])

@@ -1,0 +1,32 @@
+"""Keep the input of every n-th block; the segment between two is rebuilt whole."""
+
+from dataclasses import dataclass
+
+from cllm.config import checked_size
+from cllm.ledger import Ledger
+from cllm.plans import Plan, Segment, Tape
+
+
+@dataclass(frozen=True, slots=True)
+class EveryNth:
+    """Segments of n blocks.
+
+    Parameters
+    ----------
+    n : int
+        Blocks in a segment; the last may be shorter.
+    micro_batch : int or None
+        Sequences at a time; None is the whole batch.
+    """
+
+    n: int
+    micro_batch: int | None = None
+
+    def __post_init__(self):
+        checked_size("EveryNth(n)", self.n)
+
+    def decide(self, ledger: Ledger) -> Plan:
+        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
+
+    def children(self, ledger: Ledger, blocks: range) -> tuple[Segment, ...]:
+        return tuple(Segment(tuple(Tape(b) for b in blocks[i:i + self.n])) for i in range(0, len(blocks), self.n))

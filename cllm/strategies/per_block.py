@@ -1,0 +1,57 @@
+"""Another strategy for each run of blocks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cllm.errors import ConfigError
+from cllm.ledger import Ledger
+from cllm.plans import Plan, Segment, Tape
+from cllm.strategies.cache_all import CacheAll
+
+
+@dataclass(frozen=True, slots=True)
+class PerBlock:
+    """``PerBlock({range(0, 3): RecomputeAll()}, default=CacheAll())``
+
+    Parameters
+    ----------
+    choices : dict of range or int to strategy
+        Blocks that no key names take the default; keys may not overlap.
+    default : strategy
+    micro_batch : int or None
+        Sequences at a time; None is the whole batch. Those of the parts are not looked at.
+    """
+
+    choices: Mapping[range | int, object]
+    default: object = CacheAll()
+    micro_batch: int | None = None
+
+    def __post_init__(self):
+        pairs = tuple(self.choices.items()) if isinstance(self.choices, Mapping) else tuple(self.choices)
+        object.__setattr__(self, "choices", pairs)
+        for strategy in (*(s for _, s in pairs), self.default):
+            if not hasattr(strategy, "children"):
+                raise ConfigError("PerBlock(...)", "must mix strategies that can treat a run of blocks", repr(strategy),
+                                  "Give yours a children(ledger, blocks) method.")
+
+    def decide(self, ledger: Ledger) -> Plan:
+        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
+
+    def children(self, ledger: Ledger, blocks: range) -> tuple[Tape | Segment, ...]:
+        chosen = {}
+        for key, strategy in self.choices:
+            for block in (key,) if isinstance(key, int) else key:
+                if block in chosen or block not in range(ledger.n_blocks):
+                    raise ConfigError("PerBlock(choices)", f"must name each of the {ledger.n_blocks} blocks at most once",
+                                      f"block {block}", "Choose ranges that do not overlap and end at the last block.")
+                chosen[block] = strategy
+        nodes: list[Tape | Segment] = []
+        start = blocks.start
+        while start < blocks.stop:
+            strategy = chosen.get(start, self.default)
+            stop = start + 1
+            while stop < blocks.stop and chosen.get(stop, self.default) is strategy:
+                stop += 1
+            nodes += strategy.children(ledger, range(start, stop))
+            start = stop
+        return tuple(nodes)

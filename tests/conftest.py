@@ -1,0 +1,99 @@
+"""What the tests share: models with drawn weights, the lossless strategies, and a few steps of training to compare.
+
+A test that takes `strategy` runs once for each lossless strategy; `oracle` and its comparisons are imported by name.
+"""
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import oracle`, in whatever mode pytest imports
+
+import oracle
+
+# Three threads on two cores: waiting ones must not spin. Read when cllm is first imported, which no line above does.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+hypothesis.settings.register_profile("cllm", deadline=None, derandomize=True, database=None, max_examples=40,
+                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("cllm")
+
+# Class, arguments: every family, for a model of four blocks or any other number.
+LOSSLESS = {
+    "cache": ("CacheAll", {}),
+    "cache+optional": ("CacheAll", {"also": ("probs", "logits")}),
+    "recompute": ("RecomputeAll", {}),
+    "every:1": ("EveryNth", {"n": 1}),
+    "every:2": ("EveryNth", {"n": 2}),
+    "every:3": ("EveryNth", {"n": 3}),
+    "sqrt": ("Sqrt", {}),
+    "binomial:1": ("Binomial", {"slots": 1}),
+    "binomial:2": ("Binomial", {"slots": 2}),
+    "binomial:3": ("Binomial", {"slots": 3}),
+    "selective": ("Selective", {}),
+    "selective:norm": ("Selective", {"recompute": ("norm",)}),
+    "selective:act": ("Selective", {"recompute": ("act",)}),
+    "selective:attn": ("Selective", {"recompute": ("attn",)}),
+    "selective:mlp": ("Selective", {"recompute": ("mlp",)}),
+    "selective:all": ("Selective", {"recompute": ("norm", "act", "attn", "mlp")}),
+}
+
+
+def lossless_strategies():
+    """Name -> strategy that keeps every bit."""
+    import cllm
+    found = {name: getattr(cllm, cls)(**arguments) for name, (cls, arguments) in LOSSLESS.items() if hasattr(cllm, cls)}
+    if hasattr(cllm, "PerBlock"):
+        found["per block"] = cllm.PerBlock({range(0, 1): cllm.RecomputeAll(), range(1, 2): cllm.Selective()},
+                                           default=cllm.CacheAll())
+    return found
+
+
+def pytest_generate_tests(metafunc):
+    if "strategy" in metafunc.fixturenames:
+        found = lossless_strategies()
+        metafunc.parametrize("strategy", found.values(), ids=found.keys())
+
+
+@pytest.fixture(scope="session")
+def new_model():
+    """Make a model whose weights are drawn wide, so that every term of the mathematics counts."""
+    import cllm
+
+    def make(config, dtype="float64", seed=0, scale=0.4):
+        model = cllm.GPT(cllm.ModelConfig(**config), seed=0, dtype=dtype)
+        for name, value in oracle.draw_parameters(config, seed, scale).items():
+            model.parameters[name][...] = value
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def copies():
+    """Copy a mapping of arrays."""
+    return lambda arrays: {name: array.copy() for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="session")
+def train_a_little(new_model, copies):
+    """Three clipped AdamW steps; returns losses, the gradients of each step, and the weights at the end."""
+    import cllm
+
+    def train(config, strategy, B, T, dtype="float32", num_threads=1, micro_batch=None, steps=3, seed=5):
+        model = new_model(config, dtype)
+        ex = cllm.Executor(model, batch_size=B, seq_len=T, num_threads=num_threads, seed=seed,
+                           strategy=dataclasses.replace(strategy, micro_batch=micro_batch))
+        opt = cllm.AdamW(model, lr=1e-2)
+        losses, gradients = [], []
+        for step in range(steps):
+            model.zero_grad()
+            losses.append(ex.loss_and_grad(*oracle.draw_batch(config, B, T, seed=step)))
+            gradients.append(copies(model.gradients))
+            losses.append(cllm.clip_grad_norm(model, 0.5))
+            opt.step()
+        return {"losses": losses, "gradients": gradients, "weights": copies(model.parameters)}
+
+    return train

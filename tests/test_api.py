@@ -1,0 +1,214 @@
+"""What stands in the contract is there: public names, the command, and the order in which modules may import."""
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cllm
+
+PACKAGE = Path(cllm.__file__).parent
+
+PUBLIC = """
+    ModelConfig GPT Executor AdamW clip_grad_norm accumulate_weight_gradient set_num_threads versions Plan
+    CacheAll RecomputeAll EveryNth Sqrt Binomial Selective PerBlock
+    CllmError ConfigError ShapeError DtypeError LayoutError TokenError DeclarationError PlanError BudgetError
+    NonFiniteError OptimizerError BuildError
+""".split()
+
+# Modules and packages of cllm, in groups: a module imports only from groups above its own.
+GROUPS = """
+    errors dims _build_info
+    platform_guard config declare _kernels
+    workload arrays
+    batches products layers
+    program
+    parameters gradients plans
+    models
+    schedule
+    costs arena
+    memory
+    ledger
+    strategies
+    planning
+    spilling binding witness
+    rebuild_check
+    executor
+    optim rates corpus tokenizer snapshot sampling gradcheck testing about
+    train comparison
+    cli
+    __main__
+"""
+LEVEL = {name: level for level, line in enumerate(GROUPS.strip().splitlines()) for name in line.split()}
+MEASURING = {"comparison", "train", "cli", "executor"}
+CLOCKS = {"time", "timeit", "datetime", "sched"}
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def unit(path):
+    """The name that stands in the groups: a module of the top level, or the package that holds the file."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(source, package=()):
+    """Dotted names that a source imports, at any depth; relative ones are made absolute."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[:len(package) - node.level + 1]] if node.level else []
+            base += node.module.split(".") if node.module else []
+            yield ".".join(base)
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+
+
+def wrong_imports(name, source, package=("cllm",)):
+    """What a module of unit `name` imports from cllm although it does not stand above `name` (or in no group)."""
+    found = set()
+    for dotted in imports(source, package):
+        if dotted.startswith("cllm."):
+            other = dotted.split(".")[1]
+            if other != name and LEVEL.get(other, 999) >= LEVEL[name]:
+                found.add(other)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_name(name):
+    assert hasattr(cllm, name) and name in cllm.__all__
+    assert inspect.getdoc(getattr(cllm, name)), f"{name} has no docstring"
+
+
+def test_all_is_sorted_out():
+    assert len(set(cllm.__all__)) == len(cllm.__all__)
+    for name in cllm.__all__:
+        assert hasattr(cllm, name), name
+    public = {n for n in vars(cllm) if not n.startswith("_") and not inspect.ismodule(getattr(cllm, n))}
+    assert public <= set(cllm.__all__), f"public but not in __all__: {sorted(public - set(cllm.__all__))}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_groups_above_its_own(path):
+    assert unit(path) in LEVEL, f"{path.name} stands in no group: give it a place here and in docs/architecture.md"
+    package = ("cllm", *path.relative_to(PACKAGE).parts[:-1])
+    assert not wrong_imports(unit(path), path.read_text(), package)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_what_measures_has_a_clock(path):
+    if unit(path) in MEASURING:
+        pytest.skip("reports the time that steps or operations take")
+    names = {dotted.split(".")[0] for dotted in imports(path.read_text())}
+    assert not names & CLOCKS
+    assert "random" not in names, "randomness comes from a seeded generator"
+
+
+def test_the_import_rule_can_fail():
+    for unit_name, source, package, wrong in (
+            ("layers", "from cllm.executor import Executor", ("cllm",), ["executor"]),
+            ("plans", "def f():\n    import cllm.strategies.sqrt", ("cllm",), ["strategies"]),
+            ("arena", "from . import schedule, memory", ("cllm",), ["memory"]),
+            ("layers", "from ..models import gpt", ("cllm", "layers"), ["models"]),
+            ("config", "from cllm import declare, errors", ("cllm",), ["declare"]),
+            ("ledger", "from cllm import GPT", ("cllm",), ["GPT"]),
+            ("executor", "from cllm.plans import Plan\nfrom cllm import _kernels\nimport numpy", ("cllm",), []),
+            ("strategies", "from cllm.strategies.naming import named", ("cllm", "strategies"), [])):
+        assert wrong_imports(unit_name, source, package) == wrong
+    assert set(imports("from time import perf_counter\nimport timeit")) >= {"time", "timeit"}
+
+
+def test_a_model_is_what_the_contract_says():
+    config = cllm.ModelConfig.preset("tiny")
+    assert (config.vocab_size, config.n_layers, config.d_model, config.n_heads, config.d_ff, config.max_seq_len) == (
+        256, 2, 64, 4, 256, 256)
+    assert config == cllm.ModelConfig(vocab_size=256, n_layers=2, d_model=64, n_heads=4, d_ff=256, max_seq_len=256,
+                                      qkv="full", qkv_bias=True, out_proj=True, positions="learned", activation="gelu",
+                                      tied=True, attention="softmax", dropout=0.0, norm_eps=1e-5, loss="cross_entropy")
+    small, gpt2 = cllm.ModelConfig.preset("small"), cllm.ModelConfig.preset("gpt2")
+    assert (small.n_layers, small.d_model, small.n_heads, small.d_ff, small.max_seq_len) == (6, 512, 8, 2048, 1024)
+    assert (gpt2.vocab_size, gpt2.n_layers, gpt2.d_model, gpt2.n_heads, gpt2.d_ff) == (50257, 12, 768, 12, 3072)
+    with pytest.raises((AttributeError, TypeError)):
+        config.d_model = 128
+    model = cllm.GPT(config, seed=0, dtype="float64")
+    assert set(model.gradients) == set(model.parameters)
+    for name, array in model.parameters.items():
+        assert array.dtype == "float64" and array.flags.c_contiguous and array.flags.writeable
+        assert model.gradients[name].shape == array.shape and not np.shares_memory(model.gradients[name], array)
+
+
+def test_parameters_are_live():
+    model = cllm.GPT(cllm.ModelConfig(13, 1, 16, 2, 24, 9), seed=0)
+    ex = cllm.Executor(model, batch_size=1, seq_len=4, strategy=cllm.CacheAll())
+    tokens = np.arange(4)[None]
+    before = ex.logits(tokens)
+    model.parameters["blocks.0.mlp.fc2.bias"][...] = 0.5
+    assert (ex.logits(tokens) != before).any()
+
+
+def test_an_executor_is_what_the_contract_says():
+    model = cllm.GPT(cllm.ModelConfig.preset("tiny"), seed=0)
+    ex = cllm.Executor(model, batch_size=2, seq_len=8, strategy=cllm.RecomputeAll(), optimizer="adamw",
+                       num_threads=None, seed=0, determinism_check="off")
+    tokens = np.zeros((2, 8), np.int64)
+    loss = ex.loss_and_grad(tokens, tokens, num_targets=None)
+    assert type(loss) is float and type(ex.loss(tokens, tokens)) is float
+    logits = ex.logits(tokens)
+    assert logits.shape == (2, 8, 256) and logits.dtype == np.float32
+    assert isinstance(ex.schedule, tuple) and len(ex.schedule) > 0
+    assert isinstance(ex.plan, cllm.Plan)
+    assert type(ex.memory.arena_bytes) is int and type(ex.memory.total_bytes) is int
+    assert isinstance(str(ex.memory.table()), str) and len(list(ex.memory.timeline())) > 2
+    parameters = sum(p.nbytes for p in model.parameters.values())
+    assert ex.memory.total_bytes >= 4 * parameters + ex.memory.arena_bytes
+
+
+@pytest.mark.parametrize("name, strategy", [
+    ("cache", cllm.CacheAll()), ("recompute", cllm.RecomputeAll()), ("every:2", cllm.EveryNth(2)),
+    ("sqrt", cllm.Sqrt()), ("binomial:3", cllm.Binomial(3)), ("selective", cllm.Selective()),
+    ("selective:norm+act", cllm.Selective(recompute=("norm", "act"))),
+    ("selective:mlp", cllm.Selective(recompute=("mlp",)))])
+def test_a_strategy_may_be_given_by_name_or_as_its_plan(name, strategy):
+    model = cllm.GPT(cllm.ModelConfig(13, 4, 16, 2, 24, 9), seed=0)
+    by_object = cllm.Executor(model, batch_size=2, seq_len=8, strategy=strategy)
+    by_name = cllm.Executor(model, batch_size=2, seq_len=8, strategy=name)
+    by_plan = cllm.Executor(model, batch_size=2, seq_len=8, strategy=by_object.plan)
+    assert by_name.schedule == by_object.schedule == by_plan.schedule
+    assert by_name.memory.arena_bytes == by_plan.memory.arena_bytes == by_object.memory.arena_bytes
+
+
+@pytest.mark.parametrize("make", [cllm.CacheAll, cllm.RecomputeAll, lambda **k: cllm.EveryNth(2, **k), cllm.Sqrt,
+                                  lambda **k: cllm.Binomial(2, **k), cllm.Selective])
+def test_strategies_are_frozen_data(make):
+    one, two = make(), make(micro_batch=2)
+    assert one.micro_batch is None and two.micro_batch == 2
+    assert make() == one != two and hash(make()) == hash(one)
+    with pytest.raises((AttributeError, TypeError)):
+        one.micro_batch = 3
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["info", "--help"]], ids=" ".join)
+def test_the_command_has_help(arguments):
+    run = subprocess.run([sys.executable, "-m", "cllm", *arguments], text=True, capture_output=True, timeout=60,
+                         cwd=PACKAGE.parent)
+    assert run.returncode == 0 and "Usage" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["compare", "--steps", "0"], ["compare", "--preset", "nonsense"],
+                                       ["compare", "--strategies", "nonsense"]], ids=" ".join)
+def test_the_command_fails_with_a_reason_and_no_traceback(arguments):
+    run = subprocess.run([sys.executable, "-m", "cllm", *arguments], text=True, capture_output=True, timeout=60,
+                         cwd=PACKAGE.parent)
+    assert run.returncode != 0 and "Traceback" not in run.stderr and (run.stderr + run.stdout).strip()
+
+
+def test_versions_name_what_was_built():
+    versions = cllm.versions()
+    text = str(versions)
+    for word in ("cllm", "numpy"):
+        assert word in text.lower()

@@ -1,0 +1,281 @@
+"""The build: its probes and switches, what it records and packs, and the guard that reads the record."""
+import importlib.util
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from setuptools import Extension
+from setuptools.errors import CompileError, PlatformError
+
+import cllm
+from cllm import _build_info, about, platform_guard
+from cllm.errors import BuildError
+
+ROOT = Path(__file__).parents[1]
+CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+needs_compiler = pytest.mark.skipif(CC is None, reason="no C compiler")
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="names of x86-64")
+
+
+@pytest.fixture(scope="module")
+def build():
+    """setup.py as a module; it builds nothing when imported."""
+    spec = importlib.util.spec_from_file_location("cllm_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def compiler(build, tmp_path):
+    """Makes a toolchain whose compiler is a shell script; ``$CC`` in it is the real one."""
+    def make(script):
+        path = tmp_path / "compiler"
+        path.write_text(f"#!/bin/sh\nCC={CC}\n{script}\n")
+        path.chmod(0o755)
+        return build.Toolchain((str(path),))
+    return make
+
+
+# The probes and switches of setup.py
+
+@needs_compiler
+def test_flags_state_contraction_and_never_ask_for_fast_math(build):
+    info, _ = build.decide(build.Toolchain((CC,)), {})
+    assert "-ffp-contract=fast" in info["FLAGS"] and "-O3" in info["FLAGS"]
+    assert not {"-ffast-math", "-Ofast", "-funsafe-math-optimizations"} & set(info["FLAGS"])
+
+
+@needs_compiler
+@on_x86
+@pytest.mark.parametrize(("march", "has", "lacks"), [
+    ("x86-64", (), ("avx",)), ("haswell", ("avx2", "fma"), ("avx512f",)),
+    ("skylake-avx512", ("avx512f", "avx512vl"), ("avx512_bf16",)), ("knl", ("avx512f",), ("avx512bw",))])
+def test_an_instruction_set_that_is_named_is_used_and_recorded(build, march, has, lacks):
+    # Probes must pass for any of them: a build may be for another machine than this one.
+    info, _ = build.decide(build.Toolchain((CC,)), {"CLLM_MARCH": march})
+    assert f"-march={march}" in info["FLAGS"] and info["MARCH"] == march
+    assert set(info["CPU_FEATURES"]) >= set(has) and not set(info["CPU_FEATURES"]) & set(lacks)
+
+
+@needs_compiler
+def test_an_empty_instruction_set_leaves_the_choice_to_the_compiler(build):
+    info, _ = build.decide(build.Toolchain((CC,)), {"CLLM_MARCH": ""})
+    assert info["MARCH"] == "" and not any(flag.startswith(("-march", "-mcpu")) for flag in info["FLAGS"])
+
+
+@needs_compiler
+def test_an_unknown_instruction_set_is_refused(build):
+    with pytest.raises(CompileError, match=r"(?s)does not take -march=pentium-nine.*Set CLLM_MARCH"):
+        build.decide(build.Toolchain((CC,)), {"CLLM_MARCH": "pentium-nine"})
+
+
+@needs_compiler
+def test_native_records_only_what_this_machine_can_be_asked_for(build):
+    if not platform_guard.CPUINFO.exists():
+        pytest.skip("no /proc/cpuinfo")
+    features = build.decide(build.Toolchain((CC,)), {"CLLM_MARCH": "native"})[0]["CPU_FEATURES"]
+    assert set(features) <= set(platform_guard.CPUINFO.read_text().split())
+
+
+@needs_compiler
+def test_openmp_can_be_switched_off(build):
+    info, link = build.decide(build.Toolchain((CC,)), {"CLLM_OPENMP": "0"})
+    assert info["OPENMP"] is False and link == () and "-fopenmp" not in info["FLAGS"]
+
+
+NO_OPENMP = 'case "$*" in *-fopenmp*) echo no openmp here >&2; exit 1;; esac; exec $CC "$@"'
+OPENMP_DOES_NOT_RUN = ('case "$*" in *-fopenmp*) while [ "$1" != -o ]; do shift; done; cp "$(command -v false)" "$2";; '
+                       '*) exec $CC "$@";; esac')
+
+
+@needs_compiler
+@pytest.mark.parametrize("script", [NO_OPENMP, OPENMP_DOES_NOT_RUN])
+def test_without_openmp_the_build_is_serial_and_says_so(build, compiler, capsys, script):
+    info, link = build.decide(compiler(script), {"CLLM_MARCH": ""})
+    assert info["OPENMP"] is False and link == ()
+    assert "warning: cllm is built serial, it will use one core" in capsys.readouterr().err
+
+
+@needs_compiler
+def test_without_openmp_a_build_that_must_have_it_fails(build, compiler):
+    with pytest.raises(CompileError, match=r"(?s)CLLM_OPENMP=1, but .*no openmp here.*or set CLLM_OPENMP=0"):
+        build.decide(compiler(NO_OPENMP), {"CLLM_MARCH": "", "CLLM_OPENMP": "1"})
+
+
+@needs_compiler
+def test_a_compiler_without_vector_extensions_is_refused(build, compiler):
+    with pytest.raises(PlatformError, match=r"(?s)needs a compiler with vector extensions .* Set CC to another"):
+        build.decide(compiler('exec $CC -Dvector_size=no_such_attribute "$@"'), {"CLLM_MARCH": ""})
+
+
+def test_a_compiler_that_is_not_there_is_refused(build):
+    with pytest.raises(PlatformError, match="vector extensions .*no-such-compiler"):
+        build.decide(build.Toolchain(("no-such-compiler",)), {"CLLM_MARCH": ""})
+
+
+@needs_compiler
+@pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
+def test_fast_math_from_the_environment_is_refused(build, flag):
+    with pytest.raises(PlatformError, match=f"must not turn fast-math on.*{flag}"):
+        build.decide(build.Toolchain((CC, flag)), {"CLLM_MARCH": "", "CLLM_OPENMP": "0"})
+
+
+@pytest.mark.parametrize(("name", "value"), [("CLLM_OPENMP", "yes"), ("CLLM_DEBUG", "2"), ("CLLM_WERROR", "on")])
+def test_a_switch_with_another_value_is_refused(build, name, value):
+    with pytest.raises(PlatformError, match=f"{name} must be one of .*; got '{value}'"):
+        build.decide(build.Toolchain(("cc",)), {name: value})
+
+
+def translate(build, folder, text, **switches):
+    source = folder / "probe.pyx"
+    source.write_text("# cython: language_level=3, boundscheck=False\n" + text)
+    c_source, = build.translate(Extension("probe", [str(source)]), str(folder), **switches)
+    return Path(c_source).read_text()
+
+
+HINT = "cdef void slow() nogil:\n    pass\ndef call():\n    with nogil:\n        slow()\n"
+INDEX = "include \"kernels/first.pxi\"\n"
+
+
+def test_a_performance_hint_fails_a_strict_build_only(build, tmp_path, capsys):
+    translate(build, tmp_path, HINT, debug=False, werror=False)
+    assert "performance hint" in capsys.readouterr().err
+    with pytest.raises(CompileError, match="CLLM_WERROR=1, and Cython has . warnings .* first: performance hint"):
+        translate(build, tmp_path, HINT, debug=False, werror=True)
+
+
+def test_a_cython_warning_fails_a_strict_build(build, tmp_path):
+    with pytest.raises(CompileError, match="first: warning: .*Unreachable code"):
+        translate(build, tmp_path, "def one():\n    return 1\n    return 2\n", debug=False, werror=True)
+
+
+def test_bounds_are_checked_in_a_debug_build_alone(build, tmp_path):
+    raises = "__Pyx_RaiseBufferIndexError("
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels/first.pxi").write_text("def first(const double[::1] x not None):\n    return x[0]\n")
+    assert raises not in translate(build, tmp_path, INDEX, debug=False, werror=True)
+    assert raises in translate(build, tmp_path, INDEX, debug=True, werror=True)
+
+
+# What is packed
+
+def test_every_kernel_family_is_included_by_the_extension():
+    included = re.findall(r'^include "kernels/(.+)"$', (ROOT / "cllm/_kernels.pyx").read_text(), re.MULTILINE)
+    assert len(included) == len(set(included))
+    assert set(included) == {path.name for path in (ROOT / "cllm/kernels").glob("*.pxi")}
+
+
+def test_every_folder_with_modules_is_a_package():
+    folders = {path.parent for path in (ROOT / "cllm").rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def setup_command(folder, *command):
+    subprocess.run([sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder), *command], cwd=ROOT,
+                   check=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+
+def test_the_source_distribution_carries_what_a_build_needs(tmp_path):
+    setup_command(tmp_path, "sdist", "--dist-dir", str(tmp_path))
+    archive, = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    sources = {path.relative_to(ROOT).as_posix() for pattern in ("*.py", "*.pyx", "*.pxi", "texts/*")
+               for path in (ROOT / "cllm").rglob(pattern)} - {"cllm/_build_info.py"}
+    assert sources | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "tests/test_build.py"} <= names
+    assert not [name for name in names if name.endswith((".so", "_build_info.py"))]
+
+
+def test_an_installed_package_has_the_text_and_its_notice(tmp_path):
+    setup_command(tmp_path, "build_py", "--build-lib", str(tmp_path / "lib"))
+    texts = {path.name for path in (tmp_path / "lib/cllm/texts").iterdir()}
+    assert texts == {"pride_and_prejudice.txt.gz", "NOTICE.txt"}
+    assert (tmp_path / "lib/cllm/layers/__init__.py").exists()
+
+
+# What is recorded and how it is guarded
+
+def test_versions_are_plain_values():
+    shown = about.versions()
+    assert json.loads(json.dumps(shown)) == shown
+    assert set(shown) == {"cllm", "python", "numpy", "cython", "compiler", "march", "flags", "openmp", "debug",
+                          "vector_bytes", "threads", "cpu", "cpu_features"}
+    assert shown["vector_bytes"] in (16, 32, 64) and shown["threads"] >= 1
+    assert (shown["vector_bytes"] == 64) == ("avx512f" in shown["cpu_features"])
+
+
+@pytest.fixture
+def other_cpu(monkeypatch, tmp_path):
+    """Pretends that this is another machine, built for the given features."""
+    def pretend(machine, needed, cpuinfo):
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+        monkeypatch.setattr(_build_info, "MACHINE", machine)
+        monkeypatch.setattr(_build_info, "MARCH", "znver4")
+        monkeypatch.setattr(_build_info, "CPU_FEATURES", needed)
+        monkeypatch.setattr(platform_guard, "CPUINFO", tmp_path / "cpuinfo")
+        if cpuinfo is not None:
+            (tmp_path / "cpuinfo").write_text(cpuinfo)
+    return pretend
+
+
+X86 = "processor\t: 0\nvendor_id\t: Someone\nflags\t\t: fpu sse2 avx avx2 fma\nbugs\t\t: avx512f\n"
+ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd atomics\nCPU part\t: 0xd0c\n"
+
+
+def test_this_cpu_passes():
+    platform_guard.check_cpu()
+
+
+@pytest.mark.parametrize(("machine", "needed", "cpuinfo"), [
+    ("x86_64", ("avx2", "fma"), X86), ("aarch64", ("asimd",), ARM), ("x86_64", (), X86),
+    ("x86_64", ("avx512f",), None), ("x86_64", ("avx512f",), "processor : 0\n"), ("riscv64", ("v",), ARM)])
+def test_a_cpu_that_has_all_or_does_not_say_passes(other_cpu, machine, needed, cpuinfo):
+    other_cpu(machine, needed, cpuinfo)
+    platform_guard.check_cpu()
+
+
+@pytest.mark.parametrize(("machine", "needed", "cpuinfo", "missing"), [
+    ("x86_64", ("avx2", "avx512f", "avx512bw"), X86, "avx512bw, avx512f"), ("aarch64", ("asimd", "sve"), ARM, "sve")])
+def test_a_cpu_that_lacks_a_feature_is_refused(other_cpu, machine, needed, cpuinfo, missing):
+    other_cpu(machine, needed, cpuinfo)
+    with pytest.raises(BuildError, match=rf"what the build used \(CLLM_MARCH=znver4\); got a CPU without {missing}\. "
+                                         "Rebuild from source .* CLLM_MARCH"):
+        platform_guard.check_cpu()
+
+
+def test_a_source_tree_without_a_build_is_refused(monkeypatch):
+    monkeypatch.delattr(cllm, "_build_info")
+    monkeypatch.setitem(sys.modules, "cllm._build_info", None)
+    with pytest.raises(BuildError, match="must be built; got a source tree without a build. Run `pip install"):
+        platform_guard.check_cpu()
+
+
+def test_the_cpu_is_checked_before_the_extension_is_loaded():
+    program = f"""
+import platform, sys, types
+from pathlib import Path
+record = types.ModuleType("cllm._build_info")
+record.MACHINE, record.MARCH, record.CPU_FEATURES = platform.machine(), "future", ("no_such_feature",)
+sys.modules["cllm._build_info"] = record
+sys.path.insert(0, {str(ROOT)!r})
+try:
+    import cllm
+except ImportError as error:
+    assert "a CPU without no_such_feature" in str(error), error
+    assert "cllm._kernels" not in sys.modules
+    print("refused")
+"""
+    if platform_guard.cpuinfo_line({"x86_64": "flags", "aarch64": "Features"}.get(platform.machine(), "")) is None:
+        pytest.skip("this machine does not tell its CPU's features")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.stdout == "refused\n", done.stderr
