@@ -34,11 +34,11 @@ from cllm.optim import SGD, AdamW, clip_grad_norm  # noqa: E402
 from cllm.planning import plan  # noqa: E402
 from cllm.plans import Cache, Plan, Recompute, Segment, Tape  # noqa: E402
 from cllm.products import accumulate_weight_gradient, set_num_threads  # noqa: E402
-from cllm.strategies import Binomial, CacheAll, EveryNth, PerBlock, RecomputeAll, Selective, Sqrt  # noqa: E402
+from cllm.strategies import Binomial, CacheAll, EveryNth, MemoryBudget, PerBlock, RecomputeAll, Selective, Sqrt  # noqa: E402
 
 __all__ = [
     "AdamW", "Binomial", "BudgetError", "BuildError", "Cache", "CacheAll", "CllmError", "ConfigError", "DataError",
-    "DeclarationError", "DtypeError", "EveryNth", "Executor", "GPT", "LayoutError", "ModelConfig", "NonFiniteError",
+    "DeclarationError", "DtypeError", "EveryNth", "Executor", "GPT", "LayoutError", "MemoryBudget", "ModelConfig", "NonFiniteError",
     "OptimizerError", "PerBlock", "Plan", "PlanError", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Segment",
     "Selective", "ShapeError", "SnapshotError", "Sqrt", "Tape", "TokenError", "accumulate_weight_gradient",
     "clip_grad_norm", "gradcheck", "load", "plan", "set_num_threads", "versions",

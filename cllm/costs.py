@@ -39,4 +39,4 @@ def op_seconds(op: Op, schedule: Schedule, workload: Workload, rates: Rates) -> 
 def schedule_seconds(schedule: Schedule, workload: Workload, rates: Rates) -> float:
     """Seconds of one step over the whole batch."""
     seconds = [op_seconds(op, schedule, workload, rates) for op in schedule.ops]
-    return sum(seconds[:schedule.epilogue]) * schedule.n_micro + sum(seconds[schedule.epilogue:])
+    return sum(seconds[:schedule.epilogue]) * (workload.batch / schedule.micro_batch) + sum(seconds[schedule.epilogue:])

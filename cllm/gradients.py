@@ -9,6 +9,7 @@ version at which it was complete. Where sharing would break that, the share is u
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cllm.program import Program, Step
 
@@ -60,6 +61,7 @@ class _Stale(Exception):
         self.shared_by = shared_by
 
 
+@lru_cache(maxsize=64)
 def wire_gradients(program: Program) -> tuple[GradientStep, ...]:
     """The moves of backward in order, cells named; bits do not depend on which cells are shared."""
     private: set[tuple] = set()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from cllm.arena import lay_out
 from cllm.costs import Rates, op_seconds, schedule_seconds
 from cllm.dims import elements
+from cllm.frontier import Frontier
 from cllm.memory import MemoryReport, report
 from cllm.plans import Estimate, Plan, Tape
 from cllm.program import Program
@@ -67,6 +68,7 @@ class Ledger:
         self._rates = rates or Rates()
         self.workload = workload
         self.n_blocks = program.n_blocks
+        self._frontiers: dict[tuple[str, ...], Frontier] = {}
         self._built: dict[Plan, tuple[Schedule, MemoryReport]] = {}
         self.entries: Mapping[str, Entry] = self._entries()
 
@@ -92,6 +94,12 @@ class Ledger:
             schedule = build_schedule(self._program, self.workload, plan)
             self._built[plan] = schedule, report(self._program, self.workload, schedule, lay_out(schedule))
         return self._built[plan]
+
+    def frontier(self, allow: tuple[str, ...]) -> Frontier:
+        """Every plan that is not beaten in bytes and seconds, within what is allowed; computed once."""
+        if allow not in self._frontiers:
+            self._frontiers[allow] = Frontier(self._program, self.workload, self._rates, allow)
+        return self._frontiers[allow]
 
     def _entries(self) -> dict[str, Entry]:
         program, workload = self._program, self.workload

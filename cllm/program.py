@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from cllm.declare import Flow, Layer
@@ -120,6 +120,26 @@ class Program:
                 waiting.add(step.index)
             seen |= mine
         return frozenset(waiting)
+
+    def kind_of_block(self, block: int) -> tuple:
+        """What makes two blocks cost the same: layers without their names, and how they are wired."""
+        region = self.regions[1][block]
+        place = {v: (i, site) for i, s in enumerate(region) for site, v in s.outputs.items()}
+        return tuple((type(s.layer), tuple(s.layer.letters.items()), s.layer.passed(), tuple(sorted(s.params)),
+                      tuple(place.get(v, "input") for v in s.inputs.values())) for s in region)
+
+    def with_block(self, block: int) -> "Program":
+        """The same program with one of its blocks only."""
+        before, blocks, after = self.regions
+        mine, following = self.block_inputs[block], self.block_inputs[-1]
+        source = {mine: self.block_inputs[0], following: self.block_inputs[block + 1]}
+        steps = (*before, *blocks[block], *after)
+        number = {s.index: i for i, s in enumerate(steps)}
+        rewired = tuple(replace(s, index=number[s.index], block=None if s.block is None else 0,
+                                inputs={n: source.get(v, v) if s.block is not None or s in after else v
+                                        for n, v in s.inputs.items()}) for s in steps)
+        values = {v: replace(self.values[v], step=s.index, block=s.block) for s in rewired for v in s.outputs.values()}
+        return Program(rewired, values, self.parameters)
 
     def _outside(self, region: tuple[Step, ...]) -> list[str]:
         inside = {v for s in region for v in s.outputs.values()}

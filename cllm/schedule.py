@@ -6,7 +6,7 @@ that nobody needs, and no strategy has to think of it. A buffer lives from the o
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cllm.declare import Flow
 from cllm.dims import aligned, elements
@@ -153,6 +153,7 @@ class _Builder:
         self.ops: list[Op] = []
         self.cells: dict[str, int] = {}
         self.scratch_sizes: dict[tuple, int] = {}
+        self.sizes: dict[tuple, int] = {}
         self.moves: dict[int, list] = {}
 
     def build(self, mode: str) -> Schedule:
@@ -299,8 +300,10 @@ class _Builder:
     def buffer(self, label: str, shape: str, dtype: str | None, kind: str, block: int | None, whole: bool = False) -> int:
         letters = self.whole_letters if whole else self.letters
         dtype = dtype or self.workload.dtype
-        nbytes = aligned(elements(shape, letters) * ITEMSIZES[dtype])
-        self.buffers.append(Buffer(len(self.buffers), label, shape, dtype, nbytes, kind, block, whole))
+        key = shape, dtype, whole
+        if key not in self.sizes:
+            self.sizes[key] = aligned(elements(shape, letters) * ITEMSIZES[dtype])
+        self.buffers.append(Buffer(len(self.buffers), label, shape, dtype, self.sizes[key], kind, block, whole))
         return len(self.buffers) - 1
 
     def emit(self, kind: str, step: Step, reads: Mapping[str, int], writes: Mapping[str, int], scratch: Flow | None = None,
@@ -343,14 +346,20 @@ class _Builder:
             if op.kind in ("accumulate", "backward", "rebuild"):
                 crosses.update(b for _, b in op.reads)
         number = {old: new for new, old in enumerate(sorted(first))}
-        kinds = {"forward": lambda b: "kept" if b in crosses else "passing", "rebuild": lambda b: "rebuilt"}
-        buffers = tuple(replace(self.buffers[b], index=number[b], first=first[b], last=last[b],
-                                kind=kinds.get(self.buffers[b].kind, lambda _, k=self.buffers[b].kind: k)(b))
-                        for b in sorted(first))
+        buffers = []
+        for b, new in number.items():
+            old = self.buffers[b]
+            kind = old.kind
+            if kind == "forward":
+                kind = "kept" if b in crosses else "passing"
+            elif kind == "rebuild":
+                kind = "rebuilt"
+            buffers.append(Buffer(new, old.label, old.shape, old.dtype, old.nbytes, kind, old.block, old.whole,
+                                  first[b], last[b]))
         frees: dict[int, list[int]] = {}
         for b in buffers:
             frees.setdefault(b.last, []).append(b.index)
-        ops = tuple(replace(op, reads=tuple((n, number[b]) for n, b in op.reads),
-                            writes=tuple((n, number[b]) for n, b in op.writes), frees=tuple(frees.get(index, ())))
+        ops = tuple(Op(op.kind, op.step, tuple([(n, number[b]) for n, b in op.reads]),
+                       tuple([(n, number[b]) for n, b in op.writes]), tuple(frees.get(index, ())), op.whole)
                     for index, (_, op) in enumerate(kept))
-        return Schedule(ops, epilogue, buffers, self.micro, self.n_micro, self.letters["R"])
+        return Schedule(ops, epilogue, tuple(buffers), self.micro, self.n_micro, self.letters["R"])

@@ -1,6 +1,6 @@
 """What the tests share: models with drawn weights, the lossless strategies, and a few steps of training to compare.
 
-A test that takes `strategy` runs once for each lossless strategy; `oracle` and its comparisons are imported by name.
+A test that takes `lossless` runs once for each lossless strategy; `oracle` and its comparisons are imported by name.
 """
 import dataclasses
 import os
@@ -41,7 +41,7 @@ LOSSLESS = {
 }
 
 
-def lossless_strategies():
+def make_lossless_strategies():
     """Name -> strategy that keeps every bit."""
     import cllm
     found = {name: getattr(cllm, cls)(**arguments) for name, (cls, arguments) in LOSSLESS.items() if hasattr(cllm, cls)}
@@ -52,9 +52,15 @@ def lossless_strategies():
 
 
 def pytest_generate_tests(metafunc):
-    if "strategy" in metafunc.fixturenames:
-        found = lossless_strategies()
-        metafunc.parametrize("strategy", found.values(), ids=found.keys())
+    if "lossless" in metafunc.fixturenames:
+        found = make_lossless_strategies()
+        metafunc.parametrize("lossless", found.values(), ids=found.keys())
+
+
+@pytest.fixture(scope="session")
+def lossless_strategies():
+    """Name -> strategy, for tests that draw one themselves; "per block" needs two blocks or more."""
+    return make_lossless_strategies()
 
 
 @pytest.fixture(scope="session")

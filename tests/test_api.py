@@ -160,8 +160,7 @@ def test_an_executor_is_what_the_contract_says():
     assert type(loss) is float and type(ex.loss(tokens, tokens)) is float
     logits = ex.logits(tokens)
     assert logits.shape == (2, 8, 256) and logits.dtype == np.float32
-    assert isinstance(ex.schedule, tuple) and len(ex.schedule) > 0
-    assert isinstance(ex.plan, cllm.Plan)
+    assert isinstance(ex.plan, cllm.Plan) and ex.schedule
     assert type(ex.memory.arena_bytes) is int and type(ex.memory.total_bytes) is int
     assert isinstance(str(ex.memory.table()), str) and len(list(ex.memory.timeline())) > 2
     parameters = sum(p.nbytes for p in model.parameters.values())

@@ -4,6 +4,7 @@ import oracle
 import pytest
 
 import cllm
+from cllm import corpus
 
 TINY = dict(vocab_size=16, n_layers=2, d_model=16, n_heads=2, d_ff=32, max_seq_len=12)
 STRATEGIES = {"cache": cllm.CacheAll(), "recompute": cllm.RecomputeAll(), "every:2, micro_batch=1":
@@ -45,7 +46,7 @@ def test_one_example_is_overfitted(tied):
 
 
 def test_losses_fall_on_the_embedded_text():
-    text = cllm.corpus.embedded_text()
+    text = corpus.embedded_text()
     data = np.frombuffer(text if isinstance(text, bytes) else text.encode(), dtype=np.uint8)
     assert len(data) > 600_000
     config = cllm.ModelConfig(vocab_size=256, n_layers=2, d_model=32, n_heads=4, d_ff=64, max_seq_len=24)

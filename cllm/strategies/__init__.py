@@ -13,6 +13,7 @@ from cllm.plans import Plan
 from cllm.strategies.binomial import Binomial
 from cllm.strategies.cache_all import CacheAll
 from cllm.strategies.every_nth import EveryNth
+from cllm.strategies.memory_budget import MemoryBudget
 from cllm.strategies.per_block import PerBlock
 from cllm.strategies.recompute_all import RecomputeAll
 from cllm.strategies.selective import Selective
@@ -33,6 +34,7 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "every": lambda text: EveryNth(_number("every", text)),
     "sqrt": lambda text: _bare(Sqrt, text),
     "binomial": lambda text: Binomial(_number("binomial", text)),
+    "budget": lambda text: MemoryBudget(text),
     "selective": lambda text: Selective(_words(text)) if text else Selective(),
 }
 
@@ -79,5 +81,5 @@ def _bare(make: Callable[[], Strategy], text: str) -> Strategy:
     return make()
 
 
-__all__ = ["STRATEGIES", "Binomial", "CacheAll", "EveryNth", "PerBlock", "RecomputeAll", "Selective", "Sqrt", "Strategy",
+__all__ = ["STRATEGIES", "Binomial", "CacheAll", "EveryNth", "MemoryBudget", "PerBlock", "RecomputeAll", "Selective", "Sqrt", "Strategy",
            "parse"]

@@ -21,7 +21,7 @@ CASES = {
     "lattice untied dropout, no out_proj": dict(qkv="lattice", tied=False, dropout=0.1, out_proj=False),
 }
 # (micro_batch, threads): every value of each, not every pair.
-CUTS = [(None, 2), (None, 3), (1, 1), (1, 3), (2, 2), (3, 1), (3, 2), (5, 1), (7, 3)]
+CUTS = [(None, 2), (None, 3), (1, 1), (1, 3), (2, 2), (3, 1), (3, 2), (5, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -32,28 +32,28 @@ def reference(train_a_little):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bits_depend_on_no_plan_no_cut_and_no_thread_count(case, strategy, reference, train_a_little):
+def test_bits_depend_on_no_plan_no_cut_and_no_thread_count(case, lossless, reference, train_a_little):
     expected = reference(case, 5, 6, "float32")
     for micro_batch, num_threads in CUTS:
-        got = train_a_little({**TINY, **CASES[case]}, strategy, 5, 6, "float32", num_threads, micro_batch)
+        got = train_a_little({**TINY, **CASES[case]}, lossless, 5, 6, "float32", num_threads, micro_batch)
         oracle.assert_same_bits(got, expected, f"micro_batch={micro_batch}, threads={num_threads}: ")
 
 
-def test_bits_in_float64(strategy, reference, train_a_little):
+def test_bits_in_float64(lossless, reference, train_a_little):
     expected = reference("full tied dropout", 4, 9, "float64")
     config = {**TINY, **CASES["full tied dropout"]}
     for micro_batch, num_threads in ((None, 2), (3, 3), (1, 1)):
-        got = train_a_little(config, strategy, 4, 9, "float64", num_threads, micro_batch)
+        got = train_a_little(config, lossless, 4, 9, "float64", num_threads, micro_batch)
         oracle.assert_same_bits(got, expected, f"micro_batch={micro_batch}, threads={num_threads}: ")
 
 
-def test_bits_where_sequences_are_longer_than_a_tile(strategy, train_a_little):
+def test_bits_where_sequences_are_longer_than_a_tile(lossless, train_a_little):
     """T = 130 crosses the tiles of attention, 390 rows those of the products; a cut of the batch moves every tile."""
     config = {**oracle.CONFIG, "n_layers": 2, "d_model": 24, "d_ff": 40, "n_heads": 3, "vocab_size": 67,
               "max_seq_len": 130, "dropout": 0.1}
     expected = train_a_little(config, cllm.CacheAll(), 3, 130, steps=1)
     for micro_batch, num_threads in ((None, 2), (2, 3), (1, 2)):
-        got = train_a_little(config, strategy, 3, 130, "float32", num_threads, micro_batch, steps=1)
+        got = train_a_little(config, lossless, 3, 130, "float32", num_threads, micro_batch, steps=1)
         oracle.assert_same_bits(got, expected, f"micro_batch={micro_batch}, threads={num_threads}: ")
 
 

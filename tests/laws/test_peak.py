@@ -3,7 +3,7 @@ import dataclasses
 
 import oracle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cllm
@@ -21,13 +21,17 @@ def workloads(draw):
               "activation": draw(st.sampled_from(["gelu", "relu", "tanh"])),
               "dropout": draw(st.sampled_from([0.0, 0.0, 0.2]))}
     B, T = draw(st.integers(1, 5)), draw(st.integers(1, 14))
-    return (config, B, T, draw(st.sampled_from(["float32", "float64"])), draw(st.sampled_from([None, 1, 2, 3])),
+    micro_batch = draw(st.sampled_from([None, *range(1, B + 1)]))
+    return (config, B, T, draw(st.sampled_from(["float32", "float64"])), micro_batch,
             draw(st.integers(1, 3)))
 
 
-@given(workload=workloads())
-def test_highest_byte_written_equals_the_predicted_arena(strategy, workload):
+@settings(max_examples=150)
+@given(data=st.data(), workload=workloads())
+def test_highest_byte_written_equals_the_predicted_arena(lossless_strategies, data, workload):
     config, B, T, dtype, micro_batch, num_threads = workload
+    names = [name for name in lossless_strategies if config["n_layers"] > 1 or name != "per block"]
+    strategy = lossless_strategies[data.draw(st.sampled_from(names), label="strategy")]
     model = cllm.GPT(cllm.ModelConfig(**config), seed=0, dtype=dtype)
     ex = cllm.Executor(model, batch_size=B, seq_len=T, num_threads=num_threads,
                        strategy=dataclasses.replace(strategy, micro_batch=micro_batch))
@@ -52,6 +56,16 @@ def test_less_is_kept_the_smaller_the_arena():
     assert arena_bytes(cllm.Selective()) < 0.75 * cache
     assert arena_bytes(cllm.CacheAll(micro_batch=1)) < 0.4 * cache
     assert arena_bytes(cllm.RecomputeAll(micro_batch=1)) < 0.4 * arena_bytes(cllm.RecomputeAll())
+
+
+@pytest.mark.parametrize("B, T, L, num_threads", [(8, 64, 2, 1), (3, 100, 3, 2), (4, 17, 4, 3)])
+def test_highest_byte_written_at_sizes_in_use(B, T, L, num_threads, lossless):
+    config = {**oracle.CONFIG, "vocab_size": 256, "n_layers": L, "d_model": 64, "n_heads": 4, "d_ff": 256,
+              "max_seq_len": T}
+    model = cllm.GPT(cllm.ModelConfig(**config), seed=0)
+    ex = cllm.Executor(model, batch_size=B, seq_len=T, strategy=lossless, num_threads=num_threads)
+    ex.loss_and_grad(*oracle.draw_batch(config, B, T))
+    assert ex.high_water_bytes == ex.memory.arena_bytes
 
 
 @pytest.mark.parametrize("name", ["CacheAll", "RecomputeAll"])

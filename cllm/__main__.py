@@ -1,0 +1,6 @@
+"""``python -m cllm`` is the command line."""
+
+from cllm.cli import main
+
+if __name__ == "__main__":
+    main()

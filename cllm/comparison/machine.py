@@ -1,0 +1,27 @@
+"""The machine that a figure was measured on, without anything that names its owner."""
+
+import os
+import platform
+
+import psutil
+
+from cllm.about import versions
+from cllm.platform_guard import cpuinfo_line
+from cllm.workload import all_cores
+
+
+def describe_machine() -> dict:
+    """Processor, cores, memory, system, load average, versions and build flags, as plain data."""
+    return {
+        "cpu": cpu_name(),
+        "cores": all_cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "versions": versions(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name for itself, or its architecture where the system does not tell."""
+    return cpuinfo_line("model name") or platform.processor() or platform.machine()

@@ -1,0 +1,110 @@
+"""The picture of a comparison: step time, arena and process peak, side by side, one bar a strategy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cllm.errors import DataError
+
+SUFFIXES = (".png", ".svg")
+
+MEGABYTES = "MB (10⁶ bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One set of bars: what a row shows there, in units of `scale`. The hues are colour-blind safe (Okabe and Ito)."""
+
+    title: str
+    unit: str
+    colour: str
+    value: Callable[[dict], float | None]
+    scale: float
+
+
+TIME = Panel("Time of one step", "seconds: median, and a line from fastest to slowest", "#0072B2",
+             lambda row: row["step_seconds"] and row["step_seconds"]["median"], 1.0)
+ARENA = Panel("Activation arena", MEGABYTES, "#D55E00", lambda row: row["arena_bytes"], 1e6)
+PEAK = Panel("Process peak", f"{MEGABYTES}; pale: before the model was made", "#009E73",
+             lambda row: row["rss_peak_bytes"], 1e6)
+PANELS = (TIME, ARENA, PEAK)
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a picture that could not be drawn, before the work that it would show.
+
+    Raises
+    ------
+    DataError
+        When the name's ending is unknown, or matplotlib is missing.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError("--plot", f"must end in {' or '.join(SUFFIXES)}", str(path), "Choose one of these endings.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise DataError("--plot", "needs matplotlib", "no such module",
+                        "Install the plot extra: pip install 'cllm[plot]'.") from None
+
+
+def draw(report: dict, path: Path) -> None:
+    """Draw the rows of `report` (see `summary.summarise`) as PNG or SVG, by the ending of `path`."""
+    check_picture(path)
+    from matplotlib.figure import Figure  # no pyplot: no display, no state
+
+    rows = report["rows"]
+    names = [row["strategy"] for row in rows]
+    figure = Figure(figsize=(12, 1.9 + 0.45 * len(rows)), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
+        _draw_bars(axes, panel, rows)
+        if panel is TIME:
+            _draw_spread(axes, rows)
+        if panel is PEAK:
+            _draw_starts(axes, rows)
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_xlim(left=0)  # last, since it fixes the other end as well
+    axes.invert_yaxis()
+    figure.suptitle(caption(report), fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def caption(report: dict) -> str:
+    """What was trained, and on what, in one line."""
+    config, job, machine = report["config"], report["job"], report["machine"]
+    threads = job["threads"] or machine["cores"]
+    return (f"{config['n_layers']} layers, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
+            f"V {config['vocab_size']}; batch {job['batch_size']} × {job['seq_len']}, {job['dtype']}, "
+            f"{threads} thread{'' if threads == 1 else 's'}; {machine['cpu']}")
+
+
+def _draw_bars(axes, panel: Panel, rows: list[dict]) -> None:
+    for position, row in enumerate(rows):
+        value = panel.value(row)
+        width = 0.0 if value is None else value / panel.scale
+        axes.barh(position, width, color=panel.colour, height=0.62)
+        text = _number(width) if value is not None else "failed" if row["error"] else "not measured"
+        axes.annotate(text, (width, position), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9,
+                      color="#555555" if value is None else "black")
+    axes.set_title(panel.title, fontsize=11)
+    axes.set_xlabel(panel.unit, fontsize=9)
+    axes.margins(x=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _draw_starts(axes, rows: list[dict]) -> None:
+    for position, row in enumerate(rows):
+        if row["rss_start_bytes"] and row["rss_peak_bytes"]:
+            axes.barh(position, row["rss_start_bytes"] / PEAK.scale, color="white", alpha=0.55, height=0.62)
+
+
+def _draw_spread(axes, rows: list[dict]) -> None:
+    for position, row in enumerate(rows):
+        if row["step_seconds"]:
+            low, high = row["step_seconds"]["min"], row["step_seconds"]["max"]
+            axes.plot([low, high], [position + 0.38] * 2, color="#222222", linewidth=1.2, solid_capstyle="butt")
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,80 @@
+"""From runs to rows: what the table, the JSON file and the picture show."""
+
+from statistics import median
+
+from cllm.comparison.runner import Run, Runs
+
+# Figures that a plan decides: the same in every round.
+DECIDED = ("predicted_step_seconds", "arena_bytes", "high_water_bytes", "total_bytes")
+REFERENCE = "cache"
+
+
+def summarise(runs: Runs, machine: dict) -> dict:
+    """The report of a comparison as plain data.
+
+    Returns
+    -------
+    dict
+        ``machine``, ``config``, ``job``, ``rows`` (one per strategy, in the order asked; a strategy that failed has
+        its reason in ``error`` and None for what it never measured), ``interrupted``, and ``problems``, a list of
+        sentences that is empty when all is well.
+    """
+    rows = [_row(strategy, [run for run in runs.done if run.strategy == strategy], runs)
+            for strategy in runs.strategies]
+    reference = next((row["step_seconds"]["median"] for row in rows
+                      if row["strategy"] == REFERENCE and row["step_seconds"]), None)
+    for row in rows:
+        if reference and row["step_seconds"]:
+            row["slowdown_vs_cache"] = row["step_seconds"]["median"] / reference
+    job = runs.job.to_dict()
+    config = job.pop("config")
+    return {"machine": machine, "config": config, "job": job, "rows": rows, "interrupted": runs.interrupted,
+            "problems": _problems(runs, rows)}
+
+
+def _row(strategy: str, runs: list[Run], whole: Runs) -> dict:
+    results = [run.result for run in runs if run.result is not None]
+    row = {
+        "strategy": strategy, "exact": None, "rounds": len(results), "error": _error(runs, whole),
+        "step_seconds": None, "tokens_per_second": None, "slowdown_vs_cache": None, "predicted_step_seconds": None,
+        "arena_bytes": None, "high_water_bytes": None, "total_bytes": None, "rss_peak_bytes": None,
+        "rss_start_bytes": None, "losses": [], "grad_sha256": None,
+    }
+    if not results:
+        return row
+    seconds = [one for result in results for one in result["step_seconds"]]
+    # The highest peak of all rounds, and the start that belongs to it.
+    highest = max(results, key=lambda result: result["rss_peak_bytes"] or 0)
+    first = results[0]
+    row.update({name: first[name] for name in ("exact", *DECIDED, "losses", "grad_sha256")})
+    row["step_seconds"] = {"min": min(seconds), "median": median(seconds), "max": max(seconds)}
+    row["tokens_per_second"] = whole.job.batch_size * whole.job.seq_len / row["step_seconds"]["median"]
+    row["rss_peak_bytes"], row["rss_start_bytes"] = highest["rss_peak_bytes"], highest["rss_start_bytes"]
+    return row
+
+
+def _error(runs: list[Run], whole: Runs) -> str | None:
+    errors = [run.error for run in runs if run.error is not None]
+    if errors:
+        return errors[0]
+    return "interrupted before it ran" if not runs and whole.interrupted else None
+
+
+def _problems(runs: Runs, rows: list[dict]) -> list[str]:
+    found = [f"{row['strategy']}: {row['error']}" for row in rows if row["error"]]
+    if runs.interrupted:
+        found.append("Interrupted: what had been measured by then is kept.")
+    measured = [run for run in runs.done if run.result is not None]
+    for strategy in runs.strategies:
+        mine = [run.result for run in measured if run.strategy == strategy]
+        if any((one["grad_sha256"], one["losses"]) != (mine[0]["grad_sha256"], mine[0]["losses"]) for one in mine):
+            found.append(f"{strategy}: two rounds gave different bits; the same run must always give the same.")
+    exact = {run.strategy: run.result["grad_sha256"] for run in measured if run.result["exact"]}
+    if len(set(exact.values())) > 1:
+        listed = ", ".join(f"{name} {digest[:12]}" for name, digest in exact.items())
+        found.append(f"The gradients of exact strategies differ ({listed}); they must be equal to the last bit.")
+    for row in rows:
+        if row["arena_bytes"] != row["high_water_bytes"]:
+            found.append(f"{row['strategy']}: the arena's record, {row['high_water_bytes']} bytes, is not the "
+                         f"predicted {row['arena_bytes']}.")
+    return found

@@ -1,0 +1,104 @@
+"""One strategy in a fresh process: ``python -m cllm.comparison.worker`` trains, measures, and answers in JSON lines.
+
+It reads one JSON object, ``{"job": ..., "strategy": name}``, from standard input and writes to standard output
+``{"step": k}`` after every step, then ``{"result": {...}}`` or ``{"error": text}``.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from time import perf_counter
+
+from cllm.comparison.job import Job
+from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
+from cllm.corpus import batch, embedded_text, read_text
+from cllm.errors import CllmError
+from cllm.executor import Executor
+from cllm.models.gpt import GPT
+from cllm.optim import AdamW, clip_grad_norm
+from cllm.strategies import parse
+from cllm.tokenizer import ByteTokenizer
+
+MAX_NORM = 1.0
+
+
+def train(job: Job, strategy: str, tell: Callable[[int], None]) -> dict:
+    """Train `job` for 1 + steps steps under the strategy of that name; `tell` hears of every step done.
+
+    The first step is not timed: it touches every page, and its gradients are digested. The peak is of the steps
+    after it. A step is: zero the gradients, loss and gradients, clip, AdamW.
+
+    Returns
+    -------
+    dict
+        What `summary` makes rows of: figures of this run by the names of the report.
+    """
+    tokens = ByteTokenizer().encode(embedded_text() if job.text is None else read_text(job.text))
+    chosen = parse(strategy)
+    rss_start = resident_bytes()
+    model = GPT(job.config, seed=job.seed, dtype=job.dtype)
+    executor = Executor(model, batch_size=job.batch_size, seq_len=job.seq_len, strategy=chosen, optimizer="adamw",
+                        num_threads=job.threads, seed=job.seed)
+    optimizer = AdamW(model, lr=job.lr)
+    losses, seconds, digest, peak_is_ours = [], [], "", False
+    for step in range(1 + job.steps):
+        inputs, targets = batch(tokens, job.batch_size, job.seq_len, step, job.seed)
+        if step == 1:
+            peak_is_ours = forget_peak()
+        begin = perf_counter()
+        model.zero_grad()
+        losses.append(float(executor.loss_and_grad(inputs, targets)))
+        if step == 0:
+            digest = gradient_digest(model)
+        clip_grad_norm(model, MAX_NORM)
+        optimizer.step()
+        seconds.append(perf_counter() - begin)
+        tell(step)
+    return {
+        "exact": bool(getattr(chosen, "exact", True)),
+        "step_seconds": seconds[1:],
+        "predicted_step_seconds": executor.plan.predicted_seconds,
+        "arena_bytes": int(executor.memory.arena_bytes),
+        "high_water_bytes": int(executor.high_water_bytes),
+        "total_bytes": int(executor.memory.total_bytes),
+        "rss_peak_bytes": peak_resident_bytes() if peak_is_ours else None,
+        "rss_start_bytes": rss_start,
+        "losses": losses,
+        "grad_sha256": digest,
+    }
+
+
+def gradient_digest(model: GPT) -> str:
+    """SHA-256 over the bytes of all gradients, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(model.gradients):
+        digest.update(memoryview(model.gradients[name]).cast("B"))
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """Answer the one request on standard input."""
+    # Whatever prints by mistake must not get between the lines of the answer.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(message: dict) -> None:
+        answers.write(json.dumps(message) + "\n")
+
+    request = json.load(sys.stdin)
+    try:
+        answer({"result": train(Job.from_dict(request["job"]), request["strategy"], lambda k: answer({"step": k}))})
+    except CllmError as error:
+        answer({"error": str(error)})
+    except MemoryError:
+        answer({"error": "out of memory. Choose a strategy that keeps less, or a smaller micro-batch or model."})
+    except Exception as error:
+        traceback.print_exc()
+        answer({"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    main()

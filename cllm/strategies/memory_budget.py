@@ -1,0 +1,87 @@
+"""The fastest plan whose total bytes stay within a limit, or a refusal."""
+
+import re
+from dataclasses import dataclass
+
+from cllm.errors import BudgetError, ConfigError
+from cllm.ledger import Ledger
+from cllm.machine import free_bytes
+from cllm.plans import Plan
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+ALLOWED = ("cache", "recompute", "micro_batch")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B)\s*\Z", re.IGNORECASE)
+
+
+def parse_limit(limit: int | str) -> int:
+    """Bytes of an int, "500MB" (10^6), "512MiB" (2^20) or "auto" (what the machine or its cgroup has free, less a margin).
+
+    Raises
+    ------
+    ConfigError
+        When it is none of these.
+    """
+    if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+        return limit
+    if limit == "auto":
+        return free_bytes()
+    match = _SIZE.match(limit) if isinstance(limit, str) else None
+    if not match or match[2].upper() not in UNITS or not float(match[1]):
+        raise ConfigError("MemoryBudget(limit)", "must be a number of bytes, a size such as '500MB' or '512MiB', or 'auto'",
+                          repr(limit), "Write for example MemoryBudget('1GB').")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """Decides micro-batch, loss rows, segments and every value.
+
+    The frontier of a workload does not depend on the limit, and a limit picks its fastest plan that fits, ties going to
+    fewer bytes: so more memory is never slower, and less memory never peaks higher.
+
+    Parameters
+    ----------
+    limit : int or str
+        Of ``total_bytes``; see `parse_limit`.
+    allow : tuple of str
+        What may be decided: "cache" always, "recompute", "micro_batch".
+    """
+
+    limit: int | str
+    allow: tuple[str, ...] = ALLOWED
+
+    def __post_init__(self):
+        if self.limit != "auto":
+            parse_limit(self.limit)
+        if isinstance(self.allow, str) or not set(self.allow) <= set(ALLOWED):
+            raise ConfigError("MemoryBudget(allow=...)", f"must be a tuple of names among {', '.join(ALLOWED)}",
+                              repr(self.allow), "Leave out what must not be decided.")
+
+    def decide(self, ledger: Ledger) -> Plan:
+        limit = parse_limit(self.limit)
+        frontier = ledger.frontier(tuple(sorted(self.allow)))
+        for index in reversed(range(len(frontier))):
+            if frontier.nbytes[index] <= limit:
+                plan = frontier.plan(index)
+                if ledger.evaluate(plan).total_bytes <= limit:
+                    return plan
+        raise BudgetError("MemoryBudget(limit)", f"must be at least {self._least(ledger, frontier):,} bytes for this workload",
+                          f"{limit:,}", self._remedy(ledger))
+
+    def _least(self, ledger: Ledger, frontier) -> int:
+        """The least total of any plan on the frontier, packed."""
+        least = ledger.evaluate(frontier.plan(0)).total_bytes
+        for index in range(1, len(frontier)):
+            if frontier.nbytes[index] >= least:
+                break
+            least = min(least, ledger.evaluate(frontier.plan(index)).total_bytes)
+        return least
+
+    def _remedy(self, ledger: Ledger) -> str:
+        ways = [f"allow {name!r}" for name in ALLOWED if name not in self.allow and name != "cache"]
+        if "micro_batch" not in self.allow and ledger.workload.batch > 1:
+            ways.append("a smaller batch_size")
+        if ledger.workload.optimizer in ("adam", "adamw"):
+            ways.append("optimizer='sgd', which keeps no state")
+        ways += ["a smaller model", "shorter sequences"]
+        return f"Raise the limit, or lower what is needed: {', '.join(ways)}."

@@ -1,0 +1,105 @@
+"""Command-line options that the profiling scripts share, and the contestants they name."""
+
+import argparse
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import harness
+
+
+def parser(description: str, strategies: str, rounds: int) -> argparse.ArgumentParser:
+    """Options of every script that trains: the model, the batch, the strategies, rounds and threads."""
+    from cllm.config import PRESETS, ModelConfig
+
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--preset", choices=sorted(PRESETS), default="small", help="sizes to start from")
+    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+                      help="change one setting; names: " + ", ".join(field.name for field in fields(ModelConfig)))
+    made.add_argument("--batch-size", type=int, default=8, help="sequences in a batch")
+    made.add_argument("--seq-len", type=int, default=256, help="tokens in a sequence")
+    made.add_argument("--strategies", default=strategies, metavar="A,B,...", help="strategies of cllm, by name")
+    made.add_argument("--rounds", type=int, default=rounds, help="rounds of bursts")
+    add_common(made)
+    return made
+
+
+def add_common(made: argparse.ArgumentParser) -> None:
+    """Options ``--threads`` and ``--out``."""
+    from cllm.workload import all_cores
+
+    made.add_argument("--threads", type=int, default=all_cores(), help="threads, and processors to pin to")
+    made.add_argument("--out", type=Path, default=None, metavar="FILE.json",
+                      help="where to write; the picture goes beside it (default: profiling/results, by script, date "
+                           "and machine)")
+
+
+def config_of(arguments: argparse.Namespace) -> dict:
+    """The model's configuration as plain data, with max_seq_len raised to --seq-len."""
+    from cllm.config import ModelConfig
+
+    config = ModelConfig.preset(arguments.preset).to_dict()
+    config["max_seq_len"] = max(config["max_seq_len"], arguments.seq_len)
+    for setting in arguments.settings:
+        name, _, value = setting.partition("=")
+        if name not in config:
+            raise SystemExit(f"--set {setting}: the settings are {', '.join(config)}")
+        config[name] = _like(config[name], value)
+    return ModelConfig(**config).to_dict()
+
+
+def _like(example, value: str):
+    if isinstance(example, bool):
+        return value.lower() in ("1", "true", "yes", "on")
+    if isinstance(example, (tuple, list)):
+        return tuple(value.split("+"))
+    return type(example)(value)
+
+
+def strategies_of(arguments: argparse.Namespace) -> list[str]:
+    """The names in ``--strategies``, in order, each once."""
+    return list(dict.fromkeys(name for name in arguments.strategies.split(",") if name))
+
+
+def job_of(arguments: argparse.Namespace, config: dict) -> dict:
+    """What is measured, for the result file."""
+    return {"config": config, "batch_size": arguments.batch_size, "seq_len": arguments.seq_len,
+            "rounds": arguments.rounds}
+
+
+def title(arguments: argparse.Namespace, config: dict) -> str:
+    """What is measured, in one line."""
+    return (f"{config['n_layers']} layers, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
+            f"V {config['vocab_size']}; batch {arguments.batch_size} × {arguments.seq_len}; "
+            f"{arguments.threads} thread{'' if arguments.threads == 1 else 's'}")
+
+
+@contextmanager
+def trainings(arguments: argparse.Namespace, config: dict, names: Iterable[str]):
+    """A contestant for each strategy, made and warmed up; those that fail are named with their reason.
+
+    Yields
+    -------
+    made : dict
+        By strategy: the peer and what its `make` returned.
+    failed : dict
+        By strategy: why there is none.
+    """
+    made: dict[str, tuple[harness.Peer, dict]] = {}
+    failed: dict[str, str] = {}
+    try:
+        for name in names:
+            harness.say(f"making {name}")
+            peer = harness.Peer("cllm_peer.py", arguments.threads)
+            try:
+                facts = peer.ask("make", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
+                                 strategy=name, threads=arguments.threads)
+                made[name] = (peer, facts)
+            except harness.PeerError as error:
+                failed[name] = str(error)
+                peer.close()
+        yield made, failed
+    finally:
+        for peer, _facts in made.values():
+            peer.close()

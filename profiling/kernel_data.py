@@ -1,0 +1,64 @@
+"""Inputs of the kernel cases: the same numbers for every library, by seed, so that results can be compared."""
+
+import numpy as np
+
+
+def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
+    """float32 array of that shape from N(0, scale^2)."""
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
+
+
+def generator() -> np.random.Generator:
+    """A fresh generator; every case begins with one."""
+    return np.random.default_rng(1)
+
+
+def product(n: int, n_in: int, n_out: int) -> dict[str, np.ndarray]:
+    """Operands of the three matrix products of a linear layer."""
+    rng = generator()
+    return {"x": normal(rng, n, n_in), "dy": normal(rng, n, n_out), "weight": normal(rng, n_in, n_out, scale=0.02),
+            "bias": normal(rng, n_out)}
+
+
+def block_product(n: int, heads: int, head_dim: int) -> dict[str, np.ndarray]:
+    """Operands of the block-diagonal product with one part."""
+    rng = generator()
+    channels = heads * head_dim
+    return {"x": normal(rng, n, channels), "dy": normal(rng, n, channels),
+            "weight": normal(rng, 1, heads, head_dim, head_dim, scale=0.02)}
+
+
+def attention(batch: int, heads: int, time: int, head_dim: int) -> dict[str, np.ndarray]:
+    """qkv of shape N 3C and dy of shape N C."""
+    rng = generator()
+    channels = heads * head_dim
+    return {"qkv": normal(rng, batch * time, 3 * channels), "dy": normal(rng, batch * time, channels)}
+
+
+def heads_of(qkv: np.ndarray, batch: int, heads: int) -> list[np.ndarray]:
+    """q, k, v (or whatever has whole C columns) as contiguous arrays of shape B H T D."""
+    channels = heads * (qkv.shape[1] // (3 * heads)) if qkv.shape[1] % (3 * heads) == 0 else qkv.shape[1]
+    parts = [qkv[:, start:start + channels] for start in range(0, qkv.shape[1], channels)]
+    return [np.ascontiguousarray(part.reshape(batch, -1, heads, channels // heads).transpose(0, 2, 1, 3))
+            for part in parts]
+
+
+def head(n: int, channels: int, vocabulary: int) -> dict[str, np.ndarray]:
+    """h of shape N C, the tied embedding of shape V C, and a target for each row."""
+    rng = generator()
+    return {"h": normal(rng, n, channels), "embedding": normal(rng, vocabulary, channels, scale=0.02),
+            "targets": rng.integers(0, vocabulary, n).astype(np.int32)}
+
+
+def rows(n: int, channels: int) -> dict[str, np.ndarray]:
+    """Operands of what works row by row."""
+    rng = generator()
+    return {"x": normal(rng, n, channels), "dy": normal(rng, n, channels),
+            "weight": 1 + normal(rng, channels, scale=0.1), "bias": normal(rng, channels, scale=0.1)}
+
+
+def parameters(elements: int) -> dict[str, np.ndarray]:
+    """Parameters, their gradient and both moments, as one row each."""
+    rng = generator()
+    return {"param": normal(rng, elements), "grad": normal(rng, elements), "m": normal(rng, elements, scale=0.01),
+            "v": normal(rng, elements, scale=0.01) ** 2}

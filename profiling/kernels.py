@@ -1,0 +1,212 @@
+"""Each kernel against NumPy and, where it is installed, PyTorch: speed, and share of what the machine can do.
+
+    python profiling/kernels.py
+    python profiling/kernels.py --peer-python /path/to/python/with/torch --threads 1
+    python profiling/kernels.py --only linear_backward_weight,attention --largest 20
+
+One process a library; for each case all three prepare the same numbers, show by a digest of their results that they
+compute the same, and take short bursts in turn. Products and attention are measured against the rate of fused
+multiply-adds, what works element by element against a copy of as many bytes, both measured in the same run.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from math import exp, log, prod
+from pathlib import Path
+
+import harness
+import jobs
+import pictures
+
+PRODUCTS = ((512, 64, 64), (1024, 512, 512), (1024, 512, 2048), (1024, 2048, 512), (4096, 768, 3072),
+            (2048, 768, 50257), (333, 129, 517), (64, 512, 2048))
+ROWS = ((2048, 512), (512, 768))
+HIDDEN = ((2048, 2048), (512, 3072))
+
+SHAPES = {
+    "linear_backward_weight": PRODUCTS,                                                 # N, in, out
+    "linear_forward": PRODUCTS,
+    "linear_backward_input": PRODUCTS,
+    "block_backward_weight": ((2048, 8, 64), (512, 8, 64)),                             # N, H, D
+    "attention": ((8, 8, 256, 64), (4, 8, 1024, 64), (1, 12, 2048, 64), (16, 4, 64, 32)),  # B, H, T, D
+    "head": ((2048, 768, 50257), (2048, 512, 256)),                                     # N, C, V
+    "layernorm_forward": ROWS, "layernorm_backward": ROWS,                              # N, C
+    "gelu_forward": HIDDEN, "gelu_backward": HIDDEN,                                    # N, F
+    "adamw": ((19_000_000,), (100_000,)),                                               # elements
+}
+
+# float32 words read and written for each element, for what is bound by memory.
+WORDS = {"layernorm_forward": 2, "layernorm_backward": 4, "gelu_forward": 2, "gelu_backward": 3, "adamw": 7}
+
+# Relative difference of the digests (mean magnitudes) that float32 sums in another order explain.
+TOLERANCE = 1e-4
+
+
+def main() -> int:
+    """Measure, print, write; the exit code is 1 when cllm failed somewhere or libraries computed different things."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--only", default=",".join(SHAPES), metavar="A,B,...", help="kernels to measure")
+    parser.add_argument("--largest", type=float, default=50.0, metavar="GFLOP",
+                        help="leave out cases of more work than this; 400 takes all")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of bursts")
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
+                        help="interpreter that has PyTorch (default: this one)")
+    jobs.add_common(parser)
+    arguments = parser.parse_args()
+    unknown = set(arguments.only.split(",")) - set(SHAPES)
+    if unknown:
+        parser.error(f"unknown kernels {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
+    cases = [(kernel, shape) for kernel in arguments.only.split(",") for shape in SHAPES[kernel]
+             if flops(kernel, shape) <= arguments.largest * 1e9]
+    rows, problems = _measure(arguments, cases)
+    harness.say("")
+    _print(rows, problems)
+    path = harness.write_result("kernels", arguments.threads, {"rounds": arguments.rounds, "rows": rows,
+                                                               "problems": problems}, arguments.out)
+    title = f"float32, {arguments.threads} thread{'' if arguments.threads == 1 else 's'}"
+    pictures.kernel_speeds(rows, title, path.with_suffix(".png"))
+    print(f"\nwritten: {path} and its picture")
+    return 1 if problems else 0
+
+
+def flops(kernel: str, shape: tuple[int, ...]) -> float:
+    """Floating-point operations of the products in one call; 0 for what is bound by memory."""
+    if kernel.startswith("linear"):
+        return 2.0 * prod(shape)
+    if kernel == "block_backward_weight":
+        n, heads, head_dim = shape
+        return 2.0 * n * heads * head_dim * head_dim
+    if kernel == "attention":
+        batch, heads, time, head_dim = shape
+        # Two products forward, five backward, over the lower triangle with its diagonal.
+        return 7 * 2.0 * batch * heads * head_dim * time * (time + 1) / 2
+    return 3 * 2.0 * prod(shape) if kernel == "head" else 0.0
+
+
+def _measure(arguments, cases: list) -> tuple[list[dict], list[str]]:
+    rows, problems = [], []
+    peers = {"cllm": harness.Peer("kernels_cllm.py", arguments.threads),
+             "numpy": harness.Peer("kernels_numpy.py", arguments.threads),
+             "torch": harness.Peer("kernels_torch.py", arguments.threads, arguments.peer_python)}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            limits = Limits(Path(folder), arguments.threads)
+            for kernel, shape in cases:
+                harness.say(f"{kernel} {shape}")
+                prepared = _prepared(peers, kernel, shape, arguments.threads, problems)
+                if prepared:
+                    rows.append(_row(kernel, shape, peers, prepared, arguments.rounds, limits))
+    finally:
+        for peer in peers.values():
+            peer.close()
+    return rows, problems
+
+
+def _prepared(peers: dict, kernel: str, shape: tuple, threads: int, problems: list[str]) -> dict[str, dict]:
+    prepared = {}
+    for library, peer in list(peers.items()):
+        try:
+            prepared[library] = peer.ask("prepare", kernel=kernel, shape=list(shape), threads=threads)
+        except harness.PeerError as error:
+            if library == "torch" and "No module named" in str(error):
+                print("PyTorch is not installed there: its column stays empty", file=sys.stderr)
+                peers.pop(library).close()
+            else:
+                problems.append(f"{kernel} {shape}: {library} failed: {error}")
+    ours = prepared.get("cllm")
+    if ours:
+        problems.extend(f"{kernel} {shape}: {library}'s result {one['digest']} is not cllm's {ours['digest']}"
+                        for library, one in prepared.items()
+                        if not abs(one["digest"] - ours["digest"]) <= TOLERANCE * abs(ours["digest"]))
+    return prepared
+
+
+def _row(kernel: str, shape: tuple, peers: dict, prepared: dict, rounds: int, limits: "Limits") -> dict:
+    bursts = {}
+    for library, one in prepared.items():
+        repeats = harness.repeats_for(one["seconds"])
+        bursts[library] = lambda peer=peers[library], repeats=repeats: peer.ask("burst", repeats=repeats)
+    timings = harness.interleave(bursts, rounds)
+    work = flops(kernel, shape)
+    nbytes = 0 if work else 4 * WORDS[kernel] * prod(shape)
+    limit = limits.flops() if work else limits.copy(nbytes // 2)
+    rates = {library: (work or nbytes) / timing.median for library, timing in timings.items()}
+    row = {"kernel": kernel, "shape": list(shape), "unit": "GFLOP/s" if work else "GB/s", "limit": limit,
+           "rate": rates, "share": {library: limit and rate / limit for library, rate in rates.items()},
+           "seconds": {library: timing.to_dict() for library, timing in timings.items()}, "time_against": {},
+           "text": {}}
+    for library in [one for one in timings if one != "cllm" and "cllm" in timings]:
+        ratio = harness.ratio(timings["cllm"], timings[library])
+        row["time_against"][library], row["text"][library] = ratio.to_dict(), str(ratio)
+    return row
+
+
+class Limits:
+    """What the machine can do, from a small C program built for it; None where there is no compiler."""
+
+    def __init__(self, folder: Path, threads: int):
+        self._program, self._threads = folder / "limits", threads
+        self._flops: float | None = None
+        source = Path(__file__).with_name("limits.c")
+        try:
+            subprocess.run(["cc", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", str(source), "-o",
+                            str(self._program)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            print("no C compiler with OpenMP: the shares of the machine's limit stay empty", file=sys.stderr)
+            self._program = None
+
+    def flops(self) -> float | None:
+        """Multiply-adds per second from registers, each counted as two; the best seen so far."""
+        measured = self._run(1 << 20)
+        if measured is not None:
+            self._flops = max(self._flops or 0.0, measured[0])
+        return self._flops
+
+    def copy(self, nbytes: int) -> float | None:
+        """Bytes read and written per second by a copy of `nbytes`."""
+        measured = self._run(nbytes)
+        return measured and measured[1]
+
+    def _run(self, nbytes: int) -> tuple[float, float] | None:
+        if self._program is None:
+            return None
+        done = subprocess.run([str(self._program), str(self._threads), str(nbytes)], check=True, capture_output=True,
+                              text=True, env=harness.environment(self._threads))
+        flops_per_second, bytes_per_second = done.stdout.split()
+        return float(flops_per_second), float(bytes_per_second)
+
+
+def _print(rows: list[dict], problems: list[str]) -> None:
+    libraries = [library for library in ("cllm", "numpy", "torch") if any(library in row["rate"] for row in rows)]
+    print(f"{'kernel':24s} {'shape':18s} {'unit':8s} " + " ".join(f"{library:>8s}" for library in libraries)
+          + f" {'limit':>8s} {'share':>6s}  time of cllm against each: median of paired ratios (least to most)")
+    for row in rows:
+        cells = [f"{row['rate'][one] / 1e9:8.1f}" if one in row["rate"] else f"{'-':>8s}" for one in libraries]
+        limit = f"{row['limit'] / 1e9:8.1f}" if row["limit"] else f"{'-':>8s}"
+        share = row["share"].get("cllm")
+        print(f"{row['kernel']:24s} {'x'.join(map(str, row['shape'])):18s} {row['unit']:8s} {' '.join(cells)} {limit} "
+              f"{'-' if share is None else f'{share:.2f}':>6s}  "
+              + "  ".join(f"{library} {text}" for library, text in row["text"].items()))
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        _print_mean(kernel, [row for row in rows if row["kernel"] == kernel and row["time_against"]])
+    for problem in problems:
+        print(problem)
+
+
+def _print_mean(kernel: str, rows: list[dict]) -> None:
+    if not rows:
+        return
+    # The better peer is the one against whom we look worse.
+    worst = [max(row["time_against"].values(), key=lambda one: one["value"]) for row in rows]
+    mean = exp(sum(log(one["value"]) for one in worst) / len(worst))
+    unclear = sum(one["intervals_overlap"] for one in worst)
+    note = f"; in {unclear} of {len(worst)} shapes the intervals overlap" if unclear else ""
+    print(f"{kernel:24s} speed over the better peer, geometric mean: {1 / mean:.2f}, least "
+          f"{1 / max(one['value'] for one in worst):.2f}{note}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

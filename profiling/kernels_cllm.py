@@ -1,0 +1,113 @@
+"""cllm's side of the kernel cases: for each, a call and the arrays that it writes."""
+
+import harness
+import kernel_data as data
+
+# Rows of logits in work at once: what the executor takes when a plan leaves it open, at V = 50257.
+LOSS_ROWS = 256
+
+
+def cases(threads: int) -> dict:
+    """By name of the kernel, a function of the shape that returns the call and its results."""
+    import numpy as np
+
+    from cllm import _kernels as k
+
+    k.set_threads(threads)
+
+    def scratch(elements: int) -> np.ndarray:
+        return np.zeros(max(1, elements), np.float32)
+
+    def like(array: np.ndarray) -> np.ndarray:
+        return np.zeros_like(array)
+
+    def linear(n, n_in, n_out):
+        return data.product(n, n_in, n_out), scratch(k.linear_workspace(n, n_in, n_out, threads, 4))
+
+    def linear_backward_weight(n, n_in, n_out):
+        a, space = linear(n, n_in, n_out)
+        dweight = like(a["weight"])
+        return (lambda: k.linear_backward_weight(a["x"], a["dy"], dweight=dweight, dbias=None, workspace=space),
+                [dweight])
+
+    def linear_forward(n, n_in, n_out):
+        a, space = linear(n, n_in, n_out)
+        y = like(a["dy"])
+        return lambda: k.linear_forward(a["x"], a["weight"], a["bias"], y=y, workspace=space), [y]
+
+    def linear_backward_input(n, n_in, n_out):
+        a, space = linear(n, n_in, n_out)
+        dx = like(a["x"])
+        return lambda: k.linear_backward_input(a["dy"], a["weight"], dx=dx, workspace=space), [dx]
+
+    def block_backward_weight(n, heads, head_dim):
+        a = data.block_product(n, heads, head_dim)
+        space = scratch(k.block_linear_workspace(n, 1, heads, head_dim, threads, 4))
+        dweight = like(a["weight"])
+        return (lambda: k.block_linear_backward_weight(a["x"], a["dy"], dweight=dweight, dbias=None, workspace=space),
+                [dweight])
+
+    def attention(batch, heads, time, head_dim):
+        a = data.attention(batch, heads, time, head_dim)
+        y, dqkv, lse = like(a["dy"]), like(a["qkv"]), np.zeros((batch, heads, time), np.float32)
+        space = scratch(k.attention_workspace(batch, time, heads, head_dim, threads, 4))
+
+        def call():
+            k.attention_forward(a["qkv"], batch, heads, y=y, lse=lse, workspace=space)
+            k.attention_backward(a["dy"], a["qkv"], y, lse, batch, heads, None, dqkv=dqkv, workspace=space)
+
+        return call, [y, dqkv]
+
+    def head(n, channels, vocabulary):
+        a = data.head(n, channels, vocabulary)
+        step = min(n, LOSS_ROWS)
+        logits, losses = np.zeros((step, vocabulary), np.float32), np.zeros(n)
+        dh, dembedding, scale = like(a["h"]), like(a["embedding"]), np.full(1, 1.0 / n)
+        space = scratch(max(k.linear_workspace(step, vocabulary, channels, threads, 4),
+                            k.linear_workspace(step, channels, vocabulary, threads, 4)))
+
+        def call():
+            for start in range(0, n, step):
+                cut = slice(start, min(n, start + step))
+                h, some, targets = a["h"][cut], logits[:cut.stop - cut.start], a["targets"][cut]
+                k.linear_backward_input(h, a["embedding"], dx=some, workspace=space)
+                k.cross_entropy_backward(targets, scale, logits=some, losses=losses[cut])
+                k.linear_forward(some, a["embedding"], None, y=dh[cut], workspace=space)
+                k.linear_backward_weight(some, h, dweight=dembedding, dbias=None, workspace=space)
+
+        return call, [dh, dembedding]
+
+    def layernorm_forward(n, channels):
+        a = data.rows(n, channels)
+        y, mean, rstd = like(a["x"]), np.zeros(n), np.zeros(n)
+        return lambda: k.layernorm_forward(a["x"], a["weight"], a["bias"], 1e-5, y=y, mean=mean, rstd=rstd), [y]
+
+    def layernorm_backward(n, channels):
+        a = data.rows(n, channels)
+        y, mean, rstd = like(a["x"]), np.zeros(n), np.zeros(n)
+        k.layernorm_forward(a["x"], a["weight"], a["bias"], 1e-5, y=y, mean=mean, rstd=rstd)
+        dx, dweight, dbias = like(y), like(a["weight"]), like(a["bias"])
+        return (lambda: k.layernorm_backward(a["dy"], a["x"], mean, rstd, a["weight"], dx=dx, dweight=dweight,
+                                             dbias=dbias), [dx, dweight])
+
+    def gelu_forward(n, channels):
+        a = data.rows(n, channels)
+        y = like(a["x"])
+        return lambda: k.activation_forward(a["x"], 0, y=y), [y]
+
+    def gelu_backward(n, channels):
+        a = data.rows(n, channels)
+        dx = like(a["x"])
+        return lambda: k.activation_backward(a["dy"], a["x"], 0, dx=dx), [dx]
+
+    def adamw(elements):
+        a = data.parameters(elements)
+        return (lambda: k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, 0.1, 10, param=a["param"], m=a["m"], v=a["v"]),
+                [a["param"]])
+
+    return {name: function for name, function in locals().items()
+            if callable(function) and name not in ("scratch", "like", "linear")}
+
+
+if __name__ == "__main__":
+    harness.serve_kernels(cases)

@@ -1,0 +1,119 @@
+"""PyTorch's side of the kernel cases: its own fused calls, autograd where it has no direct backward."""
+
+import harness
+import kernel_data as data
+
+
+def cases(threads: int) -> dict:
+    """By name of the kernel, a function of the shape that returns the call and its results."""
+    import torch
+    import torch.nn.functional as F
+
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+
+    def tensors(arrays: dict) -> dict:
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def linear_backward_weight(n, n_in, n_out):
+        a = tensors(data.product(n, n_in, n_out))
+        dweight = torch.zeros(n_in, n_out)
+        return lambda: dweight.addmm_(a["x"].T, a["dy"]), [dweight]
+
+    def linear_forward(n, n_in, n_out):
+        a = tensors(data.product(n, n_in, n_out))
+        y = torch.zeros(n, n_out)
+        return lambda: torch.addmm(a["bias"], a["x"], a["weight"], out=y), [y]
+
+    def linear_backward_input(n, n_in, n_out):
+        a = tensors(data.product(n, n_in, n_out))
+        dx = torch.zeros(n, n_in)
+        return lambda: torch.mm(a["dy"], a["weight"].T, out=dx), [dx]
+
+    def block_backward_weight(n, heads, head_dim):
+        a = tensors(data.block_product(n, heads, head_dim))
+        x, dy = (a[name].view(n, heads, head_dim) for name in ("x", "dy"))
+        dweight = torch.zeros(heads, head_dim, head_dim)
+        return lambda: dweight.baddbmm_(dy.permute(1, 2, 0), x.permute(1, 0, 2)), [dweight]
+
+    def with_grad(call, leaves: list, results: list):
+        """A call that runs under autograd into fresh gradients; `results` is filled with what it left."""
+        def run():
+            for leaf in leaves:
+                leaf.grad = None
+            with torch.enable_grad():
+                outputs = call()
+            results[:] = [*outputs, *(leaf.grad for leaf in leaves)]
+
+        return run, results
+
+    def attention(batch, heads, time, head_dim):
+        arrays = data.attention(batch, heads, time, head_dim)
+        q, k, v = (torch.from_numpy(one).requires_grad_() for one in data.heads_of(arrays["qkv"], batch, heads))
+        dy = torch.from_numpy(data.heads_of(arrays["dy"], batch, heads)[0])
+
+        def call():
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y.backward(dy)
+            return [y.detach()]
+
+        return with_grad(call, [q, k, v], [])
+
+    def head(n, channels, vocabulary):
+        a = tensors(data.head(n, channels, vocabulary))
+        h, embedding, targets = a["h"].requires_grad_(), a["embedding"].requires_grad_(), a["targets"].long()
+
+        def call():
+            F.cross_entropy(F.linear(h, embedding), targets).backward()
+            return []
+
+        return with_grad(call, [h, embedding], [])
+
+    def layernorm_forward(n, channels):
+        a = tensors(data.rows(n, channels))
+        results = [None]
+
+        def call():
+            results[0] = F.layer_norm(a["x"], (channels,), a["weight"], a["bias"], 1e-5)
+
+        return call, results
+
+    def layernorm_backward(n, channels):
+        a = tensors(data.rows(n, channels))
+        _, mean, rstd = torch.native_layer_norm(a["x"], (channels,), a["weight"], a["bias"], 1e-5)
+        results = [None, None]
+
+        def call():
+            dx, dweight, _ = torch.ops.aten.native_layer_norm_backward(
+                a["dy"], a["x"], (channels,), mean, rstd, a["weight"], a["bias"], [True, True, True])
+            results[:] = [dx, dweight]
+
+        return call, results
+
+    def gelu_forward(n, channels):
+        a = tensors(data.rows(n, channels))
+        y = torch.zeros(n, channels)
+        return lambda: torch.ops.aten.gelu(a["x"], approximate="tanh", out=y), [y]
+
+    def gelu_backward(n, channels):
+        a = tensors(data.rows(n, channels))
+        dx = torch.zeros(n, channels)
+        return lambda: torch.ops.aten.gelu_backward(a["dy"], a["x"], approximate="tanh", grad_input=dx), [dx]
+
+    def adamw(elements):
+        a = tensors(data.parameters(elements))
+        step = torch.tensor(9.0)  # counted up before it is used
+
+        def call():
+            step.fill_(9.0)
+            torch._fused_adamw_([a["param"]], [a["grad"]], [a["m"]], [a["v"]], [], [step], lr=3e-4, beta1=0.9,
+                                beta2=0.95, weight_decay=0.1, eps=1e-8, amsgrad=False, maximize=False)
+
+        return call, [a["param"]]
+
+    return {name: function for name, function in locals().items()
+            if callable(function) and name not in ("tensors", "with_grad", "torch", "F")}
+
+
+if __name__ == "__main__":
+    harness.serve_kernels(cases)

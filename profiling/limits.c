@@ -1,0 +1,68 @@
+/* What the machine can do: the rate of fused multiply-adds from registers, and of copying memory.
+
+   limits THREADS BYTES  ->  "FLOPS COPY_BYTES" on one line: multiply-adds count two, a copied byte counts two as well
+   (read and written). Each figure is the best of several short tries, since a limit is what nothing exceeds. */
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
+
+/* Twelve independent chains: enough for two units of latency four, with registers to spare on every target. */
+enum { CHAINS = 12, STEPS = 200000, TRIES = 40 };
+
+static vf chains(vf a, vf b)
+{
+    vf c[CHAINS];
+    for (int j = 0; j < CHAINS; j++) c[j] = a + (float)j;
+    for (long i = 0; i < STEPS; i++)
+        for (int j = 0; j < CHAINS; j++) c[j] = a * c[j] + b;
+    vf sum = c[0];
+    for (int j = 1; j < CHAINS; j++) sum += c[j];
+    return sum;
+}
+
+int main(int argc, char **argv)
+{
+    int threads = argc > 1 ? atoi(argv[1]) : 1;
+    size_t bytes = argc > 2 ? strtoull(argv[2], 0, 10) : (size_t)64 << 20;
+    size_t share = bytes / threads / 64 * 64;
+    char *from = malloc(share * threads), *to = malloc(share * threads);
+    double flops = 0, copied = 0;
+    volatile float sink = 0;
+    if (!from || !to || !share) return 1;
+    memset(from, 1, share * threads);
+    memset(to, 2, share * threads);
+    for (int attempt = 0; attempt < TRIES; attempt++) {
+        double begin = omp_get_wtime(), seconds;
+        #pragma omp parallel num_threads(threads)
+        {
+            vf one = {0};
+            vf out = chains(one + 0.999f, one + 0.001f);
+            #pragma omp critical
+            sink += out[0];
+        }
+        seconds = omp_get_wtime() - begin;
+        double rate = 2.0 * threads * STEPS * CHAINS * (VECTOR_BYTES / 4) / seconds;
+        if (rate > flops) flops = rate;
+        begin = omp_get_wtime();
+        #pragma omp parallel num_threads(threads)
+        {
+            size_t start = share * omp_get_thread_num();
+            memcpy(to + start, from + start, share);
+        }
+        seconds = omp_get_wtime() - begin;
+        rate = 2.0 * share * threads / seconds;
+        if (rate > copied) copied = rate;
+    }
+    printf("%.6g %.6g\n", flops, copied);
+    return 0;
+}

@@ -1,0 +1,160 @@
+"""The harness of profiling: pairing, ratios that say when they mean nothing, contestants in processes."""
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+PROFILING = Path(__file__).resolve().parents[1] / "profiling"
+
+
+@pytest.fixture(scope="module")
+def harness():
+    """The module, from where the scripts themselves import it."""
+    return _from_profiling("harness")
+
+
+def _from_profiling(name):
+    sys.path.insert(0, str(PROFILING))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(PROFILING))
+
+
+def test_ratio_is_paired(harness):
+    # The machine slows to a third in the second round; side by side the ratio is 2 all along.
+    fast, slow = harness.Timing(((1.0,), (3.0,), (1.1,))), harness.Timing(((2.0,), (6.0,), (2.2,)))
+    ratio = harness.ratio(slow, fast)
+    assert ratio.value == pytest.approx(2) and ratio.low == pytest.approx(2) and ratio.high == pytest.approx(2)
+
+
+def test_ratio_says_when_intervals_overlap(harness):
+    a, b = harness.Timing(((1.0,), (1.2,))), harness.Timing(((1.1,), (1.3,)))
+    assert harness.ratio(a, b).intervals_overlap
+    assert "intervals overlap" in str(harness.ratio(a, b)) and "intervals overlap" in f"{harness.ratio(a, b)}"
+
+
+def test_ratio_is_plain_when_they_do_not(harness):
+    a, b = harness.Timing(((1.0,), (1.2,))), harness.Timing(((2.0,), (2.4,)))
+    assert not harness.ratio(a, b).intervals_overlap
+    assert str(harness.ratio(a, b)) == "0.50 (0.50 to 0.50)"
+
+
+def test_ratio_refuses_what_does_not_pair(harness):
+    with pytest.raises(ValueError, match="cannot be paired"):
+        harness.ratio(harness.Timing(((1.0,),)), harness.Timing(((1.0,), (1.0,))))
+
+
+def test_timing_folds_rounds(harness):
+    timing = harness.Timing(((1.0, 5.0, 2.0), (4.0, 3.0, 9.0), (7.0,)))
+    assert timing.by_round == (2.0, 4.0, 7.0)
+    assert (timing.min, timing.median, timing.max) == (1.0, 4.0, 9.0)
+
+
+def test_interleave_takes_turns_back_and_forth(harness, monkeypatch):
+    monkeypatch.setattr(harness, "PAUSE_SECONDS", 0.0)
+    order = []
+
+    def contestant(name):
+        return lambda: order.append(name) or [1.0]
+
+    timings = harness.interleave({name: contestant(name) for name in "abc"}, rounds=3)
+    assert "".join(order) == "abccbaabc"
+    assert {name: len(timing.rounds) for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_burst_measures_each_call(harness):
+    calls = []
+    seconds = harness.burst(lambda: calls.append(1), 5)
+    assert len(seconds) == len(calls) == 5 and all(one >= 0 for one in seconds)
+
+
+def test_repeats_fill_a_burst(harness):
+    assert harness.repeats_for(0.001) == 20
+    assert harness.repeats_for(10.0) == 1
+    assert harness.repeats_for(1e-9) == 200
+
+
+def test_environment_caps_every_pool(harness, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    made = harness.environment(2)
+    assert "OPENBLAS_CORETYPE" not in made
+    assert made["OMP_NUM_THREADS"] == made["OPENBLAS_NUM_THREADS"] == made["MKL_NUM_THREADS"] == "2"
+    assert made["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_peer_answers_and_survives_an_error(harness):
+    with harness.Peer("kernels_numpy.py", threads=1) as peer:
+        with pytest.raises(harness.PeerError, match="KeyError"):
+            peer.ask("prepare", kernel="no such", shape=[1], threads=1)
+        made = peer.ask("prepare", kernel="linear_forward", shape=[8, 4, 4], threads=1)
+        assert made["digest"] > 0
+        assert len(peer.ask("burst", repeats=3)) == 3
+
+
+def test_a_dead_peer_is_an_error(harness, tmp_path):
+    script = tmp_path / "dies.py"
+    script.write_text("raise SystemExit(3)\n")
+    with harness.Peer(str(script), threads=1) as peer, pytest.raises(harness.PeerError, match="code 3"):
+        peer.ask("burst", repeats=1)
+
+
+def test_kernel_cases_agree_with_numpy(harness):
+    kernels = _from_profiling("kernels")
+    shapes = {"linear": (40, 24, 17), "block": (40, 2, 8), "attention": (2, 2, 20, 8), "head": (300, 16, 50),
+              "layernorm": (30, 24), "gelu": (30, 24), "adamw": (1000,)}
+    with harness.Peer("kernels_numpy.py", 1) as numpy, harness.Peer("kernels_cllm.py", 1) as ours:
+        for kernel in kernels.SHAPES:
+            shape = next(one for name, one in shapes.items() if kernel.startswith(name))
+            digests = [peer.ask("prepare", kernel=kernel, shape=shape, threads=1)["digest"] for peer in (numpy, ours)]
+            assert digests[1] == pytest.approx(digests[0], rel=1e-5), kernel
+
+
+def test_training_contestant(harness):
+    from cllm.config import ModelConfig
+
+    with harness.Peer("cllm_peer.py", 1) as peer:
+        facts = peer.ask("make", config=ModelConfig.preset("tiny").to_dict(), batch_size=4, seq_len=16,
+                         strategy="recompute@2", threads=1)
+        assert facts["loss"] > 0 and facts["arena_bytes"] < facts["total_bytes"]
+        parts, timeline = peer.ask("parts"), peer.ask("timeline")
+        assert {kind for kind, _, _ in parts["operations"]} >= {"forward", "rebuild", "backward"}
+        assert len(timeline) == len(parts["operations"])
+        assert max(nbytes for _, nbytes in timeline) <= facts["arena_bytes"]
+        assert peer.ask("watched_burst", repeats=1)["high_water_bytes"] == facts["arena_bytes"]
+
+
+def test_work_of_the_kernels():
+    kernels = _from_profiling("kernels")
+    assert kernels.flops("linear_forward", (2, 3, 5)) == 60
+    assert kernels.flops("attention", (1, 1, 2, 4)) == 7 * 2 * 4 * 3
+    assert kernels.flops("adamw", (10,)) == 0
+    assert set(kernels.WORDS) | {one for one in kernels.SHAPES if kernels.flops(one, kernels.SHAPES[one][0])} == \
+        set(kernels.SHAPES)
+
+
+def test_parts_of_a_step_are_folded_by_kind_and_by_step():
+    speed = _from_profiling("speed")
+    steps = [{"operations": [["forward", "blocks.0.mlp.fc1", 1.0], ["forward", "blocks.1.mlp.fc1", 2.0],
+                             ["backward", "head", 4.0]], "zero_grad": 0.1, "clip": 0.2, "adamw": 0.3}]
+    assert speed.by_kind(steps) == {"forward": 3.0, "backward": 4.0, "zero_grad": 0.1, "clip": 0.2, "adamw": 0.3}
+    assert speed.by_step(steps) == {"mlp.fc1": {"forward": 3.0}, "head": {"backward": 4.0}}
+
+
+def test_result_is_complete_in_itself(harness, tmp_path):
+    path = harness.write_result("speed", 1, {"rows": []}, tmp_path / "result.json")
+    written = json.loads(path.read_text())
+    assert {"script", "date", "machine", "commit", "threads", "rows"} <= set(written)
+    assert written["machine"]["versions"]["flags"] is not None
+    assert harness.result_path("speed", ".json").parent == harness.RESULTS
+
+
+@pytest.mark.parametrize("script", ["speed", "memory", "kernels", "compare"])
+def test_scripts_have_help(harness, script):
+    import subprocess
+
+    done = subprocess.run([sys.executable, str(PROFILING / f"{script}.py"), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--threads" in done.stdout and "--out" in done.stdout, done.stderr
