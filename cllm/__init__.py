@@ -4,9 +4,9 @@ For every activation that backward needs, a strategy decides whether it is kept 
 byte before the first step, and loss and gradients are equal to the last bit under every lossless strategy.
 """
 
-from cllm.platform_guard import check_cpu
+from cllm.platform_guard import check_cpu as _check_cpu
 
-check_cpu()
+_check_cpu()
 
 from cllm.about import versions  # noqa: E402
 from cllm.config import ModelConfig  # noqa: E402

@@ -12,7 +12,7 @@ def checked_batch(workload: Workload, tokens, targets, num_targets: int | None) 
 
     Parameters
     ----------
-    tokens, targets : integer arrays of shape B T; `targets` may be None
+    tokens, targets : integer arrays of shape B T
     num_targets : int or None
         None counts the targets that are not -1.
 
@@ -20,9 +20,7 @@ def checked_batch(workload: Workload, tokens, targets, num_targets: int | None) 
     ------
     ShapeError, DtypeError, TokenError, ConfigError
     """
-    tokens = _integers("tokens", tokens, workload, 0)
-    if targets is None:
-        return tokens, None, 1
+    tokens = checked_tokens(workload, tokens)
     targets = _integers("targets", targets, workload, -1)
     if num_targets is not None:
         return tokens, targets, checked_size("num_targets", num_targets)
@@ -30,6 +28,11 @@ def checked_batch(workload: Workload, tokens, targets, num_targets: int | None) 
     if not count:
         raise TokenError("targets", "at least one must not be -1", "none", "Skip this batch, or pass num_targets.")
     return tokens, targets, count
+
+
+def checked_tokens(workload: Workload, tokens) -> np.ndarray:
+    """Tokens as an array of shape B T; errors as `checked_batch`."""
+    return _integers("tokens", tokens, workload, 0)
 
 
 def _integers(name: str, array, workload: Workload, least: int) -> np.ndarray:

@@ -67,7 +67,9 @@ class Binder:
         feeds = self.whole_feeds if op.whole else self.feeds
         reads = [self._argument(name, arrays, op.step, feeds) for name in flow.reads]
         writes = {name: self._argument(name, arrays, op.step, feeds) for name in flow.writes}
-        return partial(method, *reads, **writes)
+        call = partial(method, *reads, **writes)
+        scratch = [arrays[name] for name, b in op.writes if self.schedule.buffers[b].kind == "scratch"]
+        return partial(_claimed, call, scratch) if scratch else call
 
     def _argument(self, name: str, arrays: Arrays, step: Step, feeds: Arrays) -> np.ndarray | None:
         if name in arrays:
@@ -79,6 +81,14 @@ class Binder:
         if name[1:] in step.params and name[0] == "d":
             return self.gradients[step.params[name[1:]]]
         return None
+
+
+def _claimed(call: Callable[..., None], scratch: list[np.ndarray], **late) -> None:
+    """Scratch is an operation's own to its end, though a kernel may need less of it for some shapes: the end is written,
+    so that whoever looks for the highest byte written finds what was reserved."""
+    for array in scratch:
+        array[-1:] = 0
+    call(**late)
 
 
 def _stash(src: np.ndarray, dst: np.ndarray, key: np.ndarray) -> None:

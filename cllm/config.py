@@ -112,11 +112,11 @@ class ModelConfig:
                 "V": self.vocab_size, "P": self.max_seq_len}
 
 
-def checked_size(where: str, value, least: int = 1) -> int:
-    """`value` as an int when it is a whole number in `least` .. `LARGEST`; otherwise `ConfigError`."""
+def checked_size(where: str, value, least: int = 1, most: int = LARGEST) -> int:
+    """`value` as an int when it is a whole number in `least` .. `most`; otherwise `ConfigError`."""
     whole = hasattr(type(value), "__index__") and not isinstance(value, bool)
-    if not whole or not least <= value <= LARGEST:
-        raise ConfigError(where, f"must be a whole number from {least} to {LARGEST}", repr(value),
+    if not whole or not least <= value <= most:
+        raise ConfigError(where, f"must be a whole number from {least} to {most}", repr(value),
                           "Pass an int in that range.")
     return int(value)
 

@@ -8,7 +8,7 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.arena import Arena, lay_out
 from cllm.arrays import aligned_empty
-from cllm.batches import checked_batch
+from cllm.batches import checked_batch, checked_tokens
 from cllm.binding import Binder
 from cllm.config import checked_size
 from cllm.declare import FEEDS
@@ -134,11 +134,14 @@ class Executor:
             self._feed(start, size)
             for call in self._bound("loss", size):
                 call()
-        return float(self._feeds["loss"][0]) / count
+        loss = float(self._feeds["loss"][0]) / count
+        if not np.isfinite(loss):
+            self._refuse_nonfinite(f"loss, {self._first_nonfinite_value()}", f"loss {loss}")
+        return loss
 
     def logits(self, tokens) -> np.ndarray:
         """Scores of every next token, an array of shape B T V, without dropout; errors as `loss_and_grad`."""
-        self._take(tokens, None, 1)
+        self._whole["tokens"][...] = checked_tokens(self.workload, tokens)
         kernels.set_threads(self.workload.threads)
         letters = self.workload.letters()
         out = np.empty((letters["N"], letters["V"]), self.workload.dtype)
@@ -167,7 +170,7 @@ class Executor:
             run(calls[:self.schedule.epilogue], self.schedule, 0)
         run(calls[self.schedule.epilogue:], self.schedule, self.schedule.epilogue)
         loss = float(self._feeds["loss"][0]) / count
-        self._refuse_nonfinite(loss)
+        self._check_finite(loss)
         self._step += 1
         return loss
 
@@ -184,8 +187,7 @@ class Executor:
         """Check the batch, copy it to the feeds, and return the divisor of the loss."""
         tokens, targets, count = checked_batch(self.workload, tokens, targets, num_targets)
         self._whole["tokens"][...] = tokens
-        if targets is not None:
-            self._whole["targets"][...] = targets
+        self._whole["targets"][...] = targets
         return count
 
     def _feed(self, start: int, size: int) -> None:
@@ -225,15 +227,17 @@ class Executor:
 
     # NaN and infinity
 
-    def _refuse_nonfinite(self, loss: float) -> None:
-        if np.isfinite(loss):
-            bad = [n for n, g in self._model.gradients.items() if kernels.first_nonfinite(g.reshape(-1)) >= 0]
-            if not bad:
-                return
-            where, got = f"gradient of {bad[-1]}", "NaN or infinity, first in backward there"
-        else:
-            where, got = self._first_nonfinite_value(), f"loss {loss}"
-        raise NonFiniteError(f"loss_and_grad, step {self._step}: {where}", "must be finite", got,
+    def _check_finite(self, loss: float) -> None:
+        where = f"loss_and_grad, step {self._step}"
+        if not np.isfinite(loss):
+            self._refuse_nonfinite(f"{where}, {self._first_nonfinite_value()}", f"loss {loss}")
+        bad = [n for n, g in self._model.gradients.items() if kernels.first_nonfinite(g.reshape(-1)) >= 0]
+        if bad:
+            self._refuse_nonfinite(f"{where}, gradient of {bad[-1]}", "NaN or infinity, first in backward there")
+
+    @staticmethod
+    def _refuse_nonfinite(where: str, got: str) -> None:
+        raise NonFiniteError(where, "must be finite", got,
                              "Call model.zero_grad() and skip the batch, or lower the learning rate.")
 
     def _first_nonfinite_value(self) -> str:

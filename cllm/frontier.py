@@ -20,11 +20,11 @@ import numpy as np
 
 from cllm.block_costs import BlockCost, EndCost, OneBlock
 from cllm.costs import Rates
-from cllm.memory import batch_bytes, parameter_bytes
+from cllm.memory import batch_bytes, optimizer_bytes, parameter_bytes
 from cllm.plans import Plan, Segment, Tape
 from cllm.program import Program
 from cllm.schedule import default_loss_rows
-from cllm.workload import OPTIMIZER_STATES, Workload
+from cllm.workload import Workload
 
 # Pairs kept of a set inside the recursion. Networks of a dozen blocks stay below the first; on deep ones the second, and
 # fewer lengths of segments, keep the whole at about a second.
@@ -151,7 +151,7 @@ class Frontier:
 
     def __init__(self, program: Program, workload: Workload, rates: Rates, allow: tuple[str, ...]):
         recompute = "recompute" in allow
-        fixed = parameter_bytes(program, workload) * (2 + OPTIMIZER_STATES[workload.optimizer])
+        fixed = 2 * parameter_bytes(program, workload) + optimizer_bytes(program, workload)
         parts = []
         self._chains: list[tuple[int, Chain]] = []
         for micro in _micro_batches(workload.batch) if "micro_batch" in allow else (workload.batch,):

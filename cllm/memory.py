@@ -8,12 +8,19 @@ from cllm.declare import FEEDS
 from cllm.dims import elements
 from cllm.program import Program
 from cllm.schedule import ITEMSIZES, Schedule
-from cllm.workload import OPTIMIZER_STATES, Workload
+from cllm.workload import Workload, state_arrays
 
 
 def parameter_bytes(program: Program, workload: Workload) -> int:
     """Bytes of all parameters."""
     return sum(elements(" ".join(map(str, p.shape)), {}) for p in program.parameters.values()) * workload.itemsize
+
+
+def optimizer_bytes(program: Program, workload: Workload) -> int:
+    """Bytes of the state that the workload's optimizer keeps."""
+    arrays = sum(state_arrays(workload.optimizer, p.name) * elements(" ".join(map(str, p.shape)), {})
+                 for p in program.parameters.values())
+    return arrays * workload.itemsize
 
 
 def batch_bytes(workload: Workload, micro_batch: int) -> int:
@@ -97,7 +104,7 @@ class MemoryReport:
 def report(program: Program, workload: Workload, schedule: Schedule, arena: Arena) -> MemoryReport:
     """The report of a schedule and its arena."""
     parameters = parameter_bytes(program, workload)
-    return MemoryReport(schedule, arena, parameters, parameters, parameters * OPTIMIZER_STATES[workload.optimizer],
+    return MemoryReport(schedule, arena, parameters, parameters, optimizer_bytes(program, workload),
                         batch_bytes(workload, schedule.micro_batch), 0)
 
 

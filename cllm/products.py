@@ -4,9 +4,8 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.arrays import aligned_empty
-from cllm.config import checked_size
 from cllm.errors import DtypeError, LayoutError, ShapeError
-from cllm.workload import ITEMSIZE, all_cores
+from cllm.workload import ITEMSIZE, checked_threads
 
 
 def accumulate_weight_gradient(x, dy, out, num_threads: int | None = None) -> np.ndarray:
@@ -36,7 +35,7 @@ def accumulate_weight_gradient(x, dy, out, num_threads: int | None = None) -> np
     """
     for name, array in (("x", x), ("dy", dy), ("out", out)):
         _check_array(name, array, out)
-    threads = all_cores() if num_threads is None else checked_size("num_threads", num_threads)
+    threads = checked_threads(num_threads)
     if x.ndim != 2 or dy.ndim != 2 or len(x) != len(dy):
         raise ShapeError("accumulate_weight_gradient(x, dy)", "must be (N, I) and (N, O) with one N",
                          f"{x.shape} and {dy.shape}", "Flatten batch and time to rows.")
@@ -74,14 +73,16 @@ def set_num_threads(num_threads: int | None) -> None:
     ConfigError
         When it is below 1.
     """
-    kernels.set_threads(all_cores() if num_threads is None else checked_size("num_threads", num_threads))
+    kernels.set_threads(checked_threads(num_threads))
 
 
 def _check_array(name: str, array, out) -> None:
     where = f"accumulate_weight_gradient({name})"
-    if not isinstance(array, np.ndarray) or array.dtype.name not in ITEMSIZE or array.dtype != getattr(out, "dtype", None):
+    native = isinstance(array, np.ndarray) and array.dtype.isnative and array.dtype.name in ITEMSIZE
+    if not native or array.dtype != getattr(out, "dtype", None):
         got = f"{getattr(array, 'dtype', type(array).__name__)}"
-        raise DtypeError(where, "must be a NumPy array of float32 or float64, the same for all", got, "Convert with astype.")
+        raise DtypeError(where, "must be a NumPy array of float32 or float64 in native byte order, the same for all", got,
+                         "Convert with astype.")
     if not array.flags.c_contiguous or not array.flags.aligned or (array is out and not array.flags.writeable):
         raise LayoutError(where, "must be C-contiguous and aligned, and out writeable", str(array.strides),
                           "Pass np.ascontiguousarray(array), or a writeable out.")

@@ -1,10 +1,15 @@
-"""Text to tokens and back."""
+"""Text to tokens and back: bytes as they are, or byte pair encoding through the `tokenizers` library (extra ``io``)."""
+
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from cllm.errors import DataError, DtypeError, TokenError
+from cllm.errors import ConfigError, DataError, DtypeError, TokenError
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +17,8 @@ class ByteTokenizer:
     """Every byte is a token: nothing to learn, nothing to store, any file can be read."""
 
     vocab_size: ClassVar[int] = 256
+    name: ClassVar[str] = "bytes"
+    takes_bytes: ClassVar[bool] = True
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """The bytes of a text, those of its UTF-8 form if it is a str: int32 array of shape (n,)."""
@@ -46,3 +53,115 @@ class ByteTokenizer:
     def decode(self, tokens) -> str:
         """The tokens as text; bytes that are not UTF-8 show as U+FFFD."""
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
+
+
+class BPETokenizer:
+    """Byte pair encoding over bytes (Sennrich et al. 2016, Radford et al. 2019): any text goes in and comes out whole.
+
+    Parameters
+    ----------
+    definition : str
+        The JSON text of a tokenizer of the `tokenizers` library. It is data: nothing in it is executed.
+
+    Raises
+    ------
+    DataError
+        When it is no such text.
+    ConfigError
+        When the library is not installed.
+    """
+
+    takes_bytes = False
+
+    def __init__(self, definition: str):
+        library = _library()
+        try:
+            self._tokenizer = library.Tokenizer.from_str(definition)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError("BPETokenizer(definition)", "must be the JSON of a tokenizer", str(error),
+                            "Train one, or load the files of one.") from error
+        self.definition = definition
+        self.vocab_size = self._tokenizer.get_vocab_size()
+        self.name = f"bpe:{self.vocab_size}:{hashlib.sha256(definition.encode()).hexdigest()[:16]}"
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":
+        """Learn merges from some texts until there are `vocab_size` tokens (fewer when the text has no more pairs)."""
+        if not isinstance(vocab_size, int) or vocab_size < 256:
+            raise ConfigError("BPETokenizer.train(vocab_size=...)", "must be a whole number of at least 256",
+                              repr(vocab_size), "All 256 bytes are tokens; merges come on top.")
+        library = _library()
+        made = library.Tokenizer(library.models.BPE())
+        _over_bytes(library, made)
+        made.train_from_iterator(texts, library.trainers.BpeTrainer(
+            vocab_size=vocab_size, show_progress=False, initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet()))
+        return cls(made.to_str())
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> "BPETokenizer":
+        """A ``tokenizer.json``, or a directory with one or with GPT-2's ``vocab.json`` (``encoder.json``) and
+        ``merges.txt`` (``vocab.bpe``)."""
+        path = Path(path)
+        try:
+            if path.is_file() or (path / "tokenizer.json").is_file():
+                return cls((path if path.is_file() else path / "tokenizer.json").read_text(encoding="utf-8"))
+            library = _library()
+            vocabulary, merges = (next((str(path / n) for n in names if (path / n).is_file()), None)
+                                  for names in (("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")))
+            if vocabulary is None or merges is None:
+                raise DataError(f"tokenizer {path}", "must be tokenizer.json, or hold it or vocab.json and merges.txt",
+                                "neither", "Give the directory of GPT-2's files, or train a tokenizer.")
+            made = library.Tokenizer(library.models.BPE.from_file(vocabulary, merges))
+        except DataError:
+            raise
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"tokenizer {path}", "must hold files of a tokenizer", str(error),
+                            "Get the files again.") from error
+        _over_bytes(library, made)
+        return cls(made.to_str())
+
+    def save(self, path: str | PathLike) -> None:
+        """Write the JSON that `load` reads."""
+        Path(path).write_text(self.definition, encoding="utf-8")
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Tokens of a text, of UTF-8 if it is bytes: int32 array of shape (n,)."""
+        if isinstance(text, bytes):
+            try:
+                text = text.decode()
+            except UnicodeDecodeError as error:
+                raise DataError("encode(text)", "must be UTF-8", f"byte {text[error.start]:#04x} at {error.start}",
+                                "Convert the text, or use the byte tokenizer.") from error
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def decode(self, tokens) -> str:
+        """The tokens as text; bytes that are not UTF-8 show as U+FFFD."""
+        tokens = np.asarray(tokens)
+        if tokens.size and (tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= self.vocab_size):
+            raise TokenError("decode(tokens)", f"must be integers in 0 .. {self.vocab_size - 1}",
+                             f"{tokens.dtype} from {tokens.min()} to {tokens.max()}",
+                             "Decode with the tokenizer whose vocabulary the model was trained on.")
+        return self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
+
+
+def _library():
+    try:
+        import tokenizers
+        import tokenizers.decoders
+        import tokenizers.models
+        import tokenizers.pre_tokenizers
+        import tokenizers.trainers
+    except ImportError as error:
+        raise ConfigError("BPETokenizer", "needs the library tokenizers", "an installation without it",
+                          "Install it with: pip install cllm[io].") from error
+    return tokenizers
+
+
+def _over_bytes(library, tokenizer) -> None:
+    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = library.decoders.ByteLevel()
+
+
+def load_tokenizer(name: str) -> ByteTokenizer | BPETokenizer:
+    """The tokenizer of a name: "bytes", or a path that `BPETokenizer.load` takes."""
+    return ByteTokenizer() if name == "bytes" else BPETokenizer.load(name)

@@ -4,6 +4,7 @@ import numpy as np
 
 from cllm.arrays import aligned_empty
 from cllm.dims import aligned
+from cllm.errors import BudgetError
 
 # Watched below the end of the slab in each step; a smaller slab is watched whole. Filling this takes some 20 us.
 WINDOW = 1 << 20
@@ -18,7 +19,11 @@ class Slab:
 
     def __init__(self, nbytes: int):
         self._nbytes = nbytes
-        self._bytes = aligned_empty(nbytes + GUARD, np.uint8)
+        try:
+            self._bytes = aligned_empty(nbytes + GUARD, np.uint8)
+        except MemoryError as error:
+            raise BudgetError("Executor", "the machine must have room for the arena", f"an arena of {nbytes:,} bytes",
+                              "Plan with MemoryBudget('auto'), or take a smaller micro_batch.") from error
         self._start = max(0, nbytes - WINDOW)
         generator = np.random.default_rng(nbytes)
         self._pattern = generator.integers(0, 256, nbytes + GUARD - self._start, np.uint8)

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from cllm.config import ModelConfig, checked_size
 from cllm.dims import batch_letters
@@ -13,9 +14,29 @@ ITEMSIZE = {"float32": 4, "float64": 8}
 OPTIMIZER_STATES = {"none": 0, "sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}
 
 
+def optimizer_groups(optimizer: str) -> tuple[tuple[str, str], ...]:
+    """Pattern of parameter names and kind of each part of a name such as ``adamw`` or ``*emb.weight=adam,sgd``."""
+    parts = [part.strip().rpartition("=") for part in optimizer.split(",")]
+    return tuple((pattern if equals else "*", kind) for pattern, equals, kind in parts)
+
+
+def state_arrays(optimizer: str, parameter: str) -> int:
+    """Arrays that the optimizer keeps for a parameter: as the first part whose pattern matches its name has it."""
+    return next((OPTIMIZER_STATES[kind] for pattern, kind in optimizer_groups(optimizer)
+                 if fnmatchcase(parameter, pattern)), 0)
+
+
+MOST_THREADS = 1024
+
+
 def all_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def checked_threads(num_threads: int | None) -> int:
+    """The number of threads, all cores for None; `ConfigError` outside 1 .. `MOST_THREADS`."""
+    return all_cores() if num_threads is None else checked_size("num_threads", num_threads, most=MOST_THREADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +49,8 @@ class Workload:
     batch, time : int
         Sequences in the whole batch, and tokens in each; `time` at most ``config.max_seq_len``.
     dtype : {"float32", "float64"}
-    optimizer : {"adamw", "adam", "sgd", "momentum", "none"}
-        Whose state counts in the total bytes.
+    optimizer : {"adamw", "adam", "sgd", "momentum", "none"}, or one for each pattern of names
+        Whose state counts in the total bytes: "adamw", or "*emb.weight=adam,sgd" (see `optimizer_groups`).
     threads : int or None
         Threads of the kernels; None takes all cores.
 
@@ -55,11 +76,11 @@ class Workload:
         if self.time > self.config.max_seq_len:
             raise ConfigError("seq_len", f"must be at most max_seq_len = {self.config.max_seq_len}", str(self.time),
                               "Make the model with a larger max_seq_len, or pass shorter sequences.")
-        for name, value, allowed in (("dtype", self.dtype, ITEMSIZE), ("optimizer", self.optimizer, OPTIMIZER_STATES)):
+        kinds = [kind for _, kind in optimizer_groups(self.optimizer)] if isinstance(self.optimizer, str) else [None]
+        for name, value, allowed in (("dtype", self.dtype, ITEMSIZE), *(("optimizer", k, OPTIMIZER_STATES) for k in kinds)):
             if not isinstance(value, str) or value not in allowed:
-                raise ConfigError(name, f"must be one of {', '.join(allowed)}", repr(value), "Choose one of these.")
-        threads = all_cores() if self.threads is None else checked_size("num_threads", self.threads)
-        object.__setattr__(self, "threads", threads)
+                raise ConfigError(name, f"must be one of {', '.join(allowed)}", repr(getattr(self, name)), "Choose one of these.")
+        object.__setattr__(self, "threads", checked_threads(self.threads))
 
     @property
     def itemsize(self) -> int:

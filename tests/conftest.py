@@ -85,10 +85,10 @@ def copies():
 
 @pytest.fixture(scope="session")
 def train_a_little(new_model, copies):
-    """Three clipped AdamW steps; returns losses, the gradients of each step, and the weights at the end."""
+    """A few clipped AdamW steps; returns losses, the gradients of each step, and the weights at the end."""
     import cllm
 
-    def train(config, strategy, B, T, dtype="float32", num_threads=1, micro_batch=None, steps=3, seed=5):
+    def train(config, strategy, B, T, dtype="float32", num_threads=1, micro_batch=None, steps=2, seed=5):
         model = new_model(config, dtype)
         ex = cllm.Executor(model, batch_size=B, seq_len=T, num_threads=num_threads, seed=seed,
                            strategy=dataclasses.replace(strategy, micro_batch=micro_batch))

@@ -21,7 +21,7 @@ PUBLIC = """
 
 # Modules and packages of cllm, in groups: a module imports only from groups above its own.
 GROUPS = """
-    errors dims _build_info
+    errors dims machine _build_info
     platform_guard config declare _kernels
     workload arrays
     batches products layers
@@ -30,7 +30,8 @@ GROUPS = """
     models
     schedule
     costs arena
-    memory
+    memory block_costs
+    frontier
     ledger
     strategies
     planning

@@ -78,6 +78,7 @@ def test_set_num_threads_changes_no_bit(gradient):
     try:
         for n in (1, 2, 3):
             cllm.set_num_threads(n)
+            assert cllm.versions()["threads"] == n
             oracle.assert_same_bits(gradient(oracle.CONFIG, *batch), expected, f"{n} threads: ")
     finally:
         cllm.set_num_threads(2)
@@ -246,9 +247,43 @@ def test_gradient_under_one_mask_equals_central_differences(settings, new_model)
             assert abs(a - n) <= 1e-6 * max(abs(a), abs(n)) + 1e-9, f"{name}[{i}]: {a} against {n}"
 
 
+def test_each_dropout_site_scales_what_it_keeps_and_has_a_mask_of_its_own(new_model):
+    """With one row and branches that add nothing, each site's mask stands in a gradient: of P, of the branches' biases.
+
+    The embedded row is then mask (E + P) / (1 - p), the residual stream stays that, and every gradient below is that of
+    the stream times the site's own mask / (1 - p); the oracle gives the stream's, from the row put together here.
+    """
+    p, C = 0.5, 256
+    config = {**oracle.CONFIG, "dropout": p, "d_model": C, "tied": False}
+    model = new_model(config)
+    branches = [f"blocks.{i}.{name}" for i in (0, 1) for name in ("attn.out", "mlp.fc2")]
+    for name in branches:
+        model.parameters[name + ".weight"][...] = model.parameters[name + ".bias"][...] = 0
+    masks = []
+    for step in (0, 1):
+        ex = executor(model, B=1, T=1)
+        ex.step = step
+        model.zero_grad()
+        loss = ex.loss_and_grad(np.array([[4]]), np.array([[7]]))
+        row = model.parameters["tok_emb.weight"][4] + model.parameters["pos_emb.weight"][0]
+        seen = model.gradients["pos_emb.weight"][0] != 0
+        parameters = {**model.parameters, "pos_emb.weight": np.zeros((9, C))}
+        parameters["pos_emb.weight"][0] = seen * row / (1 - p) - model.parameters["tok_emb.weight"][4]
+        _, reference, gradients = oracle.run(config, parameters, np.array([[4]]), np.array([[7]]))
+        oracle.assert_near(loss, reference, 1e-10, "loss")
+        for name, grad in [("pos_emb.weight", model.gradients["pos_emb.weight"][0]),
+                           *((name, model.gradients[name + ".bias"]) for name in branches)]:
+            masks.append(grad != 0)
+            oracle.assert_near(grad, gradients["pos_emb.weight"][0] * masks[-1] / (1 - p), 1e-10, name)
+    spread = 5 * (p * (1 - p) / C) ** 0.5
+    for i, mask in enumerate(masks):
+        assert abs(mask.mean() - (1 - p)) < spread
+        assert all(abs((mask == other).mean() - 0.5) < spread for other in masks[:i]), "two masks are related"
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5])
-def test_dropped_embeddings_keep_their_mean_and_drop_their_share(p, new_model):
-    """One block that adds nothing: a parameter's gradient then shows the mask of the embeddings, one bit a channel."""
+def test_embeddings_drop_their_share_in_every_row_and_channel(p, new_model):
+    """Blocks that add nothing: the gradient of P then shows the mask of the embeddings, a row a position."""
     config = {**oracle.CONFIG, "n_layers": 1, "dropout": p, "tied": False, "d_model": 64, "max_seq_len": 256}
     model = new_model(config)
     for name in model.parameters:

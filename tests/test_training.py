@@ -99,7 +99,10 @@ def test_a_step_moves_every_parameter_and_only_a_step(new_model, copies):
     oracle.assert_same_bits(dict(model.parameters), start, "before step(): ")
     opt.step()
     for name, array in model.parameters.items():
-        assert (array != start[name]).mean() > 0.99, f"{name}: parts of it did not move"
+        moved = array != start[name]
+        if name.endswith("qkv.bias"):  # the middle third is the key's: softmax does not see it, its gradient is zero
+            moved = moved[np.r_[:16, 32:48]]
+        assert moved.mean() > 0.99, f"{name}: parts of it did not move"
 
 
 @pytest.mark.parametrize("max_norm", [1e-3, 1e9])

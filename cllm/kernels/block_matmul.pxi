@@ -9,7 +9,7 @@
 
 # Rows that one task of the forward and of the input's backward takes; a multiple of every tile height.
 cdef enum:
-    TASK_ROWS = 14 * 6 * 4
+    TASK_ROWS = 384
 
 
 cdef inline Py_ssize_t row_tasks(Py_ssize_t rows) noexcept nogil:
@@ -65,7 +65,7 @@ cdef void block_multiply(const Product *p, int which, Py_ssize_t heads, Py_ssize
     """All tasks of product `which` (0 forward, 1 input, 2 weight); `work` is the multiply-adds of all tasks."""
     cdef int pieces = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, min(tasks, work // THREAD_WORK)))
     cdef Py_ssize_t task
-    cdef Py_ssize_t room = piece_workspace(p.columns, p.depth)
+    cdef Py_ssize_t room = piece_workspace(p.columns, p.depth, VECTOR_BYTES // lanes(workspace))
     cdef vec *own
     for task in prange(tasks, num_threads=pieces, schedule="dynamic"):
         own = address(workspace, threadid() * room)
@@ -95,7 +95,7 @@ def block_linear_workspace(Py_ssize_t n_rows, Py_ssize_t parts, Py_ssize_t heads
     int
         Elements of the array's own type; never smaller for more rows, and bounded by a constant for each thread.
     """
-    return threads * max(piece_workspace(head_dim, head_dim), piece_workspace(head_dim, n_rows))
+    return threads * max(piece_workspace(head_dim, head_dim, itemsize), piece_workspace(head_dim, n_rows, itemsize))
 
 
 cdef int check_blocks(str me, const floating[:, :, :, ::1] weight, Py_ssize_t n_in, Py_ssize_t n_out) except -1:
@@ -129,7 +129,7 @@ def block_linear_forward(const floating[:, ::1] x not None, const floating[:, :,
     if bias is not None:
         check_length(me, "length of bias", bias.shape[0], y.shape[1])
     p.rows, p.columns, p.depth = x.shape[0], weight.shape[2], weight.shape[2]
-    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth))
+    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth, sizeof(floating)))
     if p.rows == 0 or y.shape[1] == 0:
         return
     p.a, p.a_row, p.a_col = &x[0, 0], x.shape[1], 1
@@ -166,7 +166,7 @@ def block_linear_backward_input(const floating[:, ::1] dy not None, const floati
     check_blocks(me, weight, dx.shape[1], dy.shape[1])
     check_length(me, "rows of dx", dx.shape[0], dy.shape[0])
     p.rows, p.columns, p.depth = dy.shape[0], weight.shape[2], weight.shape[2]
-    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth))
+    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth, sizeof(floating)))
     if p.rows == 0 or dy.shape[1] == 0:
         dx[:, :] = 0
         return
@@ -207,7 +207,7 @@ def block_linear_backward_weight(const floating[:, ::1] x not None, const floati
     if dbias is not None:
         check_length(me, "length of dbias", dbias.shape[0], dy.shape[1])
     p.rows, p.columns, p.depth = dweight.shape[2], dweight.shape[2], x.shape[0]
-    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth))
+    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth, sizeof(floating)))
     if p.depth == 0 or dy.shape[1] == 0:
         return
     p.a, p.a_row, p.a_col = &dy[0, 0], 1, dy.shape[1]

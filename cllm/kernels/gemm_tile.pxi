@@ -1,76 +1,149 @@
-# The inside of every matrix product: the register tile, the packing that feeds it, and one piece of a product.
+# The register tile of the matrix products, and the packing that feeds it.
 #
-#     C[m, n] = start[m, n] + A[m, 0] B[0, n] + A[m, 1] B[1, n] + ... + A[m, k-1] B[k-1, n]
+#     c[i, j] = start[i, j] + a[i, 0] b[0, j] + a[i, 1] b[1, j] + ... + a[i, depth-1] b[depth-1, j]
 #
-# Each element is one chain acc = fma(A[m, k], B[k, n], acc) in the order of k, which begins at `start`: what C holds, a
-# row of bias, or zero. A chain may rest in C between two blocks of k, since storing and loading a float changes no bit.
-# So neither the blocks nor the threads can be seen in the result. At the edges the tile is filled up with zeros, runs as
-# any other, and only the elements that exist are stored; what a NaN does to the others is lost with them.
+# Each element is one chain acc = fma(a[i, k], b[k, j], acc) in the order of k, in one lane of one register. So a tile's
+# height, width and place cannot be seen in the result, nor can the cut of k into blocks: a float that rests in c between
+# two blocks loses no bit. Lanes beyond the last column run along on whatever stands there and are not stored; a NaN in
+# them is lost with them.
 
 cdef extern from *:
     """
-    /* Rows of the register tile: TILE_ROWS x TILE_VECTORS accumulators, a vector of B for each column, one of A. */
-    #define CLLM_TILE_VECTORS 2
-    #if CLLM_VECTOR_BYTES == 64
-    #define CLLM_TILE_ROWS 14          /* 28 + 2 + 1 of the 32 registers of AVX-512 */
-    #elif defined(__aarch64__)
-    #define CLLM_TILE_ROWS 12          /* 24 + 2 + 1 of the 32 registers of NEON */
+    /* Accumulators of the tile: TILE_ROWS x TILE_VECTORS registers; a row of b takes TILE_VECTORS more, an element of
+       a one. 8 x 3 fill 28 of 32 registers and need 11 loads for 24 multiply-adds; 6 x 2 fill 15 of 16. */
+    #ifndef CLLM_TILE_ROWS
+    #if defined(__AVX512F__) || defined(__aarch64__)
+    #define CLLM_TILE_ROWS 8
+    #define CLLM_TILE_VECTORS 3
     #else
-    #define CLLM_TILE_ROWS 6           /* 12 + 2 + 1 of the 16 registers of AVX2 and SSE2 */
+    #define CLLM_TILE_ROWS 6
+    #define CLLM_TILE_VECTORS 2
     #endif
-    #define CLLM_DEPTH 256
-    #define CLLM_PITCH (CLLM_DEPTH + 16)
+    #endif
+    /* Bytes of k that a block is deep. A panel of a, TILE_ROWS x 2 KiB, stays in level 1 while b passes by. */
+    #ifndef CLLM_DEPTH_BYTES
+    #define CLLM_DEPTH_BYTES 2048
+    #endif
+    /* Rows of the panel lie a little further apart than that, lest they share the sets of level 1. */
+    #define CLLM_PITCH_BYTES (CLLM_DEPTH_BYTES + 64)
+
+    #define CLLM_INLINE static inline __attribute__((always_inline))
+
+    /* rows, vectors and by_rows are constants wherever tile_body is inlined, so all loops but that over k unroll. */
+    #define CLLM_TILE(S, V, F)                                                                                        \\
+    CLLM_INLINE void cllm_tile_body_##F(const int rows, const int vectors, const int by_rows, const S *a, const S *b, \\
+                                        Py_ssize_t depth, const S *start, Py_ssize_t start_row, S *c,                 \\
+                                        Py_ssize_t c_row, const S *next)                                              \\
+    {                                                                                                                 \\
+        enum { L = CLLM_LANES_##F, PITCH = CLLM_PITCH_BYTES / sizeof(S) };                                            \\
+        V acc[CLLM_TILE_ROWS][CLLM_TILE_VECTORS], right[CLLM_TILE_VECTORS];                                           \\
+        int i, j;                                                                                                     \\
+        for (i = 0; i < rows; i++, start += start_row, next += c_row) {                                               \\
+            for (j = 0; j < vectors; j++) acc[i][j] = cllm_load_##F(start, j * L);                                    \\
+            for (j = 0; j < vectors; j++) __builtin_prefetch(next + j * L, 1, 3);                                     \\
+        }                                                                                                             \\
+        for (; depth > 0; depth--, b += vectors * L, a += by_rows ? 1 : CLLM_TILE_ROWS) {                             \\
+            for (j = 0; j < vectors; j++) right[j] = cllm_load_##F(b, j * L);                                         \\
+            for (i = 0; i < rows; i++) {                                                                              \\
+                const V left = cllm_splat_at_##F(a, by_rows ? i * PITCH : i);                                         \\
+                for (j = 0; j < vectors; j++) acc[i][j] = left * right[j] + acc[i][j];                                \\
+            }                                                                                                         \\
+        }                                                                                                             \\
+        for (i = 0; i < rows; i++, c += c_row)                                                                        \\
+            for (j = 0; j < vectors; j++) cllm_store_##F(c, j * L, acc[i][j]);                                        \\
+    }                                                                                                                 \\
+    static void cllm_tile_##F(int rows, int vectors, int by_rows, const void *a, const void *b, Py_ssize_t depth,     \\
+                              const void *start, Py_ssize_t start_row, void *c, Py_ssize_t c_row, const void *next)   \\
+    {                                                                                                                 \\
+        switch (rows * 8 + vectors * 2 + !!by_rows) {                                                                 \\
+        CLLM_HEIGHT(F, CLLM_TILE_ROWS)                                                                                \\
+        CLLM_HEIGHT(F, 4)                                                                                             \\
+        CLLM_HEIGHT(F, 2)                                                                                             \\
+        CLLM_HEIGHT(F, 1)                                                                                             \\
+        }                                                                                                             \\
+    }
+    #define CLLM_CASE(F, R, N, BY_ROWS)                                                                               \\
+        case R * 8 + N * 2 + BY_ROWS:                                                                                 \\
+            cllm_tile_body_##F(R, N, BY_ROWS, a, b, depth, start, start_row, c, c_row, next); return;
+    #if CLLM_TILE_VECTORS == 3
+    #define CLLM_HEIGHT(F, R) CLLM_CASE(F, R, 3, 0) CLLM_CASE(F, R, 3, 1) CLLM_CASE(F, R, 2, 0)                       \\
+                              CLLM_CASE(F, R, 2, 1) CLLM_CASE(F, R, 1, 0) CLLM_CASE(F, R, 1, 1)
+    #else
+    #define CLLM_HEIGHT(F, R) CLLM_CASE(F, R, 2, 0) CLLM_CASE(F, R, 2, 1) CLLM_CASE(F, R, 1, 0) CLLM_CASE(F, R, 1, 1)
+    #endif
+    #define CLLM_LANES_f32 CLLM_LANES_F32
+    #define CLLM_LANES_f64 CLLM_LANES_F64
+    CLLM_TILE(float, cllm_vf32, f32)
+    CLLM_TILE(double, cllm_vf64, f64)
+
+    /* Interleave two vectors: a0 b0 a1 b1 ... (low halves) and the same of the high halves. */
+    #define CLLM_LOW_2 0, 2
+    #define CLLM_HIGH_2 1, 3
+    #define CLLM_LOW_4 0, 4, 1, 5
+    #define CLLM_HIGH_4 2, 6, 3, 7
+    #define CLLM_LOW_8 0, 8, 1, 9, 2, 10, 3, 11
+    #define CLLM_HIGH_8 4, 12, 5, 13, 6, 14, 7, 15
+    #define CLLM_LOW_16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+    #define CLLM_HIGH_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+    #if defined(__clang__) || __GNUC__ >= 12
+    #define CLLM_SHUFFLE(I, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+    #else
+    #define CLLM_SHUFFLE(I, a, b, ...) __builtin_shuffle(a, b, (I){__VA_ARGS__})
+    #endif
+    #if CLLM_VECTOR_BYTES == 64
+    #define CLLM_LOW_f32 CLLM_LOW_16
+    #define CLLM_HIGH_f32 CLLM_HIGH_16
+    #define CLLM_LOW_f64 CLLM_LOW_8
+    #define CLLM_HIGH_f64 CLLM_HIGH_8
+    #elif CLLM_VECTOR_BYTES == 32
+    #define CLLM_LOW_f32 CLLM_LOW_8
+    #define CLLM_HIGH_f32 CLLM_HIGH_8
+    #define CLLM_LOW_f64 CLLM_LOW_4
+    #define CLLM_HIGH_f64 CLLM_HIGH_4
+    #else
+    #define CLLM_LOW_f32 CLLM_LOW_4
+    #define CLLM_HIGH_f32 CLLM_HIGH_4
+    #define CLLM_LOW_f64 CLLM_LOW_2
+    #define CLLM_HIGH_f64 CLLM_HIGH_2
+    #endif
+
+    /* target[j, i] = source[min(i, rows - 1), j] for i, j < lanes: log2(lanes) rounds that interleave row i with row
+       i + lanes/2, in registers. */
+    #define CLLM_TRANSPOSE(S, V, I, F)                                                                                \\
+    CLLM_INLINE void cllm_transpose_##F(const void *source, Py_ssize_t source_row, Py_ssize_t rows, void *target,     \\
+                                        Py_ssize_t target_row)                                                        \\
+    {                                                                                                                 \\
+        enum { L = CLLM_LANES_##F };                                                                                  \\
+        V r[L], s[L];                                                                                                 \\
+        int i, round;                                                                                                 \\
+        for (i = 0; i < L; i++) r[i] = cllm_load_##F(source, (i < rows ? i : rows - 1) * source_row);                 \\
+        for (round = 1; round < L; round *= 2) {                                                                      \\
+            for (i = 0; i < L / 2; i++) {                                                                             \\
+                s[2 * i] = CLLM_SHUFFLE(I, r[i], r[i + L / 2], CLLM_LOW_##F);                                         \\
+                s[2 * i + 1] = CLLM_SHUFFLE(I, r[i], r[i + L / 2], CLLM_HIGH_##F);                                    \\
+            }                                                                                                         \\
+            for (i = 0; i < L; i++) r[i] = s[i];                                                                      \\
+        }                                                                                                             \\
+        for (i = 0; i < L; i++) cllm_store_##F(target, i * target_row, r[i]);                                         \\
+    }
+    CLLM_TRANSPOSE(float, cllm_vf32, cllm_vi32, f32)
+    CLLM_TRANSPOSE(double, cllm_vf64, cllm_vi64, f64)
     """
     enum:
         TILE_ROWS "CLLM_TILE_ROWS"
         TILE_VECTORS "CLLM_TILE_VECTORS"
-        DEPTH "CLLM_DEPTH"
-        PITCH "CLLM_PITCH"
-    void prefetch "__builtin_prefetch"(const void *p, int for_writing, int locality) noexcept nogil
-
-# Columns of B that are packed at once: DEPTH x WIDTH floats are half of a level-2 cache of 1 MiB.
-cdef enum:
-    WIDTH = 512
-    REACH_BYTES = 8 << 20      # C's columns are taken in strips of about this size, so that they stay in level 3
-
-cdef struct Product:
-    # C[m, n] = start + A B, one triple (pointer, step to the next row, step to the next column) each; steps in elements
-    const void *a
-    Py_ssize_t a_row
-    Py_ssize_t a_col
-    const void *b
-    Py_ssize_t b_row
-    Py_ssize_t b_col
-    void *c
-    Py_ssize_t c_row
-    const void *bias       # the chain starts here (a row for all rows of C), or
-    bint accumulate        # at what C holds, or at zero
-    Py_ssize_t rows
-    Py_ssize_t columns
-    Py_ssize_t depth
-
-
-cdef inline void gemm_tile(const vec *a, const Py_ssize_t a_row, const Py_ssize_t a_step, const vec *b, Py_ssize_t depth,
-                           const vec *start, Py_ssize_t start_row, vec *c, Py_ssize_t c_row) noexcept nogil:
-    """One register tile: c = start + a b, over `depth` steps."""
-    cdef vec acc[TILE_ROWS * TILE_VECTORS]
-    cdef vec right[TILE_VECTORS]
-    cdef vec left
-    cdef int i, j
-    cdef Py_ssize_t k
-    for i in range(TILE_ROWS):
-        for j in range(TILE_VECTORS):
-            acc[i * TILE_VECTORS + j] = load(start, i * start_row + j * lanes(c))
-    for k in range(depth):
-        for j in range(TILE_VECTORS):
-            right[j] = load(b, (k * TILE_VECTORS + j) * lanes(c))
-        for i in range(TILE_ROWS):
-            left = splat_at(a, i * a_row + k * a_step)
-            for j in range(TILE_VECTORS):
-                acc[i * TILE_VECTORS + j] = left * right[j] + acc[i * TILE_VECTORS + j]
-    for i in range(TILE_ROWS):
-        for j in range(TILE_VECTORS):
-            store(c, i * c_row + j * lanes(c), acc[i * TILE_VECTORS + j])
+        DEPTH_BYTES "CLLM_DEPTH_BYTES"
+        PITCH_BYTES "CLLM_PITCH_BYTES"
+    void tile_f32 "cllm_tile_f32"(int rows, int vectors, bint by_rows, const void *a, const void *b, Py_ssize_t depth,
+                                  const void *start, Py_ssize_t start_row, void *c, Py_ssize_t c_row,
+                                  const void *next) noexcept nogil
+    void tile_f64 "cllm_tile_f64"(int rows, int vectors, bint by_rows, const void *a, const void *b, Py_ssize_t depth,
+                                  const void *start, Py_ssize_t start_row, void *c, Py_ssize_t c_row,
+                                  const void *next) noexcept nogil
+    void transpose_f32 "cllm_transpose_f32"(const void *source, Py_ssize_t source_row, Py_ssize_t rows, void *target,
+                                            Py_ssize_t target_row) noexcept nogil
+    void transpose_f64 "cllm_transpose_f64"(const void *source, Py_ssize_t source_row, Py_ssize_t rows, void *target,
+                                            Py_ssize_t target_row) noexcept nogil
 
 
 cdef inline vec* address(const vec *p, Py_ssize_t i) noexcept nogil:
@@ -81,126 +154,99 @@ cdef inline vec* address(const vec *p, Py_ssize_t i) noexcept nogil:
         return <vec*> (<double*> p + i)
 
 
-cdef inline void copy_block(const vec *source, Py_ssize_t source_row, vec *target, Py_ssize_t target_row,
-                            Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t full_rows,
-                            Py_ssize_t full_columns) noexcept nogil:
-    """Copy rows x columns elements; the rest of full_rows x full_columns becomes zero."""
-    cdef Py_ssize_t i, j
-    for i in range(full_rows):
-        j = 0
-        if i < rows:
-            while j + lanes(source) <= columns:
-                store(target, i * target_row + j, load(source, i * source_row + j))
-                j += lanes(source)
-            if j < columns:
-                store_partial(target, i * target_row + j, load_partial(source, i * source_row + j, columns - j),
-                              min(<Py_ssize_t> lanes(source), full_columns - j))
-                j += lanes(source)
-        while j < full_columns:
-            store_partial(target, i * target_row + j, splat(source, 0.0),
-                          min(<Py_ssize_t> lanes(source), full_columns - j))
-            j += lanes(source)
+cdef inline void gemm_tile(int rows, int vectors, bint by_rows, const vec *a, const vec *b, Py_ssize_t depth,
+                           const vec *start, Py_ssize_t start_row, vec *c, Py_ssize_t c_row,
+                           const vec *next) noexcept nogil:
+    """One tile, c = start + a b; rows is TILE_ROWS, 4, 2 or 1, vectors 1 .. TILE_VECTORS, `next` the tile that follows.
 
-
-cdef inline void transpose_block(const vec *source, Py_ssize_t source_row, vec *target, Py_ssize_t target_row,
-                                 Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t full_rows) noexcept nogil:
-    """target[j, i] = source[i, j] for i < rows, j < columns; zero for rows <= i < full_rows."""
-    cdef Py_ssize_t i, j
+    a is a panel of pack_left_rows (by_rows) or of pack_left_columns, b a panel of `vectors` vectors for each k.
+    """
     if vec is vf32:
-        for j in range(columns):
-            for i in range(rows):
-                (<float*> target)[j * target_row + i] = (<const float*> source)[i * source_row + j]
-            for i in range(rows, full_rows):
-                (<float*> target)[j * target_row + i] = 0
+        tile_f32(rows, vectors, by_rows, a, b, depth, start, start_row, c, c_row, next)
     else:
-        for j in range(columns):
-            for i in range(rows):
-                (<double*> target)[j * target_row + i] = (<const double*> source)[i * source_row + j]
-            for i in range(rows, full_rows):
-                (<double*> target)[j * target_row + i] = 0
+        tile_f64(rows, vectors, by_rows, a, b, depth, start, start_row, c, c_row, next)
 
 
-cdef inline Py_ssize_t piece_workspace(Py_ssize_t columns, Py_ssize_t depth) noexcept nogil:
-    """Elements that one call of multiply_piece needs: a block of B, a panel of A, an edge tile, a row of zeros."""
-    cdef Py_ssize_t tile_columns = TILE_VECTORS * max(LANES_F32, LANES_F64)
-    cdef Py_ssize_t width = min(<Py_ssize_t> WIDTH, (columns + tile_columns - 1) // tile_columns * tile_columns)
-    return min(<Py_ssize_t> DEPTH, depth) * width + TILE_ROWS * PITCH + (TILE_ROWS + 1) * tile_columns + 16
+cdef inline int tile_height(Py_ssize_t rows) noexcept nogil:
+    """Height of the tile that takes the first of `rows` rows."""
+    return TILE_ROWS if rows >= TILE_ROWS else 4 if rows >= 4 else 2 if rows >= 2 else 1
 
 
-cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0, Py_ssize_t column1,
-                         vec *workspace) noexcept nogil:
-    """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, on one thread."""
-    cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(workspace)
-    cdef Py_ssize_t strip, strip0, strip1, j0, j1, j, k0, depth, i0, rows, columns, c_start
-    cdef vec *panel = workspace
-    cdef vec *edge = address(panel, TILE_ROWS * PITCH)
-    cdef vec *zeros = address(edge, TILE_ROWS * tile_columns)
-    cdef vec *block = address(zeros, tile_columns)
-    cdef const vec *a
-    cdef const vec *b
-    cdef const vec *start
-    cdef vec *c
-    for j in range(TILE_VECTORS):
-        store(zeros, j * lanes(zeros), splat(zeros, 0.0))
-    strip = REACH_BYTES // (VECTOR_BYTES // lanes(zeros)) // max(row1 - row0, 1)
-    strip = max(strip // WIDTH, 1) * WIDTH
-    strip0 = column0
-    while strip0 < column1:
-        strip1 = min(strip0 + strip, column1)
-        k0 = 0
-        while k0 < p.depth or k0 == 0:
-            depth = min(p.depth - k0, <Py_ssize_t> DEPTH)
-            j0 = strip0
-            while j0 < strip1:
-                j1 = min(j0 + WIDTH, strip1)
-                j = j0
-                while j < j1:
-                    columns = min(tile_columns, j1 - j)
-                    b = address(<const vec*> p.b, k0 * p.b_row + j * p.b_col)
-                    if p.b_col == 1:
-                        copy_block(b, p.b_row, address(block, (j - j0) * depth), tile_columns, depth, columns, depth,
-                                   tile_columns)
-                    else:
-                        transpose_block(b, p.b_col, address(block, (j - j0) * depth), tile_columns, columns, depth,
-                                        tile_columns)
-                    j += tile_columns
-                i0 = row0
-                while i0 < row1:
-                    rows = min(<Py_ssize_t> TILE_ROWS, row1 - i0)
-                    a = address(<const vec*> p.a, i0 * p.a_row + k0 * p.a_col)
-                    if p.a_col == 1:
-                        copy_block(a, p.a_row, panel, PITCH, rows, depth, TILE_ROWS, depth)
-                    else:
-                        copy_block(a, p.a_col, panel, TILE_ROWS, depth, rows, depth, TILE_ROWS)
-                    j = j0
-                    while j < j1:
-                        columns = min(tile_columns, j1 - j)
-                        c = address(<vec*> p.c, i0 * p.c_row + j)
-                        if k0 > 0 or p.accumulate:
-                            start = c
-                            c_start = p.c_row
-                        elif p.bias != NULL:
-                            start = address(<const vec*> p.bias, j)
-                            c_start = 0
-                        else:
-                            start = zeros
-                            c_start = 0
-                        b = address(block, (j - j0) * depth)
-                        if rows == TILE_ROWS and columns == tile_columns:
-                            if p.a_col == 1:
-                                gemm_tile(panel, PITCH, 1, b, depth, start, c_start, c, p.c_row)
-                            else:
-                                gemm_tile(panel, 1, TILE_ROWS, b, depth, start, c_start, c, p.c_row)
-                        else:
-                            copy_block(start, c_start, edge, tile_columns, rows, columns, TILE_ROWS, tile_columns)
-                            if p.a_col == 1:
-                                gemm_tile(panel, PITCH, 1, b, depth, edge, tile_columns, edge, tile_columns)
-                            else:
-                                gemm_tile(panel, 1, TILE_ROWS, b, depth, edge, tile_columns, edge, tile_columns)
-                            copy_block(edge, tile_columns, c, p.c_row, rows, columns, rows, columns)
-                        j += tile_columns
-                    i0 += TILE_ROWS
-                j0 += WIDTH
-            k0 += DEPTH
+cdef inline void pack_left_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
+                           vec *panel) noexcept nogil:
+    """panel[i, k] = source[i, k], rows PITCH_BYTES apart: for an a whose k is contiguous."""
+    cdef Py_ssize_t pitch = PITCH_BYTES // (VECTOR_BYTES // lanes(panel))
+    cdef Py_ssize_t i, k
+    for i in range(rows):
+        k = 0
+        while k + lanes(panel) <= depth:
+            store(panel, i * pitch + k, load(source, i * source_row + k))
+            k += lanes(panel)
+        if k < depth:
+            store(panel, i * pitch + k, load_partial(source, i * source_row + k, depth - k))
 
-        strip0 += strip
+
+cdef inline void pack_left_columns(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
+                              vec *panels) noexcept nogil:
+    """Panels of TILE_ROWS: panel[k, i] = source[k, i], one behind the other: for an a whose rows are k."""
+    cdef Py_ssize_t size = VECTOR_BYTES // lanes(panels)
+    cdef Py_ssize_t k, i
+    for k in range(depth):
+        i = 0
+        while i + TILE_ROWS <= rows:
+            memcpy(address(panels, i * depth + k * TILE_ROWS), address(source, k * source_row + i),
+                   TILE_ROWS * sizeof(float) if vec is vf32 else TILE_ROWS * sizeof(double))
+            i += TILE_ROWS
+        if i < rows:
+            memcpy(address(panels, i * depth + k * TILE_ROWS), address(source, k * source_row + i), (rows - i) * size)
+
+
+cdef inline void pack_right_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors, Py_ssize_t depth,
+                            vec *panels) noexcept nogil:
+    """Panels of `vectors` vectors: panel[k, j] = source[k, j], one behind the other; zero beyond `columns`."""
+    cdef Py_ssize_t width = vectors * lanes(panels)
+    cdef Py_ssize_t k, j, v
+    cdef const vec *row
+    cdef vec *target
+    for k in range(depth):
+        row = address(source, k * source_row)
+        j = 0
+        while j < columns:
+            target = address(panels, j * depth + k * width)
+            v = 0
+            while v < width:
+                if j + v + lanes(row) <= columns:
+                    store(target, v, load(row, j + v))
+                else:
+                    store(target, v, load_partial(row, j + v, max(columns - j - v, <Py_ssize_t> 0)))
+                v += lanes(row)
+            j += width
+
+
+cdef inline void pack_right_columns(const vec *source, Py_ssize_t source_row, Py_ssize_t width, Py_ssize_t depth,
+                                 Py_ssize_t panel_width, vec *panel) noexcept nogil:
+    """panel[k, j] = source[j, k] for j < width <= panel_width: for a b whose k is contiguous."""
+    cdef Py_ssize_t k, j, i
+    cdef const vec *corner
+    cdef vec *target
+    j = 0
+    while j < panel_width:
+        k = 0
+        while k + lanes(panel) <= depth:
+            corner = address(source, j * source_row + k)
+            target = address(panel, k * panel_width + j)
+            if vec is vf32:
+                transpose_f32(corner, source_row, width - j, target, panel_width)
+            else:
+                transpose_f64(corner, source_row, width - j, target, panel_width)
+            k += lanes(panel)
+        while k < depth:
+            for i in range(lanes(panel)):
+                if vec is vf32:
+                    (<float*> panel)[k * panel_width + j + i] = \
+                        (<const float*> source)[min(j + i, width - 1) * source_row + k]
+                else:
+                    (<double*> panel)[k * panel_width + j + i] = \
+                        (<const double*> source)[min(j + i, width - 1) * source_row + k]
+            k += 1
+        j += lanes(panel)

@@ -23,7 +23,8 @@ class CacheAll:
     micro_batch: int | None = None
 
     def decide(self, ledger: Ledger) -> Plan:
-        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch, ends=optional_ends(ledger, self.also))
+        children = self.children(ledger, range(ledger.n_blocks))
+        return Plan(children, self.micro_batch, ends=optional_ends(ledger, self.also))
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Tape, ...]:
         named(ledger, self.also, "CacheAll(also=...)", optional=True)

@@ -53,7 +53,7 @@ class MemoryBudget:
     def __post_init__(self):
         if self.limit != "auto":
             parse_limit(self.limit)
-        if isinstance(self.allow, str) or not set(self.allow) <= set(ALLOWED):
+        if not isinstance(self.allow, (tuple, list)) or not all(name in ALLOWED for name in self.allow):
             raise ConfigError("MemoryBudget(allow=...)", f"must be a tuple of names among {', '.join(ALLOWED)}",
                               repr(self.allow), "Leave out what must not be decided.")
 

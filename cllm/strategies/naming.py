@@ -15,9 +15,8 @@ def named(ledger: Ledger, words: tuple[str, ...], where: str, optional: bool) ->
     """
     choice = [e for e in ledger.entries.values() if e.optional == optional and not e.is_block_output]
     known = {w for e in choice for w in (e.group, e.key) if w}
-    if isinstance(words, str) or not set(words) <= known:
-        unknown = words if isinstance(words, str) else ", ".join(sorted(set(words) - known))
-        raise ConfigError(where, f"must be a tuple of names among {', '.join(sorted(known))}", repr(unknown),
+    if not isinstance(words, (tuple, list)) or not all(isinstance(w, str) and w in known for w in words):
+        raise ConfigError(where, f"must be a tuple of names among {', '.join(sorted(known))}", repr(words),
                           "Choose groups or sites from these.")
     return tuple(e for e in choice if e.group in words or e.key in words)
 

@@ -27,8 +27,11 @@ class PerBlock:
     micro_batch: int | None = None
 
     def __post_init__(self):
-        pairs = tuple(self.choices.items()) if isinstance(self.choices, Mapping) else tuple(self.choices)
-        object.__setattr__(self, "choices", pairs)
+        if isinstance(self.choices, Mapping):
+            object.__setattr__(self, "choices", tuple(self.choices.items()))
+        if not isinstance(self.choices, tuple) or not all(isinstance(k, (int, range)) for k, _ in self.choices):
+            raise ConfigError("PerBlock(choices)", "must map block numbers or ranges of them to strategies",
+                              repr(self.choices), "Write for example PerBlock({range(0, 3): cllm.RecomputeAll()}).")
         for strategy in (*(s for _, s in pairs), self.default):
             if not hasattr(strategy, "children"):
                 raise ConfigError("PerBlock(...)", "must mix strategies that can treat a run of blocks", repr(strategy),

@@ -1,6 +1,6 @@
 """Laws 3 and 4: bits of loss, gradients and weights depend on no lossless plan, no micro-batch and no thread count.
 
-Three clipped AdamW steps under each strategy are held against the same steps under CacheAll on one thread. B = 5 is
+Two clipped AdamW steps under each strategy are held against the same steps under CacheAll on one thread. B = 5 is
 divided by neither 2 nor 3, so the last micro-batch is smaller.
 """
 import functools

@@ -1,0 +1,60 @@
+"""Checks that come before anything is changed."""
+
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from cllm import _kernels as kernels
+from cllm.errors import ConfigError, NonFiniteError, OptimizerError
+from cllm.models.gpt import GPT
+from cllm.workload import state_arrays
+
+
+def checked_model(where: str, model) -> GPT:
+    """`model` when it is one."""
+    if not isinstance(model, GPT):
+        raise ConfigError(f"{where}(model)", "must be a cllm.GPT", type(model).__name__,
+                          "Make one with cllm.GPT(config).")
+    return model
+
+
+def real(where: str, value, below: float = np.inf) -> float:
+    """`value` as a float when it is a number in [0, below)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value < below:
+        raise ConfigError(where, f"must be a number from 0 to below {below}", repr(value),
+                          "Pass a float in that range.")
+    return float(value)
+
+
+def matching(where: str, model: GPT, names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Names of the parameters that one of the patterns matches, in the model's order; each must match something."""
+    patterns = ("*",) if names is None else (names,) if isinstance(names, str) else tuple(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in model.parameters):
+            raise OptimizerError(f"{where}(names=...)", "every pattern must match a parameter", repr(pattern),
+                                 "See model.parameters for the names.")
+    found = tuple(n for n in model.parameters if any(fnmatchcase(n, p) for p in patterns))
+    if not found:
+        raise OptimizerError(f"{where}(names=...)", "must match a parameter", repr(names),
+                             "See model.parameters for the names.")
+    return found
+
+
+def refuse_unplanned(model: GPT, kind: str, names: tuple[str, ...]) -> None:
+    """Refuse an optimizer whose state is larger than what the latest executor counted for these parameters."""
+    planned = model.planned_optimizer
+    if planned is None or planned == kind:
+        return
+    mine, theirs = (sum(model.parameters[n].nbytes * state_arrays(k, n) for n in names) for k in (kind, planned))
+    if mine > theirs:
+        raise OptimizerError(f"{kind}.step()", f"must need no more state than {planned!r}, which the executor planned",
+                             f"{mine:,} bytes of state where {theirs:,} are planned",
+                             f"Make the executor with optimizer={kind!r}.")
+
+
+def refuse_nonfinite(model: GPT, names: tuple[str, ...], where: str) -> None:
+    """Refuse gradients with NaN or infinity in them, naming the parameter that backward came to first."""
+    for name in reversed(names):
+        if kernels.first_nonfinite(model.gradients[name].reshape(-1)) >= 0:
+            raise NonFiniteError(where, "gradients must be finite", f"NaN or infinity in the gradient of {name}",
+                                 "Call model.zero_grad() and skip the batch, or lower the learning rate.")

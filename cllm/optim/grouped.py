@@ -1,0 +1,83 @@
+"""Different optimizers for different parameters, chosen by patterns of names."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from cllm.errors import ConfigError, OptimizerError
+from cllm.models.gpt import GPT
+from cllm.optim.base import Optimizer
+from cllm.optim.checks import checked_model, real, refuse_nonfinite, refuse_unplanned
+
+
+class Grouped:
+    """Several optimizers as one: each parameter belongs to the first whose pattern its name matches.
+
+    ``Grouped(model, {"*emb.weight": (cllm.Adam, {"lr": 1e-3}), "*": (cllm.SGD, {"lr": 0.1})})`` moves the embeddings by
+    Adam and the rest by gradient descent.
+
+    Parameters
+    ----------
+    model : GPT
+    groups : dict
+        ``pattern -> (class, keyword arguments)``. Together they must cover every parameter, none in vain.
+
+    lr : float or None
+        The common rate; None takes that of the first group. Setting `lr` later scales the rates of all groups alike.
+    """
+
+    def __init__(self, model: GPT, groups: Mapping[str, tuple[type[Optimizer], dict]], lr: float | None = None):
+        left = list(checked_model("Grouped", model).parameters)
+        self._model = model
+        self.groups: dict[str, Optimizer] = {}
+        for pattern, (make, settings) in groups.items():
+            mine = tuple(n for n in left if fnmatchcase(n, pattern))
+            if not mine:
+                raise OptimizerError("Grouped(groups)", "every pattern must match a parameter that is still free",
+                                     repr(pattern), "See model.parameters for the names; the first match counts.")
+            left = [n for n in left if n not in mine]
+            self.groups[pattern] = make(model, names=mine, **settings)
+        if left:
+            raise OptimizerError("Grouped(groups)", "must move every parameter", f"nothing for {', '.join(left)}",
+                                 'Add a last group with the pattern "*".')
+        self._lr = real("Grouped(lr=...)", next(iter(self.groups.values())).lr if lr is None else lr)
+        if not self._lr:
+            raise ConfigError("Grouped(lr=...)", "must be above 0", "0", "Pass the rate at which the groups' own hold.")
+        self._factors = {pattern: group.lr / self._lr for pattern, group in self.groups.items()}
+
+    @property
+    def lr(self) -> float:
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = real("Grouped.lr", value)
+        for pattern, group in self.groups.items():
+            group.lr = self._factors[pattern] * self._lr
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return next(iter(self.groups.values())).steps
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        for group in self.groups.values():
+            group.steps = value
+
+    @property
+    def kind(self) -> str:
+        """``*emb.weight=adam,*=sgd``: what `Executor` takes as ``optimizer``."""
+        return ",".join(f"{pattern}={group.kind}" for pattern, group in self.groups.items())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """State of all groups by flat names."""
+        return {name: array for group in self.groups.values() for name, array in group.arrays().items()}
+
+    def step(self) -> None:
+        """Update every parameter; as `Optimizer.step`."""
+        refuse_unplanned(self._model, self.kind, tuple(self._model.parameters))
+        refuse_nonfinite(self._model, tuple(self._model.parameters), "Grouped.step()")
+        for group in self.groups.values():
+            group._apply()

@@ -1,0 +1,37 @@
+"""Gradient descent, with momentum."""
+
+from cllm import _kernels as kernels
+from cllm.models.gpt import GPT
+from cllm.optim.base import Optimizer, zeros_like
+from cllm.optim.checks import real
+
+
+class SGD(Optimizer):
+    """Gradient descent: velocity = momentum * velocity + gradient, p = p - lr * velocity.
+
+    Parameters
+    ----------
+    model : GPT
+    lr : float
+        May be changed between steps.
+    momentum : float
+        In [0, 1); 0 keeps no state.
+    weight_decay : float
+        L2 regularisation: weight_decay * p is added to the gradient of arrays named ``*.weight`` with two or more axes.
+    names : as of `Adam`
+    """
+
+    state_names = ("velocity",)
+
+    def __init__(self, model: GPT, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
+                 names: str | tuple[str, ...] | None = None):
+        super().__init__(model, lr, weight_decay, names)
+        self.momentum = real("SGD(momentum=...)", momentum, below=1.0)
+        self.state = {n: zeros_like(model, n) for n in self.names} if self.momentum else {}
+
+    @property
+    def kind(self) -> str:
+        return "momentum" if self.momentum else "sgd"
+
+    def _update(self, decays, grad, param, state):
+        kernels.sgd_update(grad, self.lr, self.momentum, param=param, velocity=state[0] if state else None)

@@ -1,0 +1,13 @@
+"""Snapshots of training, written whole or not at all."""
+
+from cllm.snapshot.directory import (
+    is_whole,
+    load_snapshot,
+    prune,
+    read_state,
+    snapshots,
+    step_of,
+    write_snapshot,
+)
+
+__all__ = ["is_whole", "load_snapshot", "prune", "read_state", "snapshots", "step_of", "write_snapshot"]

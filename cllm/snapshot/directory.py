@@ -1,0 +1,218 @@
+"""Snapshots of training: a directory ``step-000060`` that is there whole or not at all.
+
+    model.safetensors       parameters by name; `cllm.load` reads it too
+    optimizer.safetensors   the optimizer's state, ``tok_emb.weight.m``
+    state.json              step, configuration, optimizer, what the caller adds, and size and sha256 of the other files
+
+A snapshot is written under a hidden name, every file synced, and renamed when it is complete, so a process that is
+killed at any moment leaves the earlier ones as they were. Reading checks every byte against state.json, and state.json
+against its own checksum. Nothing in a snapshot is executed: it is JSON and arrays.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+
+from cllm.config import ModelConfig
+from cllm.errors import ConfigError, SnapshotError
+from cllm.models.gpt import GPT
+from cllm.snapshot.files import (
+    CODES,
+    describe_arrays,
+    digest_file,
+    read_arrays,
+    sync_directory,
+    write_arrays,
+    write_file,
+)
+
+FORMAT = "cllm snapshot 1"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+REMEDY = "Use another snapshot, or start afresh in another directory."
+
+
+def write_snapshot(directory: str | Path, step: int, model: GPT, optimizer, state: Mapping | None = None,
+                   files: Mapping[str, bytes] | None = None) -> Path:
+    """Write ``directory/step-...`` and return its path; needs no memory to speak of.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Made if missing.
+    step : int
+        Steps taken.
+    model : GPT
+    optimizer : AdamW, Adam, SGD or Grouped
+    state : dict
+        Plain data to keep beside them.
+    files : dict
+        Further small files, name -> contents.
+
+    Raises
+    ------
+    SnapshotError
+        When it cannot be written; earlier snapshots are untouched.
+    """
+    directory = Path(directory)
+    final = directory / f"step-{step:06d}"
+    partial = directory / f".{final.name}.{os.getpid()}.partial"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _sweep(directory)
+        if final.exists():
+            if is_whole(final):
+                return final
+            _discard(final)
+        partial.mkdir()
+        meta = {"config": json.dumps(model.config.to_dict()), "dtype": model.dtype}
+        digests = {MODEL: write_arrays(partial / MODEL, model.parameters, meta),
+                   OPTIMIZER: write_arrays(partial / OPTIMIZER, optimizer.arrays(), {"kind": optimizer.kind})}
+        for name, contents in (files or {}).items():
+            digests[name] = write_file(partial / name, [contents])
+        body = {"format": FORMAT, "step": step, "config": model.config.to_dict(), "dtype": model.dtype,
+                "optimizer": {"kind": optimizer.kind, "steps": optimizer.steps}, "training": dict(state or {}),
+                "files": digests}
+        write_file(partial / STATE, [json.dumps({**body, "sha256": _seal(body)}, indent=1).encode()])
+        sync_directory(partial)
+        partial.rename(final)
+        sync_directory(directory)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise SnapshotError(f"snapshot {final}", "must be a place that can be written", error.strerror or str(error),
+                            "Make room or choose another directory; earlier snapshots are whole.") from error
+    return final
+
+
+def read_state(path: str | Path) -> dict:
+    """``state.json`` of a snapshot, after checking every file.
+
+    Raises
+    ------
+    SnapshotError
+        When the snapshot is missing, damaged, truncated or not ours; the message has the reason.
+    """
+    path = Path(path)
+    try:
+        state = json.loads((path / STATE).read_bytes())
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise ValueError(f"{STATE} of another format")
+        if state.pop("sha256", None) != _seal(state):
+            raise ValueError(f"{STATE} with another checksum than its own")
+        for name, digest in state["files"].items():
+            if Path(name).name != name:
+                raise ValueError(f"a file outside it, {name!r}")
+            if os.path.getsize(path / name) != digest["bytes"]:
+                raise ValueError(f"{name} of {os.path.getsize(path / name):,} bytes instead of {digest['bytes']:,}")
+            if digest_file(path / name) != digest:
+                raise ValueError(f"{name} with another checksum")
+    except OSError as error:
+        raise _refused(path, f"{Path(error.filename or path).name}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _refused(path, str(error)) from error
+    return state
+
+
+def load_snapshot(path: str | Path, model: GPT | None = None, optimizer=None) -> tuple[GPT, dict]:
+    """Model and state of a snapshot.
+
+    Parameters
+    ----------
+    path : str or Path
+    model : GPT or None
+        To load into; it must be of the snapshot's configuration and dtype. None makes one.
+    optimizer : or None
+        To load into; of the kind that was saved.
+
+    Raises
+    ------
+    SnapshotError
+        As `read_state`, or when model or optimizer are others; nothing is changed then.
+    """
+    path = Path(path)
+    state = read_state(path)
+    try:
+        config = ModelConfig(**state["config"])
+        model = GPT(config, dtype=state["dtype"]) if model is None else model
+    except (ConfigError, TypeError) as error:
+        raise _refused(path, str(error)) from error
+    if (model.config, model.dtype) != (config, state["dtype"]):
+        differ = [k for k, v in config.to_dict().items() if getattr(model.config, k) != v] or ["dtype"]
+        raise SnapshotError(f"snapshot {path}", "must be of the model's configuration",
+                            f"another {', '.join(differ)}", "Make the model with the snapshot's configuration.")
+    if optimizer is not None and optimizer.kind != state["optimizer"]["kind"]:
+        raise SnapshotError(f"snapshot {path}", f"must be of the optimizer {optimizer.kind}",
+                            state["optimizer"]["kind"], "Make the optimizer that was saved.")
+    _check_arrays(path / MODEL, model.parameters)
+    if optimizer is not None:
+        _check_arrays(path / OPTIMIZER, optimizer.arrays())
+        read_arrays(path / OPTIMIZER, optimizer.arrays())
+        optimizer.steps = state["optimizer"]["steps"]
+    read_arrays(path / MODEL, model.parameters)
+    return model, state
+
+
+def snapshots(directory: str | Path) -> list[Path]:
+    """Snapshots in a directory by their names, earliest first, not yet checked."""
+    found = [p for p in Path(directory).glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Step of a snapshot by its name."""
+    return int(path.name.removeprefix("step-"))
+
+
+def is_whole(path: str | Path) -> bool:
+    """Whether a snapshot would be taken."""
+    try:
+        read_state(path)
+    except SnapshotError:
+        return False
+    return True
+
+
+def prune(directory: str | Path, keep: int, also: int | None = None) -> None:
+    """Delete all but the last `keep` snapshots and that of step `also`."""
+    for path in snapshots(directory)[:-keep]:
+        if step_of(path) != also:
+            _discard(path)
+
+
+def _refused(path: Path, reason: str) -> SnapshotError:
+    return SnapshotError(f"snapshot {path}", "must be a whole snapshot of ours", reason, REMEDY)
+
+
+def _check_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    try:
+        found = describe_arrays(path)
+    except (OSError, SafetensorError) as error:
+        raise _refused(path.parent, f"{path.name}: {error}") from error
+    wanted = {n: (a.shape, CODES[str(a.dtype)]) for n, a in arrays.items()}
+    differ = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
+    if differ:
+        raise _refused(path.parent, f"{path.name} with {differ[0]} as {found.get(differ[0])} "
+                                    f"where {wanted.get(differ[0])} is needed")
+
+
+def _seal(body: dict) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _discard(path: Path) -> None:
+    """Delete a snapshot; interrupted, it leaves no half of one under its name."""
+    doomed = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what killed processes left."""
+    for left in directory.glob(".step-*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
