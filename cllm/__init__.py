@@ -25,6 +25,7 @@ from cllm.errors import (  # noqa: E402
     RebuildError,
     ShapeError,
     SnapshotError,
+    SpillError,
     TokenError,
 )
 from cllm.executor import Executor  # noqa: E402
@@ -32,14 +33,26 @@ from cllm.gradcheck import gradcheck  # noqa: E402
 from cllm.models.gpt import GPT, load  # noqa: E402
 from cllm.optim import SGD, AdamW, clip_grad_norm  # noqa: E402
 from cllm.planning import plan  # noqa: E402
-from cllm.plans import Cache, Plan, Recompute, Segment, Tape  # noqa: E402
+from cllm.plans import Cache, Compress, Estimate, Plan, Recompute, Segment, Tape  # noqa: E402
 from cllm.products import accumulate_weight_gradient, set_num_threads  # noqa: E402
-from cllm.strategies import Binomial, CacheAll, EveryNth, MemoryBudget, PerBlock, RecomputeAll, Selective, Sqrt  # noqa: E402
+from cllm.strategies import (  # noqa: E402
+    Binomial,
+    CacheAll,
+    Compressed,
+    EveryNth,
+    MemoryBudget,
+    PerBlock,
+    RecomputeAll,
+    Selective,
+    Spill,
+    Sqrt,
+)
 
 __all__ = [
-    "AdamW", "Binomial", "BudgetError", "BuildError", "Cache", "CacheAll", "CllmError", "ConfigError", "DataError",
-    "DeclarationError", "DtypeError", "EveryNth", "Executor", "GPT", "LayoutError", "MemoryBudget", "ModelConfig", "NonFiniteError",
-    "OptimizerError", "PerBlock", "Plan", "PlanError", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Segment",
-    "Selective", "ShapeError", "SnapshotError", "Sqrt", "Tape", "TokenError", "accumulate_weight_gradient",
+    "AdamW", "Binomial", "BudgetError", "BuildError", "Cache", "CacheAll", "CllmError", "Compress", "Compressed",
+    "ConfigError", "DataError", "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "GPT",
+    "LayoutError", "MemoryBudget", "ModelConfig", "NonFiniteError", "OptimizerError", "PerBlock", "Plan",
+    "PlanError", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Segment", "Selective", "ShapeError",
+    "SnapshotError", "Spill", "SpillError", "Sqrt", "Tape", "TokenError", "accumulate_weight_gradient",
     "clip_grad_norm", "gradcheck", "load", "plan", "set_num_threads", "versions",
 ]

@@ -7,12 +7,15 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.arena import Arena
+from cllm.compression import compress_call, expand_call
 from cllm.declare import FEEDS
 from cllm.dims import elements, resolve
 from cllm.program import Step
 from cllm.schedule import Buffer, Op, Schedule
+from cllm.spilling import SpillFile
 
 Arrays = Mapping[str, np.ndarray]
+SPILL_KINDS = ("spill_start", "spill_wait", "fetch_start", "fetch_wait")
 METHODS = {"rebuild": "forward", "logits": "forward"}  # kinds of operations not named as the method that they call
 
 
@@ -32,15 +35,18 @@ class Binder:
         `gradients` is empty for a schedule without backward.
     feeds, whole_feeds : arrays by name
         A feed that is missing is bound to None.
+    spill : SpillFile or None
+        Needed by schedules that spill.
     """
 
     def __init__(self, schedule: Schedule, arena: Arena, slab: np.ndarray, letters: Mapping[str, int],
                  whole_letters: Mapping[str, int], parameters: Arrays, gradients: Arrays, feeds: Arrays,
-                 whole_feeds: Arrays):
+                 whole_feeds: Arrays, spill: SpillFile | None = None):
         self.schedule, self.arena, self.slab = schedule, arena, slab
         self.letters, self.whole_letters = letters, whole_letters
         self.parameters, self.gradients = parameters, gradients
         self.feeds, self.whole_feeds = feeds, whole_feeds
+        self.spill = spill
 
     def array(self, buffer: Buffer) -> np.ndarray:
         """The buffer as an array of its shape."""
@@ -52,13 +58,18 @@ class Binder:
 
     def call(self, op: Op) -> Callable[[], None]:
         """What the operation does, ready to be called."""
-        arrays = {name: self.array(self.schedule.buffers[b]) for name, b in (*op.reads, *op.writes)}
+        arrays = {name: self.array(self.schedule.buffers[b]) for name, b in (*op.reads, *op.writes)
+                  if self.schedule.buffers[b].kind != "disk"}
         if op.kind == "zero":
             return partial(kernels.fill_zero, x=arrays["dst"].reshape(-1))
         if op.kind == "add":
             return partial(kernels.add_in_place, arrays["src"].reshape(-1), y=arrays["dst"].reshape(-1))
         if op.kind == "copy":
             return partial(np.copyto, arrays["dst"], arrays["src"])
+        if op.kind in ("compress", "expand"):
+            return (compress_call if op.kind == "compress" else expand_call)(arrays["src"], arrays["dst"])
+        if op.kind in SPILL_KINDS:
+            return self._spill(op, arrays)
         if op.kind == "stash":
             return partial(_stash, arrays["src"], arrays["dst"], self.feeds["key"])
         layer = op.step.layer
@@ -70,6 +81,15 @@ class Binder:
         call = partial(method, *reads, **writes)
         scratch = [arrays[name] for name, b in op.writes if self.schedule.buffers[b].kind == "scratch"]
         return partial(_claimed, call, scratch) if scratch else call
+
+    def _spill(self, op: Op, arrays: Arrays) -> Callable[[], None]:
+        kind, moment = op.kind.split("_")
+        way = {"spill": "write", "fetch": "read"}[kind]
+        disk = next(b for _, b in (*op.reads, *op.writes) if self.schedule.buffers[b].kind == "disk")
+        if moment == "wait":
+            return self.spill.wait_call(way, disk)
+        start = self.spill.write_call if way == "write" else self.spill.read_call
+        return start(disk, next(iter(arrays.values())))
 
     def _argument(self, name: str, arrays: Arrays, step: Step, feeds: Arrays) -> np.ndarray | None:
         if name in arrays:

@@ -23,6 +23,8 @@ def op_seconds(op: Op, schedule: Schedule, workload: Workload, rates: Rates) -> 
     """Seconds of one operation: the larger of its arithmetic and its memory traffic, and the call."""
     letters = {**workload.letters(None if op.whole else schedule.micro_batch), "R": schedule.loss_rows,
                **op.step.layer.letters}
+    if op.kind in ("spill_start", "spill_wait", "fetch_start", "fetch_wait"):
+        return rates.seconds_per_call
     nbytes = sum(schedule.buffers[b].nbytes for _, b in (*op.reads, *op.writes) if schedule.buffers[b].kind != "scratch")
     flops = 0.0
     layer = op.step.layer

@@ -60,6 +60,10 @@ class NonFiniteError(CllmError, ArithmeticError):
     """NaN or infinity in the loss or in a gradient."""
 
 
+class SpillError(CllmError):
+    """Values cannot be put on disk or fetched from it."""
+
+
 class RebuildError(CllmError, RuntimeError):
     """A rebuilt value differs from the original."""
 

@@ -12,7 +12,7 @@ from cllm.batches import checked_batch, checked_tokens
 from cllm.binding import Binder
 from cllm.config import checked_size
 from cllm.declare import FEEDS
-from cllm.dims import resolve
+from cllm.dims import elements, resolve
 from cllm.errors import ConfigError, NonFiniteError
 from cllm.ledger import Ledger
 from cllm.memory import MemoryReport
@@ -20,7 +20,8 @@ from cllm.models.gpt import GPT
 from cllm.planning import decide
 from cllm.plans import Plan
 from cllm.rebuild_check import RebuildCheck
-from cllm.schedule import Schedule, build_schedule
+from cllm.schedule import ITEMSIZES, Schedule, build_schedule
+from cllm.spilling import SpillFile
 from cllm.witness import Slab
 from cllm.workload import Workload
 
@@ -66,6 +67,7 @@ class Executor:
         self.schedule, self.memory = self._ledger.build(self.plan)
         self._step = 0
         self._slab = Slab(self.memory.arena_bytes)
+        self._spill = self._open_spill()
         self._feeds = _make_feeds(self.workload.letters(self.schedule.micro_batch))
         self._whole = {**self._feeds, **{n: np.empty(resolve(FEEDS[n][0], self.workload.letters()), FEEDS[n][1])
                                          for n in ("tokens", "targets")}}
@@ -163,12 +165,16 @@ class Executor:
         self._feeds["scale"][0] = 1.0 / count
         self._feeds["loss"][0] = 0.0
         self._feeds["key"][:2] = self._seed, self._step
-        for start, size in self._micro_batches():
-            self._feed(start, size)
-            calls = self._bound("train", size)
-            self._check.begin(start)
-            run(calls[:self.schedule.epilogue], self.schedule, 0)
-        run(calls[self.schedule.epilogue:], self.schedule, self.schedule.epilogue)
+        try:
+            for start, size in self._micro_batches():
+                self._feed(start, size)
+                calls = self._bound("train", size)
+                self._check.begin(start)
+                run(calls[:self.schedule.epilogue], self.schedule, 0)
+            run(calls[self.schedule.epilogue:], self.schedule, self.schedule.epilogue)
+        finally:
+            if self._spill is not None:
+                self._spill.settle()
         loss = float(self._feeds["loss"][0]) / count
         self._check_finite(loss)
         self._step += 1
@@ -209,12 +215,17 @@ class Executor:
                      if mode == "train" or name != "key"}
             whole_letters = {**self.workload.letters(), "R": schedule.loss_rows}
             binder = Binder(schedule, arena, slab, letters, whole_letters, self._model.parameters,
-                            self._model.gradients if mode == "train" else {}, feeds, self._whole)
+                            self._model.gradients if mode == "train" else {}, feeds, self._whole, self._spill)
             calls = [binder.call(op) for op in schedule.ops]
             if mode == "train":
                 calls = self._check.wrap(calls, schedule, binder)
             self._calls[mode, size] = calls
         return self._calls[mode, size]
+
+    def _open_spill(self) -> SpillFile | None:
+        letters = self.workload.letters(self.schedule.micro_batch)
+        sizes = {b.index: elements(b.shape, letters) * ITEMSIZES[b.dtype] for b in self.schedule.buffers if b.kind == "disk"}
+        return SpillFile(self.plan.spill_directory, sizes) if sizes else None
 
     def _forward_only(self, mode: str) -> tuple[Schedule, Arena, np.ndarray]:
         """A forward schedule in the slab of training, or in one of its own should that be too small."""

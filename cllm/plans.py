@@ -28,13 +28,35 @@ class Recompute:
     """Drop the value after forward; rebuild it from what is at hand when backward asks for it."""
 
 
-Decision = Cache | Recompute
-DECISIONS = {"cache": Cache, "recompute": Recompute}
+@dataclass(frozen=True, slots=True)
+class Compress:
+    """Keep a narrow copy; backward reads what it expands to, so gradients are close and not equal.
+
+    Parameters
+    ----------
+    dtype : {"bfloat16", "int8"}
+        int8 has a scale per 128 elements.
+    """
+
+    dtype: str = "bfloat16"
+
+
+@dataclass(frozen=True, slots=True)
+class Spill:
+    """Put the value on disk while other work runs, and fetch it before backward asks for it."""
+
+
+Decision = Cache | Recompute | Compress | Spill
+WORDS = {"cache": Cache(), "recompute": Recompute(), "bfloat16": Compress("bfloat16"), "int8": Compress("int8"),
+         "spill": Spill()}
 
 
 @dataclass(frozen=True, slots=True)
 class Tape:
-    """One block with its decisions, pairs of (value's name inside the block, decision); what is not named is cached."""
+    """One block with its decisions, pairs of (value's name inside the block, decision); what is not named is cached.
+
+    The name ``input`` stands for the block's input.
+    """
 
     block: int
     decisions: tuple[tuple[str, Decision], ...] = ()
@@ -47,9 +69,10 @@ class Tape:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of children that is swept in forward and opened in backward."""
+    """A run of children that is swept in forward and opened in backward; `input` decides on the input that it keeps."""
 
     children: tuple["Tape | Segment", ...]
+    input: Decision = Cache()
 
     @property
     def blocks(self) -> range:
@@ -80,6 +103,8 @@ class Plan:
         Rows of the head in work at once; None lets the schedule choose.
     ends : tuple of (value name, Decision)
         Decisions for values outside the blocks; what is not named is cached, optional values are left out.
+    spill_directory : str or None
+        Where spilled values go; needed by plans that spill.
     estimate : Estimate or None
         Set by `cllm.plan`: what the plan costs for its workload. Not part of equality.
     """
@@ -88,12 +113,30 @@ class Plan:
     micro_batch: int | None = None
     loss_rows: int | None = None
     ends: tuple[tuple[str, Decision], ...] = ()
+    spill_directory: str | None = None
     estimate: Estimate | None = field(default=None, compare=False)
 
     @property
     def exact(self) -> bool:
         """Whether gradients equal those of CacheAll to the last bit."""
-        return True
+        return not any(isinstance(d, Compress) for d in self.decisions())
+
+    @property
+    def spills(self) -> bool:
+        """Whether any value goes to disk."""
+        return any(isinstance(d, Spill) for d in self.decisions())
+
+    def decisions(self) -> Iterator[Decision]:
+        """Every decision that is named."""
+        yield from (decision for _, decision in self.ends)
+        stack = list(self.children)
+        while stack:
+            node = stack.pop()
+            if isinstance(node, Tape):
+                yield from (decision for _, decision in node.decisions)
+            else:
+                yield node.input
+                stack.extend(node.children)
 
     @property
     def arena_bytes(self) -> int:
@@ -158,6 +201,7 @@ class Plan:
     def to_dict(self) -> dict:
         """The plan as plain data."""
         return {"plan": 1, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
+                "spill_directory": self.spill_directory,
                 "ends": {name: _words(d) for name, d in self.ends}, "children": [_node_out(c) for c in self.children]}
 
     @staticmethod
@@ -166,23 +210,23 @@ class Plan:
         if data.get("plan") != 1:
             raise ValueError(f"plan format {data.get('plan')!r} is not 1")
         return Plan(tuple(_node_in(c) for c in data["children"]), data["micro_batch"], data["loss_rows"],
-                    tuple((name, DECISIONS[word]()) for name, word in data["ends"].items()))
+                    tuple((name, WORDS[word]) for name, word in data["ends"].items()), data["spill_directory"])
 
 
 def _words(decision: Decision) -> str:
-    return type(decision).__name__.lower()
+    return next(word for word, known in WORDS.items() if known == decision)
 
 
 def _node_out(node: Tape | Segment) -> dict:
     if isinstance(node, Tape):
         return {"block": node.block, "decisions": {key: _words(d) for key, d in node.decisions}}
-    return {"children": [_node_out(c) for c in node.children]}
+    return {"input": _words(node.input), "children": [_node_out(c) for c in node.children]}
 
 
 def _node_in(data: dict) -> Tape | Segment:
     if "block" in data:
-        return Tape(data["block"], tuple((key, DECISIONS[word]()) for key, word in data["decisions"].items()))
-    return Segment(tuple(_node_in(c) for c in data["children"]))
+        return Tape(data["block"], tuple((key, WORDS[word]) for key, word in data["decisions"].items()))
+    return Segment(tuple(_node_in(c) for c in data["children"]), WORDS[data["input"]])
 
 
 def _tree_lines(nodes: tuple[Tape | Segment, ...], indent: str) -> list[str]:
@@ -206,7 +250,8 @@ def _tree_lines(nodes: tuple[Tape | Segment, ...], indent: str) -> list[str]:
             run.append(node)
         else:
             close()
-            lines.append(f"{indent}segment of blocks {node.blocks.start}-{node.blocks.stop - 1}, rebuilt from its input:")
+            kept = "" if node.input == Cache() else f" ({_words(node.input)})"
+            lines.append(f"{indent}segment of blocks {node.blocks.start}-{node.blocks.stop - 1}, rebuilt from its input{kept}:")
             lines += _tree_lines(node.children, indent + "  ")
     close()
     return lines

@@ -8,28 +8,34 @@ that nobody needs, and no strategy has to think of it. A buffer lives from the o
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from cllm.compression import PACKED, packed_shape
 from cllm.declare import Flow
 from cllm.dims import aligned, elements
 from cllm.errors import PlanError
 from cllm.gradients import wire_gradients
-from cllm.plans import Cache, Decision, Plan, Recompute, Segment, Tape
+from cllm.overlap import overlap_disk
+from cllm.plans import Cache, Compress, Decision, Plan, Recompute, Segment, Spill, Tape
 from cllm.program import Program, Step
 from cllm.workload import ITEMSIZE, Workload
 
-ITEMSIZES = {**ITEMSIZE, "int32": 4, "uint64": 8}
+ITEMSIZES = {**ITEMSIZE, "int32": 4, "uint64": 8, "uint16": 2, "uint8": 1}
 
 # The head's rows in work at once where a plan leaves it open: the whole micro-batch while its logits fit the second
 # level cache of a few cores, else as many as 64 MiB of logits hold, so that the passes over the head's gradient stay few.
 LOGITS_SMALL = 8 << 20
 LOGITS_LARGE = 64 << 20
 
+# Operations that only move values: without a reader they are left out.
+DROPPABLE = frozenset({"forward", "rebuild", "compress", "expand", "spill_start", "spill_wait", "fetch_start", "fetch_wait"})
+
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """Room in the arena: what it holds, how large it is, and the first and last operation that name it.
 
-    `kind` is "kept" (made in forward, read in backward), "rebuilt", "passing" (read in the same sweep only),
-    "gradient", "stash" (a gradient that waits for the epilogue) or "scratch".
+    `kind` is "kept" (made in forward, read in backward), "packed" (a compressed copy), "rebuilt" (expanded and fetched
+    values too), "passing" (read in the same sweep only), "gradient", "stash" (a gradient that waits for the epilogue),
+    "scratch", or "disk" (no bytes in the arena).
     """
 
     index: int
@@ -47,7 +53,8 @@ class Buffer:
 @dataclass(frozen=True, slots=True)
 class Op:
     """One operation: ``forward``, ``rebuild``, ``accumulate`` and ``backward`` call a layer; ``zero``, ``copy``, ``add``
-    and ``stash`` move gradients; ``evaluate`` adds to the loss. `reads` and `writes` pair argument names with buffers; `frees` are the
+    and ``stash`` move gradients; ``compress`` and ``expand``, ``spill_start``, ``spill_wait``, ``fetch_start`` and
+    ``fetch_wait`` move values; ``evaluate`` adds to the loss. `reads` and `writes` pair argument names with buffers; `frees` are the
     buffers that no later operation names. `whole` operations run once, on the whole batch."""
 
     kind: str
@@ -120,6 +127,12 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     covered = [tape.block for tape in plan.tapes()]
     if covered != list(range(program.n_blocks)):
         refuse("Plan(children=...)", f"must cover blocks 0 to {program.n_blocks - 1} once, in order", str(covered))
+    if plan.spills and not plan.spill_directory:
+        refuse("Plan(spill_directory=...)", "must be given when values are spilled", "None", "Name a directory on a disk.")
+    for decision in plan.decisions():
+        if not isinstance(decision, Decision) or (isinstance(decision, Compress) and decision.dtype not in PACKED):
+            refuse("Plan", "a decision must be Cache(), Recompute(), Compress('bfloat16' or 'int8') or Spill()",
+                   repr(decision), "Use one of these.")
     before, blocks, after = program.regions
     for tape in plan.tapes():
         _check_decisions(program, blocks[tape.block], dict(tape.decisions), f"Plan block {tape.block}", refuse, "key")
@@ -128,13 +141,18 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
 
 def _check_decisions(program, steps, decisions: dict, where: str, refuse, field: str) -> None:
     mine = [program.values[v] for s in steps for v in s.outputs.values()]
-    allowed = {getattr(v, field) for v in mine if program.readers[v.name] and v.name not in program.block_inputs}
+    named = {getattr(v, field): v for v in mine if program.readers[v.name] and v.name not in program.block_inputs}
+    allowed = {*named, "input"} if field == "key" else set(named)
     for name, decision in decisions.items():
         if name not in allowed:
             refuse(where, f"decisions may name {', '.join(sorted(allowed))}", name,
                    "Name values that backward reads; the outputs of blocks are decided by the segments.")
-        if not isinstance(decision, Decision):
-            refuse(where, "a decision must be Cache() or Recompute()", repr(decision), "Use one of these.")
+        statistics = name in named and (named[name].dtype is not None or named[name].group == "statistics")
+        if isinstance(decision, Compress) and statistics:
+            refuse(where, "row statistics may not be compressed", name, "They are small: keep or drop them.")
+        if name == "input" and isinstance(decision, Recompute):
+            refuse(where, "the input of a block cannot be rebuilt inside it", "Recompute()",
+                   "Put the block into a Segment that begins earlier.")
 
 
 class _Builder:
@@ -152,6 +170,7 @@ class _Builder:
         self.buffers: list[Buffer] = []
         self.ops: list[Op] = []
         self.cells: dict[str, int] = {}
+        self.packed: dict[int, tuple[str, int]] = {}  # buffer of a packed copy -> (kind of copy, block)
         self.scratch_sizes: dict[tuple, int] = {}
         self.sizes: dict[tuple, int] = {}
         self.moves: dict[int, list] = {}
@@ -193,7 +212,7 @@ class _Builder:
                 left, entry = self.tape(self.program.regions[1][child.block], {inputs[child.block]: entry},
                                         child.decisions, inputs[child.block + 1], kind)
             else:
-                left = entry
+                left = self.pack(inputs[child.blocks.start], entry, child.input)
                 for block in child.blocks:
                     _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1], kind)
             saved.append(left)
@@ -206,11 +225,40 @@ class _Builder:
         env = dict(given)
         optional = {v for s in steps for v in s.outputs.values()
                     if self.program.values[v].optional and isinstance(self._decision(decided, v), Cache)}
+        saved = {v: self.pack(v, b, decided.get("input", Cache())) for v, b in given.items()}
         for step in steps:
             self.forward(step, env, optional, kind)
-        saved = {v: b for v, b in env.items()
-                 if v in given or not isinstance(self._decision(decided, v), Recompute)}
+            for v in step.outputs.values():
+                decision = self._decision(decided, v)
+                if v in env and v != output and not isinstance(decision, Recompute):
+                    saved[v] = self.pack(v, env[v], decision)
         return saved, env.get(output)
+
+    def pack(self, name: str, buffer: int, decision: Decision | None) -> int:
+        """The buffer that keeps a value: its own, or that of a copy, compressed or on disk."""
+        value, source = self.program.values[name], self.buffers[buffer]
+        if isinstance(decision, Compress):
+            shape, dtype = packed_shape(decision.dtype, source.shape, self.letters)
+            copy = self.buffer(f"{name} as {decision.dtype}", shape, dtype, "packed", value.block)
+            self.emit("compress", self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
+            self.packed[copy] = "expand", buffer
+            return copy
+        if isinstance(decision, Spill):
+            copy = self.buffer(f"{name} on disk", source.shape, source.dtype, "disk", value.block)
+            for kind in ("spill_start", "spill_wait"):
+                self.emit(kind, self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
+            self.packed[copy] = "fetch", buffer
+            return copy
+        return buffer
+
+    def unpack(self, name: str, copy: int) -> int:
+        """The buffer of a value expanded or fetched from its copy."""
+        way, original = self.packed[copy]
+        source, step = self.buffers[original], self.program.steps[self.program.values[name].step]
+        buffer = self.buffer(name, source.shape, source.dtype, "rebuild", source.block)
+        for kind in ("expand",) if way == "expand" else ("fetch_start", "fetch_wait"):
+            self.emit(kind, step, {"src": copy}, {"dst": buffer}, None)
+        return buffer
 
     def _decision(self, decided: dict[str, Decision], value: str) -> Decision | None:
         entry = self.program.values[value]
@@ -239,6 +287,8 @@ class _Builder:
             if isinstance(child, Tape):
                 self.backward(self.program.regions[1][child.block], left, deferred)
             else:
+                if left in self.packed:
+                    left = self.unpack(self.program.block_inputs[child.blocks.start], left)
                 inner, _ = self.open(child.children, left, "rebuild")
                 self.close(child.children, inner, deferred)
 
@@ -264,6 +314,8 @@ class _Builder:
     def rebuild(self, name: str, env: dict[str, int]) -> None:
         """Make sure that a value is at hand, by running its step again if need be."""
         value = self.program.values[name]
+        if name in env and env[name] in self.packed:
+            env[name] = self.unpack(name, env[name])
         if name in env or value.optional:
             return
         step = self.program.steps[value.step]
@@ -303,7 +355,8 @@ class _Builder:
         key = shape, dtype, whole
         if key not in self.sizes:
             self.sizes[key] = aligned(elements(shape, letters) * ITEMSIZES[dtype])
-        self.buffers.append(Buffer(len(self.buffers), label, shape, dtype, self.sizes[key], kind, block, whole))
+        self.buffers.append(Buffer(len(self.buffers), label, shape, dtype, 0 if kind == "disk" else self.sizes[key], kind,
+                                   block, whole))
         return len(self.buffers) - 1
 
     def emit(self, kind: str, step: Step, reads: Mapping[str, int], writes: Mapping[str, int], scratch: Flow | None = None,
@@ -330,11 +383,12 @@ class _Builder:
         kept: list[tuple[int, Op]] = []
         for position in reversed(range(len(self.ops))):
             op = self.ops[position]
-            if op.kind in ("forward", "rebuild") and not any(b in needed for _, b in op.writes):
+            if op.kind in DROPPABLE and not any(b in needed for _, b in op.writes):
                 continue
             needed.update(b for _, b in op.reads)
             kept.append((position, op))
         kept.reverse()
+        kept = overlap_disk(kept, [b.nbytes for b in self.buffers])
         epilogue = sum(position < epilogue for position, _ in kept)
         first: dict[int, int] = {}
         last: dict[int, int] = {}
@@ -343,7 +397,7 @@ class _Builder:
             for _, b in (*op.reads, *op.writes):
                 first.setdefault(b, 0 if self.buffers[b].kind == "stash" else index)
                 last[b] = index
-            if op.kind in ("accumulate", "backward", "rebuild"):
+            if op.kind in ("accumulate", "backward", "rebuild", "expand", "fetch_start"):
                 crosses.update(b for _, b in op.reads)
         number = {old: new for new, old in enumerate(sorted(first))}
         buffers = []

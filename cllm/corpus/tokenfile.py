@@ -57,6 +57,11 @@ def text_fingerprint(path: str | PathLike | None) -> dict:
     return {"bytes": nbytes, "sha256": digest.hexdigest()}
 
 
+def tokens_sha256(tokens: np.ndarray) -> str:
+    """Checksum of tokens in memory, whatever their dtype."""
+    return hashlib.sha256(np.ascontiguousarray(tokens, "<i4").data).hexdigest()
+
+
 def write_tokens(path: str | PathLike, text: str | PathLike | None, tokenizer) -> TokenFile:
     """Tokenise a text into a file, which appears whole or not at all.
 

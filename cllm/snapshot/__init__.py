@@ -5,9 +5,10 @@ from cllm.snapshot.directory import (
     load_snapshot,
     prune,
     read_state,
+    set_aside,
     snapshots,
     step_of,
     write_snapshot,
 )
 
-__all__ = ["is_whole", "load_snapshot", "prune", "read_state", "snapshots", "step_of", "write_snapshot"]
+__all__ = ["is_whole", "load_snapshot", "prune", "read_state", "set_aside", "snapshots", "step_of", "write_snapshot"]

@@ -185,6 +185,14 @@ def prune(directory: str | Path, keep: int, also: int | None = None) -> None:
             _discard(path)
 
 
+def set_aside(path: Path) -> None:
+    """Rename a damaged snapshot, so that it counts as one no more."""
+    number = 0
+    while (aside := path.with_name(f"damaged-{number}-{path.name}")).exists():
+        number += 1
+    path.rename(aside)
+
+
 def _refused(path: Path, reason: str) -> SnapshotError:
     return SnapshotError(f"snapshot {path}", "must be a whole snapshot of ours", reason, REMEDY)
 

@@ -12,11 +12,13 @@ from cllm.ledger import Ledger
 from cllm.plans import Plan
 from cllm.strategies.binomial import Binomial
 from cllm.strategies.cache_all import CacheAll
+from cllm.strategies.compressed import Compressed
 from cllm.strategies.every_nth import EveryNth
 from cllm.strategies.memory_budget import MemoryBudget
 from cllm.strategies.per_block import PerBlock
 from cllm.strategies.recompute_all import RecomputeAll
 from cllm.strategies.selective import Selective
+from cllm.strategies.spill import Spill
 from cllm.strategies.sqrt import Sqrt
 
 
@@ -32,6 +34,9 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "cache": lambda text: CacheAll(also=_words(text)),
     "recompute": lambda text: _bare(RecomputeAll, text),
     "every": lambda text: EveryNth(_number("every", text)),
+    "bf16": lambda text: Compressed("bfloat16", base=_base(text)),
+    "int8": lambda text: Compressed("int8", base=_base(text)),
+    "spill": lambda text: Spill(text),
     "sqrt": lambda text: _bare(Sqrt, text),
     "binomial": lambda text: Binomial(_number("binomial", text)),
     "budget": lambda text: MemoryBudget(text),
@@ -71,6 +76,11 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split("+")) if text else ()
 
 
+def _base(text: str) -> Strategy:
+    """The strategy whose kept values are compressed: ``bf16:selective``; CacheAll where nothing follows."""
+    return parse(text) if text else CacheAll()
+
+
 def _number(kind: str, text: str) -> int:
     return int(text)
 
@@ -81,5 +91,5 @@ def _bare(make: Callable[[], Strategy], text: str) -> Strategy:
     return make()
 
 
-__all__ = ["STRATEGIES", "Binomial", "CacheAll", "EveryNth", "MemoryBudget", "PerBlock", "RecomputeAll", "Selective", "Sqrt", "Strategy",
+__all__ = ["STRATEGIES", "Binomial", "CacheAll", "Compressed", "EveryNth", "MemoryBudget", "PerBlock", "RecomputeAll", "Selective", "Spill", "Sqrt", "Strategy",
            "parse"]

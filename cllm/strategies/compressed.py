@@ -1,0 +1,40 @@
+"""What another strategy keeps, in fewer bits."""
+
+from dataclasses import dataclass
+
+from cllm.compression import PACKED
+from cllm.errors import ConfigError
+from cllm.ledger import Ledger
+from cllm.plans import Compress, Plan
+from cllm.strategies.cache_all import CacheAll
+from cllm.strategies.keeping import keep_as
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """Values that `base` keeps are stored as bfloat16 or int8; gradients are close, not equal.
+
+    Row statistics stay as they are.
+
+    Parameters
+    ----------
+    dtype : {"bfloat16", "int8"}
+    sites : tuple of str or None
+        Groups, names inside a block, or "input" for what blocks and segments are rebuilt from; None is all.
+    base : strategy
+    micro_batch : int or None
+        None leaves it to `base`.
+    """
+
+    dtype: str = "bfloat16"
+    sites: tuple[str, ...] | None = None
+    base: object = CacheAll()
+    micro_batch: int | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.dtype, str) or self.dtype not in PACKED:
+            raise ConfigError("Compressed(dtype)", f"must be one of {', '.join(PACKED)}", repr(self.dtype),
+                              "Choose one of these.")
+
+    def decide(self, ledger: Ledger) -> Plan:
+        return keep_as(Compress(self.dtype), self.sites, self.base, self.micro_batch, ledger, "Compressed")

@@ -1,0 +1,152 @@
+"""Everything about a run but the model and the text: one frozen record that is kept in each snapshot."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
+
+from cllm.config import checked_size
+from cllm.errors import ConfigError
+from cllm.rates import SHAPES, Rate
+from cllm.strategies.memory_budget import parse_limit
+
+# What may differ when a run is resumed: it changes no number, or, for `steps`, only those that are still to come.
+FREE = ("steps", "strategy", "memory_budget", "threads", "eval_every", "eval_batches", "snapshot_every", "keep",
+        "max_bad_steps", "log_every")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How to train.
+
+    Parameters
+    ----------
+    steps : int
+        Optimizer steps of the whole run.
+    batch_size, seq_len : int
+        B and T of one call.
+    accumulate : int
+        Calls whose gradients are added up for one step.
+    optimizer : str
+        A name such as "adamw" or "*emb.weight=adam,sgd@30", see `cllm.optim.optimizer_named`.
+    lr : float
+        Highest rate.
+    min_lr, warmup : float, int, or None
+        The floor, and the steps of the rise; None is a tenth of `lr`, and a tenth of `steps` up to 100.
+    rate : {"cosine", "linear", "constant"}
+    betas, weight_decay : None takes the optimizer's own
+    eps : float
+    clip : float or None
+        Gradients are scaled down to this norm.
+    clip_by : {"all", "each"}
+        The norm of all gradients together, or of each by itself.
+    seed : int
+        Of the order of the text and of dropout.
+    val_fraction : float
+        Share of the tokens, at the end of the text, that only validation reads; 0 for no validation.
+    eval_every, eval_batches : int
+        Steps between evaluations, and batches of one.
+    strategy : str
+    memory_budget : int, str or None
+        Limit of the total bytes; it then decides instead of `strategy`.
+    threads : int or None
+    snapshot_every, keep : int
+        Steps between snapshots, and how many of the last ones stay; the best one stays besides.
+    max_bad_steps : int
+        So many steps in a row with NaN or infinity end the run.
+    log_every : int
+        Steps between plain lines of progress.
+
+    Raises
+    ------
+    ConfigError
+        When a value is outside what it may be.
+    """
+
+    steps: int = 1000
+    batch_size: int = 8
+    seq_len: int = 256
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    min_lr: float | None = None
+    warmup: int | None = None
+    rate: str = "cosine"
+    betas: tuple[float, float] | None = None
+    eps: float = 1e-8
+    weight_decay: float | None = None
+    clip: float | None = 1.0
+    clip_by: str = "all"
+    seed: int = 0
+    val_fraction: float = 0.1
+    eval_every: int = 100
+    eval_batches: int = 20
+    strategy: str = "cache"
+    memory_budget: int | str | None = None
+    threads: int | None = None
+    snapshot_every: int = 100
+    keep: int = 3
+    max_bad_steps: int = 10
+    log_every: int = 10
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "seq_len", "accumulate", "eval_every", "eval_batches", "snapshot_every",
+                     "keep", "max_bad_steps", "log_every"):
+            checked_size(f"train({name}=...)", getattr(self, name))
+        checked_size("train(seed=...)", self.seed, 0)
+        if self.clip is not None:
+            _checked_positive("clip", self.clip)
+        _checked_positive("lr", self.lr)
+        for name, value, allowed in (("rate", self.rate, SHAPES), ("clip_by", self.clip_by, ("all", "each"))):
+            if value not in allowed:
+                raise ConfigError(f"train({name}=...)", f"must be one of {', '.join(allowed)}", repr(value),
+                                  "Choose one of these.")
+        if self.memory_budget is not None:
+            parse_limit(self.memory_budget)
+            if self.strategy != "cache":
+                raise ConfigError("train(strategy=..., memory_budget=...)", "must not both be given",
+                                  f"{self.strategy!r} and {self.memory_budget!r}",
+                                  "A budget chooses the strategy: leave that out.")
+        if self.betas is not None:
+            object.__setattr__(self, "betas", tuple(self.betas))
+        for name, value in (("min_lr", self.lr / 10), ("warmup", min(100, self.steps // 10))):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        self.rates()
+
+    def rates(self) -> Rate:
+        """The rate of each step."""
+        return Rate(self.lr, self.steps, self.warmup, self.min_lr, self.rate)
+
+    def to_dict(self) -> dict:
+        """Every setting by name, as plain data."""
+        return {**asdict(self), "betas": list(self.betas) if self.betas else None}
+
+    def resumed(self, changes: dict, where: str) -> "TrainSettings":
+        """These settings, of a run that goes on, with what was asked for now.
+
+        Raises
+        ------
+        ConfigError
+            When a change would make other numbers than the straight run.
+        """
+        unknown = sorted(set(changes) - {f.name for f in fields(self)})
+        differ = [f"{n} {getattr(self, n)!r} there, {v!r} now" for n, v in changes.items()
+                  if n not in FREE and n not in unknown and _plain(getattr(self, n)) != _plain(v) and v is not None]
+        if unknown or differ:
+            raise ConfigError(where, "must go on with the settings it began with",
+                              ", ".join([*differ, *(f"unknown {n}" for n in unknown)]),
+                              "Leave these out, or start afresh in another directory.")
+        chosen = {n: v for n, v in changes.items() if n in FREE and v is not None}
+        if "memory_budget" in chosen:
+            chosen["strategy"] = "cache"
+        elif "strategy" in chosen:
+            chosen["memory_budget"] = None
+        return replace(self, **chosen)
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _checked_positive(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
+        raise ConfigError(f"train({name}=...)", "must be a number above 0", repr(value), "Pass a positive float.")
