@@ -33,8 +33,9 @@ from cllm.gradcheck import gradcheck  # noqa: E402
 from cllm.models.gpt import GPT, load  # noqa: E402
 from cllm.optim import SGD, AdamW, clip_grad_norm  # noqa: E402
 from cllm.planning import plan  # noqa: E402
-from cllm.plans import Cache, Compress, Estimate, Plan, Recompute, Segment, Tape  # noqa: E402
+from cllm.plans import Estimate, Plan
 from cllm.products import accumulate_weight_gradient, set_num_threads  # noqa: E402
+from cllm.segments import Cache, Compress, Recompute, Segment, Tape  # noqa: E402
 from cllm.strategies import (  # noqa: E402
     Binomial,
     CacheAll,

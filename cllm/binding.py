@@ -31,7 +31,7 @@ class Binder:
         Shape letters of the micro-batch to bind for; a smaller last one uses the first part of each buffer.
     whole_letters : dict
         Those of the whole batch.
-    parameters, gradients : arrays by name
+    parameters, tables, gradients : arrays by name
         `gradients` is empty for a schedule without backward.
     feeds, whole_feeds : arrays by name
         A feed that is missing is bound to None.
@@ -40,11 +40,11 @@ class Binder:
     """
 
     def __init__(self, schedule: Schedule, arena: Arena, slab: np.ndarray, letters: Mapping[str, int],
-                 whole_letters: Mapping[str, int], parameters: Arrays, gradients: Arrays, feeds: Arrays,
-                 whole_feeds: Arrays, spill: SpillFile | None = None):
+                 whole_letters: Mapping[str, int], parameters: Arrays, tables: Arrays, gradients: Arrays,
+                 feeds: Arrays, whole_feeds: Arrays, spill: SpillFile | None = None):
         self.schedule, self.arena, self.slab = schedule, arena, slab
         self.letters, self.whole_letters = letters, whole_letters
-        self.parameters, self.gradients = parameters, gradients
+        self.parameters, self.tables, self.gradients = parameters, tables, gradients
         self.feeds, self.whole_feeds = feeds, whole_feeds
         self.spill = spill
 
@@ -98,6 +98,8 @@ class Binder:
             return feeds.get(name)
         if name in step.params:
             return self.parameters[step.params[name]]
+        if name in step.tables:
+            return self.tables[step.tables[name]]
         if name[1:] in step.params and name[0] == "d":
             return self.gradients[step.params[name[1:]]]
         return None

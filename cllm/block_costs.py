@@ -7,10 +7,11 @@ from itertools import product
 import numpy as np
 
 from cllm.arena import live_bytes
-from cllm.costs import Rates, op_seconds
-from cllm.plans import Decision, Plan, Recompute, Segment, Tape
+from cllm.costs import Rates
+from cllm.plans import Plan
 from cllm.program import Program
 from cllm.schedule import Schedule, build_schedule
+from cllm.segments import Decision, Recompute, Segment, Tape
 from cllm.workload import Workload
 
 Decisions = tuple[tuple[str, Decision], ...]
@@ -58,7 +59,6 @@ class OneBlock:
 
     def __init__(self, program: Program, workload: Workload, rates: Rates, micro_batch: int):
         self.program, self.workload, self.rates, self.micro_batch = program, workload, rates, micro_batch
-        self._seconds: dict[tuple, float] = {}
 
     def block(self, recompute: bool) -> BlockCost:
         """Every tape worth having; with `recompute` false, the one that caches everything."""
@@ -102,13 +102,6 @@ class OneBlock:
         plan = Plan((child,), self.micro_batch, loss_rows)
         return _Run(build_schedule(self.program, self.workload, plan), self)
 
-    def op_seconds(self, op, schedule: Schedule) -> float:
-        """Seconds of an operation, remembered: the same step costs the same wherever it stands."""
-        key = (op.kind == "rebuild" and "forward" or op.kind, op.step.index, len(op.writes), op.whole, schedule.loss_rows)
-        if key not in self._seconds:
-            self._seconds[key] = op_seconds(op, schedule, self.workload, self.rates)
-        return self._seconds[key]
-
 
 class _Run:
     """A schedule of the one-block program, and sums over parts of it."""
@@ -129,7 +122,8 @@ class _Run:
 
     def seconds(self, positions) -> float:
         """Seconds of these operations."""
-        return sum(self._costs.op_seconds(self.schedule.ops[i], self.schedule) for i in positions)
+        rates, workload = self._costs.rates, self._costs.workload
+        return sum(rates.op_seconds(self.schedule.ops[i], self.schedule, workload) for i in positions)
 
     def kept(self) -> int:
         """Bytes that the block's forward leaves for its backward, its input among them."""

@@ -7,10 +7,10 @@ from cllm.errors import ConfigError
 
 CHOICES = {
     "qkv": ("full", "lattice"),
-    "positions": ("learned",),
+    "positions": ("learned", "sinusoidal", "spiral", "clock", "prime", "none"),
     "activation": ("gelu", "relu", "tanh"),
     "attention": ("softmax",),
-    "loss": ("cross_entropy",),
+    "loss": ("cross_entropy", "mse"),
 }
 
 PRESETS = {

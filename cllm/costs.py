@@ -1,44 +1,135 @@
-"""Seconds of operations from declared work: floating-point operations and bytes moved."""
+"""Seconds of operations: as measured on this machine where it was, else from declared work.
 
-from dataclasses import dataclass
+An operation's *signature* is its kind, its layer's kind and every length that matters. A measured signature costs what
+was measured. Another of the same kind and layer costs its declared work times the ratio of measured to declared of the
+nearest measured one; without any, its declared work at the default rates.
+"""
+
+from dataclasses import dataclass, field
+from math import log
 
 from cllm.dims import elements
+from cllm.measurements import load_measurements
+from cllm.program import Program, Step
 from cllm.schedule import Op, Schedule
-from cllm.workload import Workload
+from cllm.workload import Workload, state_arrays
+
+# Round figures of a recent server core, for when nothing was measured: arithmetic per thread, memory and disk in all.
+FLOPS_PER_SECOND = 75e9
+BYTES_PER_SECOND = 12e9
+DISK_BYTES_PER_SECOND = 1e9
+SECONDS_PER_CALL = 5e-6
+
+UPDATE = "update"  # name under which seconds per parameter byte of zeroing, scan, clipping and optimizer are stored
+DISK = "disk"  # seconds per byte written or read
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rates:
-    """How fast a machine is thought to be: per thread for arithmetic, in all for memory.
+    """What a machine is known to do: measured seconds by signature, empty where nothing was measured."""
 
-    The defaults are round figures of a recent server core; a calibration of the machine at hand replaces them.
+    measured: dict[str, float] = field(default_factory=dict)
+    _ratios: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
+    _known: dict[tuple, float] = field(default_factory=dict)
+
+    @staticmethod
+    def stored(workload: Workload) -> "Rates":
+        """The rates stored for this machine, build, dtype and number of threads."""
+        return Rates(load_measurements(workload.threads, workload.dtype))
+
+    def op_seconds(self, op: Op, schedule: Schedule, workload: Workload) -> float:
+        """Seconds of one operation; waits for the disk are reckoned by `schedule_seconds`."""
+        kind = "forward" if op.kind == "rebuild" else op.kind
+        if kind in ("spill_start", "spill_wait", "fetch_start", "fetch_wait"):
+            return SECONDS_PER_CALL
+        nbytes = _moved_bytes(op, schedule)
+        letters = _letters(op, schedule, workload)
+        key = (kind, op.step.layer, letters["B"], letters["T"], letters["R"], nbytes, workload.threads)
+        if key not in self._known:
+            self._known[key] = self._estimate(kind, op.step, letters, nbytes, workload)
+        return self._known[key]
+
+    def update_seconds(self, program: Program, workload: Workload) -> float:
+        """Seconds of zeroing, scanning, clipping and the optimizer."""
+        if workload.optimizer == "none":
+            return 0.0
+        size = sum(elements(" ".join(map(str, p.shape)), {}) for p in program.parameters.values()) * workload.itemsize
+        passes = 8 + 3 * max(state_arrays(workload.optimizer, name) for name in program.parameters) // 2
+        return size * self.measured.get(f"{UPDATE} {workload.optimizer}", passes / BYTES_PER_SECOND)
+
+    def _estimate(self, kind: str, step: Step, letters, nbytes: int, workload: Workload) -> float:
+        exact = self.measured.get(signature(kind, step, letters, nbytes))
+        if exact is not None:
+            return exact
+        declared = declared_seconds(kind, step, letters, nbytes, workload)
+        near = self._nearest(kind, type(step.layer).__name__, declared)
+        return declared * near
+
+    def _nearest(self, kind: str, layer: str, declared: float) -> float:
+        if not self._ratios:
+            for name, seconds in self.measured.items():
+                parts = name.split("|")
+                if len(parts) == 4:
+                    self._ratios.setdefault((parts[0], parts[1]), []).append((float(parts[3]), seconds / float(parts[3])))
+        known = self._ratios.get((kind, layer))
+        if not known:
+            return 1.0
+        return min(known, key=lambda pair: abs(log(pair[0] / declared)))[1]
+
+
+def signature(kind: str, step: Step, letters, nbytes: int) -> str:
+    """The name of an operation's cost: kind, layer, lengths, and its declared seconds on one thread."""
+    lengths = ",".join(f"{n}{letters[n]}" for n in sorted(letters) if n in step.layer.letters or n in "BTR")
+    work = declared_seconds(kind, step, letters, nbytes, None)
+    return f"{kind}|{type(step.layer).__name__}|{lengths},{nbytes}|{work:.6e}"
+
+
+def declared_seconds(kind: str, step: Step, letters, nbytes: int, workload: Workload | None) -> float:
+    """Seconds from declared work: the larger of arithmetic and memory traffic, and the call."""
+    layer = step.layer
+    method = {"logits": "forward", "evaluate": "forward"}.get(kind, kind)
+    flops = getattr(layer, method + "_flops")(letters) if method in ("forward", "accumulate", "backward") else 0.0
+    weights = sum(elements(p.shape, letters) for p in layer.params if layer.has(p)) * 4
+    nbytes += weights * (2 if kind == "accumulate" else 1) + layer.extra_bytes(method, letters)
+    threads = workload.threads if workload else 1
+    width = workload.itemsize / 4 if workload else 1
+    return max(flops / (FLOPS_PER_SECOND * threads) * width, nbytes / BYTES_PER_SECOND) + SECONDS_PER_CALL
+
+
+def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, rates: Rates) -> float:
+    """Seconds of one step over the whole batch, the optimizer's included.
+
+    The disk works beside the kernels, one transfer after another; a wait costs what is left of its transfer.
     """
-
-    flops_per_second: float = 75e9
-    bytes_per_second: float = 12e9
-    seconds_per_call: float = 5e-6
-
-
-def op_seconds(op: Op, schedule: Schedule, workload: Workload, rates: Rates) -> float:
-    """Seconds of one operation: the larger of its arithmetic and its memory traffic, and the call."""
-    letters = {**workload.letters(None if op.whole else schedule.micro_batch), "R": schedule.loss_rows,
-               **op.step.layer.letters}
-    if op.kind in ("spill_start", "spill_wait", "fetch_start", "fetch_wait"):
-        return rates.seconds_per_call
-    nbytes = sum(schedule.buffers[b].nbytes for _, b in (*op.reads, *op.writes) if schedule.buffers[b].kind != "scratch")
-    flops = 0.0
-    layer = op.step.layer
-    if op.kind in ("forward", "rebuild", "evaluate", "logits"):
-        flops = layer.forward_flops(letters)
-    elif op.kind in ("accumulate", "backward"):
-        flops = getattr(layer, op.kind + "_flops")(letters)
-    weights = sum(elements(p.shape, letters) for p in layer.params if layer.has_param(p)) * workload.itemsize
-    nbytes += weights * (2 if op.kind == "accumulate" else 1)
-    arithmetic = flops / (rates.flops_per_second * workload.threads) * (workload.itemsize / 4)
-    return max(arithmetic, nbytes / rates.bytes_per_second) + rates.seconds_per_call
+    disk_second = rates.measured.get(DISK, 1 / DISK_BYTES_PER_SECOND)
+    now = disk_free = 0.0
+    done: dict[tuple[str, int], float] = {}
+    body = 0.0
+    for position, op in enumerate(schedule.ops):
+        if position == schedule.epilogue:
+            body, now = now, 0.0
+        if op.kind in ("spill_start", "fetch_start"):
+            buffer = dict(op.reads if op.kind == "spill_start" else op.writes)["src" if op.kind == "spill_start" else "dst"]
+            disk_free = max(disk_free, now) + schedule.buffers[buffer].nbytes * disk_second
+            done[op.kind[:5], dict(op.writes)["dst"]] = disk_free
+        elif op.kind in ("spill_wait", "fetch_wait"):
+            now = max(now, done[op.kind[:5], dict(op.writes)["dst"]])
+        now += rates.op_seconds(op, schedule, workload)
+    if schedule.epilogue == len(schedule.ops):
+        body, now = now, 0.0
+    return body * (workload.batch / schedule.micro_batch) + now + rates.update_seconds(program, workload)
 
 
-def schedule_seconds(schedule: Schedule, workload: Workload, rates: Rates) -> float:
-    """Seconds of one step over the whole batch."""
-    seconds = [op_seconds(op, schedule, workload, rates) for op in schedule.ops]
-    return sum(seconds[:schedule.epilogue]) * (workload.batch / schedule.micro_batch) + sum(seconds[schedule.epilogue:])
+def op_signature(op: Op, schedule: Schedule, workload: Workload) -> str:
+    """The signature of an operation of a schedule."""
+    kind = "forward" if op.kind == "rebuild" else op.kind
+    return signature(kind, op.step, _letters(op, schedule, workload), _moved_bytes(op, schedule))
+
+
+def _letters(op: Op, schedule: Schedule, workload: Workload) -> dict[str, int]:
+    return {**workload.letters(None if op.whole else schedule.micro_batch), "R": schedule.loss_rows,
+            **op.step.layer.letters}
+
+
+def _moved_bytes(op: Op, schedule: Schedule) -> int:
+    return sum(schedule.buffers[b].nbytes for _, b in (*op.reads, *op.writes) if schedule.buffers[b].kind != "scratch")

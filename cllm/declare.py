@@ -1,11 +1,11 @@
-"""The vocabulary in which a layer says what it is: `Site`, `Param`, `Scratch`, `Layer`.
+"""The vocabulary in which a layer says what it is: `Site`, `Param`, `Table`, `Scratch`, `Layer`.
 
 A layer is a frozen dataclass with methods whose *signatures are the data flow*: parameters before the bare ``*`` are
 read, parameters after it are written. ``forward`` makes the sites; ``accumulate`` adds to the gradients of parameters;
 ``backward``, run after it, makes the gradients of inputs. (A layer that makes both in one pass does so in ``backward``.
 Where they are apart, what only ``accumulate`` reads is freed before ``backward`` needs room.) Names mean what they say:
 
-* a site's or parameter's own name, or one of `FEEDS`, is that array; any other name that forward reads is an input;
+* a site's, parameter's or table's own name, or one of `FEEDS`, is that array; any other name that forward reads is an input;
 * ``d`` + name is the gradient of that input, output or parameter. The output is the layer's first site, its
   gradient ``dy``. Gradients of parameters are always added to, never overwritten.
 
@@ -18,6 +18,8 @@ from abc import ABC
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
+
+import numpy as np
 
 from cllm.errors import DeclarationError
 
@@ -71,6 +73,20 @@ class Param:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """An array of constants: its shape in letters, what makes it, and the layer's field that switches it on.
+
+    `make(layer)` gives it in float64; it is rounded once. It is made once for a model, is never written, and has no
+    gradient.
+    """
+
+    name: str
+    shape: str
+    make: Callable[["Layer"], np.ndarray]
+    when: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Scratch:
     """Room that a method needs while it runs, a flat array.
 
@@ -106,7 +122,7 @@ class Layer(ABC):
 
     Class attributes
     ----------------
-    sites, params, scratch : tuples of `Site`, `Param`, `Scratch`
+    sites, params, tables, scratch : tuples of `Site`, `Param`, `Table`, `Scratch`
     adds : names of input gradients that backward adds to instead of writing
     passes : names of input gradients that are the output's gradient unchanged; backward does not get them, and they
         share its buffer
@@ -120,6 +136,7 @@ class Layer(ABC):
 
     sites: ClassVar[tuple[Site, ...]] = ()
     params: ClassVar[tuple[Param, ...]] = ()
+    tables: ClassVar[tuple[Table, ...]] = ()
     scratch: ClassVar[tuple[Scratch, ...]] = ()
     adds: ClassVar[tuple[str, ...]] = ()
     overwrites: ClassVar[tuple[str, ...]] = ()
@@ -137,8 +154,8 @@ class Layer(ABC):
         cls.accumulate_flow = Flow.of(getattr(cls, "accumulate", None))
         cls.backward_flow = Flow.of(getattr(cls, "backward", None))
         cls.evaluate_flow = Flow.of(getattr(cls, "evaluate", None))
-        params = {p.name for p in cls.params}
-        cls.inputs = tuple(n for n in cls.forward_flow.reads if n not in params and n not in FEEDS)
+        own = {p.name for p in (*cls.params, *cls.tables)}
+        cls.inputs = tuple(n for n in cls.forward_flow.reads if n not in own and n not in FEEDS)
         _check_declaration(cls)
 
     @property
@@ -151,8 +168,8 @@ class Layer(ABC):
         """Name of the site that other layers read."""
         return self.sites[0].name
 
-    def has_param(self, param: Param) -> bool:
-        """Whether this instance has that parameter."""
+    def has(self, param: Param | Table) -> bool:
+        """Whether this instance has that parameter or table."""
         return param.when is None or bool(getattr(self, param.when))
 
     def passed(self) -> tuple[str, ...]:
@@ -171,6 +188,10 @@ class Layer(ABC):
         """The same for backward."""
         return self.forward_flops(letters)
 
+    def extra_bytes(self, method: str, letters: Mapping[str, int]) -> float:
+        """Bytes that a method moves beyond what it reads and writes once."""
+        return 0.0
+
     def parameter_gradients(self) -> frozenset[str]:
         """Names of the gradients of parameters that the layer adds to."""
         return frozenset({"d" + p.name for p in self.params} & {*self.accumulate_flow.writes, *self.backward_flow.writes})
@@ -185,21 +206,23 @@ def _check_declaration(cls) -> None:
 
     sites = {s.name for s in cls.sites}
     params = {p.name for p in cls.params}
+    tables = {t.name for t in cls.tables}
     scratch = {s.name for s in cls.scratch}
     forward, accumulate, backward = cls.forward_flow, cls.accumulate_flow, cls.backward_flow
+    read = {*forward.reads, *accumulate.reads, *backward.reads}
     if not cls.sites or not forward.exists:
         refuse("forward", "a layer has a forward and at least one site, its output", {"neither"})
     if unwritten := sites - set(forward.writes):
         refuse("forward", "every site must be written, after the bare *", unwritten)
     if stray := set(forward.writes) - sites - scratch:
         refuse("forward", "only declared sites and scratch may be written", stray)
-    if missing := params - set(forward.reads):
-        refuse("forward", "every parameter must be read", missing)
+    if missing := (params | tables) - read:
+        refuse("forward", "every parameter and table must be read, here or in backward", missing)
     gradients = {"d" + n for n in cls.inputs}
-    readable = set(cls.inputs) | sites | params | set(FEEDS) | {"dy"}
+    readable = set(cls.inputs) | sites | params | tables | set(FEEDS) | {"dy"}
     for method, flow in (("accumulate", accumulate), ("backward", backward)):
         if stray := set(flow.reads) - readable:
-            refuse(method, "it may read inputs, sites, parameters, feeds and dy only", stray)
+            refuse(method, "it may read inputs, sites, parameters, tables, feeds and dy only", stray)
     if stray := set(accumulate.writes) - {"d" + p for p in params} - scratch:
         refuse("accumulate", "it may write gradients of parameters and scratch only", stray)
     if stray := set(backward.writes) - gradients - {"d" + p for p in params} - scratch - {"loss"}:

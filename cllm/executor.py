@@ -214,7 +214,7 @@ class Executor:
             feeds = {name: array[:size] if name in ("tokens", "targets") else array for name, array in self._feeds.items()
                      if mode == "train" or name != "key"}
             whole_letters = {**self.workload.letters(), "R": schedule.loss_rows}
-            binder = Binder(schedule, arena, slab, letters, whole_letters, self._model.parameters,
+            binder = Binder(schedule, arena, slab, letters, whole_letters, self._model.parameters, self._model.tables,
                             self._model.gradients if mode == "train" else {}, feeds, self._whole, self._spill)
             calls = [binder.call(op) for op in schedule.ops]
             if mode == "train":
@@ -261,7 +261,7 @@ class Executor:
             self._feed(start, size)
             calls = self._bound("loss", size)
             letters = {**self.workload.letters(size), "R": schedule.loss_rows}
-            binder = Binder(schedule, arena, slab, letters, letters, {}, {}, {}, {})
+            binder = Binder(schedule, arena, slab, letters, letters, {}, {}, {}, {}, {})
             for op, call in zip(schedule.ops, calls, strict=True):
                 call()
                 for _, b in op.writes:

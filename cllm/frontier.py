@@ -20,10 +20,11 @@ import numpy as np
 
 from cllm.block_costs import BlockCost, EndCost, OneBlock
 from cllm.costs import Rates
-from cllm.memory import batch_bytes, optimizer_bytes, parameter_bytes
-from cllm.plans import Plan, Segment, Tape
+from cllm.memory import batch_bytes, optimizer_bytes, parameter_bytes, table_bytes
+from cllm.plans import Plan
 from cllm.program import Program
 from cllm.schedule import default_loss_rows
+from cllm.segments import Segment, Tape
 from cllm.workload import Workload
 
 # Pairs kept of a set inside the recursion. Networks of a dozen blocks stay below the first; on deep ones the second, and
@@ -151,13 +152,14 @@ class Frontier:
 
     def __init__(self, program: Program, workload: Workload, rates: Rates, allow: tuple[str, ...]):
         recompute = "recompute" in allow
-        fixed = 2 * parameter_bytes(program, workload) + optimizer_bytes(program, workload)
+        fixed = 2 * parameter_bytes(program, workload) + optimizer_bytes(program, workload) + table_bytes(program, workload)
+        update = rates.update_seconds(program, workload)
         parts = []
         self._chains: list[tuple[int, Chain]] = []
-        for micro in _micro_batches(workload.batch) if "micro_batch" in allow else (workload.batch,):
+        for micro in micro_batches(workload.batch) if "micro_batch" in allow else (workload.batch,):
             chain, ends = _chain(program, workload, rates, micro, recompute)
             total = np.maximum(chain.top.peak, ends.input_peak) + ends.waiting_bytes + fixed + batch_bytes(workload, micro)
-            seconds = chain.top.seconds * (workload.batch / micro) + ends.epilogue_seconds
+            seconds = chain.top.seconds * (workload.batch / micro) + ends.epilogue_seconds + update
             count = len(total)
             parts.append((total, seconds, np.column_stack((np.full(count, len(self._chains)), np.arange(count),
                                                            np.zeros(count, int)))))
@@ -193,7 +195,7 @@ def _lengths(longest: int, deep: bool) -> list[int]:
     return sorted({n for n in (*range(1, 7), *(round(1.3 ** k) for k in range(7, 40))) if n <= longest})
 
 
-def _micro_batches(batch: int) -> tuple[int, ...]:
+def micro_batches(batch: int) -> tuple[int, ...]:
     """Sizes of micro-batch that differ in their number: the smallest for each."""
     return tuple(sorted({-(-batch // count) for count in range(1, batch + 1)}, reverse=True))
 

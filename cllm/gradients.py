@@ -103,7 +103,7 @@ def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
                 writes[gradient] = part
                 after.append(GradientStep("add", step, {"src": part}, {"dst": target}))
             else:
-                in_place = takes_dy and gradient in layer.overwrites and not cells.others_waiting(
+                in_place = takes_dy and gradient in layer.overwrites and not layer.passed() and not cells.others_waiting(
                     step.output, dy, step.index, program)
                 target = dy if in_place else cells.fresh(value, step)
                 writes[gradient] = target

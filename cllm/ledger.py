@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cllm.arena import lay_out
-from cllm.costs import Rates, op_seconds, schedule_seconds
+from cllm.costs import Rates, schedule_seconds
 from cllm.dims import elements
 from cllm.frontier import Frontier
 from cllm.memory import MemoryReport, report
-from cllm.plans import Estimate, Plan, Tape
+from cllm.plans import Estimate, Plan
 from cllm.program import Program
 from cllm.schedule import ITEMSIZES, Schedule, build_schedule
+from cllm.segments import Tape
 from cllm.workload import Workload
 
 
@@ -65,7 +66,7 @@ class Ledger:
 
     def __init__(self, program: Program, workload: Workload, rates: Rates | None = None):
         self._program = program
-        self._rates = rates or Rates()
+        self._rates = rates or Rates.stored(workload)
         self.workload = workload
         self.n_blocks = program.n_blocks
         self._frontiers: dict[tuple[str, ...], Frontier] = {}
@@ -85,7 +86,7 @@ class Ledger:
             When the plan does not fit the model or the batch.
         """
         schedule, memory = self.build(plan)
-        seconds = schedule_seconds(schedule, self.workload, self._rates)
+        seconds = schedule_seconds(schedule, self._program, self.workload, self._rates)
         return Estimate(memory.arena_bytes, memory.total_bytes, seconds)
 
     def build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
@@ -105,7 +106,7 @@ class Ledger:
         program, workload = self._program, self.workload
         plan = Plan(tuple(Tape(b) for b in range(program.n_blocks)))
         schedule = build_schedule(program, workload, plan)
-        seconds = {op.step.index: op_seconds(op, schedule, workload, self._rates)
+        seconds = {op.step.index: self._rates.op_seconds(op, schedule, workload)
                    for op in schedule.ops if op.kind == "forward"}
         entries = {}
         letters = {**workload.letters(1), "R": schedule.loss_rows}

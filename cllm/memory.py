@@ -23,6 +23,11 @@ def optimizer_bytes(program: Program, workload: Workload) -> int:
     return arrays * workload.itemsize
 
 
+def table_bytes(program: Program, workload: Workload) -> int:
+    """Bytes of the tables of constants."""
+    return sum(elements(" ".join(map(str, t.shape)), {}) for t in program.tables.values()) * workload.itemsize
+
+
 def batch_bytes(workload: Workload, micro_batch: int) -> int:
     """Bytes of the feeds: the whole batch's tokens and targets, a micro-batch's, and the scalars."""
     whole, micro = workload.letters(), workload.letters(micro_batch)
@@ -64,9 +69,9 @@ class MemoryReport:
         return [(op.name, n) for op, n in zip(self.schedule.ops, self.arena.live_bytes, strict=True)]
 
     def timeline_by_kind(self) -> dict[str, list[int]]:
-        """The timeline parted by kind of buffer: kept, rebuilt, passing, gradient, stash, scratch."""
+        """The timeline parted by kind of buffer: kept, packed, rebuilt, passing, gradient, ..."""
         parts = {kind: [0] * len(self.schedule.ops)
-                 for kind in ("kept", "rebuilt", "passing", "gradient", "stash", "scratch")}
+                 for kind in ("kept", "packed", "rebuilt", "passing", "gradient", "stash", "scratch", "disk")}
         for b in self.schedule.buffers:
             for position in range(b.first, b.last + 1):
                 parts[b.kind][position] += b.nbytes
@@ -105,7 +110,7 @@ def report(program: Program, workload: Workload, schedule: Schedule, arena: Aren
     """The report of a schedule and its arena."""
     parameters = parameter_bytes(program, workload)
     return MemoryReport(schedule, arena, parameters, parameters, optimizer_bytes(program, workload),
-                        batch_bytes(workload, schedule.micro_batch), 0)
+                        batch_bytes(workload, schedule.micro_batch), table_bytes(program, workload))
 
 
 def _site(label: str, block: int | None) -> str:

@@ -1,4 +1,4 @@
-"""Parameters of a program as live arrays: made, initialised, and their gradients beside them."""
+"""Parameters of a program as live arrays: made, initialised, their gradients beside them; and its tables of constants."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -25,6 +25,17 @@ def initial_parameters(program: Program, seed: int, dtype: str) -> Mapping[str, 
 def zero_gradients(parameters: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """Arrays of the same names, shapes and dtype, all zero."""
     return MappingProxyType({name: aligned_zeros(p.shape, p.dtype) for name, p in parameters.items()})
+
+
+def constant_tables(program: Program, dtype: str) -> Mapping[str, np.ndarray]:
+    """The tables of constants, read-only: made in float64 and rounded once."""
+    arrays = {}
+    for constant in program.tables.values():
+        array = aligned_empty(constant.shape, dtype)
+        array[...] = constant.values()
+        array.flags.writeable = False
+        arrays[constant.name] = array
+    return MappingProxyType(arrays)
 
 
 def _initial(parameter: Parameter, seed: int):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from cllm.config import ModelConfig
-from cllm.errors import ConfigError
+from cllm.errors import ConfigError, PlanError
 from cllm.ledger import Ledger
 from cllm.models.gpt import GPT
 from cllm.models.wiring import wire
@@ -27,7 +27,12 @@ def decide(strategy, ledger: Ledger) -> Plan:
             raise ConfigError("strategy", "must be a strategy, a Plan or a name", repr(strategy),
                               "Pass for example cllm.CacheAll(), 'every:2', or an object with decide(ledger).")
         strategy = strategy.decide(ledger)
-    return replace(strategy, estimate=ledger.evaluate(strategy)) if isinstance(strategy, Plan) else ledger.evaluate(strategy)
+    estimate = ledger.evaluate(strategy)
+    mine = ledger.workload.fingerprint
+    if strategy.fingerprint not in (None, mine):
+        raise PlanError("strategy", f"must be a plan made for this model and batch (fingerprint {mine})",
+                        f"one for another ({strategy.fingerprint})", "Plan again with cllm.plan.")
+    return replace(strategy, estimate=estimate, fingerprint=mine)
 
 
 def plan(model_or_config: GPT | ModelConfig, batch_size: int, seq_len: int, strategy="cache", optimizer: str = "adamw",
@@ -57,3 +62,34 @@ def plan(model_or_config: GPT | ModelConfig, batch_size: int, seq_len: int, stra
     workload = Workload(config, batch_size, seq_len, dtype or (model_or_config.dtype if is_model else "float32"), optimizer,
                         num_threads)
     return decide(strategy, Ledger(wire(config), workload))
+
+
+def saved_values(model_or_config: GPT | ModelConfig, batch_size: int, seq_len: int, strategy="cache",
+                 dtype: str | None = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
+    """What a plan keeps from forward to backward: (value, how, bytes, steps whose backward reads it), largest first.
+
+    Parameters and errors are those of `plan`; bytes are of one micro-batch.
+    """
+    made = plan(model_or_config, batch_size, seq_len, strategy, dtype=dtype)
+    config = model_or_config.config if isinstance(model_or_config, GPT) else model_or_config
+    workload = Workload(config, batch_size, seq_len, dtype or getattr(model_or_config, "dtype", "float32"))
+    ledger = Ledger(wire(config), workload)
+    schedule, _ = ledger.build(made)
+    rows = []
+    for buffer in schedule.buffers:
+        if buffer.kind in ("kept", "packed", "disk"):
+            name = buffer.label.partition(" ")[0]
+            how = {"kept": "kept", "disk": "on disk"}.get(buffer.kind, buffer.label.rpartition(" ")[2])
+            rows.append((name, how, buffer.nbytes, ledger.entries[name].readers))
+    return sorted(rows, key=lambda row: (-row[2], row[0]))
+
+
+def print_saved_values(model_or_config: GPT | ModelConfig, batch_size: int, seq_len: int, strategy="cache",
+                       dtype: str | None = None) -> None:
+    """Print `saved_values` as a table, with the total."""
+    rows = saved_values(model_or_config, batch_size, seq_len, strategy, dtype)
+    width = max([len(name) for name, *_ in rows], default=5)
+    print(f"{'value':<{width}}  {'how':<9}{'bytes':>14}  read by backward of")
+    for name, how, nbytes, readers in rows:
+        print(f"{name:<{width}}  {how:<9}{nbytes:>14,}  {', '.join(readers)}")
+    print(f"{'total':<{width}}  {'':<9}{sum(row[2] for row in rows):>14,}")

@@ -1,14 +1,4 @@
-"""What is decided: `Plan`, a tree of segments with a decision for each value, pure data.
-
-A plan's ``children`` cover the blocks in order. A child is either
-
-* a `Tape`: one block whose forward leaves on the tape what backward reads, with a decision for each value; or
-* a `Segment`: a run of children that forward only sweeps through. Nothing of its inside survives, only its input. When
-  backward arrives, the segment is opened: its children are run forward (tapes tape, segments are swept again), then
-  backward in reverse.
-
-A segment inside a segment is nested recompute; a block input that is kept, dropped and kept again needs nothing special.
-"""
+"""What is decided: `Plan`, a tree of segments with a decision for each value, pure data."""
 
 import json
 from collections.abc import Iterator
@@ -16,68 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cllm.errors import PlanError
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """Keep the value from forward until backward has read it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recompute:
-    """Drop the value after forward; rebuild it from what is at hand when backward asks for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compress:
-    """Keep a narrow copy; backward reads what it expands to, so gradients are close and not equal.
-
-    Parameters
-    ----------
-    dtype : {"bfloat16", "int8"}
-        int8 has a scale per 128 elements.
-    """
-
-    dtype: str = "bfloat16"
-
-
-@dataclass(frozen=True, slots=True)
-class Spill:
-    """Put the value on disk while other work runs, and fetch it before backward asks for it."""
-
-
-Decision = Cache | Recompute | Compress | Spill
-WORDS = {"cache": Cache(), "recompute": Recompute(), "bfloat16": Compress("bfloat16"), "int8": Compress("int8"),
-         "spill": Spill()}
-
-
-@dataclass(frozen=True, slots=True)
-class Tape:
-    """One block with its decisions, pairs of (value's name inside the block, decision); what is not named is cached.
-
-    The name ``input`` stands for the block's input.
-    """
-
-    block: int
-    decisions: tuple[tuple[str, Decision], ...] = ()
-
-    @property
-    def blocks(self) -> range:
-        """The blocks it covers."""
-        return range(self.block, self.block + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A run of children that is swept in forward and opened in backward; `input` decides on the input that it keeps."""
-
-    children: tuple["Tape | Segment", ...]
-    input: Decision = Cache()
-
-    @property
-    def blocks(self) -> range:
-        """The blocks it covers."""
-        return range(self.children[0].blocks.start, self.children[-1].blocks.stop)
+from cllm.explaining import explain_trees
+from cllm.segments import WORDS, Compress, Decision, Segment, Spill, Tape, node_in, node_out, tree_lines, word_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +37,8 @@ class Plan:
         Where spilled values go; needed by plans that spill.
     estimate : Estimate or None
         Set by `cllm.plan`: what the plan costs for its workload. Not part of equality.
+    fingerprint : str or None
+        Set by `cllm.plan`: of the workload it was made for; a plan is refused for another. Not part of equality.
     """
 
     children: tuple[Tape | Segment, ...]
@@ -115,6 +47,7 @@ class Plan:
     ends: tuple[tuple[str, Decision], ...] = ()
     spill_directory: str | None = None
     estimate: Estimate | None = field(default=None, compare=False)
+    fingerprint: str | None = field(default=None, compare=False)
 
     @property
     def exact(self) -> bool:
@@ -172,11 +105,27 @@ class Plan:
     def table(self) -> str:
         """The plan in words: one line per run of blocks that are treated alike, then what it costs."""
         lines = [f"micro-batch {self.micro_batch or 'whole batch'}, loss rows {self.loss_rows or 'automatic'}"]
-        lines += _tree_lines(self.children, "")
-        lines += [f"{name}: {_words(decision)}" for name, decision in self.ends]
+        lines += tree_lines(self.children, "")
+        lines += [f"{name}: {word_of(decision)}" for name, decision in self.ends]
         if self.estimate is not None:
             lines.append(f"arena {self.arena_bytes / 1e6:.1f} MB, total {self.total_bytes / 1e6:.1f} MB, "
                          f"predicted {self.predicted_seconds:.3f} s a step")
+        return "\n".join(lines)
+
+    def explain(self, other: "Plan") -> str:
+        """What changes from this plan to another, value by value and block by block, and what it buys."""
+        lines = explain_trees(self.children, other.children)
+        for name, mine, theirs in (("micro-batch", self.micro_batch, other.micro_batch),
+                                   ("loss rows", self.loss_rows, other.loss_rows)):
+            if mine != theirs:
+                lines.insert(0, f"{name}: {mine or 'automatic'} -> {theirs or 'automatic'}")
+        if not lines:
+            lines.append("the plans decide the same")
+        if self.estimate is not None and other.estimate is not None:
+            nbytes = other.total_bytes - self.total_bytes
+            seconds = other.predicted_seconds - self.predicted_seconds
+            price = f", {abs(seconds) / abs(nbytes) * 1e9:.3f} s for each GB" if nbytes * seconds < 0 else ""
+            lines.append(f"in all: {nbytes / 1e6:+.1f} MB, {seconds:+.3f} s a step{price}")
         return "\n".join(lines)
 
     def to_json(self, path: str | Path) -> None:
@@ -200,58 +149,14 @@ class Plan:
 
     def to_dict(self) -> dict:
         """The plan as plain data."""
-        return {"plan": 1, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
+        return {"plan": 1, "fingerprint": self.fingerprint, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
                 "spill_directory": self.spill_directory,
-                "ends": {name: _words(d) for name, d in self.ends}, "children": [_node_out(c) for c in self.children]}
+                "ends": {name: word_of(d) for name, d in self.ends}, "children": [node_out(c) for c in self.children]}
 
     @staticmethod
     def from_dict(data: dict) -> "Plan":
         """The plan that `to_dict` wrote."""
         if data.get("plan") != 1:
             raise ValueError(f"plan format {data.get('plan')!r} is not 1")
-        return Plan(tuple(_node_in(c) for c in data["children"]), data["micro_batch"], data["loss_rows"],
-                    tuple((name, WORDS[word]) for name, word in data["ends"].items()), data["spill_directory"])
-
-
-def _words(decision: Decision) -> str:
-    return next(word for word, known in WORDS.items() if known == decision)
-
-
-def _node_out(node: Tape | Segment) -> dict:
-    if isinstance(node, Tape):
-        return {"block": node.block, "decisions": {key: _words(d) for key, d in node.decisions}}
-    return {"input": _words(node.input), "children": [_node_out(c) for c in node.children]}
-
-
-def _node_in(data: dict) -> Tape | Segment:
-    if "block" in data:
-        return Tape(data["block"], tuple((key, WORDS[word]) for key, word in data["decisions"].items()))
-    return Segment(tuple(_node_in(c) for c in data["children"]), WORDS[data["input"]])
-
-
-def _tree_lines(nodes: tuple[Tape | Segment, ...], indent: str) -> list[str]:
-    lines: list[str] = []
-    run: list[Tape] = []
-
-    def close() -> None:
-        if run:
-            first, last = run[0].block, run[-1].block
-            named = {}
-            for key, decision in run[0].decisions:
-                named.setdefault(_words(decision), []).append(key)
-            what = "; ".join(f"{word} {', '.join(keys)}" for word, keys in named.items()) or "cache everything"
-            lines.append(f"{indent}block{'s' if last > first else ''} {first}{f'-{last}' if last > first else ''}: {what}")
-            run.clear()
-
-    for node in nodes:
-        if isinstance(node, Tape):
-            if run and run[-1].decisions != node.decisions:
-                close()
-            run.append(node)
-        else:
-            close()
-            kept = "" if node.input == Cache() else f" ({_words(node.input)})"
-            lines.append(f"{indent}segment of blocks {node.blocks.start}-{node.blocks.stop - 1}, rebuilt from its input{kept}:")
-            lines += _tree_lines(node.children, indent + "  ")
-    close()
-    return lines
+        return Plan(tuple(node_in(c) for c in data["children"]), data["micro_batch"], data["loss_rows"],
+                    tuple((name, WORDS[word]) for name, word in data["ends"].items()), data["spill_directory"], fingerprint=data["fingerprint"])

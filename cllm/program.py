@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from cllm.declare import Flow, Layer
+import numpy as np
+
+from cllm.declare import Flow, Layer, Table
 from cllm.dims import resolve
 from cllm.errors import DeclarationError
 
@@ -27,7 +29,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One layer in its place: which value feeds each input, which parameter each local name is."""
+    """One layer in its place: which value feeds each input, which parameter or table each local name is."""
 
     index: int
     name: str
@@ -35,6 +37,7 @@ class Step:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     params: Mapping[str, str]
+    tables: Mapping[str, str]
     block: int | None
 
     @property
@@ -58,6 +61,20 @@ class Parameter:
         return self.name.endswith(".weight") and len(self.shape) > 1
 
 
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """An array that nothing changes: name, lengths, and the layer whose table it is."""
+
+    name: str
+    shape: tuple[int, ...]
+    table: Table
+    layer: Layer
+
+    def values(self) -> np.ndarray:
+        """Make it: a float64 array of that shape."""
+        return self.table.make(self.layer)
+
+
 class Program:
     """Steps in the order of forward, with everything that can be derived from them.
 
@@ -66,13 +83,16 @@ class Program:
     steps : tuple of Step
     values : dict of Value by name
     parameters : dict of Parameter by name
+    tables : dict of Constant by name
     n_blocks : int
     """
 
-    def __init__(self, steps: tuple[Step, ...], values: dict[str, Value], parameters: dict[str, Parameter]):
+    def __init__(self, steps: tuple[Step, ...], values: dict[str, Value], parameters: dict[str, Parameter],
+                 tables: dict[str, Constant]):
         self.steps = steps
         self.values = values
         self.parameters = parameters
+        self.tables = tables
         self.n_blocks = 1 + max((s.block for s in steps if s.block is not None), default=-1)
         self._check_regions()
 
@@ -139,7 +159,7 @@ class Program:
                                 inputs={n: source.get(v, v) if s.block is not None or s in after else v
                                         for n, v in s.inputs.items()}) for s in steps)
         values = {v: replace(self.values[v], step=s.index, block=s.block) for s in rewired for v in s.outputs.values()}
-        return Program(rewired, values, self.parameters)
+        return Program(rewired, values, self.parameters, self.tables)
 
     def _outside(self, region: tuple[Step, ...]) -> list[str]:
         inside = {v for s in region for v in s.outputs.values()}
@@ -173,6 +193,7 @@ class Wiring:
         self._steps: list[Step] = []
         self._values: dict[str, Value] = {}
         self._parameters: dict[str, Parameter] = {}
+        self._tables: dict[str, Constant] = {}
         self._block: int | None = None
 
     @contextmanager
@@ -189,7 +210,8 @@ class Wiring:
         Parameters
         ----------
         name : str
-            Its name inside the block; parameters are called ``name.param`` unless `params` names them otherwise.
+            Its name inside the block; parameters and tables are called ``name.param`` unless `params` names them
+            otherwise.
         letters : dict
             The model's shape letters.
         **inputs : str
@@ -203,11 +225,14 @@ class Wiring:
         if any(s.name == full for s in self._steps):
             raise DeclarationError(full, "names of steps must differ", "the name twice", "Choose another name.")
         mine = {**letters, **layer.letters}
-        local = {}
-        for param in layer.params:
-            if layer.has_param(param):
-                local[param.name] = (params or {}).get(param.name, f"{full}.{param.name}")
-                self._declare(local[param.name], resolve(param.shape, mine), param.init, getattr(layer, "std", 0.0))
+        named = {p.name: (params or {}).get(p.name, f"{full}.{p.name}") for p in (*layer.params, *layer.tables)
+                 if layer.has(p)}
+        for param in filter(layer.has, layer.params):
+            self._declare(self._parameters, Parameter(named[param.name], resolve(param.shape, mine), param.init,
+                                                      getattr(layer, "std", 0.0)))
+        for table in filter(layer.has, layer.tables):
+            self._declare(self._tables, Constant(named[table.name], resolve(table.shape, mine), table, layer))
+        local, constant = ({p.name: named[p.name] for p in kind if p.name in named} for kind in (layer.params, layer.tables))
         outputs = {}
         for site in layer.sites:
             value = f"{full}.{site.name}"
@@ -215,17 +240,16 @@ class Wiring:
             self._values[value] = Value(value, shape, site.dtype, len(self._steps), self._block, f"{name}.{site.name}",
                                         site.group or getattr(layer, "group", ""), site.optional, site.meaning)
             outputs[site.name] = value
-        self._steps.append(Step(len(self._steps), full, layer, dict(inputs), outputs, local, self._block))
+        self._steps.append(Step(len(self._steps), full, layer, dict(inputs), outputs, local, constant, self._block))
         return outputs[layer.output]
 
-    def _declare(self, name: str, shape: tuple[int, ...], init: str | float, std: float) -> None:
-        known = self._parameters.get(name)
-        if known is None:
-            self._parameters[name] = Parameter(name, shape, init, std)
-        elif known.shape != shape:
-            raise DeclarationError(name, f"has the shape {known.shape} where it was named first", str(shape),
-                                   "Share a parameter only between steps that agree on its shape.")
+    @staticmethod
+    def _declare(known: dict, new: Parameter | Constant) -> None:
+        first = known.setdefault(new.name, new)
+        if first.shape != new.shape:
+            raise DeclarationError(new.name, f"has the shape {first.shape} where it was named first", str(new.shape),
+                                   "Share a parameter or table only between steps that agree on its shape.")
 
     def program(self) -> Program:
         """The finished program."""
-        return Program(tuple(self._steps), self._values, self._parameters)
+        return Program(tuple(self._steps), self._values, self._parameters, self._tables)

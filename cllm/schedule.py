@@ -6,19 +6,19 @@ that nobody needs, and no strategy has to think of it. A buffer lives from the o
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-from cllm.compression import PACKED, packed_shape
+from cllm.compression import packed_shape
 from cllm.declare import Flow
 from cllm.dims import aligned, elements
 from cllm.errors import PlanError
 from cllm.gradients import wire_gradients
+from cllm.operations import ITEMSIZES, Buffer, Op, Schedule
 from cllm.overlap import overlap_disk
-from cllm.plans import Cache, Compress, Decision, Plan, Recompute, Segment, Spill, Tape
+from cllm.plan_check import check_plan
+from cllm.plans import Plan
 from cllm.program import Program, Step
-from cllm.workload import ITEMSIZE, Workload
-
-ITEMSIZES = {**ITEMSIZE, "int32": 4, "uint64": 8, "uint16": 2, "uint8": 1}
+from cllm.segments import Cache, Compress, Decision, Recompute, Segment, Spill, Tape
+from cllm.workload import Workload
 
 # The head's rows in work at once where a plan leaves it open: the whole micro-batch while its logits fit the second
 # level cache of a few cores, else as many as 64 MiB of logits hold, so that the passes over the head's gradient stay few.
@@ -27,63 +27,6 @@ LOGITS_LARGE = 64 << 20
 
 # Operations that only move values: without a reader they are left out.
 DROPPABLE = frozenset({"forward", "rebuild", "compress", "expand", "spill_start", "spill_wait", "fetch_start", "fetch_wait"})
-
-
-@dataclass(frozen=True, slots=True)
-class Buffer:
-    """Room in the arena: what it holds, how large it is, and the first and last operation that name it.
-
-    `kind` is "kept" (made in forward, read in backward), "packed" (a compressed copy), "rebuilt" (expanded and fetched
-    values too), "passing" (read in the same sweep only), "gradient", "stash" (a gradient that waits for the epilogue),
-    "scratch", or "disk" (no bytes in the arena).
-    """
-
-    index: int
-    label: str
-    shape: str
-    dtype: str
-    nbytes: int
-    kind: str
-    block: int | None
-    whole: bool = False
-    first: int = -1
-    last: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One operation: ``forward``, ``rebuild``, ``accumulate`` and ``backward`` call a layer; ``zero``, ``copy``, ``add``
-    and ``stash`` move gradients; ``compress`` and ``expand``, ``spill_start``, ``spill_wait``, ``fetch_start`` and
-    ``fetch_wait`` move values; ``evaluate`` adds to the loss. `reads` and `writes` pair argument names with buffers; `frees` are the
-    buffers that no later operation names. `whole` operations run once, on the whole batch."""
-
-    kind: str
-    step: Step
-    reads: tuple[tuple[str, int], ...]
-    writes: tuple[tuple[str, int], ...]
-    frees: tuple[int, ...] = ()
-    whole: bool = False
-
-    @property
-    def name(self) -> str:
-        """Kind and step: ``backward blocks.0.attn``."""
-        return f"{self.kind} {self.step.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Operations of the body, run once per micro-batch, then those of the epilogue, run once."""
-
-    ops: tuple[Op, ...]
-    epilogue: int  # position of its first operation
-    buffers: tuple[Buffer, ...]
-    micro_batch: int
-    n_micro: int
-    loss_rows: int
-
-    def count(self, kind: str, step: str | None = None) -> int:
-        """How many operations of that kind (and step) one micro-batch runs."""
-        return sum(op.kind == kind and step in (None, op.step.name) for op in self.ops)
 
 
 def build_schedule(program: Program, workload: Workload, plan: Plan, mode: str = "train") -> Schedule:
@@ -109,50 +52,6 @@ def default_loss_rows(rows: int, vocabulary: int, itemsize: int) -> int:
     if rows * width <= LOGITS_SMALL:
         return rows
     return min(rows, max(64, LOGITS_LARGE // width // 64 * 64))
-
-
-def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
-    """Refuse a plan that does not fit, saying why."""
-
-    def refuse(where: str, must: str, got: str, do: str = "Make the plan for this model and batch.") -> None:
-        raise PlanError(where, must, got, do)
-
-    if not isinstance(plan, Plan):
-        refuse("strategy", "must decide on a Plan", type(plan).__name__, "Return a cllm.Plan from decide(ledger).")
-    for name, value, most in (("micro_batch", plan.micro_batch, workload.batch),
-                              ("loss_rows", plan.loss_rows, workload.batch * workload.time)):
-        if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most):
-            refuse(f"Plan({name}=...)", f"must be None or a whole number from 1 to {most}", repr(value),
-                   "Choose a value in that range.")
-    covered = [tape.block for tape in plan.tapes()]
-    if covered != list(range(program.n_blocks)):
-        refuse("Plan(children=...)", f"must cover blocks 0 to {program.n_blocks - 1} once, in order", str(covered))
-    if plan.spills and not plan.spill_directory:
-        refuse("Plan(spill_directory=...)", "must be given when values are spilled", "None", "Name a directory on a disk.")
-    for decision in plan.decisions():
-        if not isinstance(decision, Decision) or (isinstance(decision, Compress) and decision.dtype not in PACKED):
-            refuse("Plan", "a decision must be Cache(), Recompute(), Compress('bfloat16' or 'int8') or Spill()",
-                   repr(decision), "Use one of these.")
-    before, blocks, after = program.regions
-    for tape in plan.tapes():
-        _check_decisions(program, blocks[tape.block], dict(tape.decisions), f"Plan block {tape.block}", refuse, "key")
-    _check_decisions(program, (*before, *after), dict(plan.ends), "Plan(ends=...)", refuse, "name")
-
-
-def _check_decisions(program, steps, decisions: dict, where: str, refuse, field: str) -> None:
-    mine = [program.values[v] for s in steps for v in s.outputs.values()]
-    named = {getattr(v, field): v for v in mine if program.readers[v.name] and v.name not in program.block_inputs}
-    allowed = {*named, "input"} if field == "key" else set(named)
-    for name, decision in decisions.items():
-        if name not in allowed:
-            refuse(where, f"decisions may name {', '.join(sorted(allowed))}", name,
-                   "Name values that backward reads; the outputs of blocks are decided by the segments.")
-        statistics = name in named and (named[name].dtype is not None or named[name].group == "statistics")
-        if isinstance(decision, Compress) and statistics:
-            refuse(where, "row statistics may not be compressed", name, "They are small: keep or drop them.")
-        if name == "input" and isinstance(decision, Recompute):
-            refuse(where, "the input of a block cannot be rebuilt inside it", "Recompute()",
-                   "Put the block into a Segment that begins earlier.")
 
 
 class _Builder:

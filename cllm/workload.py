@@ -1,5 +1,7 @@
 """What is to be done: one frozen record that everything below takes."""
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -81,6 +83,12 @@ class Workload:
             if not isinstance(value, str) or value not in allowed:
                 raise ConfigError(name, f"must be one of {', '.join(allowed)}", repr(getattr(self, name)), "Choose one of these.")
         object.__setattr__(self, "threads", checked_threads(self.threads))
+
+    @property
+    def fingerprint(self) -> str:
+        """What a plan depends on, in 16 hexadecimal digits: model, batch, time and dtype."""
+        what = [self.config.to_dict(), self.batch, self.time, self.dtype]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def itemsize(self) -> int:

@@ -62,11 +62,23 @@ class Training:
         adamw = harness.burst(self.optimizer.step, 1)[0]
         return {"operations": operations, "zero_grad": zero, "clip": clip, "adamw": adamw}
 
-    def timeline(self) -> list:
-        """The predicted timeline of a step: what runs, and the bytes alive while it does, for every micro-batch."""
-        schedule = self.executor.schedule
-        once = [[str(label), int(nbytes)] for label, nbytes in self.executor.memory.timeline()]
-        return once[:schedule.epilogue] * schedule.n_micro + once[schedule.epilogue:]
+    def timeline(self) -> dict:
+        """The predicted timeline of a step, every micro-batch of it.
+
+        Returns
+        -------
+        dict
+            ``operations`` (what runs), ``live_bytes`` (alive while it does), and ``by_kind`` (of these, by kind of
+            buffer: kept, rebuilt, passing, gradient, stash, scratch).
+        """
+        schedule, memory = self.executor.schedule, self.executor.memory
+
+        def whole_step(once: list) -> list:
+            return once[:schedule.epilogue] * schedule.n_micro + once[schedule.epilogue:]
+
+        names, live = zip(*memory.timeline(), strict=True)
+        return {"operations": whole_step(list(names)), "live_bytes": whole_step(list(live)),
+                "by_kind": {kind: whole_step(list(sizes)) for kind, sizes in memory.timeline_by_kind().items()}}
 
 
 def first_batch(batch_size: int, seq_len: int) -> tuple:

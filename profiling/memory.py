@@ -5,12 +5,13 @@
 
 For each strategy, in a process of its own, one plot lays over each other: the timeline that the memory report predicts
 for every operation of the schedule, the arena's own high-water mark, and memory_profiler's samples of the process from
-outside. The x axis is the time within a step: every predicted operation stands where `timed_step` found it. The
+outside. The x axis is the share of a step: every predicted operation stands where `Executor.timed_step` found it. The
 samples are drawn over what was resident before the model was made, so all three share one zero.
 """
 
 import sys
 import threading
+from itertools import accumulate
 
 import harness
 import jobs
@@ -49,7 +50,7 @@ def main() -> int:
 
 def _watch(name: str, peer: harness.Peer, facts: dict, steps: int) -> dict:
     parts = peer.ask("parts")
-    timeline = _placed(peer.ask("timeline"), parts)
+    timeline = peer.ask("timeline")
     samples, watched = _sampled(peer, steps)
     highest = max((nbytes for _, nbytes in samples), default=None)
     predicted = facts["rss_start_bytes"] and facts["rss_start_bytes"] + facts["total_bytes"]
@@ -58,22 +59,18 @@ def _watch(name: str, peer: harness.Peer, facts: dict, steps: int) -> dict:
         "total_bytes": facts["total_bytes"], "high_water_bytes": watched["high_water_bytes"],
         "predicted_process_bytes": predicted, "sampled_process_bytes": highest,
         "sampled_over_predicted": highest / predicted if highest and predicted else None,
-        "step_seconds": watched["seconds"], "timeline": timeline,
+        "step_seconds": watched["seconds"],
+        "timeline": {**timeline, "ends": ends(len(timeline["operations"]), parts)},
         "samples": [[moment - watched["begin"], nbytes] for moment, nbytes in samples],
     }
 
 
-def _placed(timeline: list, parts: dict) -> list:
-    """``[start, end, label, live bytes]`` of every operation, in seconds from the beginning of the step."""
+def ends(operations: int, parts: dict) -> list[float]:
+    """Where each operation ends, as a share of all the time that operations take; evenly where that is not known."""
     durations = [seconds for _, _, seconds in parts["operations"]]
-    if len(durations) != len(timeline):
-        # Fewer or more entries than operations: spread evenly over the time of all.
-        durations = [sum(durations) / len(timeline)] * len(timeline)
-    placed, clock = [], parts["zero_grad"]
-    for (label, nbytes), seconds in zip(timeline, durations, strict=True):
-        placed.append([clock, clock + seconds, label, nbytes])
-        clock += seconds
-    return placed
+    if len(durations) != operations or not sum(durations):
+        durations = [1.0] * operations
+    return [one / sum(durations) for one in accumulate(durations)]
 
 
 def _sampled(peer: harness.Peer, steps: int) -> tuple[list, dict]:

@@ -1,13 +1,23 @@
 """Pictures of the profiling scripts. Each does nothing, and says so, where matplotlib is missing."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-# Colour-blind safe (Okabe and Ito), by kind of operation.
-COLOURS = {"forward": "#0072B2", "rebuild": "#E69F00", "backward": "#009E73", "zero_grad": "#bbbbbb", "clip": "#999999",
-           "adamw": "#CC79A7"}
-OTHER = "#56B4E9"
+# Colour-blind safe (Okabe and Ito). What runs, in the order of a step:
+COLOURS = {"forward": "#0072B2", "rebuild": "#E69F00", "backward": "#009E73", "accumulate": "#56B4E9",
+           "zero_grad": "#bbbbbb", "clip": "#888888", "adamw": "#CC79A7"}
+OTHER = "#444444"
+# What is alive, from the bottom up:
+BUFFERS = {"kept": "#0072B2", "rebuilt": "#E69F00", "passing": "#56B4E9", "gradient": "#009E73", "stash": "#F0E442",
+           "scratch": "#999999"}
 OURS, THEIRS = "#0072B2", "#D55E00"
+
+
+def in_order(kinds: Iterable[str]) -> list[str]:
+    """Kinds of operation, each once, in the order of a step; those without a place of their own come last."""
+    found = dict.fromkeys(kinds)
+    return [kind for kind in COLOURS if kind in found] + [kind for kind in found if kind not in COLOURS]
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float], title: str, **options):
@@ -48,41 +58,53 @@ def memory_against_time(rows: list[dict], title: str, path: Path) -> None:
 
 def timelines(rows: list[dict], title: str, path: Path) -> None:
     """Predicted timeline, arena's record and the system's samples of each strategy, one panel each, axes shared."""
-    figure, axes = _figure(1, max(1, len(rows)), (6 * max(1, len(rows)), 4.6), title, sharey=True)
+    figure, axes = _figure(1, max(1, len(rows)), (max(8, 6 * len(rows)), 5), title, sharey=True)
     if figure is None or not rows:
         return
+    top = max(row["total_bytes"] for row in rows) / 1e6
     for axis, row in zip(axes.flat, rows, strict=True):
-        fixed = row["total_bytes"] - row["arena_bytes"]
-        for start, end, label, nbytes in row["timeline"]:
-            kind = label.split()[0] if label else ""
-            axis.fill_between([start, end], fixed / 1e6, (fixed + nbytes) / 1e6, linewidth=0,
-                              color=COLOURS.get(kind, OTHER), alpha=0.55)
-        axis.axhspan(0, fixed / 1e6, color="#dddddd", linewidth=0, zorder=0)
-        axis.axhline((fixed + row["high_water_bytes"]) / 1e6, color="black", linestyle="--", linewidth=1.2)
-        base = row["rss_start_bytes"] or 0
-        first = [(moment, nbytes) for moment, nbytes in row["samples"] if moment <= row["step_seconds"][0]]
-        axis.plot([moment for moment, _ in first], [(nbytes - base) / 1e6 for _, nbytes in first], color="#D55E00",
-                  linewidth=1.6)
-        axis.set_title(row["name"], fontsize=11)
-        axis.set_xlabel("seconds within a step")
-        axis.set_xlim(left=0)
+        _draw_timeline(axis, row)
+        axis.set_title(f"{row['name']}: one step, {min(row['step_seconds']):.3g} s", fontsize=11)
+        axis.set_xlabel("share of the step")
+        axis.set_xlim(0, 1)
     axes[0, 0].set_ylabel("MB (10⁶ bytes)")
-    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].set_ylim(bottom=-0.05 * top)
     _timeline_legend(figure, rows)
     figure.savefig(path, dpi=150)
+
+
+def _draw_timeline(axis, row: dict) -> None:
+    timeline = row["timeline"]
+    fixed = (row["total_bytes"] - row["arena_bytes"]) / 1e6
+    edges = [0.0, *timeline["ends"]]
+    axis.axhspan(0, fixed, color="#dddddd", linewidth=0)
+    below = [fixed] * len(timeline["ends"])
+    for kind, colour in BUFFERS.items():
+        above = [low + nbytes / 1e6 for low, nbytes in zip(below, timeline["by_kind"][kind], strict=True)]
+        axis.stairs(above, edges, baseline=below, fill=True, color=colour, alpha=0.75, linewidth=0)
+        below = above
+    for start, end, name in zip(edges[:-1], edges[1:], timeline["operations"], strict=True):
+        axis.axvspan(start, end, color=COLOURS.get(name.split()[0], OTHER), ymin=0, ymax=0.04, linewidth=0)
+    axis.axhline(0, color="white", linewidth=1.5)
+    axis.axhline(fixed + row["high_water_bytes"] / 1e6, color="black", linestyle="--", linewidth=1.4, zorder=4)
+    first = row["step_seconds"][0]
+    samples = [(moment / first, nbytes) for moment, nbytes in row["samples"] if moment <= first]
+    axis.plot([moment for moment, _ in samples], [(nbytes - (row["rss_start_bytes"] or 0)) / 1e6
+                                                  for _, nbytes in samples], color="#D55E00", linewidth=1.6, zorder=3)
 
 
 def _timeline_legend(figure, rows: list[dict]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    kinds = {label.split()[0] for row in rows for _, _, label, _ in row["timeline"] if label}
-    handles = [Patch(color=COLOURS[kind], alpha=0.55, label=f"predicted live bytes, {kind}")
-               for kind in COLOURS if kind in kinds]
-    handles += [Patch(color="#dddddd", label="parameters, gradients, optimizer, batch"),
-                Line2D([], [], color="black", linestyle="--", linewidth=1.2, label="arena's own record"),
-                Line2D([], [], color="#D55E00", linewidth=1.6, label="memory_profiler, process less its start")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    alive = [kind for kind in BUFFERS if any(any(row["timeline"]["by_kind"][kind]) for row in rows)]
+    kinds = in_order(name.split()[0] for row in rows for name in row["timeline"]["operations"])
+    handles = [Line2D([], [], color="black", linestyle="--", linewidth=1.4, label="arena's own record"),
+               Line2D([], [], color="#D55E00", linewidth=1.6, label="memory_profiler: process less its start"),
+               Patch(color="#dddddd", label="parameters, gradients, optimizer, batch")]
+    handles += [Patch(color=BUFFERS[kind], alpha=0.75, label=f"predicted: {kind}") for kind in alive]
+    handles += [Patch(color=COLOURS[kind], label=f"strip: {kind}") for kind in kinds if kind in COLOURS]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
 
 
 def step_parts(rows: list[dict], title: str, path: Path) -> None:
@@ -91,19 +113,21 @@ def step_parts(rows: list[dict], title: str, path: Path) -> None:
     if figure is None or not rows:
         return
     left, right = axes[0]
-    _stacked(left, [row["name"] for row in rows], [row["by_kind"] for row in rows], 1.0)
+    kinds = in_order(kind for row in rows for kind in row["by_kind"])
+    _stacked(left, [row["name"] for row in rows], [row["by_kind"] for row in rows], kinds, 1.0)
     for position, row in enumerate(rows):
         left.plot(row["seconds"]["median"], position, "D", color="black", markersize=4)
     left.set_xlabel("seconds of one step (diamond: the whole step, without instruments)")
+    left.set_ylim(max(5, len(rows)) - 0.5, -0.5)
     steps = sorted(rows[0]["by_step"].items(), key=lambda item: -sum(item[1].values()))[:14]
-    _stacked(right, [name for name, _ in steps], [by for _, by in steps], 1e3)
+    _stacked(right, [name for name, _ in steps], [by for _, by in steps], kinds, 1e3)
     right.set_xlabel(f"milliseconds, all blocks together, {rows[0]['name']}")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, frameon=False)
     figure.savefig(path, dpi=150)
 
 
-def _stacked(axis, names: list[str], parts: list[dict[str, float]], scale: float) -> None:
-    kinds = list(dict.fromkeys([kind for kind in COLOURS for one in parts if kind in one]
-                               + [kind for one in parts for kind in one]))
+def _stacked(axis, names: list[str], parts: list[dict[str, float]], kinds: list[str], scale: float) -> None:
     left = [0.0] * len(names)
     for kind in kinds:
         widths = [one.get(kind, 0.0) * scale for one in parts]
@@ -112,7 +136,6 @@ def _stacked(axis, names: list[str], parts: list[dict[str, float]], scale: float
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
 
 
 def kernel_speeds(rows: list[dict], title: str, path: Path) -> None:

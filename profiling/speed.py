@@ -86,13 +86,13 @@ def _medians(dicts: list[dict]) -> dict:
 
 def _print(arguments, config: dict, rows: list[dict], problems: list[str]) -> None:
     print(jobs.title(arguments, config))
-    kinds = list(dict.fromkeys(kind for row in rows for kind in row["by_kind"]))
-    print(f"{'seconds':16s} {'min':>8s} {'median':>8s} {'max':>8s}  " + " ".join(f"{kind:>9s}" for kind in kinds)
+    kinds = pictures.in_order(kind for row in rows for kind in row["by_kind"])
+    print(f"{'seconds':16s} {'min':>8s} {'median':>8s} {'max':>8s}  " + " ".join(f"{kind:>10s}" for kind in kinds)
           + f"  time against {rows[0]['name'] if rows else 'nothing'}: median of paired ratios (least to most)")
     for row in rows:
         seconds = row["seconds"]
         print(f"{row['name']:16s} {seconds['min']:8.4f} {seconds['median']:8.4f} {seconds['max']:8.4f}  "
-              + " ".join(f"{row['by_kind'].get(kind, 0.0):9.4f}" for kind in kinds) + f"  {row['ratio_text']}")
+              + " ".join(f"{row['by_kind'].get(kind, 0.0):10.4f}" for kind in kinds) + f"  {row['ratio_text']}")
     for row in rows[:1]:
         print(f"\nby step of the program, all blocks together, {row['name']}:")
         for name, by in sorted(row["by_step"].items(), key=lambda item: -sum(item[1].values())):

@@ -21,13 +21,13 @@ PUBLIC = """
 
 # Modules and packages of cllm, in groups: a module imports only from groups above its own.
 GROUPS = """
-    errors dims machine _build_info
-    platform_guard config declare _kernels
-    workload arrays
-    batches products layers
+    errors dims machine primes segments overlap _build_info
+    platform_guard config declare positions explaining _kernels
+    measurements workload arrays compression spilling
+    batches products layers witness
     program
-    parameters gradients plans
-    models
+    parameters gradients plans operations
+    models plan_check
     schedule
     costs arena
     memory block_costs
@@ -35,16 +35,16 @@ GROUPS = """
     ledger
     strategies
     planning
-    spilling binding witness
+    binding
     rebuild_check
     executor
     optim rates corpus tokenizer snapshot sampling gradcheck testing about
-    train comparison
+    calibrate train comparison
     cli
     __main__
 """
 LEVEL = {name: level for level, line in enumerate(GROUPS.strip().splitlines()) for name in line.split()}
-MEASURING = {"comparison", "train", "cli", "executor"}
+MEASURING = {"calibrate", "comparison", "train", "cli", "executor"}
 CLOCKS = {"time", "timeit", "datetime", "sched"}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import cllm
 
-GOLDEN = ["gpt2_like", "lattice"]
+GOLDEN = ["gpt2_like", "lattice", "clock_relu_untied", "prime_tanh_mse"]
 STRATEGIES = {"cache": cllm.CacheAll(), "recompute": cllm.RecomputeAll(), "every:2": cllm.EveryNth(2),
               "selective": cllm.Selective(), "cache, micro_batch=1": cllm.CacheAll(micro_batch=1)}
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
@@ -75,6 +75,11 @@ CONFIGS = {  # what the golden files leave out; each of these is a path of its o
     "one head, one layer": dict(n_heads=1, n_layers=1),
     "a channel a head": dict(n_heads=16, n_layers=3),
     "eps that counts": dict(norm_eps=0.1),
+    "sinusoidal": dict(positions="sinusoidal"),
+    "spiral, untied mse": dict(positions="spiral", tied=False, loss="mse"),
+    "clock, lattice": dict(positions="clock", qkv="lattice"),
+    "prime, mse": dict(positions="prime", loss="mse"),
+    "no positions": dict(positions="none"),
 }
 
 

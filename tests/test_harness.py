@@ -122,8 +122,9 @@ def test_training_contestant(harness):
         assert facts["loss"] > 0 and facts["arena_bytes"] < facts["total_bytes"]
         parts, timeline = peer.ask("parts"), peer.ask("timeline")
         assert {kind for kind, _, _ in parts["operations"]} >= {"forward", "rebuild", "backward"}
-        assert len(timeline) == len(parts["operations"])
-        assert max(nbytes for _, nbytes in timeline) <= facts["arena_bytes"]
+        assert timeline["operations"] == [f"{kind} {name}" for kind, name, _ in parts["operations"]]
+        assert [sum(one) for one in zip(*timeline["by_kind"].values(), strict=True)] == timeline["live_bytes"]
+        assert max(timeline["live_bytes"]) <= facts["arena_bytes"]
         assert peer.ask("watched_burst", repeats=1)["high_water_bytes"] == facts["arena_bytes"]
 
 
@@ -142,6 +143,13 @@ def test_parts_of_a_step_are_folded_by_kind_and_by_step():
                              ["backward", "head", 4.0]], "zero_grad": 0.1, "clip": 0.2, "adamw": 0.3}]
     assert speed.by_kind(steps) == {"forward": 3.0, "backward": 4.0, "zero_grad": 0.1, "clip": 0.2, "adamw": 0.3}
     assert speed.by_step(steps) == {"mlp.fc1": {"forward": 3.0}, "head": {"backward": 4.0}}
+
+
+def test_operations_of_a_timeline_stand_where_they_ran():
+    memory = _from_profiling("memory")
+    parts = {"operations": [["forward", "a", 1.0], ["forward", "b", 3.0]]}
+    assert memory.ends(2, parts) == [0.25, 1.0]
+    assert memory.ends(4, parts) == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_result_is_complete_in_itself(harness, tmp_path):

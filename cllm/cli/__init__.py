@@ -2,7 +2,7 @@
 
 import click
 
-from cllm.cli import compare, gradcheck, info, memory, plan
+from cllm.cli import compare, gradcheck, info, memory, plan, sample, train
 from cllm.errors import CllmError
 
 
@@ -25,5 +25,5 @@ def main():
     """
 
 
-for module in (compare, plan, memory, gradcheck, info):
+for module in (compare, plan, train, sample, memory, gradcheck, info):
     main.add_command(module.command)

@@ -107,4 +107,4 @@ def _draw_spread(axes, rows: list[dict]) -> None:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"

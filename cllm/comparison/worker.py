@@ -58,7 +58,7 @@ def train(job: Job, strategy: str, tell: Callable[[int], None]) -> dict:
         seconds.append(perf_counter() - begin)
         tell(step)
     return {
-        "exact": bool(getattr(chosen, "exact", True)),
+        "exact": executor.plan.exact,
         "step_seconds": seconds[1:],
         "predicted_step_seconds": executor.plan.predicted_seconds,
         "arena_bytes": int(executor.memory.arena_bytes),

@@ -18,6 +18,7 @@ cdef extern from *:
     #define CLLM_ATTENTION_ROWS 6
     #define CLLM_ATTENTION_BLOCK 48
     #endif
+    static const char cllm_zeros[2 * CLLM_VECTOR_BYTES] __attribute__((aligned(64))) = {0};
     static inline __attribute__((always_inline)) cllm_vf32 cllm_iota_f32(void)
         { cllm_vf32 v = {0}; for (int i = 0; i < CLLM_LANES_F32; i++) v[i] = (float)i; return v; }
     static inline __attribute__((always_inline)) cllm_vf64 cllm_iota_f64(void)
@@ -25,6 +26,7 @@ cdef extern from *:
     """
     enum: ROWS "CLLM_ATTENTION_ROWS"
     enum: BLOCK "CLLM_ATTENTION_BLOCK"
+    const void *ZEROS "cllm_zeros"
     vf32 iota_f32 "cllm_iota_f32"() noexcept nogil
     vf64 iota_f64 "cllm_iota_f64"() noexcept nogil
 
@@ -85,44 +87,79 @@ cdef extern from "<math.h>" nogil:
 # --- one register tile -----------------------------------------------------------------------------------------------
 
 cdef inline void tile(const vec *a, Py_ssize_t row, Py_ssize_t step, const vec *b, Py_ssize_t b_row, Py_ssize_t depth,
-                      bint add, vec *c, Py_ssize_t c_row, int vectors) noexcept nogil:
-    """c[i, :] (+)= sum over k < depth of a[i * row + k * step] * b[k, :], for ROWS rows i and one or two vectors."""
+                      const vec *start, Py_ssize_t start_row, vec *c, Py_ssize_t c_row) noexcept nogil:
+    """c[i, :] = start[i, :] + sum over k < depth of a[i * row + k * step] * b[k, :] for ROWS rows of two vectors.
+
+    depth is at least 1: where the loop asks at its end, GCC keeps `total` in registers from the first load on.
+    """
     cdef vec total[ROWS][2]
     cdef vec right[2]
     cdef vec left
     cdef int i, j
     cdef Py_ssize_t k
     for i in range(ROWS):
-        for j in range(vectors):
-            total[i][j] = load(c, i * c_row + j * lanes(c)) if add else splat(c, 0.0)
-    for k in range(depth):
-        for j in range(vectors):
+        for j in range(2):
+            total[i][j] = load(start, i * start_row + j * lanes(c))
+    k = 0
+    while True:
+        for j in range(2):
             right[j] = load(b, k * b_row + j * lanes(b))
         for i in range(ROWS):
             left = splat_at(a, i * row + k * step)
-            for j in range(vectors):
+            for j in range(2):
                 total[i][j] = left * right[j] + total[i][j]
+        k += 1
+        if k >= depth:
+            break
     for i in range(ROWS):
-        for j in range(vectors):
+        for j in range(2):
             store(c, i * c_row + j * lanes(c), total[i][j])
+
+
+cdef inline void half_tile(const vec *a, Py_ssize_t row, Py_ssize_t step, const vec *b, Py_ssize_t b_row,
+                           Py_ssize_t depth, const vec *start, Py_ssize_t start_row, vec *c,
+                           Py_ssize_t c_row) noexcept nogil:
+    """`tile` of one vector, for rows of an odd number of vectors."""
+    cdef vec total[ROWS]
+    cdef vec right
+    cdef int i
+    cdef Py_ssize_t k
+    for i in range(ROWS):
+        total[i] = load(start, i * start_row)
+    k = 0
+    while True:
+        right = load(b, k * b_row)
+        for i in range(ROWS):
+            total[i] = splat_at(a, i * row + k * step) * right + total[i]
+        k += 1
+        if k >= depth:
+            break
+    for i in range(ROWS):
+        store(c, i * c_row, total[i])
 
 
 cdef void tile_rows(const vec *a, Py_ssize_t row, const vec *b, Py_ssize_t b_row, Py_ssize_t depth, bint add, vec *c,
                     Py_ssize_t c_row, bint both) noexcept nogil:
     """A tile whose A lies row by row; `both` says whether it is two vectors wide."""
+    cdef const vec *start = <const vec *> ZEROS
+    if add:
+        start = c
     if both:
-        tile(a, row, 1, b, b_row, depth, add, c, c_row, 2)
+        tile(a, row, 1, b, b_row, depth, start, c_row if add else 0, c, c_row)
     else:
-        tile(a, row, 1, b, b_row, depth, add, c, c_row, 1)
+        half_tile(a, row, 1, b, b_row, depth, start, c_row if add else 0, c, c_row)
 
 
 cdef void tile_columns(const vec *a, const vec *b, Py_ssize_t b_row, Py_ssize_t depth, bint add, vec *c,
                        Py_ssize_t c_row, bint both) noexcept nogil:
     """A tile whose A is the transpose of a score tile."""
+    cdef const vec *start = <const vec *> ZEROS
+    if add:
+        start = c
     if both:
-        tile(a, 1, BLOCK, b, b_row, depth, add, c, c_row, 2)
+        tile(a, 1, BLOCK, b, b_row, depth, start, c_row if add else 0, c, c_row)
     else:
-        tile(a, 1, BLOCK, b, b_row, depth, add, c, c_row, 1)
+        half_tile(a, 1, BLOCK, b, b_row, depth, start, c_row if add else 0, c, c_row)
 
 
 # --- products of tiles: the part above the diagonal is not computed ---------------------------------------------------
@@ -152,9 +189,12 @@ cdef inline void finish_row(const vec *s, const vec *b, Py_ssize_t row, Py_ssize
 cdef void mix(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t keys, bint diagonal, bint add,
               vec *c) noexcept nogil:
     """c (+)= S B: row i adds the rows of b in order, on the diagonal none beyond its own, be it NaN."""
-    cdef Py_ssize_t i, j, k, width = 2 * lanes(s)
+    cdef Py_ssize_t i, j, width = 2 * lanes(s), first = ROWS if diagonal else 0
+    if diagonal and not add:
+        for i from 0 <= i < ROWS * row by lanes(c):
+            store(c, i, splat(c, 0.0))
     for j from 0 <= j < row by width:
-        for i from 0 <= i < rows by ROWS:
+        for i from first <= i < rows by ROWS:
             tile_rows(address(s, i * BLOCK), BLOCK, address(b, j), row, i if diagonal else keys, add,
                       address(c, i * row + j), row, j + lanes(s) < row)
     if diagonal:

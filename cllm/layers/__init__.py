@@ -9,5 +9,7 @@ from cllm.layers.embedding import Embedding
 from cllm.layers.layernorm import LayerNorm
 from cllm.layers.linear import Linear
 from cllm.layers.residual import Residual
+from cllm.layers.squared_error import SquaredErrorHead
 
-LAYERS = (Embedding, Dropout, LayerNorm, Linear, BlockLinear, Attention, Residual, Activation, CrossEntropyHead)
+LAYERS = (Embedding, Dropout, LayerNorm, Linear, BlockLinear, Attention, Residual, Activation, CrossEntropyHead,
+          SquaredErrorHead)

@@ -66,5 +66,10 @@ class CrossEntropyHead(Layer):
     def forward_flops(self, letters):
         return 2.0 * letters["N"] * self.V * self.C
 
+    def extra_bytes(self, method, letters):
+        # each run of R rows reads the weights again, and reads and writes their gradient
+        runs = -(-letters["N"] // letters["R"])
+        return (runs - 1) * 12.0 * self.V * self.C if method == "backward" else 0.0
+
     def backward_flops(self, letters):
         return 3.0 * self.forward_flops(letters)

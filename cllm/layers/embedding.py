@@ -3,24 +3,39 @@
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.declare import Layer, Param, Site
+from cllm.declare import Layer, Param, Site, Table
+from cllm.positions import position_table
+
+
+def _table(layer):
+    return position_table(layer.kind, layer.P, layer.C)
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding(Layer):
-    """V rows of C channels; `learned` says whether there are P rows of learned positions."""
+    """V rows of C channels, and P rows of positions: `kind` "learned", a fixed table's name, or "none"."""
 
     V: int
     C: int
     P: int
-    learned: bool = True
+    kind: str = "learned"
     std: float = 0.02
 
     sites = (Site("y", "N C", "embedded tokens", group="residual"),)
-    params = (Param("weight", "V C"), Param("positions", "P C", when="learned"))
+    params = (Param("weight", "V C"), Param("positions", "P C", when="is_learned"))
+    tables = (Table("table", "P C", _table, when="is_fixed"),)
 
-    def forward(self, tokens, weight, positions, *, y):
-        kernels.embedding_forward(tokens.reshape(-1), weight, positions, tokens.shape[1], y=y)
+    @property
+    def is_learned(self) -> bool:
+        return self.kind == "learned"
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.kind not in ("learned", "none")
+
+    def forward(self, tokens, weight, positions, table, *, y):
+        rows = positions if table is None else table
+        kernels.embedding_forward(tokens.reshape(-1), weight, rows, tokens.shape[1], y=y)
 
     def accumulate(self, dy, tokens, *, dweight, dpositions):
         kernels.embedding_backward(tokens.reshape(-1), dy, tokens.shape[1], dweight=dweight, dpositions=dpositions)

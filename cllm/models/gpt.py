@@ -12,7 +12,7 @@ from cllm import _kernels as kernels
 from cllm.config import ModelConfig, checked_size
 from cllm.errors import ConfigError, SnapshotError
 from cllm.models.wiring import wire
-from cllm.parameters import initial_parameters, zero_gradients
+from cllm.parameters import constant_tables, initial_parameters, zero_gradients
 from cllm.program import Program
 from cllm.workload import ITEMSIZE
 
@@ -44,6 +44,7 @@ class GPT:
         self.dtype = dtype
         self._parameters = initial_parameters(self.program, checked_size("GPT(seed=...)", seed, 0), dtype)
         self._gradients: Mapping[str, np.ndarray] | None = None
+        self._tables: Mapping[str, np.ndarray] | None = None
         self.planned_optimizer: str | None = None
 
     @property
@@ -62,6 +63,13 @@ class GPT:
         if self._gradients is None:
             self._gradients = zero_gradients(self._parameters)
         return self._gradients
+
+    @property
+    def tables(self) -> Mapping[str, np.ndarray]:
+        """Arrays of constants by name, read-only, made at first use: fixed positions, lattice coordinates."""
+        if self._tables is None:
+            self._tables = constant_tables(self.program, self.dtype)
+        return self._tables
 
     def attach(self, optimizer: str) -> None:
         """Remember for which optimizer's state the latest executor planned memory."""

@@ -14,6 +14,7 @@ from cllm.layers import (
     LayerNorm,
     Linear,
     Residual,
+    SquaredErrorHead,
 )
 from cllm.program import Program, Wiring
 
@@ -32,8 +33,8 @@ def wire(config: ModelConfig) -> Program:
     def add(name, layer, params=None, **inputs):
         return wiring.add(name, layer, letters, params, **inputs)
 
-    x = add("embed", Embedding(V=c.vocab_size, C=channels, P=c.max_seq_len, learned=c.positions == "learned", std=STD),
-            {"weight": "tok_emb.weight", "positions": "pos_emb.weight"})
+    x = add("embed", Embedding(V=c.vocab_size, C=channels, P=c.max_seq_len, kind=c.positions, std=STD),
+            {"weight": "tok_emb.weight", "positions": "pos_emb.weight", "table": "positions"})
     stream = next(streams)
     if c.dropout:
         x = add("drop", Dropout(C=channels, rate=c.dropout, stream=stream), x=x)
@@ -55,6 +56,7 @@ def wire(config: ModelConfig) -> Program:
             m = add("mlp.fc2", Linear(I=c.d_ff, O=channels, group="mlp", std=narrow), x=a)
             x = add("res2", Residual(C=channels, rate=c.dropout, stream=next(streams)), x=x, branch=m)
     h = add("ln_f", LayerNorm(C=channels, eps=c.norm_eps), x=x)
-    add("head", CrossEntropyHead(V=c.vocab_size, C=channels, std=STD),
-        {"weight": "tok_emb.weight" if c.tied else "head.weight"}, x=h)
+    head = CrossEntropyHead if c.loss == "cross_entropy" else SquaredErrorHead
+    add("head", head(V=c.vocab_size, C=channels, std=STD),
+        {"weight": "tok_emb.weight" if c.tied else "head.weight", "embedding": "tok_emb.weight"}, x=h)
     return wiring.program()

@@ -4,7 +4,8 @@ from cllm.optim.adam import Adam, AdamW
 from cllm.optim.base import Optimizer
 from cllm.optim.clipping import clip_each_grad_norm, clip_grad_norm
 from cllm.optim.grouped import Grouped
-from cllm.optim.named import optimizer_named
+from cllm.optim.named import optimizer_kind, optimizer_named
 from cllm.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Grouped", "Optimizer", "clip_each_grad_norm", "clip_grad_norm", "optimizer_named"]
+__all__ = ["SGD", "Adam", "AdamW", "Grouped", "Optimizer", "clip_each_grad_norm", "clip_grad_norm",
+           "optimizer_kind", "optimizer_named"]

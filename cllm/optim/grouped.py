@@ -68,8 +68,9 @@ class Grouped:
 
     @property
     def kind(self) -> str:
-        """``*emb.weight=adam,*=sgd``: what `Executor` takes as ``optimizer``."""
-        return ",".join(f"{pattern}={group.kind}" for pattern, group in self.groups.items())
+        """``*emb.weight=adam,sgd``: what `Executor` takes as ``optimizer``."""
+        return ",".join(group.kind if pattern == "*" else f"{pattern}={group.kind}"
+                        for pattern, group in self.groups.items())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """State of all groups by flat names."""

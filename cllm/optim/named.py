@@ -50,6 +50,17 @@ def optimizer_named(name: str, model: GPT, lr: float, betas: tuple[float, float]
     return Grouped(model, groups, lr=lr)
 
 
+def optimizer_kind(name: str) -> str:
+    """The name as `Executor` takes it, by which state is counted: without factors of the rate.
+
+    Raises
+    ------
+    ConfigError
+    """
+    parts = [(pattern, _factor(name, kind)[0]) for pattern, kind in optimizer_groups(name)]
+    return ",".join(kind if pattern == "*" else f"{pattern}={kind}" for pattern, kind in parts)
+
+
 def _factor(name: str, kind: str) -> tuple[str, float]:
     word, at, factor = kind.partition("@")
     try:

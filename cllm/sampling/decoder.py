@@ -1,8 +1,8 @@
 """Logits of the next token, token after token, with the keys and values of earlier ones kept.
 
 `Decoder` runs the program's own layers on the new rows alone. A layer that looks at earlier tokens needs an incremental
-form in `INCREMENTAL`; parameters with one row per position are read from the current one on. For a program with a layer
-that has no such form there is `Rereader`, which runs the whole forward for every token.
+form in `INCREMENTAL`; parameters and tables with one row per position are read from the current one on. For a program
+with a layer that has no such form there is `Rereader`, which runs the whole forward for every token.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from cllm import _kernels as kernels
+from cllm.declare import Param, Table
 from cllm.dims import batch_letters, resolve
 from cllm.errors import ShapeError, TokenError
 from cllm.executor import Executor
@@ -57,7 +58,8 @@ def decodes_incrementally(program: Program) -> bool:
     for step in program.steps:
         layer = step.layer
         across = any("T" in site.shape.split() for site in layer.sites)
-        missing = set(layer.forward_flow.reads) - set(step.inputs) - {p.name for p in layer.params} - FEEDS_SERVED
+        own = {declared.name for declared in (*layer.params, *layer.tables)}
+        missing = set(layer.forward_flow.reads) - set(step.inputs) - own - FEEDS_SERVED
         if (across and type(layer) not in INCREMENTAL) or missing:
             return False
     return True
@@ -109,7 +111,7 @@ class Decoder:
 
         def run() -> Mapping[str, np.ndarray]:
             given = {**inputs, "tokens": tokens[None], "key": None,
-                     **{p.name: self._parameter(step, p, n) for p in layer.params}}
+                     **{d.name: self._own(step, d, n) for d in (*layer.params, *layer.tables)}}
             dtype = self._model.dtype
             head = layer.evaluate_flow.exists
             itemsize = np.dtype(dtype).itemsize
@@ -125,11 +127,15 @@ class Decoder:
             return self._caches[step.index](self.position, run, **inputs)
         return run()[layer.output]
 
-    def _parameter(self, step: Step, param, n: int) -> np.ndarray | None:
-        if param.name not in step.params:
+    def _own(self, step: Step, declared: Param | Table, n: int) -> np.ndarray | None:
+        """A parameter or table; of one with a row per position, the rows at hand."""
+        if declared.name in step.params:
+            array = self._model.parameters[step.params[declared.name]]
+        elif declared.name in step.tables:
+            array = self._model.tables[step.tables[declared.name]]
+        else:
             return None
-        array = self._model.parameters[step.params[param.name]]
-        return array[self.position:self.position + n] if param.shape.split()[0] == "P" else array
+        return array[self.position:self.position + n] if declared.shape.split()[0] == "P" else array
 
 
 class Rereader:

@@ -5,7 +5,8 @@ from functools import lru_cache
 
 from cllm.config import checked_size
 from cllm.ledger import Ledger
-from cllm.plans import Plan, Segment, Tape
+from cllm.plans import Plan
+from cllm.segments import Segment, Tape
 
 
 @lru_cache(maxsize=None)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from cllm.ledger import Ledger
-from cllm.plans import Cache, Plan, Tape
+from cllm.plans import Plan
+from cllm.segments import Cache, Tape
 from cllm.strategies.naming import named, optional_ends
 
 

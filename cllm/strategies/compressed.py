@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from cllm.compression import PACKED
 from cllm.errors import ConfigError
 from cllm.ledger import Ledger
-from cllm.plans import Compress, Plan
+from cllm.plans import Plan
+from cllm.segments import Compress
 from cllm.strategies.cache_all import CacheAll
 from cllm.strategies.keeping import keep_as
 

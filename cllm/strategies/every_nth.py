@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from cllm.config import checked_size
 from cllm.ledger import Ledger
-from cllm.plans import Plan, Segment, Tape
+from cllm.plans import Plan
+from cllm.segments import Segment, Tape
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from cllm.errors import ConfigError
 from cllm.ledger import Entry, Ledger
-from cllm.plans import Cache, Decision
+from cllm.segments import Cache, Decision
 
 
 def named(ledger: Ledger, words: tuple[str, ...], where: str, optional: bool) -> tuple[Entry, ...]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from cllm.errors import ConfigError
 from cllm.ledger import Ledger
-from cllm.plans import Plan, Segment, Tape
+from cllm.plans import Plan
+from cllm.segments import Segment, Tape
 from cllm.strategies.cache_all import CacheAll
 
 
@@ -32,7 +33,7 @@ class PerBlock:
         if not isinstance(self.choices, tuple) or not all(isinstance(k, (int, range)) for k, _ in self.choices):
             raise ConfigError("PerBlock(choices)", "must map block numbers or ranges of them to strategies",
                               repr(self.choices), "Write for example PerBlock({range(0, 3): cllm.RecomputeAll()}).")
-        for strategy in (*(s for _, s in pairs), self.default):
+        for strategy in (*(s for _, s in self.choices), self.default):
             if not hasattr(strategy, "children"):
                 raise ConfigError("PerBlock(...)", "must mix strategies that can treat a run of blocks", repr(strategy),
                                   "Give yours a children(ledger, blocks) method.")

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from cllm.ledger import Ledger
-from cllm.plans import Plan, Recompute, Tape
+from cllm.plans import Plan
+from cllm.segments import Recompute, Tape
 from cllm.strategies.naming import named
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from cllm.errors import ConfigError
 from cllm.ledger import Ledger
 from cllm.plans import Plan
-from cllm.plans import Spill as OnDisk
+from cllm.segments import Spill as OnDisk
 from cllm.strategies.cache_all import CacheAll
 from cllm.strategies.keeping import keep_as
 

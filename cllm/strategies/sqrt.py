@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from math import isqrt
 
 from cllm.ledger import Ledger
-from cllm.plans import Plan, Segment
+from cllm.plans import Plan
+from cllm.segments import Segment
 from cllm.strategies.every_nth import EveryNth
 
 

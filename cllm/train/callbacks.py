@@ -11,7 +11,7 @@ class Callback:
     A record is plain data with the key "event" beside "step", the steps taken so far:
 
     * step: loss, rate, grad_norm, seconds, tokens_per_second, seconds_left, rss_bytes
-    * evaluation: val_loss (nats per token), perplexity
+    * evaluation: val_loss (nats per token), perplexity (None for another loss than cross_entropy), best (so far)
     * bad_step: where (the first value or parameter that is not finite), in_a_row
     * snapshot: path
     """

@@ -118,7 +118,7 @@ def reload_data(described: dict, text: str | PathLike | np.ndarray | None, token
 
 
 def tokenizer_for(name: str, text: str | PathLike | None) -> ByteTokenizer | BPETokenizer:
-    """A tokenizer by name: "bytes", "bpe:4096" to learn one of that size from the text, or a path to the files of one."""
+    """A tokenizer by name: "bytes", "bpe:4096" to learn one of that size from the text, or a path to one's files."""
     kind, _, size = name.partition(":")
     if kind == "bpe" and size.isdigit():
         pieces = (piece.decode("utf-8", "replace") for _, _, piece in corpus.text_pieces(text))

@@ -9,7 +9,7 @@ from cllm.train.callbacks import Callback
 
 
 def progress(quiet: bool = False) -> Callback:
-    """What suits standard output: a bar on a terminal, lines otherwise; `quiet` leaves out the lines of single steps."""
+    """What suits standard output: a bar on a terminal, lines otherwise; `quiet` leaves out lines of single steps."""
     return Bar() if Console().is_terminal and not quiet else Lines(quiet)
 
 
@@ -35,8 +35,8 @@ class Bar(Callback):
     """A bar with loss, rate, gradient norm, speed, memory and time left; other events are lines above it."""
 
     def __init__(self):
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=None),
-                             TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[words]}"))
+        self._bar = Progress(BarColumn(bar_width=10),
+                             TextColumn("{task.completed}/{task.total} {task.fields[words]}"))
 
     def on_start(self, trainer) -> None:
         self._bar.start()
@@ -65,8 +65,14 @@ def opening(trainer) -> str:
 
 
 def in_words(trainer, record: dict, bare: bool = False) -> str:
-    """A record as a line."""
-    head = "" if bare else f"step {record['step']:>6}  "
+    """A record as a line; `bare` is a step's record in less than 80 columns, beside the bar."""
+    head = f"step {record['step']:>6}  "
+    if bare:
+        limit = trainer.executors.limit
+        of = "" if limit is None else f"/{limit / 1e6:,.0f}"
+        return (f"loss {record['loss']:.4f} rate {record['rate']:.1e} norm {record['grad_norm']:.2f} "
+                f"{record['tokens_per_second']:,.0f} tok/s {trainer.executors.total_bytes / 1e6:,.0f}{of} MB "
+                f"{duration(record['seconds_left'])}")
     if record["event"] == "step":
         return head + "  ".join((
             f"loss {record['loss']:.4f}", f"rate {record['rate']:.2e}", f"norm {record['grad_norm']:.2f}",
@@ -74,7 +80,8 @@ def in_words(trainer, record: dict, bare: bool = False) -> str:
             f"left {duration(record['seconds_left'])}"))
     if record["event"] == "evaluation":
         best = "  best so far" if record["best"] else ""
-        return head + f"validation {record['val_loss']:.4f} nats per token, perplexity {record['perplexity']:.3f}{best}"
+        unit = "" if record["perplexity"] is None else f" nats per token, perplexity {record['perplexity']:.3f}"
+        return head + f"validation {record['val_loss']:.4f}{unit}{best}"
     if record["event"] == "bad_step":
         return head + f"not applied, {record['in_a_row']} in a row: {record['where']}"
     return head + f"{record['event']} {record.get('path', '')}"

@@ -129,15 +129,16 @@ class TrainSettings:
             When a change would make other numbers than the straight run.
         """
         unknown = sorted(set(changes) - {f.name for f in fields(self)})
-        differ = [f"{n} {getattr(self, n)!r} there, {v!r} now" for n, v in changes.items()
-                  if n not in FREE and n not in unknown and _plain(getattr(self, n)) != _plain(v) and v is not None]
+        asked = {n: v for n, v in changes.items() if not (v is None and n in (*FREE, "min_lr", "warmup"))}
+        differ = [f"{n} {getattr(self, n)!r} there, {v!r} now" for n, v in asked.items()
+                  if n not in FREE and n not in unknown and _plain(getattr(self, n)) != _plain(v)]
         if unknown or differ:
             raise ConfigError(where, "must go on with the settings it began with",
                               ", ".join([*differ, *(f"unknown {n}" for n in unknown)]),
                               "Leave these out, or start afresh in another directory.")
-        chosen = {n: v for n, v in changes.items() if n in FREE and v is not None}
+        chosen = {n: v for n, v in asked.items() if n in FREE}
         if "memory_budget" in chosen:
-            chosen["strategy"] = "cache"
+            chosen.setdefault("strategy", "cache")
         elif "strategy" in chosen:
             chosen["memory_budget"] = None
         return replace(self, **chosen)

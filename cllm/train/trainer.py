@@ -1,7 +1,6 @@
 """The loop: draw, zero, differentiate, clip, step; evaluate, snapshot, resume."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 from sys import float_info
@@ -24,39 +23,10 @@ from cllm.train.evaluation import mean_loss
 from cllm.train.executors import Executors
 from cllm.train.guard import on_interrupt, only_run_in
 from cllm.train.keeper import Keeper
+from cllm.train.result import TrainResult
 from cllm.train.settings import TrainSettings
 
 Batch = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """How a run ended.
-
-    Attributes
-    ----------
-    step : int
-        Steps taken in all.
-    loss, val_loss : float or None
-        Of the last step, and of the last evaluation, in nats per token.
-    best_step, best_val_loss : of the best evaluation, or None
-    snapshot : Path or None
-        The last one.
-    interrupted : bool
-        It was told to stop before its last step.
-    seconds : float
-        Of this call, and `tokens` trained on in it.
-    """
-
-    step: int
-    loss: float | None
-    val_loss: float | None
-    best_step: int | None
-    best_val_loss: float | None
-    snapshot: Path | None
-    interrupted: bool
-    seconds: float
-    tokens: int
 
 
 class Trainer:
@@ -153,8 +123,8 @@ class Trainer:
                     for callback in reversed(self.callbacks):
                         callback.on_end(self)
         s, best = self.settings, self.keeper.best or (None, None)
-        return TrainResult(self.step, self.losses[-1] if self.losses else None, self.val_loss, *best, self.keeper.latest,
-                           self.step < s.steps, perf_counter() - begin,
+        return TrainResult(self.step, self.losses[-1] if self.losses else None, self.val_loss, *best,
+                           self.keeper.latest, self.step < s.steps, perf_counter() - begin,
                            (self.step - first) * s.accumulate * s.batch_size * s.seq_len)
 
     def stop(self) -> None:
@@ -267,7 +237,9 @@ class Trainer:
             return False
         self.val_loss = self.evaluate()
         better = self.keeper.is_better(self.step, self.val_loss)
-        self._tell("evaluation", val_loss=self.val_loss, perplexity=exp(min(self.val_loss, 700.0)), best=better)
+        in_nats = self.model.config.loss == "cross_entropy"
+        perplexity = exp(min(self.val_loss, 700.0)) if in_nats else None
+        self._tell("evaluation", val_loss=self.val_loss, perplexity=perplexity, best=better)
         return better
 
     def _tell(self, event: str, **values) -> None:

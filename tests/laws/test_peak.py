@@ -19,6 +19,7 @@ def workloads(draw):
               "max_seq_len": 14, "qkv": draw(st.sampled_from(["full", "lattice"])), "qkv_bias": draw(st.booleans()),
               "out_proj": draw(st.booleans()), "tied": draw(st.booleans()),
               "activation": draw(st.sampled_from(["gelu", "relu", "tanh"])),
+              "positions": draw(st.sampled_from(["learned", "none", "clock"])),
               "dropout": draw(st.sampled_from([0.0, 0.0, 0.2]))}
     B, T = draw(st.integers(1, 5)), draw(st.integers(1, 14))
     micro_batch = draw(st.sampled_from([None, *range(1, B + 1)]))

@@ -1,0 +1,152 @@
+"""``cllm train``: from a text to a model, interruptible at any moment."""
+
+import resource
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from cllm.cli.options import config_of, json_option, model_options, write_json
+from cllm.config import ModelConfig
+from cllm.errors import ConfigError
+from cllm.models.gpt import GPT
+from cllm.optim import optimizer_kind
+from cllm.planning import plan
+from cllm.strategies import MemoryBudget
+from cllm.train import Trainer, TrainSettings, progress, tokenizer_for
+from cllm.train.keeper import Keeper
+
+HELP = {
+    "steps": "Steps of the whole run; a longer run may be asked for when resuming.",
+    "batch_size": "Sequences in one call, B.",
+    "seq_len": "Tokens in a sequence, T.",
+    "accumulate": "Calls whose gradients are added up for one step.",
+    "optimizer": "adamw, adam, sgd, momentum, or by names of parameters: '*emb.weight=adam,sgd@30'.",
+    "lr": "Highest learning rate.",
+    "min_lr": "The rate's floor; a tenth of --lr unless given.",
+    "warmup": "Steps of the rate's rise; a tenth of --steps up to 100 unless given.",
+    "rate": "How the rate falls: cosine, linear or constant.",
+    "betas": "Of Adam and AdamW.",
+    "eps": "Of Adam and AdamW.",
+    "weight_decay": "Decoupled for AdamW, coupled for the others; the optimizer's own unless given.",
+    "clip": "Scale gradients down to this norm; 0 for never.",
+    "clip_by": "The norm of all gradients together, or of each by itself: all, each.",
+    "seed": "Of the initial weights, the order of the text, and dropout.",
+    "val_fraction": "Share of the text, at its end, kept for validation.",
+    "eval_every": "Steps between evaluations.",
+    "eval_batches": "Batches of an evaluation.",
+    "strategy": "What to cache and what to recompute, by name.",
+    "memory_budget": "Limit such as 1GB for everything training holds; chooses the strategy.",
+    "threads": "Threads of the kernels; all cores unless given. Results do not depend on it.",
+    "snapshot_every": "Steps between snapshots.",
+    "keep": "Last snapshots to keep; the best one is kept besides.",
+    "max_bad_steps": "So many steps in a row with NaN or infinity end the run.",
+    "log_every": "Steps between plain lines of progress.",
+}
+KINDS = {"memory_budget": str, "min_lr": float, "weight_decay": float, "warmup": int, "threads": int, "clip": float}
+
+
+def _settings_options(command):
+    """An option for every field of `TrainSettings`; None stands for "not given"."""
+    defaults = TrainSettings()
+    for field in reversed(fields(TrainSettings)):
+        spelled = "--" + field.name.replace("_", "-")
+        default = field.default
+        shown = False if default is None else str(default)
+        more = {"nargs": 2, "type": float} if field.name == "betas" else {
+            "type": KINDS.get(field.name, type(getattr(defaults, field.name)))}
+        command = click.option(spelled, field.name, default=None, show_default=shown, help=HELP[field.name],
+                               **more)(command)
+    return command
+
+
+@click.command("train")
+@click.option("--text", type=click.Path(path_type=Path), default=None, show_default="the embedded novel",
+              help="A file, or a directory of files.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
+              help="Directory for snapshots, metrics and tokens.")
+@click.option("--resume", is_flag=True, help="Go on from the latest snapshot in --out; without one, start.")
+@click.option("--tokenizer", default=None, show_default="bytes",
+              help="bytes, bpe:4096 to learn one from the text, or a path to tokenizer.json or GPT-2's files.")
+@model_options("small")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
+@_settings_options
+@click.option("--quiet", is_flag=True, help="Plain lines, without those of single steps.")
+@json_option
+@click.pass_context
+def command(ctx, text, out, resume, tokenizer, dtype, quiet, json_path, **options):
+    """Train a model on a text.
+
+    Writes snapshots, metrics.jsonl and the tokens into --out. Ctrl-C writes a snapshot first; --resume goes on from
+    the latest one, with the settings it began with, to the same bits as without the interruption.
+    """
+    names = [field.name for field in fields(TrainSettings)]
+    settings = {n: v for n, v in ((n, options.pop(n)) for n in names) if v is not None}
+    if "clip" in settings:
+        settings["clip"] = settings["clip"] or None
+    if str(settings.get("memory_budget", "")).isdigit():
+        settings["memory_budget"] = int(settings["memory_budget"])
+    state = Keeper(out).find() if resume else None
+    if state is None:
+        chosen = None if tokenizer in (None, "bytes") else tokenizer_for(tokenizer, text)
+        if chosen is not None and options["vocab_size"] is None:
+            options["vocab_size"] = chosen.vocab_size
+        wanted = TrainSettings(**settings)
+        config = config_of(options, wanted.seq_len)
+        _fits(config, wanted, dtype)
+        seed = wanted.seed
+    else:
+        config, dtype, seed, chosen = _of_run(ctx, state, options, dtype, out), state["dtype"], 0, None
+    trainer = Trainer(GPT(config, seed=seed, dtype=dtype), text, out, resume=resume, tokenizer=chosen,
+                      callbacks=[progress(quiet)], **settings)
+    first = trainer.step
+    result = trainer.run()
+    write_json(json_path, {
+        "config": config.to_dict(), "settings": trainer.settings.to_dict(), "data": trainer.data.describe(),
+        "first_step": first, "step": result.step, "loss": result.loss, "losses": trainer.losses,
+        "val_loss": result.val_loss, "best": {"step": result.best_step, "val_loss": result.best_val_loss},
+        "snapshot": str(result.snapshot), "interrupted": result.interrupted, "seconds": result.seconds,
+        "tokens": result.tokens, "total_bytes": trainer.executors.total_bytes, "budget_bytes": trainer.executors.limit,
+        "rss_peak_bytes": _peak_bytes(),
+    })
+    if result.interrupted:
+        click.echo(f"stopped after step {result.step} of {trainer.settings.steps}; go on with:\n"
+                   f"  cllm train --out {out} --resume")
+    elif first == result.step:
+        click.echo(f"finished before: {result.step} steps are taken, the last snapshot is {result.snapshot}")
+    else:
+        best = "" if result.best_step is None else f", best {result.best_val_loss:.4f} at step {result.best_step}"
+        click.echo(f"finished: {result.step} steps in {result.seconds:.1f} s{best}; the model is in {result.snapshot}\n"
+                   f"  cllm sample {out}")
+
+
+def _fits(config: ModelConfig, wanted: TrainSettings, dtype: str) -> None:
+    """Refuse a budget that cannot be kept before any array is made."""
+    strategy = wanted.strategy if wanted.memory_budget is None else MemoryBudget(wanted.memory_budget)
+    plan(config, wanted.batch_size, wanted.seq_len, strategy, optimizer_kind(wanted.optimizer), dtype, wanted.threads)
+
+
+def _of_run(ctx: click.Context, state: dict, options: dict, dtype: str, out: Path) -> ModelConfig:
+    """The configuration of a run that is resumed; options that ask for another one are refused."""
+    config = ModelConfig(**state["config"])
+    given = {n: v for n, v in options.items() if n != "preset" and v is not None}
+    if ctx.get_parameter_source("preset") != ParameterSource.DEFAULT:
+        preset = ModelConfig.preset(options["preset"]).to_dict()
+        free = {"vocab_size", "max_seq_len"} - set(given)  # a tokenizer or a longer --seq-len may have changed them
+        given = {**{n: preset[n] for n in ("n_layers", "d_model", "n_heads", "d_ff") if n not in free}, **given}
+    differ = [f"{n} {getattr(config, n)!r} there, {v!r} now" for n, v in given.items()
+              if getattr(config, n) != (tuple(v) if isinstance(getattr(config, n), tuple) else v)]
+    if ctx.get_parameter_source("dtype") != ParameterSource.DEFAULT and dtype != state["dtype"]:
+        differ.append(f"dtype {state['dtype']} there, {dtype} now")
+    if differ:
+        raise ConfigError(f"resume of {out}", "must go on with the model it began with", ", ".join(differ),
+                          "Leave these options out, or start afresh in another directory.")
+    return config
+
+
+def _peak_bytes() -> int | None:
+    """Peak resident memory of this process, where the system tells."""
+    unit = {"linux": 1024, "darwin": 1}.get(sys.platform)
+    return unit and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
