@@ -21,6 +21,7 @@ PRESETS = {
 
 # Sizes are multiplied into byte counts; this keeps every product far inside 64 bits and catches nonsense early.
 LARGEST = 1 << 24
+LARGEST_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)

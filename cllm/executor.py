@@ -10,7 +10,7 @@ from cllm.arena import Arena, lay_out
 from cllm.arrays import aligned_empty
 from cllm.batches import checked_batch, checked_tokens
 from cllm.binding import Binder
-from cllm.config import checked_size
+from cllm.config import LARGEST_SEED, checked_size
 from cllm.declare import FEEDS
 from cllm.dims import elements, resolve
 from cllm.errors import ConfigError, NonFiniteError
@@ -57,7 +57,7 @@ class Executor:
         if not isinstance(model, GPT):
             raise ConfigError("Executor(model)", "must be a cllm.GPT", type(model).__name__, "Make one with cllm.GPT(config).")
         self.workload = Workload(model.config, batch_size, seq_len, model.dtype, optimizer, num_threads)
-        self._seed = checked_size("Executor(seed=...)", seed, 0)
+        self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
         self._model = model
         self._ledger = Ledger(model.program, self.workload)
@@ -82,7 +82,7 @@ class Executor:
 
     @step.setter
     def step(self, value: int) -> None:
-        self._step = checked_size("Executor.step", value, 0)
+        self._step = checked_size("Executor.step", value, 0, LARGEST_SEED)
 
     @property
     def high_water_bytes(self) -> int:

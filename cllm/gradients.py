@@ -45,6 +45,13 @@ class _Cells:
             raise _Stale(shared_by)
         return cell
 
+    def join(self, value: str, dy: str | None, output: str) -> str:
+        """The complete cell of a value, to be added to by a step that still reads its own `dy`."""
+        cell = self.complete(value)
+        if cell == dy:
+            raise _Stale(self.held[value][2] or self.held[output][2])
+        return cell
+
     def write(self, value: str, cell: str) -> None:
         self.version[cell] += 1
         shared_by = self.held[value][2] if value in self.held else None
@@ -91,15 +98,16 @@ def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
                 if not held and (step.index, gradient) not in private:
                     cells.held[value] = (dy, cells.version[dy], (step.index, gradient))
                     continue
-                target = cells.complete(value) if held else cells.fresh(value, step)
+                target = cells.join(value, dy, step.output) if held else cells.fresh(value, step)
                 after.append(GradientStep("add" if held else "copy", step, {"src": dy}, {"dst": target}))
             elif gradient in layer.adds:
-                target = cells.complete(value) if held else cells.fresh(value, step)
+                target = cells.join(value, dy, step.output) if held else cells.fresh(value, step)
                 if not held:
                     before.append(GradientStep("zero", step, {}, {"dst": target}))
                 writes[gradient] = target
             elif held:
-                target, part = cells.complete(value), cells.fresh(value, step)
+                target = cells.join(value, dy, step.output) if layer.passed() else cells.complete(value)
+                part = cells.fresh(value, step)
                 writes[gradient] = part
                 after.append(GradientStep("add", step, {"src": part}, {"dst": target}))
             else:

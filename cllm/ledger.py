@@ -8,6 +8,7 @@ from cllm.costs import Rates, schedule_seconds
 from cllm.dims import elements
 from cllm.frontier import Frontier
 from cllm.memory import MemoryReport, report
+from cllm.plan_check import check_plan
 from cllm.plans import Estimate, Plan
 from cllm.program import Program
 from cllm.schedule import ITEMSIZES, Schedule, build_schedule
@@ -91,6 +92,7 @@ class Ledger:
 
     def build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
         """The schedule of a plan and its memory report."""
+        check_plan(self._program, self.workload, plan)
         if plan not in self._built:
             schedule = build_schedule(self._program, self.workload, plan)
             self._built[plan] = schedule, report(self._program, self.workload, schedule, lay_out(schedule))

@@ -4,7 +4,7 @@ from cllm.compression import PACKED
 from cllm.errors import PlanError
 from cllm.plans import Plan
 from cllm.program import Program
-from cllm.segments import Compress, Decision, Recompute
+from cllm.segments import Compress, Decision, Recompute, Segment, Tape
 from cllm.workload import Workload
 
 
@@ -21,6 +21,7 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
         if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most):
             refuse(f"Plan({name}=...)", f"must be None or a whole number from 1 to {most}", repr(value),
                    "Choose a value in that range.")
+    _check_nodes(plan.children, refuse)
     covered = [tape.block for tape in plan.tapes()]
     if covered != list(range(program.n_blocks)):
         refuse("Plan(children=...)", f"must cover blocks 0 to {program.n_blocks - 1} once, in order", str(covered))
@@ -34,6 +35,22 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     for tape in plan.tapes():
         _check_decisions(program, blocks[tape.block], dict(tape.decisions), f"Plan block {tape.block}", refuse, "key")
     _check_decisions(program, (*before, *after), dict(plan.ends), "Plan(ends=...)", refuse, "name")
+
+
+def _check_nodes(nodes, refuse) -> None:
+    """Only tapes and segments, in tuples, no segment empty and none whose input nobody could give it."""
+    if not isinstance(nodes, tuple):
+        refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(nodes), "Write (Tape(0), Tape(1)).")
+    for node in nodes:
+        if isinstance(node, Segment):
+            if not node.children:
+                refuse("Segment(children=...)", "must hold at least one Tape or Segment", "none", "Leave the segment out.")
+            if isinstance(node.input, Recompute):
+                refuse("Segment(input=...)", "must be kept: a segment is rebuilt from it", "Recompute()",
+                       "Let the segment begin earlier, or put it into another.")
+            _check_nodes(node.children, refuse)
+        elif not isinstance(node, Tape) or not isinstance(node.decisions, tuple):
+            refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(node), "Write Tape(0, (('ln1.y', Recompute()),)).")
 
 
 def _check_decisions(program, steps, decisions: dict, where: str, refuse, field: str) -> None:

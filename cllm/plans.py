@@ -143,7 +143,7 @@ class Plan:
         """
         try:
             return Plan.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PlanError(f"Plan.from_json({str(path)!r})", "must be a file that Plan.to_json wrote",
                             f"{type(error).__name__}: {error}", "Write the plan again.") from error
 

@@ -219,8 +219,9 @@ class Wiring:
         """
         prefix = "" if self._block is None else f"blocks.{self._block}."
         full = prefix + name
-        if set(inputs) != set(layer.inputs) or set(inputs.values()) - set(self._values):
-            raise DeclarationError(full, f"needs the inputs {', '.join(layer.inputs) or 'none'}, made by earlier steps",
+        readable = all(v in self._values and self._steps[self._values[v].step].output == v for v in inputs.values())
+        if set(inputs) != set(layer.inputs) or not readable:
+            raise DeclarationError(full, f"needs the inputs {', '.join(layer.inputs) or 'none'}, outputs of earlier steps",
                                    str(inputs), "Wire each input to the output of a step added before.")
         if any(s.name == full for s in self._steps):
             raise DeclarationError(full, "names of steps must differ", "the name twice", "Choose another name.")

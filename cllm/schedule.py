@@ -123,7 +123,7 @@ class _Builder:
         decided = dict(decisions)
         env = dict(given)
         optional = {v for s in steps for v in s.outputs.values()
-                    if self.program.values[v].optional and isinstance(self._decision(decided, v), Cache)}
+                    if self.program.values[v].optional and isinstance(self._decision(decided, v), Cache | Compress | Spill)}
         saved = {v: self.pack(v, b, decided.get("input", Cache())) for v, b in given.items()}
         for step in steps:
             self.forward(step, env, optional, kind)

@@ -16,6 +16,8 @@ import harness
 import jobs
 import pictures
 
+from cllm.comparison.resident import forget_peak, peak_resident_bytes
+
 PEERS = "eager,checkpoint,micro:2,compile"
 
 # Two libraries add the same numbers in different orders; float32 sums of this length agree to about 1e-6.
@@ -33,9 +35,10 @@ def main() -> int:
     config = jobs.config_of(arguments)
     with jobs.trainings(arguments, config, jobs.strategies_of(arguments)) as (made, failed):
         _add_peers(arguments, config, made, failed)
-        timings = harness.interleave({name: _bursts(peer) for name, (peer, _) in made.items()}, arguments.rounds,
-                                     harness.say)
-        growth = {name: _growth(peer, facts) for name, (peer, facts) in made.items()}
+        bursts = {name: _bursts(peer) for name, (peer, _) in made.items()}
+        watched = {name for name, (peer, _) in made.items() if forget_peak(peer.pid)}
+        timings = harness.interleave(bursts, arguments.rounds, harness.say)
+        growth = {name: _growth(peer, facts) if name in watched else None for name, (peer, facts) in made.items()}
         facts = {name: one for name, (_, one) in made.items()}
     harness.say("")
     rows = _rows(timings, growth, facts)
@@ -73,12 +76,8 @@ def _bursts(peer: harness.Peer):
 
 
 def _growth(peer: harness.Peer, facts: dict) -> int | None:
-    from cllm.comparison.resident import forget_peak, peak_resident_bytes
-
-    if facts["rss_model_bytes"] is None or not forget_peak(peer.pid):
-        return None
-    peer.ask("burst", repeats=2)
-    return peak_resident_bytes(peer.pid) - facts["rss_model_bytes"]
+    peak = peak_resident_bytes(peer.pid)
+    return None if peak is None or facts["rss_model_bytes"] is None else peak - facts["rss_model_bytes"]
 
 
 def _rows(timings: dict, growth: dict, facts: dict) -> list[dict]:

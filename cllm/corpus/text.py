@@ -99,7 +99,7 @@ def _pieces(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _last_character(piece: bytes) -> int:
     """Where the last UTF-8 character begins, so that a cut there parts none."""
-    back = next((i for i in range(1, min(4, len(piece))) if piece[-i] & 0xC0 != 0x80), 1)
+    back = next((i for i in range(1, min(4, len(piece)) + 1) if piece[-i] & 0xC0 != 0x80), 1)
     return len(piece) - back
 
 

@@ -106,7 +106,7 @@ def split(tokens: np.ndarray, fraction: float, seq_len: int) -> tuple[np.ndarray
 def gather(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """The windows that begin at `starts`: inputs and targets, int32 arrays of shape B T."""
     rows = tokens[np.asarray(starts, np.int64)[:, None] + np.arange(seq_len + 1)].astype(np.int32)
-    return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+    return rows[:, :-1].copy(), rows[:, 1:].copy()  # one row would be contiguous as it is, and the two would share it
 
 
 def batch(tokens, batch_size: int, seq_len: int, step: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

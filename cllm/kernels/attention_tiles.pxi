@@ -1,4 +1,4 @@
-# The inner functions of attention: one register tile for all five products, the packing, the softmax of a tile.
+# The inner functions of attention: one register tile for all seven products, and the softmax of a tile.
 #
 # All of a head is packed into planes with rows of `row` elements (head_dim rounded up to whole vectors), zero beyond
 # head_dim. A tile is BLOCK queries by BLOCK keys, its rows BLOCK elements apart; a register tile is ROWS rows by two
@@ -8,9 +8,9 @@
 
 cdef extern from *:
     """
-    /* ROWS x 2 sums stay in registers beside two vectors of B and one element of A: 32 registers hold 8 x 2, 16 hold
-       6 x 2. BLOCK is a multiple of ROWS and of two vectors of any type; two tiles of it in float32 (32 KiB, 18 KiB) lie
-       in L1 or just beside it, and one more operand block of 64 channels in L2. */
+    /* ROWS x 2 sums stay in registers beside two vectors of B and one element of A: 32 registers hold 8 x 2 with room
+       to spare (and 8 divides BLOCK), 16 hold 6 x 2. BLOCK is a multiple of ROWS and of two vectors of any type; of its
+       float32 tiles (16 KiB or 9 KiB) one lies in L1 beside its operands, all tiles of a step in L2. */
     #if defined(__AVX512F__) || defined(__aarch64__)
     #define CLLM_ATTENTION_ROWS 8
     #define CLLM_ATTENTION_BLOCK 64
@@ -23,12 +23,27 @@ cdef extern from *:
         { cllm_vf32 v = {0}; for (int i = 0; i < CLLM_LANES_F32; i++) v[i] = (float)i; return v; }
     static inline __attribute__((always_inline)) cllm_vf64 cllm_iota_f64(void)
         { cllm_vf64 v = {0}; for (int i = 0; i < CLLM_LANES_F64; i++) v[i] = (double)i; return v; }
+    #define CLLM_LANE_TREES(S, V, F, LANES)                                                                       \\
+    static inline __attribute__((always_inline)) S cllm_lane_sum_##F(V v)                                         \\
+    {   S t[LANES]; memcpy(t, &v, sizeof v);                                                                      \\
+        for (int n = LANES / 2; n; n /= 2) for (int i = 0; i < n; i++) t[i] += t[i + n];                          \\
+        return t[0]; }                                                                                            \\
+    static inline __attribute__((always_inline)) S cllm_lane_max_##F(V v)                                         \\
+    {   S t[LANES]; memcpy(t, &v, sizeof v);                                                                      \\
+        for (int n = LANES / 2; n; n /= 2) for (int i = 0; i < n; i++) t[i] = t[i] > t[i + n] ? t[i] : t[i + n];  \\
+        return t[0]; }
+    CLLM_LANE_TREES(float, cllm_vf32, f32, CLLM_LANES_F32)
+    CLLM_LANE_TREES(double, cllm_vf64, f64, CLLM_LANES_F64)
     """
     enum: ROWS "CLLM_ATTENTION_ROWS"
     enum: BLOCK "CLLM_ATTENTION_BLOCK"
     const void *ZEROS "cllm_zeros"
     vf32 iota_f32 "cllm_iota_f32"() noexcept nogil
     vf64 iota_f64 "cllm_iota_f64"() noexcept nogil
+    float lane_sum_f32 "cllm_lane_sum_f32"(vf32 v) noexcept nogil
+    double lane_sum_f64 "cllm_lane_sum_f64"(vf64 v) noexcept nogil
+    float lane_max_f32 "cllm_lane_max_f32"(vf32 v) noexcept nogil
+    double lane_max_f64 "cllm_lane_max_f64"(vf64 v) noexcept nogil
 
 
 cdef inline void put(vec *p, Py_ssize_t i, double x) noexcept nogil:
@@ -48,30 +63,19 @@ cdef inline vec iota(const vec *like) noexcept nogil:
 
 
 cdef inline double lane_sum(vec v) noexcept nogil:
-    """The sum of the lanes, in their order."""
-    cdef double total = 0
-    cdef int i
+    """The sum of the lanes: halves are added to each other until one is left."""
     if vec is vf32:
-        for i in range(LANES_F32):
-            total += lane_f32(v, i)
+        return lane_sum_f32(v)
     else:
-        for i in range(LANES_F64):
-            total += lane_f64(v, i)
-    return total
+        return lane_sum_f64(v)
 
 
 cdef inline double lane_max(vec v) noexcept nogil:
-    cdef double top
-    cdef int i
+    """The largest lane."""
     if vec is vf32:
-        top = lane_f32(v, 0)
-        for i in range(1, LANES_F32):
-            top = max(top, lane_f32(v, i))
+        return lane_max_f32(v)
     else:
-        top = lane_f64(v, 0)
-        for i in range(1, LANES_F64):
-            top = max(top, lane_f64(v, i))
-    return top
+        return lane_max_f64(v)
 
 
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:
@@ -175,7 +179,8 @@ cdef void scores(const vec *a, Py_ssize_t row, const vec *panels, Py_ssize_t dep
                           address(s, i * BLOCK + j), BLOCK, True)
 
 
-cdef inline void finish_row(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t start, Py_ssize_t stop, vec *c) noexcept nogil:
+cdef inline void finish_row(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t start, Py_ssize_t stop,
+                            vec *c) noexcept nogil:
     """c[:] += sum over start <= k < stop of s[k] * b[k, :]: the end of a row of `mix` that ROWS does not divide."""
     cdef Py_ssize_t j, k
     cdef vec total
@@ -211,45 +216,6 @@ cdef void mix_transposed(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t 
             first = i if diagonal else 0
             tile_columns(address(s, first * BLOCK + i), address(b, first * row + j), row, rows - first, add,
                          address(c, i * row + j), row, j + lanes(s) < row)
-
-
-# --- packing: the one place that turns (rotation) or scales q and k ---------------------------------------------------
-
-cdef void pack_rows(const vec *x, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t head_dim, double scale, vec *packed,
-                    Py_ssize_t row) noexcept nogil:
-    """packed = scale * x in rows of whole vectors, with rows of zeros up to a multiple of ROWS."""
-    cdef Py_ssize_t i, j
-    cdef vec factor = splat(x, scale)
-    for i in range(rows):
-        for j from 0 <= j <= head_dim - lanes(x) by lanes(x):
-            store(packed, i * row + j, load(x, i * stride + j) * factor)
-        if j < head_dim:
-            store(packed, i * row + j, load_partial(x, i * stride + j, head_dim - j) * factor)
-    for i in range(rows, round_up(rows, ROWS)):
-        for j from 0 <= j < row by lanes(x):
-            store(packed, i * row + j, splat(x, 0.0))
-
-
-cdef void unpack_rows(const vec *packed, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t head_dim, double scale, vec *x,
-                      Py_ssize_t stride) noexcept nogil:
-    """x = scale * packed."""
-    cdef Py_ssize_t i, j
-    cdef vec factor = splat(x, scale)
-    for i in range(rows):
-        for j from 0 <= j <= head_dim - lanes(x) by lanes(x):
-            store(x, i * stride + j, load(packed, i * row + j) * factor)
-        if j < head_dim:
-            store_partial(x, i * stride + j, load(packed, i * row + j) * factor, head_dim - j)
-
-
-cdef void pack_panels(const vec *x, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t head_dim, vec *panels) noexcept nogil:
-    """The transpose of x in panels two vectors of rows wide: panels[i // width, channel, i % width]."""
-    cdef Py_ssize_t i, j, width = 2 * lanes(x)
-    cdef vec *panel
-    for i in range(round_up(rows, width)):
-        panel = address(panels, i // width * width * head_dim + i % width)
-        for j in range(head_dim):
-            put(panel, j * width, element(x, i * stride + j) if i < rows else 0.0)
 
 
 # --- the softmax of a tile --------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@
 # S*H small products (H for dx, whose S terms follow each other in one chain), each of them the product of
 # gemm_tile.pxi. The threads share out the blocks, and the rows too where rows are independent.
 
-# Rows that one task of the forward and of the input's backward takes; a multiple of every tile height.
 cdef enum:
+    # Rows that one task of the forward and of the input's backward takes; a multiple of the tile's heights, 6 and 8.
     TASK_ROWS = 384
 
 
@@ -17,64 +17,69 @@ cdef inline Py_ssize_t row_tasks(Py_ssize_t rows) noexcept nogil:
     return (rows + TASK_ROWS - 1) // TASK_ROWS
 
 
-cdef void block_forward_task(Product p, Py_ssize_t heads, Py_ssize_t task, vec *workspace) noexcept nogil:
+cdef void block_forward_task(const Product *p, Py_ssize_t heads, Py_ssize_t task, vec *workspace) noexcept nogil:
     """One head and one run of rows, all parts."""
     cdef Py_ssize_t head = task % heads
-    cdef Py_ssize_t row0 = task // heads * TASK_ROWS
+    cdef Py_ssize_t row = task // heads * TASK_ROWS
     cdef Py_ssize_t width = heads * p.depth
-    cdef Py_ssize_t parts = p.c_row // width
-    cdef Product q = p
+    cdef Product q = p[0]
     cdef Py_ssize_t part
-    for part in range(parts):
-        q.a = address(<const vec*> p.a, head * p.depth)
+    q.a = address(<const vec*> p.a, head * p.depth)
+    for part in range(p.c_row // width):
         q.b = address(<const vec*> p.b, (part * heads + head) * p.depth * p.depth)
         q.c = address(<vec*> p.c, part * width + head * p.depth)
         if p.bias != NULL:
             q.bias = address(<const vec*> p.bias, part * width + head * p.depth)
-        multiply_piece(&q, row0, min(row0 + TASK_ROWS, p.rows), 0, p.depth, workspace)
+        multiply_piece(&q, row, min(row + TASK_ROWS, p.rows), 0, p.columns, workspace)
 
 
-cdef void block_input_task(Product p, Py_ssize_t heads, Py_ssize_t task, vec *workspace) noexcept nogil:
-    """One head and one run of rows, the sum over all parts."""
+cdef void block_input_task(const Product *p, Py_ssize_t heads, Py_ssize_t task, vec *workspace) noexcept nogil:
+    """One head and one run of rows; the parts follow each other in one chain."""
     cdef Py_ssize_t head = task % heads
-    cdef Py_ssize_t row0 = task // heads * TASK_ROWS
+    cdef Py_ssize_t row = task // heads * TASK_ROWS
     cdef Py_ssize_t width = heads * p.depth
-    cdef Py_ssize_t parts = p.a_row // width
-    cdef Product q = p
+    cdef Product q = p[0]
     cdef Py_ssize_t part
-    for part in range(parts):
+    q.c = address(<vec*> p.c, head * p.depth)
+    for part in range(p.a_row // width):
         q.a = address(<const vec*> p.a, part * width + head * p.depth)
         q.b = address(<const vec*> p.b, (part * heads + head) * p.depth * p.depth)
-        q.c = address(<vec*> p.c, head * p.depth)
         q.accumulate = part > 0
-        multiply_piece(&q, row0, min(row0 + TASK_ROWS, p.rows), 0, p.depth, workspace)
+        multiply_piece(&q, row, min(row + TASK_ROWS, p.rows), 0, p.columns, workspace)
 
 
-cdef void block_weight_task(Product p, Py_ssize_t heads, Py_ssize_t task, vec *workspace) noexcept nogil:
+cdef void block_weight_task(const Product *p, Py_ssize_t heads, Py_ssize_t task, vec *workspace) noexcept nogil:
     """One part and one head, all rows."""
-    cdef Py_ssize_t head = task % heads
-    cdef Product q = p
+    cdef Product q = p[0]
     q.a = address(<const vec*> p.a, task * p.rows)
-    q.b = address(<const vec*> p.b, head * p.rows)
+    q.b = address(<const vec*> p.b, task % heads * p.rows)
     q.c = address(<vec*> p.c, task * p.rows * p.rows)
-    multiply_piece(&q, 0, p.rows, 0, p.rows, workspace)
+    multiply_piece(&q, 0, p.rows, 0, p.columns, workspace)
+
+
+cdef inline void block_task(const Product *p, int which, Py_ssize_t heads, Py_ssize_t task,
+                            vec *workspace) noexcept nogil:
+    """One task of product `which`: 0 forward, 1 input, 2 weight."""
+    if which == 0:
+        block_forward_task(p, heads, task, workspace)
+    elif which == 1:
+        block_input_task(p, heads, task, workspace)
+    else:
+        block_weight_task(p, heads, task, workspace)
 
 
 cdef void block_multiply(const Product *p, int which, Py_ssize_t heads, Py_ssize_t tasks, Py_ssize_t work,
                          vec *workspace) noexcept nogil:
-    """All tasks of product `which` (0 forward, 1 input, 2 weight); `work` is the multiply-adds of all tasks."""
+    """All tasks of product `which`; `work` is the multiply-adds of all of them."""
     cdef int pieces = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, min(tasks, work // THREAD_WORK)))
-    cdef Py_ssize_t task
     cdef Py_ssize_t room = piece_workspace(p.columns, p.depth, VECTOR_BYTES // lanes(workspace))
-    cdef vec *own
-    for task in prange(tasks, num_threads=pieces, schedule="dynamic"):
-        own = address(workspace, threadid() * room)
-        if which == 0:
-            block_forward_task(p[0], heads, task, own)
-        elif which == 1:
-            block_input_task(p[0], heads, task, own)
-        else:
-            block_weight_task(p[0], heads, task, own)
+    cdef Py_ssize_t task
+    if pieces == 1:
+        for task in range(tasks):
+            block_task(p, which, heads, task, workspace)
+    else:
+        for task in prange(tasks, num_threads=pieces, schedule="dynamic"):
+            block_task(p, which, heads, task, address(workspace, threadid() * room))
 
 
 def block_linear_workspace(Py_ssize_t n_rows, Py_ssize_t parts, Py_ssize_t heads, Py_ssize_t head_dim, int threads,

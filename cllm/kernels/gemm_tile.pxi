@@ -3,9 +3,9 @@
 #     c[i, j] = start[i, j] + a[i, 0] b[0, j] + a[i, 1] b[1, j] + ... + a[i, depth-1] b[depth-1, j]
 #
 # Each element is one chain acc = fma(a[i, k], b[k, j], acc) in the order of k, in one lane of one register. So a tile's
-# height, width and place cannot be seen in the result, nor can the cut of k into blocks: a float that rests in c between
-# two blocks loses no bit. Lanes beyond the last column run along on whatever stands there and are not stored; a NaN in
-# them is lost with them.
+# height, width and place cannot be seen in the result, nor can the cut of k into blocks: a float that rests in c
+# between two blocks loses no bit. Lanes beyond the last column run along on whatever stands there and are not stored; a
+# NaN in them is lost with them.
 
 cdef extern from *:
     """
@@ -28,6 +28,9 @@ cdef extern from *:
     #define CLLM_PITCH_BYTES (CLLM_DEPTH_BYTES + 64)
 
     #define CLLM_INLINE static inline __attribute__((always_inline))
+
+    /* memcpy by void pointers: given a pointer to vectors, clang would take its target to be aligned like a vector. */
+    CLLM_INLINE void cllm_copy_bytes(void *target, const void *source, size_t size) { memcpy(target, source, size); }
 
     /* rows, vectors and by_rows are constants wherever tile_body is inlined, so all loops but that over k unroll. */
     #define CLLM_TILE(S, V, F)                                                                                        \\
@@ -134,6 +137,7 @@ cdef extern from *:
         TILE_VECTORS "CLLM_TILE_VECTORS"
         DEPTH_BYTES "CLLM_DEPTH_BYTES"
         PITCH_BYTES "CLLM_PITCH_BYTES"
+    void copy_bytes "cllm_copy_bytes"(void *target, const void *source, size_t size) noexcept nogil
     void tile_f32 "cllm_tile_f32"(int rows, int vectors, bint by_rows, const void *a, const void *b, Py_ssize_t depth,
                                   const void *start, Py_ssize_t start_row, void *c, Py_ssize_t c_row,
                                   const void *next) noexcept nogil
@@ -173,7 +177,7 @@ cdef inline int tile_height(Py_ssize_t rows) noexcept nogil:
 
 
 cdef inline void pack_left_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
-                           vec *panel) noexcept nogil:
+                                vec *panel) noexcept nogil:
     """panel[i, k] = source[i, k], rows PITCH_BYTES apart: for an a whose k is contiguous."""
     cdef Py_ssize_t pitch = PITCH_BYTES // (VECTOR_BYTES // lanes(panel))
     cdef Py_ssize_t i, k
@@ -187,22 +191,23 @@ cdef inline void pack_left_rows(const vec *source, Py_ssize_t source_row, Py_ssi
 
 
 cdef inline void pack_left_columns(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
-                              vec *panels) noexcept nogil:
+                                   vec *panels) noexcept nogil:
     """Panels of TILE_ROWS: panel[k, i] = source[k, i], one behind the other: for an a whose rows are k."""
     cdef Py_ssize_t size = VECTOR_BYTES // lanes(panels)
     cdef Py_ssize_t k, i
     for k in range(depth):
         i = 0
         while i + TILE_ROWS <= rows:
-            memcpy(address(panels, i * depth + k * TILE_ROWS), address(source, k * source_row + i),
-                   TILE_ROWS * sizeof(float) if vec is vf32 else TILE_ROWS * sizeof(double))
+            copy_bytes(address(panels, i * depth + k * TILE_ROWS), address(source, k * source_row + i),
+                       TILE_ROWS * sizeof(float) if vec is vf32 else TILE_ROWS * sizeof(double))
             i += TILE_ROWS
         if i < rows:
-            memcpy(address(panels, i * depth + k * TILE_ROWS), address(source, k * source_row + i), (rows - i) * size)
+            copy_bytes(address(panels, i * depth + k * TILE_ROWS), address(source, k * source_row + i),
+                       (rows - i) * size)
 
 
-cdef inline void pack_right_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors, Py_ssize_t depth,
-                            vec *panels) noexcept nogil:
+cdef inline void pack_right_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors,
+                                 Py_ssize_t depth, vec *panels) noexcept nogil:
     """Panels of `vectors` vectors: panel[k, j] = source[k, j], one behind the other; zero beyond `columns`."""
     cdef Py_ssize_t width = vectors * lanes(panels)
     cdef Py_ssize_t k, j, v
@@ -224,7 +229,7 @@ cdef inline void pack_right_rows(const vec *source, Py_ssize_t source_row, Py_ss
 
 
 cdef inline void pack_right_columns(const vec *source, Py_ssize_t source_row, Py_ssize_t width, Py_ssize_t depth,
-                                 Py_ssize_t panel_width, vec *panel) noexcept nogil:
+                                    Py_ssize_t panel_width, vec *panel) noexcept nogil:
     """panel[k, j] = source[j, k] for j < width <= panel_width: for a b whose k is contiguous."""
     cdef Py_ssize_t k, j, i
     cdef const vec *corner

@@ -18,8 +18,8 @@ cdef enum:
     GROUP_ROWS = 48
     # Columns of C are taken in strips of about this many bytes, which stay in level 3 from one block of k to the next.
     STRIP_BYTES = 8 << 20
-    # Work that is worth waking a thread for: 2^20 multiply-adds take about 20 microseconds, a parallel region 2 to 5.
-    THREAD_WORK = 1 << 20
+    # Work that is worth waking a thread for: 2^19 multiply-adds take about 10 microseconds, a parallel region 2 to 5.
+    THREAD_WORK = 1 << 19
 
 cdef struct Product:
     # C[m, n] = start + A B: a pointer, the step to the next row, the step to the next column, in elements
@@ -111,7 +111,8 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
     cdef Py_ssize_t j, row, rows, end
     if p.b_col == 1:
         pack_right_rows(b, p.b_row, full, TILE_VECTORS, depth, block)
-        pack_right_rows(address(b, full), p.b_row, column1 - column0 - full, vectors, depth, address(block, full * depth))
+        pack_right_rows(address(b, full), p.b_row, column1 - column0 - full, vectors, depth,
+                        address(block, full * depth))
     else:
         j = 0
         while j < full:
@@ -186,12 +187,15 @@ cdef inline Py_ssize_t share_start(Py_ssize_t length, Py_ssize_t unit, int piece
 cdef void multiply_share(const Product *p, int piece, int pieces, vec *workspace) noexcept nogil:
     """Piece `piece` of a product shared out over its longer side."""
     cdef vec *own = address(workspace, piece * piece_workspace(p.columns, p.depth, VECTOR_BYTES // lanes(workspace)))
-    if p.columns >= p.rows:
-        multiply_piece(p, 0, p.rows, share_start(p.columns, lanes(own), piece, pieces),
-                       share_start(p.columns, lanes(own), piece + 1, pieces), own)
+    cdef bint by_columns = p.columns >= p.rows
+    cdef Py_ssize_t length = p.columns if by_columns else p.rows
+    cdef Py_ssize_t unit = lanes(own) if by_columns else TILE_ROWS
+    cdef Py_ssize_t begin = share_start(length, unit, piece, pieces)
+    cdef Py_ssize_t end = share_start(length, unit, piece + 1, pieces)
+    if by_columns:
+        multiply_piece(p, 0, p.rows, begin, end, own)
     else:
-        multiply_piece(p, share_start(p.rows, TILE_ROWS, piece, pieces), share_start(p.rows, TILE_ROWS, piece + 1, pieces),
-                       0, p.columns, own)
+        multiply_piece(p, begin, end, 0, p.columns, own)
 
 
 cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
@@ -238,7 +242,8 @@ cdef void sum_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, vec *dbia
         add_rows(dy, rows, columns, 0, columns, dbias)
     else:
         for piece in prange(pieces, num_threads=pieces, schedule="static"):
-            add_rows(dy, rows, columns, share_start(columns, unit, piece, pieces), share_start(columns, unit, piece + 1, pieces), dbias)
+            add_rows(dy, rows, columns, share_start(columns, unit, piece, pieces),
+                     share_start(columns, unit, piece + 1, pieces), dbias)
 
 
 def linear_workspace(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, int threads, int itemsize):

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from cllm import _kernels as kernels
-from cllm.config import ModelConfig, checked_size
+from cllm.config import LARGEST_SEED, ModelConfig, checked_size
 from cllm.errors import ConfigError, SnapshotError
 from cllm.models.wiring import wire
 from cllm.parameters import constant_tables, initial_parameters, zero_gradients
@@ -42,7 +42,7 @@ class GPT:
             raise ConfigError("GPT(dtype=...)", f"must be one of {', '.join(ITEMSIZE)}", repr(dtype), "Choose one of these.")
         self.config = config
         self.dtype = dtype
-        self._parameters = initial_parameters(self.program, checked_size("GPT(seed=...)", seed, 0), dtype)
+        self._parameters = initial_parameters(self.program, checked_size("GPT(seed=...)", seed, 0, LARGEST_SEED), dtype)
         self._gradients: Mapping[str, np.ndarray] | None = None
         self._tables: Mapping[str, np.ndarray] | None = None
         self.planned_optimizer: str | None = None

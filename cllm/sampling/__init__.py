@@ -44,7 +44,8 @@ def stream(model: GPT, tokens, max_new_tokens: int = 200, temperature: float = 1
     choice = Choice(temperature, top_k, top_p, seed)
     checked_size("generate(max_new_tokens=...)", max_new_tokens, 0)
     longest = model.config.max_seq_len
-    seen = checked_tokens(model, np.asarray(tokens)[-longest:], 0).tolist()
+    tokens = np.asarray(tokens)
+    seen = checked_tokens(model, tokens[-longest:] if tokens.ndim == 1 else tokens, 0).tolist()
     decoder = decoder_for(model, num_threads)
     fresh = seen
     for number in range(max_new_tokens):

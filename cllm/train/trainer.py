@@ -206,7 +206,8 @@ class Trainer:
             self.train_step()
             last = self.step == s.steps
             better = (last or self.step % s.eval_every == 0) and self._evaluate()
-            if self.out is not None and (last or better or self._stopping or self.step % s.snapshot_every == 0):
+            due = better or self.step % s.snapshot_every == 0 and not self._bad_in_a_row
+            if self.out is not None and (due or last or self._stopping):
                 self.snapshot()
 
     def _windows_of_step(self) -> list[Batch]:
@@ -228,8 +229,8 @@ class Trainer:
         self._tell("bad_step", where=error.where, in_a_row=self._bad_in_a_row)
         if self._bad_in_a_row >= self.settings.max_bad_steps:
             raise NonFiniteError(f"training, step {self.step}", f"must have a finite one in {self._bad_in_a_row} steps",
-                                 str(error), f"The last good snapshot is {self.keeper.latest}; lower the rate or clip "
-                                 "harder, and begin anew from there.") from error
+                                 f"{error.where}, {error.got}", f"The last good snapshot is {self.keeper.latest}; "
+                                 "lower the rate or clip harder, and begin anew from there.") from error
 
     def _evaluate(self) -> bool:
         """Evaluate and tell; whether it was the best so far."""

@@ -164,7 +164,8 @@ def test_probabilities_above_the_diagonal_are_zero():
 # --- the numerical contract -------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("batch, time, heads, head_dim", [(1, 300, 1, 20), (1, 130, 3, 16), (2, 65, 2, 7), (1, 5, 1, 4)])
+@pytest.mark.parametrize("batch, time, heads, head_dim",
+                         [(1, 300, 1, 20), (1, 130, 3, 16), (2, 65, 2, 7), (1, 5, 1, 4), (1, 1100, 1, 4)])
 def test_bits_do_not_depend_on_threads(batch, time, heads, head_dim, dtype):
     qkv, dy = draw(batch, time, heads, head_dim, dtype)
     one = Attention(qkv, dy, batch, heads)
