@@ -9,6 +9,7 @@ from cllm.models.gpt import GPT
 from cllm.models.wiring import wire
 from cllm.plans import Plan
 from cllm.strategies import parse
+from cllm.strategies.memory_budget import ALLOWED
 from cllm.workload import Workload
 
 
@@ -93,3 +94,21 @@ def print_saved_values(model_or_config: GPT | ModelConfig, batch_size: int, seq_
     for name, how, nbytes, readers in rows:
         print(f"{name:<{width}}  {how:<9}{nbytes:>14,}  {', '.join(readers)}")
     print(f"{'total':<{width}}  {'':<9}{sum(row[2] for row in rows):>14,}")
+
+
+def pareto(config: ModelConfig, batch_size: int, seq_len: int, optimizer: str = "adamw", dtype: str = "float32",
+           num_threads: int | None = None, most: int = 40, allow: tuple[str, ...] = ALLOWED) -> list[Plan]:
+    """Plans from least memory to least time, none beaten in both; errors are those of `plan`.
+
+    Parameters
+    ----------
+    most : int
+        At most so many, spread evenly over the frontier, both ends among them.
+    allow : tuple of str
+        As of `MemoryBudget`.
+    """
+    ledger = Ledger(wire(config), Workload(config, batch_size, seq_len, dtype, optimizer, num_threads))
+    frontier = ledger.frontier(tuple(sorted(allow)))
+    count = min(most, len(frontier))
+    chosen = sorted({round(i * (len(frontier) - 1) / max(1, count - 1)) for i in range(count)})
+    return [decide(frontier.plan(index), ledger) for index in chosen]

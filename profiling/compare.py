@@ -31,7 +31,7 @@ def main() -> int:
                         help=f"PyTorch's modes to compare with; without a value: {PEERS}")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
                         help="interpreter that has PyTorch (default: this one)")
-    arguments = parser.parse_args()
+    arguments = jobs.parsed(parser)
     config = jobs.config_of(arguments)
     with jobs.trainings(arguments, config, jobs.strategies_of(arguments)) as (made, failed):
         _add_peers(arguments, config, made, failed)

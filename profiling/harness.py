@@ -30,6 +30,11 @@ RESULTS = ROOT / "profiling" / "results"
 # Between two bursts: long enough for the threads of the one before to fall asleep, and for a power budget to refill.
 PAUSE_SECONDS = 0.035
 
+# What OpenMP's idle threads do in every contestant: "passive" sleeps at once, so that nobody taxes the next; "default"
+# spins for about a millisecond first, as users have it, which the pause between bursts outlasts.
+WAIT_POLICIES = ("passive", "default", "active")
+wait_policy = "passive"
+
 # A build in the checkout serves when nothing is installed; what is installed comes first.
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
@@ -219,14 +224,18 @@ def serve_kernels(cases: Callable[[int], dict]) -> None:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Environment of a contestant: every pool capped at `threads`, idle threads asleep, BLAS choosing for itself."""
-    tuned = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PROC_BIND",
-             "OMP_PLACES")
+    """Environment of a contestant: every pool capped at `threads`, each OpenMP thread on a processor of its own, idle
+    ones as `wait_policy` says, and BLAS choosing its kernels for itself.
+
+    Binding matters where idle threads sleep: the system likes to wake them on the processor of the one that wakes.
+    """
+    tuned = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_WAIT_POLICY")
     kept = {name: value for name, value in os.environ.items() if name not in tuned}
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
              "NUMEXPR_NUM_THREADS")
-    return {**kept, **dict.fromkeys(pools, str(threads)), "OMP_WAIT_POLICY": "passive", "OMP_DYNAMIC": "FALSE",
-            "MKL_DYNAMIC": "FALSE"}
+    waiting = {} if wait_policy == "default" else {"OMP_WAIT_POLICY": wait_policy}
+    return {**kept, **dict.fromkeys(pools, str(threads)), **waiting, "OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE",
+            "OMP_PROC_BIND": "close", "OMP_PLACES": "threads"}
 
 
 def processors(threads: int) -> set[int] | None:
@@ -253,7 +262,7 @@ def surroundings(threads: int) -> dict:
 
     return {
         "date": date.today().isoformat(), "machine": describe_machine(), "commit": commit(),
-        "threads": threads, "processors": sorted(processors(threads) or ()), "wait_policy": "passive",
+        "threads": threads, "processors": sorted(processors(threads) or ()), "wait_policy": wait_policy,
     }
 
 

@@ -26,13 +26,22 @@ def parser(description: str, strategies: str, rounds: int) -> argparse.ArgumentP
 
 
 def add_common(made: argparse.ArgumentParser) -> None:
-    """Options ``--threads`` and ``--out``."""
+    """Options ``--threads``, ``--wait-policy`` and ``--out``; read them with `parsed`."""
     from cllm.workload import all_cores
 
     made.add_argument("--threads", type=int, default=all_cores(), help="threads, and processors to pin to")
+    made.add_argument("--wait-policy", choices=harness.WAIT_POLICIES, default=harness.wait_policy,
+                      help="what OpenMP's idle threads do")
     made.add_argument("--out", type=Path, default=None, metavar="FILE.json",
                       help="where to write; the picture goes beside it (default: profiling/results, by script, date "
                            "and machine)")
+
+
+def parsed(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, with what holds for all contestants handed to the harness."""
+    arguments = made.parse_args()
+    harness.wait_policy = arguments.wait_policy
+    return arguments
 
 
 def config_of(arguments: argparse.Namespace) -> dict:

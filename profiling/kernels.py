@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
                         help="interpreter that has PyTorch (default: this one)")
     jobs.add_common(parser)
-    arguments = parser.parse_args()
+    arguments = jobs.parsed(parser)
     unknown = set(arguments.only.split(",")) - set(SHAPES)
     if unknown:
         parser.error(f"unknown kernels {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")

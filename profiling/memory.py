@@ -23,7 +23,7 @@ SAMPLE_SECONDS = 0.005
 def main() -> int:
     """Measure, print, write; the exit code is 1 when a strategy failed or its record is not what was predicted."""
     parser = jobs.parser(__doc__.splitlines()[0], "cache,recompute", rounds=2)
-    arguments = parser.parse_args()
+    arguments = jobs.parsed(parser)
     try:
         import memory_profiler  # noqa: F401
     except ImportError:

@@ -21,7 +21,7 @@ AFTERWARDS = ("zero_grad", "clip", "adamw")
 
 def main() -> int:
     """Measure, print, write; the exit code is 1 when a strategy failed."""
-    arguments = jobs.parser(__doc__.splitlines()[0], "cache,recompute,every:2,selective", rounds=5).parse_args()
+    arguments = jobs.parsed(jobs.parser(__doc__.splitlines()[0], "cache,recompute,every:2,selective", rounds=5))
     config = jobs.config_of(arguments)
     with jobs.trainings(arguments, config, jobs.strategies_of(arguments)) as (made, failed):
         bursts = {name: _bursts(peer) for name, (peer, _) in made.items()}

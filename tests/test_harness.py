@@ -83,7 +83,9 @@ def test_environment_caps_every_pool(harness, monkeypatch):
     made = harness.environment(2)
     assert "OPENBLAS_CORETYPE" not in made
     assert made["OMP_NUM_THREADS"] == made["OPENBLAS_NUM_THREADS"] == made["MKL_NUM_THREADS"] == "2"
-    assert made["OMP_WAIT_POLICY"] == "passive"
+    assert made["OMP_WAIT_POLICY"] == "passive" and made["OMP_PROC_BIND"] == "close"
+    monkeypatch.setattr(harness, "wait_policy", "default")
+    assert "OMP_WAIT_POLICY" not in harness.environment(2)
 
 
 def test_peer_answers_and_survives_an_error(harness):

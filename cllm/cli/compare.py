@@ -18,7 +18,7 @@ from cllm.corpus import read_text
 from cllm.errors import CllmError
 from cllm.strategies import parse
 
-DEFAULT_STRATEGIES = "cache,recompute,every:2,selective"
+DEFAULT_STRATEGIES = "cache,recompute,every:2,selective,budget:450MB"
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 

@@ -1,28 +1,64 @@
-"""``cllm plan``: what a strategy or budget decides, without running."""
+"""``cllm plan``: what a strategy or budget decides, without running; and the calibration that its seconds rest on."""
+
+from pathlib import Path
 
 import click
 
-from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options, write_json
-from cllm.planning import plan
+from cllm.calibrate import calibrate
+from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options, writable, write_json
+from cllm.cli.tables import console, megabytes, seconds, table
+from cllm.comparison.curve import draw_curve
+from cllm.comparison.picture import check_picture
+from cllm.planning import pareto, plan
+from cllm.plans import Plan
+from cllm.workload import Workload
 
 
 @click.command("plan")
-@click.option("--strategy", default="cache", help="A strategy by name, such as recompute or every:2.")
+@click.option("--strategy", default="cache", help="A strategy by name, such as recompute, every:2 or budget:450MB.")
+@click.option("--pareto", "whole_curve", is_flag=True, help="Show the whole curve of memory against time.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), callback=writable, default=None,
+              help="With --pareto: draw the curve there, PNG or SVG by the ending.")
+@click.option("--calibrate", "measure", is_flag=True,
+              help="First measure this machine for this model and batch, some seconds, and keep the result.")
 @model_options("small")
 @size_options(batch_size=8, seq_len=256)
 @optimizer_option
 @json_option
-def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path, **model):
+def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, threads, optimizer, json_path, **model):
     """Show what a strategy decides and what it costs, without running anything.
 
-    No array is made and no kernel runs; the bytes are exact all the same, the seconds are a prediction.
+    No array is made and no kernel runs (but for --calibrate); the bytes are exact all the same, the seconds are a
+    prediction.
     """
     config = config_of(model, seq_len)
+    if plot is not None:
+        check_picture(plot)
+    if measure:
+        workload = Workload(config, batch_size, seq_len, dtype, optimizer, threads)
+        click.echo(f"measured, kept in {calibrate(workload, lambda text: click.echo(f'measuring: {text}', err=True))}")
+    job = {"config": config.to_dict(), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
+           "optimizer": optimizer}
+    if whole_curve:
+        plans = pareto(config, batch_size, seq_len, optimizer, dtype, threads)
+        write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
+        _print_curve(plans)
+        if plot is not None:
+            draw_curve({"the planner": [(p.total_bytes, p.predicted_seconds) for p in plans]}, plot)
+        return
     made = plan(config, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
                 num_threads=threads)
-    write_json(json_path, {
-        "config": config.to_dict(), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-        "optimizer": optimizer, "strategy": strategy, "plan": made.to_dict(), "arena_bytes": made.arena_bytes,
-        "total_bytes": made.total_bytes, "predicted_seconds": made.predicted_seconds,
-    })
+    write_json(json_path, {**job, "strategy": strategy, **_costs(made)})
     click.echo(made.table())
+
+
+def _costs(made: Plan) -> dict:
+    return {"plan": made.to_dict(), "arena_bytes": made.arena_bytes, "total_bytes": made.total_bytes,
+            "predicted_seconds": made.predicted_seconds}
+
+
+def _print_curve(plans: list[Plan]) -> None:
+    made = table("total MB", "arena MB", "time of a step", "micro-batch")
+    for p in plans:
+        made.add_row(megabytes(p.total_bytes), megabytes(p.arena_bytes), seconds(p.predicted_seconds), str(p.micro_batch))
+    console().print(made)
