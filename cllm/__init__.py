@@ -31,10 +31,12 @@ from cllm.errors import (  # noqa: E402
 from cllm.executor import Executor  # noqa: E402
 from cllm.gradcheck import gradcheck  # noqa: E402
 from cllm.models.gpt import GPT, load  # noqa: E402
-from cllm.optim import SGD, AdamW, clip_grad_norm  # noqa: E402
-from cllm.planning import plan  # noqa: E402
-from cllm.plans import Estimate, Plan
+from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad_norm  # noqa: E402
+from cllm.planning import plan, print_saved_values  # noqa: E402
+from cllm.plans import Estimate, Plan  # noqa: E402
 from cllm.products import accumulate_weight_gradient, set_num_threads  # noqa: E402
+from cllm.rates import Rate  # noqa: E402
+from cllm.sampling import generate  # noqa: E402
 from cllm.segments import Cache, Compress, Recompute, Segment, Tape  # noqa: E402
 from cllm.strategies import (  # noqa: E402
     Binomial,
@@ -48,12 +50,16 @@ from cllm.strategies import (  # noqa: E402
     Spill,
     Sqrt,
 )
+from cllm.tokenizer import BPETokenizer, ByteTokenizer  # noqa: E402
+from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402
 
 __all__ = [
-    "AdamW", "Binomial", "BudgetError", "BuildError", "Cache", "CacheAll", "CllmError", "Compress", "Compressed",
-    "ConfigError", "DataError", "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "GPT",
-    "LayoutError", "MemoryBudget", "ModelConfig", "NonFiniteError", "OptimizerError", "PerBlock", "Plan",
-    "PlanError", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Segment", "Selective", "ShapeError",
-    "SnapshotError", "Spill", "SpillError", "Sqrt", "Tape", "TokenError", "accumulate_weight_gradient",
-    "clip_grad_norm", "gradcheck", "load", "plan", "set_num_threads", "versions",
+    "Adam", "AdamW", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer", "Cache",
+    "CacheAll", "Callback", "CllmError", "Compress", "Compressed", "ConfigError", "DataError", "DeclarationError",
+    "DtypeError", "Estimate", "EveryNth", "Executor", "GPT", "Grouped", "LayoutError", "MemoryBudget",
+    "ModelConfig", "NonFiniteError", "OptimizerError", "PerBlock", "Plan", "PlanError", "Rate", "RebuildError",
+    "Recompute", "RecomputeAll", "SGD", "Segment", "Selective", "ShapeError", "SnapshotError", "Spill",
+    "SpillError", "Sqrt", "Tape", "TokenError", "TrainSettings", "Trainer", "accumulate_weight_gradient",
+    "clip_each_grad_norm", "clip_grad_norm", "generate", "gradcheck", "load", "plan", "print_saved_values",
+    "set_num_threads", "versions",
 ]

@@ -1,11 +1,13 @@
 """One slab for everything that a step needs: lifetimes give offsets, offsets give the peak, before step 1."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from cllm.schedule import Buffer, Schedule
+
+ROUNDS = 8  # of hanging more buffers from the top; two were enough for every strategy and size that was tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +33,26 @@ class Arena:
 def lay_out(schedule: Schedule) -> Arena:
     """Give every buffer a place; two that are alive at once never overlap.
 
-    Dynamic storage allocation is NP-hard; greedy first fit in a good order is within a percent on tape-like lifetimes.
-    Orders are tried in turn until one meets the lower bound, and the best is kept.
+    Dynamic storage allocation is NP-hard. Greedy first fit from the bottom, in a good order, fails where a buffer lies in
+    the middle of the room that a later, larger one needs: hence a buffer with a hole beneath it, while another one sticks
+    out above the lower bound, is hung from the top instead, and all are placed again. Orders are tried in turn until one
+    meets the bound, and the best layout is kept.
     """
     buffers = schedule.buffers
     live = live_bytes(buffers, len(schedule.ops))
     bound = max(live, default=0)
     best: tuple[int, list[int]] | None = None
     for order in _orders(buffers):
-        total, offsets = _first_fit(buffers, order)
-        if best is None or total < best[0]:
-            best = total, offsets
-        if total == bound:
+        hung: set[int] = set()
+        for _ in range(ROUNDS):
+            total, offsets = _first_fit(buffers, order, hung, bound)
+            if best is None or total < best[0]:
+                best = total, offsets
+            more = _in_the_way(buffers, offsets, bound) - hung
+            if not more:
+                break
+            hung |= more
+        if best[0] == bound:
             break
     total, offsets = best
     return Arena(tuple(offsets), total, tuple(live))
@@ -65,8 +75,8 @@ def _orders(buffers: Sequence[Buffer]):
     yield sorted(range(len(buffers)), key=lambda i: (-buffers[i].last, buffers[i].first, i))
 
 
-def _first_fit(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, list[int]]:
-    """Each buffer in turn at the lowest offset that is free for its whole lifetime."""
+def _first_fit(buffers: Sequence[Buffer], order: Sequence[int], hung: Set[int], bound: int) -> tuple[int, list[int]]:
+    """Each buffer in turn at the lowest offset that is free for its whole lifetime; those hung, the highest below `bound`."""
     n = len(buffers)
     first, last, start, end = (np.empty(n, dtype=np.int64) for _ in range(4))
     offsets = [0] * n
@@ -74,14 +84,28 @@ def _first_fit(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, li
     for placed, i in enumerate(order):
         b = buffers[i]
         clash = np.flatnonzero((first[:placed] <= b.last) & (last[:placed] >= b.first))
-        place = 0
-        if clash.size:
-            clash = clash[np.argsort(start[clash], kind="stable")]
-            starts, ends = start[clash], np.maximum.accumulate(end[clash])
-            gaps = np.concatenate(([starts[0]], starts[1:] - ends[:-1]))
-            fits = np.flatnonzero(gaps >= b.nbytes)
-            place = int(ends[fits[0] - 1]) if fits.size and fits[0] else 0 if fits.size else int(ends[-1])
+        clash = clash[np.argsort(start[clash], kind="stable")]
+        lows = np.concatenate(([0], np.maximum.accumulate(end[clash])))
+        highs = np.concatenate((start[clash], [bound]))
+        fits = np.flatnonzero(highs - lows >= b.nbytes)
+        if not fits.size:
+            place = int(lows[-1])
+        else:
+            place = int(highs[fits[-1]]) - b.nbytes if i in hung else int(lows[fits[0]])
         offsets[i] = place
         first[placed], last[placed], start[placed], end[placed] = b.first, b.last, place, place + b.nbytes
         total = max(total, place + b.nbytes)
     return total, offsets
+
+
+def _in_the_way(buffers: Sequence[Buffer], offsets: list[int], bound: int) -> set[int]:
+    """Buffers with a hole beneath them while another sticks out above the bound."""
+    start = np.array(offsets, dtype=np.int64)
+    nbytes, first, last = (np.array([getattr(b, n) for b in buffers], dtype=np.int64) for n in ("nbytes", "first", "last"))
+    found: set[int] = set()
+    for high in np.flatnonzero(start + nbytes > bound):
+        below = np.flatnonzero((first <= last[high]) & (last >= first[high]) & (start < start[high]) & (nbytes > 0))
+        below = below[np.argsort(start[below], kind="stable")]
+        reach = np.concatenate(([0], np.maximum.accumulate((start + nbytes)[below])[:-1])) if below.size else np.empty(0)
+        found.update(int(i) for i in below[start[below] > reach])
+    return found

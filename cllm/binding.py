@@ -91,6 +91,16 @@ class Binder:
         start = self.spill.write_call if way == "write" else self.spill.read_call
         return start(disk, next(iter(arrays.values())))
 
+    def poisoned(self, calls: list[Callable[[], None]]) -> list[Callable[[], None]]:
+        """The same calls, each followed by NaN over what it frees, so that a read of freed memory shows."""
+        return [partial(_then_poison, call, [self.bytes(self.schedule.buffers[b]) for b in op.frees])
+                for call, op in zip(calls, self.schedule.ops, strict=True)]
+
+    def bytes(self, buffer: Buffer) -> np.ndarray:
+        """All bytes of the buffer's place in the slab."""
+        start = self.arena.offsets[buffer.index]
+        return self.slab[start:start + buffer.nbytes]
+
     def _argument(self, name: str, arrays: Arrays, step: Step, feeds: Arrays) -> np.ndarray | None:
         if name in arrays:
             return arrays[name]
@@ -111,6 +121,12 @@ def _claimed(call: Callable[..., None], scratch: list[np.ndarray], **late) -> No
     for array in scratch:
         array[-1:] = 0
     call(**late)
+
+
+def _then_poison(call: Callable[[], None], freed: list[np.ndarray]) -> None:
+    call()
+    for place in freed:
+        place.fill(0xFF)  # every float of these bytes is NaN
 
 
 def _stash(src: np.ndarray, dst: np.ndarray, key: np.ndarray) -> None:

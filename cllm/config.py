@@ -9,9 +9,11 @@ CHOICES = {
     "qkv": ("full", "lattice"),
     "positions": ("learned", "sinusoidal", "spiral", "clock", "prime", "none"),
     "activation": ("gelu", "relu", "tanh"),
-    "attention": ("softmax",),
+    "attention": ("softmax", "crystalline"),
     "loss": ("cross_entropy", "mse"),
 }
+
+CRYSTALLINE = ("rotation", "distance", "bias")  # the parts of crystalline attention
 
 PRESETS = {
     "tiny": (256, 2, 64, 4, 256, 256),
@@ -42,6 +44,9 @@ class ModelConfig:
         Probability of dropping, in [0, 1).
     norm_eps : float
         Added to the variance inside the root.
+    crystalline : tuple of str
+        Parts of crystalline attention that are on, among ``CRYSTALLINE``; kept in that order. Only counts with
+        ``attention="crystalline"``.
 
     Raises
     ------
@@ -65,6 +70,7 @@ class ModelConfig:
     dropout: float = 0.0
     norm_eps: float = 1e-5
     loss: str = "cross_entropy"
+    crystalline: tuple[str, ...] = CRYSTALLINE
 
     def __post_init__(self):
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len"):
@@ -80,6 +86,10 @@ class ModelConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"ModelConfig({name}=...)", "must be True or False", repr(getattr(self, name)),
                                   "Pass a bool.")
+        object.__setattr__(self, "crystalline", _checked_parts(self.crystalline))
+        if self.attention == "crystalline" and "rotation" in self.crystalline and self.d_model // self.n_heads % 2:
+            raise ConfigError("ModelConfig(crystalline=...)", "rotation needs an even number of channels in a head",
+                              str(self.d_model // self.n_heads), "Choose other sizes, or leave the rotation out.")
         _checked_real("dropout", self.dropout, 0.0, 1.0, lowest_allowed=True)
         _checked_real("norm_eps", self.norm_eps, 0.0, 1.0, lowest_allowed=False)
 
@@ -120,6 +130,14 @@ def checked_size(where: str, value, least: int = 1, most: int = LARGEST) -> int:
         raise ConfigError(where, f"must be a whole number from {least} to {most}", repr(value),
                           "Pass an int in that range.")
     return int(value)
+
+
+def _checked_parts(value) -> tuple[str, ...]:
+    parts = value if isinstance(value, (tuple, list)) else (None,)
+    if any(not isinstance(part, str) or part not in CRYSTALLINE for part in parts):
+        raise ConfigError("ModelConfig(crystalline=...)", f"must be a tuple of parts among {', '.join(CRYSTALLINE)}",
+                          repr(value), "Choose from these, or none of them.")
+    return tuple(part for part in CRYSTALLINE if part in parts)
 
 
 def _checked_real(name: str, value, low: float, high: float, lowest_allowed: bool) -> None:

@@ -5,7 +5,8 @@ read, parameters after it are written. ``forward`` makes the sites; ``accumulate
 ``backward``, run after it, makes the gradients of inputs. (A layer that makes both in one pass does so in ``backward``.
 Where they are apart, what only ``accumulate`` reads is freed before ``backward`` needs room.) Names mean what they say:
 
-* a site's, parameter's or table's own name, or one of `FEEDS`, is that array; any other name that forward reads is an input;
+* a site's, parameter's or table's own name, or one of `FEEDS`, is that array; any other name that forward reads is an
+  input;
 * ``d`` + name is the gradient of that input, output or parameter. The output is the layer's first site, its
   gradient ``dy``. Gradients of parameters are always added to, never overwritten.
 
@@ -194,7 +195,8 @@ class Layer(ABC):
 
     def parameter_gradients(self) -> frozenset[str]:
         """Names of the gradients of parameters that the layer adds to."""
-        return frozenset({"d" + p.name for p in self.params} & {*self.accumulate_flow.writes, *self.backward_flow.writes})
+        written = {*self.accumulate_flow.writes, *self.backward_flow.writes}
+        return frozenset({"d" + p.name for p in self.params} & written)
 
 
 def _check_declaration(cls) -> None:

@@ -6,6 +6,7 @@ from time import perf_counter
 import numpy as np
 
 from cllm import _kernels as kernels
+from cllm._build_info import DEBUG
 from cllm.arena import Arena, lay_out
 from cllm.arrays import aligned_empty
 from cllm.batches import checked_batch, checked_tokens
@@ -62,6 +63,9 @@ class Executor:
         self._model = model
         self._ledger = Ledger(model.program, self.workload)
         self.plan: Plan = decide(strategy, self._ledger)
+        if self._check.every and not self.plan.exact:
+            raise ConfigError("Executor(determinism_check=...)", "must be 'off' where values are compressed",
+                              repr(determinism_check), "What is rebuilt from a compressed value differs by design.")
         self.schedule: Schedule
         self.memory: MemoryReport
         self.schedule, self.memory = self._ledger.build(self.plan)
@@ -169,7 +173,7 @@ class Executor:
             for start, size in self._micro_batches():
                 self._feed(start, size)
                 calls = self._bound("train", size)
-                self._check.begin(start)
+                self._check.begin(self._step, start)
                 run(calls[:self.schedule.epilogue], self.schedule, 0)
             run(calls[self.schedule.epilogue:], self.schedule, self.schedule.epilogue)
         finally:
@@ -219,6 +223,8 @@ class Executor:
             calls = [binder.call(op) for op in schedule.ops]
             if mode == "train":
                 calls = self._check.wrap(calls, schedule, binder)
+                if DEBUG:
+                    calls = binder.poisoned(calls)
             self._calls[mode, size] = calls
         return self._calls[mode, size]
 

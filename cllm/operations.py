@@ -33,8 +33,8 @@ class Buffer:
 class Op:
     """One operation: ``forward``, ``rebuild``, ``accumulate`` and ``backward`` call a layer; ``zero``, ``copy``, ``add``
     and ``stash`` move gradients; ``compress`` and ``expand``, ``spill_start``, ``spill_wait``, ``fetch_start`` and
-    ``fetch_wait`` move values; ``evaluate`` adds to the loss. `reads` and `writes` pair argument names with buffers; `frees` are the
-    buffers that no later operation names. `whole` operations run once, on the whole batch."""
+    ``fetch_wait`` move values; ``evaluate`` adds to the loss. `reads` and `writes` pair argument names with buffers;
+    `frees` are the buffers that no later operation names. `whole` operations run once, on the whole batch."""
 
     kind: str
     step: Step

@@ -56,7 +56,7 @@ def _fetch_early(entries: list[Entry], nbytes: Sequence[int], window: int) -> li
         while before and room >= nbytes[_target(starts[before][1])] + nbytes[_target(starts[before - 1][1])]:
             room -= nbytes[_target(starts[before][1])]
             before -= 1
-        place = waits[before - 1] if before else turn - 1
+        place = min(waits[before - 1] if before else turn - 1, waits[number] - 1)
         behind.setdefault(max(place, landed[_source(entry[1])]), []).append(entry)
     out: list[Entry] = behind.get(-1, [])
     for i, entry in enumerate(others):

@@ -1,4 +1,4 @@
-"""Parameters of a program as live arrays: made, initialised, their gradients beside them; and its tables of constants."""
+"""Parameters of a program as live arrays, made and initialised, their gradients, and the tables of constants."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

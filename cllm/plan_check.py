@@ -50,7 +50,8 @@ def _check_nodes(nodes, refuse) -> None:
                        "Let the segment begin earlier, or put it into another.")
             _check_nodes(node.children, refuse)
         elif not isinstance(node, Tape) or not isinstance(node.decisions, tuple):
-            refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(node), "Write Tape(0, (('ln1.y', Recompute()),)).")
+            refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(node),
+                   "Write Tape(0, (('ln1.y', Recompute()),)).")
 
 
 def _check_decisions(program, steps, decisions: dict, where: str, refuse, field: str) -> None:

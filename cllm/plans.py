@@ -159,4 +159,5 @@ class Plan:
         if data.get("plan") != 1:
             raise ValueError(f"plan format {data.get('plan')!r} is not 1")
         return Plan(tuple(node_in(c) for c in data["children"]), data["micro_batch"], data["loss_rows"],
-                    tuple((name, WORDS[word]) for name, word in data["ends"].items()), data["spill_directory"], fingerprint=data["fingerprint"])
+                    tuple((name, WORDS[word]) for name, word in data["ends"].items()), data["spill_directory"],
+                    fingerprint=data["fingerprint"])

@@ -1,6 +1,6 @@
 """Fixed tables of positions: one row of C channels for each position, in float64.
 
-With f = i // 2 + 1 for channel i, even channels hold the cosine and odd ones the sine (sinusoidal: the other way round):
+With f = i // 2 + 1 for channel i, even channels hold the cosine, odd ones the sine (sinusoidal: the other way round):
 
     sinusoidal   angle = pos / 10000^(2 (i // 2) / C)                                 (Vaswani et al. 2017)
     spiral       angle = f pos 2 pi / phi^2,           radius = 1 + 0.1 sqrt(pos)

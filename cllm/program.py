@@ -233,7 +233,8 @@ class Wiring:
                                                       getattr(layer, "std", 0.0)))
         for table in filter(layer.has, layer.tables):
             self._declare(self._tables, Constant(named[table.name], resolve(table.shape, mine), table, layer))
-        local, constant = ({p.name: named[p.name] for p in kind if p.name in named} for kind in (layer.params, layer.tables))
+        local, constant = ({p.name: named[p.name] for p in kind if p.name in named}
+                           for kind in (layer.params, layer.tables))
         outputs = {}
         for site in layer.sites:
             value = f"{full}.{site.name}"

@@ -22,6 +22,7 @@ class RebuildCheck:
     """
 
     every: int
+    step: int = 0
     start: int = 0
     digests: dict[str, bytes] = field(default_factory=dict)
 
@@ -33,9 +34,9 @@ class RebuildCheck:
                               "Choose one of these.")
         return RebuildCheck(EVERY[mode])
 
-    def begin(self, start: int) -> None:
-        """A micro-batch begins, at that sequence of the batch."""
-        self.start = start
+    def begin(self, step: int, start: int) -> None:
+        """A micro-batch of a training step begins, at that sequence of the batch."""
+        self.step, self.start = step, start
         self.digests.clear()
 
     def wrap(self, calls: list[Callable[[], None]], schedule: Schedule, binder: Binder) -> list[Callable[[], None]]:
@@ -57,7 +58,8 @@ class RebuildCheck:
             for label, array in watched:
                 digest = blake2b(array, digest_size=16).digest()
                 if self.digests.setdefault(label, digest) != digest:
-                    raise RebuildError(f"rebuild of {label}, sequences from {self.start}", "must give the original's bits",
-                                       "other bits", "Look for a kernel or layer whose result is not a function of its inputs.")
+                    raise RebuildError(f"rebuild of {label} in step {self.step}, sequences from {self.start}",
+                                       "must give the original's bits", "other bits",
+                                       "Look for a kernel or layer whose result is not a function of its inputs.")
 
         return run if watched else call

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,7 @@ class SpillFile:
             end += nbytes
         try:
             self._file = tempfile.TemporaryFile(dir=directory, buffering=0)
+            weakref.finalize(self, self._file.close)
             os.posix_fallocate(self._file.fileno(), 0, end)
         except OSError as error:
             raise _failed("make its file", directory, error) from error

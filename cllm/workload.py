@@ -81,7 +81,8 @@ class Workload:
         kinds = [kind for _, kind in optimizer_groups(self.optimizer)] if isinstance(self.optimizer, str) else [None]
         for name, value, allowed in (("dtype", self.dtype, ITEMSIZE), *(("optimizer", k, OPTIMIZER_STATES) for k in kinds)):
             if not isinstance(value, str) or value not in allowed:
-                raise ConfigError(name, f"must be one of {', '.join(allowed)}", repr(getattr(self, name)), "Choose one of these.")
+                raise ConfigError(name, f"must be one of {', '.join(allowed)}", repr(getattr(self, name)),
+                                  "Choose one of these.")
         object.__setattr__(self, "threads", checked_threads(self.threads))
 
     @property

@@ -45,8 +45,8 @@ def page() -> str:
         "",
         "Made by `python docs/generate_sites.py` from the declarations in `cllm/layers/`; do not edit by hand.",
         "Shape letters are those of [`cllm/dims.py`](../cllm/dims.py): B sequences, T time steps, N = B T rows, "
-        "C channels, H heads, D = C / H, F channels of the feed-forward layer, V vocabulary, P rows of the position table, "
-        "I and O columns in and out of one layer, S products side by side.",
+        "C channels, H heads, D = C / H, F channels of the feed-forward layer, V vocabulary, P rows of the position "
+        "table, I and O columns in and out of one layer, S products side by side.",
         "An empty dtype is the model's own.",
         "",
         "## What the executor hands in",
@@ -67,7 +67,8 @@ def page() -> str:
 
 def _layer(layer) -> list[str]:
     module = sys.modules[layer.__module__]
-    lines = [f"### {layer.__name__}", "", f"[`{_file(module)}`](../{_file(module)}): {module.__doc__.splitlines()[0]}", ""]
+    source = _file(module)
+    lines = [f"### {layer.__name__}", "", f"[`{source}`](../{source}): {module.__doc__.splitlines()[0]}", ""]
     lines.append(f"Settings: {', '.join(_code(field.name) for field in fields(layer))}.")
     for method in ("forward", "accumulate", "backward", "evaluate"):
         flow = getattr(layer, f"{method}_flow")
@@ -76,10 +77,11 @@ def _layer(layer) -> list[str]:
             lines += ["", f"* {method}: {reads or 'nothing'} → {writes}"]
             if method != "forward":
                 lines.pop(-2)
-    special = [("added to", layer.adds), ("passed on unchanged", layer.passes), ("may overwrite `dy`", layer.overwrites)]
+    special = [("added to", layer.adds), ("passed on unchanged", layer.passes),
+               ("may overwrite `dy`", layer.overwrites)]
     lines += [f"* {words}: {', '.join(map(_code, names))}" for words, names in special if names]
-    rows = [("optional site" if s.optional else "site", _code(s.name), _code(s.shape), s.dtype or "", s.group, s.meaning)
-            for s in layer.sites]
+    rows = [("optional site" if s.optional else "site", _code(s.name), _code(s.shape), s.dtype or "", s.group,
+             s.meaning) for s in layer.sites]
     rows += [("parameter", _code(p.name), _code(p.shape), "", "", _parameter(p)) for p in layer.params]
     rows += [("table", _code(t.name), _code(t.shape), "", "", f"constant, where `{t.when}`" if t.when else "constant")
              for t in layer.tables]
@@ -93,23 +95,27 @@ def _parameter(param) -> str:
 
 def _values(program, config) -> Iterable[str]:
     """Groups and names that `Selective`, `Compressed`, `Spill` and `Plan` take, for one preset."""
-    yield (f"In a block of the preset `{PRESET}` (C {config.d_model}, H {config.n_heads}, F {config.d_ff}), these are the values "
-           "that some backward reads. A strategy names one by its name inside the block, or all of a group by its group. "
+    yield (f"In a block of the preset `{PRESET}` (C {config.d_model}, H {config.n_heads}, F {config.d_ff}), these are "
+           "the values that some backward reads. A strategy names one by its name inside the block, or all of a group "
+           "by its group. "
            "Optional ones exist only when they are named. The output of a block is decided by the plan's segments.")
     yield ""
     first = [v for v in program.values.values() if v.block == 0 and program.readers[v.name]]
     yield from _table(("name", "group", "shape", "dtype", "read by the backward of", "meaning"), (
-        (_code(v.key) + (" (optional)" if v.optional else "") + (" (output of the block)" if v.name in program.block_inputs
-                                                                  else ""),
-         v.group, _code(v.shape), v.dtype or "", _readers(program, v), v.meaning) for v in first))
+        (_code(v.key) + _remark(program, v, "output of the block"), v.group, _code(v.shape),
+         v.dtype or "", _readers(program, v), v.meaning) for v in first))
     yield ""
     yield "Outside the blocks, where a plan's `ends` may name them in full:"
     yield ""
     outside = [v for v in program.values.values() if v.block is None and program.readers[v.name]]
     yield from _table(("name", "group", "shape", "dtype", "read by the backward of", "meaning"), (
-        (_code(v.name) + (" (optional)" if v.optional else "") + (" (input of block 0)" if v.name in program.block_inputs
-                                                                   else ""),
-         v.group, _code(v.shape), v.dtype or "", _readers(program, v), v.meaning) for v in outside))
+        (_code(v.name) + _remark(program, v, "input of block 0"), v.group, _code(v.shape),
+         v.dtype or "", _readers(program, v), v.meaning) for v in outside))
+
+
+def _remark(program, value, boundary: str) -> str:
+    words = "optional" if value.optional else boundary if value.name in program.block_inputs else ""
+    return f" ({words})" if words else ""
 
 
 def _readers(program, value) -> str:

@@ -105,14 +105,14 @@ def table(name: str, view: str, results: Path) -> str:
 
 def caption(data: dict, name: str) -> str:
     """Model, batch, machine and file, in one line."""
-    job = data.get("job", data)
+    job = data.get("job") or {**data, **data.get("settings", {})}
     config, words = data.get("config"), []
     if config:
         words.append(f"{config['n_layers']} layers, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
                      f"V {config['vocab_size']}")
         words.append(f"batch {job['batch_size']} × {job['seq_len']}")
     machine = data["machine"]
-    words += [job.get("dtype", "float32"), f"{job.get('threads') or machine['cores']} threads", machine["cpu"],
+    words += [job.get("dtype", "float32"), _threads(job.get('threads') or machine['cores']), machine["cpu"],
               machine["versions"]["compiler"]]
     return f"{'; '.join(words)}. MB are 10⁶ bytes. From `profiling/results/{name}.json`."
 
@@ -193,6 +193,27 @@ def _against(data: dict) -> str:
     return f"time against {data['rows'][0]['against']}" if data["rows"] else "ratio"
 
 
+def _depths(data: dict, sweep: str, key: str) -> Table:
+    """A row for each depth or batch, arena and time of each strategy beside it."""
+    mine = [row for row in data["rows"] if row["sweep"] == sweep]
+    names = list(dict.fromkeys(row["name"] for row in mine))
+    found = {(row[key], row["name"]): row for row in mine}
+    rows = [(str(n), *[cell for name in names for cell in _size_and_time(found.get((n, name)))])
+            for n in dict.fromkeys(row[key] for row in mine)]
+    return (key, *[f"{name}, {unit}" for name in names for unit in ("MB", "ms")]), rows
+
+
+def _size_and_time(row: dict | None) -> tuple[str, str]:
+    return (NOTHING, NOTHING) if row is None else (megabytes(row["arena_bytes"]),
+                                                   number(row["seconds"]["median"], ".1f", 1e3))
+
+
+def _trained(data: dict) -> Table:
+    header = ("", "steps", "seconds in all", "step s (least to most)", "validation loss, nats per token")
+    return header, [(row["name"], str(row["evaluations"][-1]["step"]), f"{row['seconds']:.1f}",
+                     spread(row["step_seconds"]), f"{row['evaluations'][-1]['val_loss']:.4f}") for row in data["rows"]]
+
+
 def _predictions(rows: list[tuple[str, float, float]]) -> Table:
     """Predicted against measured seconds, and the median of how far they are apart."""
     errors = [predicted / measured - 1 for _, predicted, measured in rows]
@@ -212,6 +233,9 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("compare", ""): _contested,
     ("compare", "predictions"): _contested_predictions,
     ("kernels", ""): _kernels,
+    ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
+    ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
+    ("training", ""): _trained,
 }
 
 
@@ -230,6 +254,10 @@ def megabytes(nbytes: int | None) -> str:
 def spread(seconds: dict) -> str:
     """Median, least and most."""
     return f"{seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f})"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def _code(word: str) -> str:

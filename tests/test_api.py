@@ -22,7 +22,7 @@ PUBLIC = """
 # Modules and packages of cllm, in groups: a module imports only from groups above its own.
 GROUPS = """
     errors dims machine primes segments overlap _build_info
-    platform_guard config declare positions explaining _kernels
+    platform_guard config declare positions crystal explaining _kernels
     measurements workload arrays compression spilling
     batches products layers witness
     program

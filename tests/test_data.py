@@ -21,7 +21,8 @@ def joined(path):
 # ---------------------------------------------------------------------------------------------------------------- text
 
 @pytest.mark.parametrize("piece, longest", [(5, 20), (1, 3), (64, 128)])
-@pytest.mark.parametrize("content", [b"one\ntwo\n\nthree", b"no line at all " * 9, "\u00e9\U0001f600".encode() * 20, b"\n"])
+@pytest.mark.parametrize("content", [b"one\ntwo\n\nthree", b"no line at all " * 9,
+                                     "\u00e9\U0001f600".encode() * 20, b"\n"])
 def test_pieces_are_the_text_and_part_no_character(content, piece, longest, tmp_path, monkeypatch):
     monkeypatch.setattr(text_module, "PIECE", piece)
     monkeypatch.setattr(text_module, "LONGEST_LINE", longest)
@@ -35,7 +36,8 @@ def test_pieces_are_the_text_and_part_no_character(content, piece, longest, tmp_
 
 
 def test_a_directory_is_its_files_in_order(tmp_path):
-    for name, content in {"b.txt": b"2", "a/z.txt": b"1", ".hidden": b"x", ".git/config": b"x", "c.bin": b"", "d": b"3"}.items():
+    for name, content in (("b.txt", b"2"), ("a/z.txt", b"1"), (".hidden", b"x"), (".git/config", b"x"), ("c.bin", b""),
+                          ("d", b"3")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     assert joined(tmp_path) == b"123"
@@ -138,7 +140,8 @@ def test_nothing_is_left_of_a_token_file_that_failed(tmp_path):
     with pytest.raises(DataError, match="must be a place that can be written"):
         corpus.write_tokens(tmp_path / "none" / "tokens", tmp_path / "text", ByteTokenizer())
     assert [p.name for p in tmp_path.iterdir()] == ["text"]
-    assert bytes(corpus.write_tokens(tmp_path / "tokens", tmp_path / "text", ByteTokenizer()).tokens) == b"good\nbad \xff\n"
+    found = corpus.write_tokens(tmp_path / "tokens", tmp_path / "text", ByteTokenizer())
+    assert bytes(found.tokens) == b"good\nbad \xff\n"
 
 
 # -------------------------------------------------------------------------------------------------------------- windows
@@ -188,7 +191,7 @@ def test_no_token_is_in_both_parts(fraction, sizes):
 
 @pytest.mark.parametrize("fraction, part", [(0.005, "validation"), (0.995, "training")])
 def test_a_part_that_is_too_short_is_refused(fraction, part):
-    with pytest.raises(DataError, match=rf"the {part} part of 1000 tokens: must have at least seq_len \+ 1 = 11 tokens; got 5"):
+    with pytest.raises(DataError, match=rf"the {part} part of 1000 .* seq_len \+ 1 = 11 tokens; got 5"):
         corpus.split(np.arange(1000), fraction, 10)
 
 
@@ -218,7 +221,8 @@ def bpe():
     return BPETokenizer.train([corpus.embedded_text().decode()[:50_000]], 400)
 
 
-@pytest.mark.parametrize("text", ["It is a truth universally acknowledged,\n\n  that", "h\u00e9llo \U0001f600\t\x00 ", ""])
+@pytest.mark.parametrize("text", ["It is a truth universally acknowledged,\n\n  that",
+                                  "h\u00e9llo \U0001f600\t\x00 ", ""])
 def test_any_text_returns_from_byte_pairs(text, bpe):
     tokens = bpe.encode(text)
     assert tokens.dtype == np.int32 and bpe.decode(tokens) == text

@@ -77,7 +77,8 @@ REFUSED = {
     "loss in accumulate": (
         dict(forward=forward, accumulate=lambda self, dy, *, loss: None, backward=backward),
         "gradients of parameters and scratch only"),
-    "a stray gradient": (dict(forward=forward, backward=lambda self, dy, *, dx, dz: None), "gradients of inputs and parameters"),
+    "a stray gradient": (
+        dict(forward=forward, backward=lambda self, dy, *, dx, dz: None), "gradients of inputs and parameters"),
     "a site that backward writes": (
         dict(forward=forward, backward=lambda self, dy, *, dx, y: None), "gradients of inputs and parameters"),
     "a gradient that two methods make": (

@@ -11,7 +11,7 @@ import pytest
 
 import cllm
 
-GOLDEN = ["gpt2_like", "lattice", "clock_relu_untied", "prime_tanh_mse"]
+GOLDEN = ["gpt2_like", "lattice", "clock_relu_untied", "prime_tanh_mse", "crystalline"]
 STRATEGIES = {"cache": cllm.CacheAll(), "recompute": cllm.RecomputeAll(), "every:2": cllm.EveryNth(2),
               "selective": cllm.Selective(), "cache, micro_batch=1": cllm.CacheAll(micro_batch=1)}
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
@@ -80,6 +80,12 @@ CONFIGS = {  # what the golden files leave out; each of these is a path of its o
     "clock, lattice": dict(positions="clock", qkv="lattice"),
     "prime, mse": dict(positions="prime", loss="mse"),
     "no positions": dict(positions="none"),
+    "crystalline": dict(attention="crystalline", positions="prime"),
+    "crystalline, lattice": dict(attention="crystalline", qkv="lattice", qkv_bias=False, out_proj=False),
+    "rotation alone": dict(attention="crystalline", crystalline=("rotation",)),
+    "distance alone": dict(attention="crystalline", crystalline=("distance",)),
+    "bias alone": dict(attention="crystalline", crystalline=("bias",)),
+    "distance and bias, a channel a head": dict(attention="crystalline", crystalline=("distance", "bias"), n_heads=16),
 }
 
 

@@ -30,7 +30,7 @@ def assert_gradients(program, batch=2, time=2, plan=None):
         np.testing.assert_allclose(gradient, expected[name], rtol=1e-9, atol=1e-12 * (1 + largest), err_msg=name)
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(blocks=st.lists(lines(), min_size=1, max_size=2), after=lines(most=2, least=0), tied=st.booleans())
 @example(blocks=[((Tanh, 0, 0), (Add, 1, 1))], after=(), tied=False)
 @example(blocks=[((Times, 0, 0),)], after=(), tied=False)

@@ -162,7 +162,7 @@ def test_result_is_complete_in_itself(harness, tmp_path):
     assert harness.result_path("speed", ".json").parent == harness.RESULTS
 
 
-@pytest.mark.parametrize("script", ["speed", "memory", "kernels", "compare"])
+@pytest.mark.parametrize("script", ["speed", "memory", "kernels", "compare", "crystalline"])
 def test_scripts_have_help(harness, script):
     import subprocess
 

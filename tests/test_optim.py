@@ -157,7 +157,8 @@ def test_names_of_no_optimizer_are_refused(name, model):
         optimizer_named(name, model, 1e-3)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "momentum", "*emb.weight=adam,sgd", "ln_f.*=sgd,*.bias=momentum,adamw"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "momentum", "*emb.weight=adam,sgd",
+                                  "ln_f.*=sgd,*.bias=momentum,adamw"])
 def test_total_bytes_counts_the_state_that_there_is(name, new_model):
     model = new_model(CONFIG, "float32")
     optimizer = optimizer_named(name, model, 1e-3)
@@ -170,8 +171,8 @@ def test_total_bytes_counts_the_state_that_there_is(name, new_model):
     optimizer.step()
 
 
-@pytest.mark.parametrize("planned, used", [("none", "momentum"), ("momentum", "adam"), ("*emb.weight=adam,sgd", "adamw"),
-                                           ("sgd", "*emb.weight=adam,sgd")])
+@pytest.mark.parametrize("planned, used", [("none", "momentum"), ("momentum", "adam"),
+                                           ("*emb.weight=adam,sgd", "adamw"), ("sgd", "*emb.weight=adam,sgd")])
 def test_more_state_than_was_planned_is_refused(planned, used, new_model, copies):
     model = new_model(CONFIG, "float32")
     cllm.Executor(model, 2, 5, optimizer=planned)
@@ -181,7 +182,8 @@ def test_more_state_than_was_planned_is_refused(planned, used, new_model, copies
     oracle.assert_same_bits(dict(model.parameters), before)
 
 
-@pytest.mark.parametrize("make", [AdamW, lambda m: SGD(m, 0.1), lambda m: optimizer_named("*emb.weight=adam,sgd", m, 0.1)])
+@pytest.mark.parametrize("make", [AdamW, lambda m: SGD(m, 0.1),
+                                  lambda m: optimizer_named("*emb.weight=adam,sgd", m, 0.1)])
 def test_a_gradient_that_is_not_finite_moves_nothing(make, model, copies):
     optimizer = make(model)
     model.gradients["blocks.1.mlp.fc1.bias"][3] = np.nan

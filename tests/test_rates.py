@@ -38,9 +38,9 @@ def test_a_rate_is_frozen_data():
         Rate(1e-3, 10).lr = 1
 
 
-@pytest.mark.parametrize("arguments", [dict(lr=-1), dict(lr=math.nan), dict(lr=math.inf), dict(lr="1"), dict(min_lr=2.0),
-                                       dict(min_lr=-0.1), dict(total=-1), dict(total=1.5), dict(warmup=-1),
-                                       dict(shape="exponential")], ids=str)
+@pytest.mark.parametrize("arguments", [dict(lr=-1), dict(lr=math.nan), dict(lr=math.inf), dict(lr="1"),
+                                       dict(min_lr=2.0), dict(min_lr=-0.1), dict(total=-1), dict(total=1.5),
+                                       dict(warmup=-1), dict(shape="exponential")], ids=str)
 def test_bad_settings_are_refused(arguments):
     with pytest.raises(ConfigError, match=rf"Rate\({next(iter(arguments))}=\.\.\.\)"):
         Rate(**{"lr": 1e-3, "total": 10, **arguments})

@@ -61,7 +61,8 @@ def test_greedy_text_is_the_argmax_of_the_full_forward(new_model):
 def test_text_depends_on_the_seed_alone(new_model):
     model = new_model(oracle.CONFIG)
     cllm.Executor(model, 1, 5, optimizer="adamw")
-    texts = [generate(model, [1], 30, seed=seed, num_threads=threads).tolist() for seed, threads in ((0, 1), (0, 3), (1, 1))]
+    texts = [generate(model, [1], 30, seed=seed, num_threads=threads).tolist()
+             for seed, threads in ((0, 1), (0, 3), (1, 1))]
     assert texts[0] == texts[1] != texts[2]
     assert list(stream(model, [1], 30)) == texts[0] == model.generate([1], 30).tolist()
     assert generate(model, [1], 10).tolist() == texts[0][:10], "a shorter text is the beginning of a longer one"
@@ -96,8 +97,8 @@ def test_of_equal_scores_the_first_is_taken_at_temperature_zero():
     assert Choice(temperature=0)(np.array([1.0, 3.0, 3.0]), 0) == 1
 
 
-@pytest.mark.parametrize("arguments", [dict(temperature=-1), dict(temperature=None), dict(temperature=np.nan), dict(top_k=0),
-                                       dict(top_k=1.5), dict(top_p=1.1), dict(top_p=-0.1), dict(seed=-1),
+@pytest.mark.parametrize("arguments", [dict(temperature=-1), dict(temperature=None), dict(temperature=np.nan),
+                                       dict(top_k=0), dict(top_k=1.5), dict(top_p=1.1), dict(top_p=-0.1), dict(seed=-1),
                                        dict(max_new_tokens=-1)], ids=str)
 def test_bad_settings_are_refused(arguments, new_model):
     with pytest.raises(cllm.ConfigError, match=rf"generate\({next(iter(arguments))}=\.\.\.\)"):
@@ -105,7 +106,8 @@ def test_bad_settings_are_refused(arguments, new_model):
 
 
 @pytest.mark.parametrize("tokens, error", [([], cllm.ShapeError), ([[1]], cllm.ShapeError), (3, cllm.ShapeError),
-                                           ([13], cllm.TokenError), ([-1], cllm.TokenError), ([0.5], cllm.TokenError)], ids=str)
+                                           ([13], cllm.TokenError), ([-1], cllm.TokenError),
+                                           ([0.5], cllm.TokenError)], ids=str)
 def test_bad_prompts_are_refused(tokens, error, new_model):
     with pytest.raises(error):
         generate(new_model(oracle.CONFIG), tokens, 3)

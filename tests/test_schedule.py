@@ -162,7 +162,8 @@ def test_schedules_with_copies_are_sound(strategy):
             flying.remove(key)
         if op.kind == "fetch_start":
             assert ("spill", key[1]) not in flying, "a value is fetched before it has landed"
-    assert not flying and schedule.epilogue == len(schedule.ops) - schedule.count("accumulate", "embed") * (schedule.n_micro > 1)
+    waiting = schedule.count("accumulate", "embed") if schedule.n_micro > 1 else 0
+    assert not flying and schedule.epilogue == len(schedule.ops) - waiting
 
 
 # drawn plans
@@ -193,7 +194,7 @@ TOY_BLOCKS = [((Scale, 0, 0), (Mix, 1, 0), (Tanh, 2, 0), (Add, 3, 0)), ((Square,
               ((Scale, 0, 0), (Tanh, 1, 0), (Square, 2, 0), (Add, 3, 1))]
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(data=st.data(), order=st.lists(st.sampled_from(range(len(TOY_BLOCKS))), min_size=1, max_size=6),
        micro_batch=st.sampled_from([None, 1, 2, 3]), tied=st.booleans())
 def test_drawn_plans_over_drawn_programs_give_equal_bits_and_read_nothing_freed(data, order, micro_batch, tied):
@@ -219,7 +220,7 @@ GPT_KEYS = ("ln1.y", "ln1.mean", "ln1.rstd", "attn.qkv.y", "attn.y", "attn.lse",
             "ln2.rstd", "mlp.fc1.y", "mlp.act.y")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data(), n=st.integers(1, 5), micro_batch=st.sampled_from([None, 1, 2]), loss_rows=st.sampled_from([None, 1, 5]),
        dropout=st.sampled_from([0.0, 0.2]), logits=st.booleans())
 def test_drawn_plans_over_the_model_give_equal_bits_and_read_nothing_freed(data, n, micro_batch, loss_rows, dropout, logits):

@@ -64,4 +64,4 @@ def test_training_lowers_it():
         model.zero_grad()
         losses.append(ex.loss_and_grad(tokens, targets))
         opt.step()
-    assert losses[-1] < 0.2 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]

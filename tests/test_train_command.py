@@ -39,7 +39,8 @@ def test_a_run_leaves_what_the_contract_says(trained):
     result = json.loads((trained.parent / "result.json").read_text())
     assert result["step"] == 6 and len(result["losses"]) == 6 and not result["interrupted"]
     assert result["snapshot"] == str(trained / "step-000006") and result["config"]["d_model"] == 16
-    assert sorted(p.name for p in (trained / "step-000006").iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    assert sorted(p.name for p in (trained / "step-000006").iterdir()) == [
+        "model.safetensors", "optimizer.safetensors", "state.json"]
     steps = [line for line in read_lines(trained / "metrics.jsonl") if line["event"] == "step"]
     assert [line["loss"] for line in steps] == result["losses"]
     assert result["total_bytes"] > 0 and result["rss_peak_bytes"] > result["total_bytes"]
@@ -67,7 +68,8 @@ def test_resume_on_nothing_on_a_finished_run_and_on_a_longer_one(tmp_path):
 @pytest.mark.parametrize("arguments, reason", [
     (["--lr", "0.5"], "got lr 0.001 there, 0.5 now"), (["--layers", "2"], "got n_layers 1 there, 2 now"),
     (["--preset", "small"], "n_layers 1 there, 6 now"), (["--dtype", "float64"], "dtype float32 there"),
-    (["--clip", "0"], "got clip 1.0 there, None now"), (["--text", "/none"], "must be a file that can be read")], ids=str)
+    (["--clip", "0"], "got clip 1.0 there, None now"),
+    (["--text", "/none"], "must be a file that can be read")], ids=str)
 def test_a_run_is_resumed_as_it_began_or_not_at_all(arguments, reason, trained):
     assert reason in run("train", "--out", trained, "--resume", "--steps", 9, *arguments, code=1)
 
@@ -83,9 +85,10 @@ def test_what_cannot_be_is_refused_before_anything_is_made(arguments, reason, co
 
 
 def test_every_setting_is_an_option(tmp_path):
-    out = train("--out", tmp_path / "run", "--steps", 3, "--accumulate", 2, "--optimizer", "*emb.weight=adam,sgd@30", "--lr", "1e-2",
-                "--min-lr", "1e-3", "--warmup", 1, "--rate", "linear", "--betas", "0.8", "0.9", "--eps", "1e-6", "--weight-decay",
-                "0.2", "--clip", 0, "--clip-by", "each", "--seed", 5, "--val-fraction", "0.2", "--keep", 1, "--max-bad-steps", 2,
+    out = train("--out", tmp_path / "run", "--steps", 3, "--accumulate", 2, "--optimizer", "*emb.weight=adam,sgd@30",
+                "--lr", "1e-2", "--min-lr", "1e-3", "--warmup", 1, "--rate", "linear", "--betas", "0.8", "0.9",
+                "--eps", "1e-6", "--weight-decay", "0.2", "--clip", 0, "--clip-by", "each", "--seed", 5,
+                "--val-fraction", "0.2", "--keep", 1, "--max-bad-steps", 2,
                 "--strategy", "recompute@1", "--dropout", "0.1", "--qkv", "lattice", "--dtype", "float64")
     assert "2 x 16" not in out and "4 x 16" in out
     settings = json.loads((tmp_path / "run" / "step-000003" / "state.json").read_text())["training"]["settings"]
@@ -120,8 +123,8 @@ def test_byte_pairs_from_the_text(tmp_path):
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(Path(cllm.__file__).parent.parent)}
-    process = subprocess.Popen([sys.executable, "-m", "cllm", "train", *TINY, "--out", tmp_path / "run", "--steps", "1000000"],
-                               env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "cllm", "train", *TINY, "--out", tmp_path / "run", "--steps", "1000000"]
+    process = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for line in process.stdout:
         if line.startswith("step     10"):
             break

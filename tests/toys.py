@@ -291,7 +291,7 @@ def reference(program, parameters, tokens, targets):
         last = step is program.steps[-1]
         flow = layer.evaluate_flow if last else layer.forward_flow
 
-        def argument(name, step=step, layer=layer):
+        def argument(name, step=step, layer=layer, made=made):
             if name in step.inputs:
                 return made[step.inputs[name]]
             if name in step.params:

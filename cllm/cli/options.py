@@ -34,6 +34,7 @@ HELP = {
     "dropout": "Probability of dropping.",
     "norm_eps": "Added to the variance inside the root of a norm.",
     "loss": "What training minimises.",
+    "crystalline": "Parts of crystalline attention that are on: rotation, distance, bias.",
 }
 
 

@@ -4,8 +4,8 @@
 #     0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)) = s,   so   gelu(z) = z s   and
 #     gelu'(z) = s + z s (1 - s) 2 du/dz,   du/dz = sqrt(2/pi) (1 + 3 * 0.044715 z^2)
 #
-# The form with s needs one exponential and keeps the left tail, where 1 + tanh cancels. The slope is computed at |z|, where
-# 1 - s = exp(-2u) s neither cancels nor overflows, and gelu'(-z) = 1 - gelu'(z) gives the other side.
+# The form with s needs one exponential and keeps the left tail, where 1 + tanh cancels. The slope is computed at |z|,
+# where 1 - s = exp(-2u) s neither cancels nor overflows, and gelu'(-z) = 1 - gelu'(z) gives the other side.
 
 from libc.math cimport M_PI, sqrt
 
@@ -25,12 +25,19 @@ cdef inline vec gelu(const vec *like, vec z) noexcept nogil:
     return z / (splat(like, 1.0) + gelu_exponential(like, z))
 
 
+cdef inline vec vabs(vec v) noexcept nogil:
+    if vec is vf32:
+        return copysign_f32(v, splat_f32(1.0))
+    else:
+        return copysign_f64(v, splat_f64(1.0))
+
+
 cdef inline vec gelu_slope(const vec *like, vec z) noexcept nogil:
     """gelu'(z). Beyond 64 the slope is exactly 0 or 1: the clamp keeps z^2 finite, and lets NaN through."""
-    cdef vec one = splat(like, 1.0), a = vmin(splat(like, 64.0), vmax(z, -z))
+    cdef vec one = splat(like, 1.0), a = vmin(splat(like, 64.0), vabs(z))
     cdef vec constant = splat(like, 2.0 * sqrt(2.0 / M_PI)), square = splat(like, 6.0 * sqrt(2.0 / M_PI) * 0.044715)
     cdef vec e = gelu_exponential(like, a), s = one / (one + e), rest = e * s
-    cdef vec bend = (a * s) * (rest * (square * (a * a) + constant))
+    cdef vec bend = (rest * (a * s)) * (square * (a * a) + constant)
     return select_positive(z, s + bend, rest - bend)
 
 

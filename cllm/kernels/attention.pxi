@@ -14,15 +14,12 @@
 # A row's sum over keys is cut into tiles at multiples of BLOCK from the start of its sequence, dq adds keys and dk, dv
 # add queries in ascending order. So the bits do not depend on how the work is shared out (attention_heads.pxi).
 #
-# Another term of the score goes into `score` (attention_tiles.pxi), a rotation of q and k into the packing
-# (attention_packing.pxi, and its inverse where dq and dk are unpacked).
+# The terms of crystalline attention, all off by default, stand in crystal.pxi.
 
-include "attention_packing.pxi"
-include "attention_heads.pxi"
 
 
 def attention_workspace(Py_ssize_t batch, Py_ssize_t time, Py_ssize_t heads, Py_ssize_t head_dim, int threads,
-                        Py_ssize_t itemsize):
+                        Py_ssize_t itemsize, bint distance=False, bint bias=False):
     """Elements of workspace for every kernel of attention: linear in the time, some planes of a head for each thread.
 
     Parameters
@@ -32,6 +29,8 @@ def attention_workspace(Py_ssize_t batch, Py_ssize_t time, Py_ssize_t heads, Py_
         Threads that the kernels will use.
     itemsize : int
         Bytes of an element: 4 or 8.
+    distance, bias : bool
+        Whether the score has those terms of crystalline attention.
 
     Returns
     -------
@@ -40,12 +39,12 @@ def attention_workspace(Py_ssize_t batch, Py_ssize_t time, Py_ssize_t heads, Py_
     cdef Attention at
     if batch * time * heads == 0:
         return 0
-    lay_out(&at, time, heads, head_dim, VECTOR_BYTES // itemsize)
-    return threads * (at.work + at.scratch) + 64 // itemsize
+    lay_out(&at, time, heads, head_dim, VECTOR_BYTES // itemsize, distance, bias)
+    return threads * (at.work + at.scratch) + 64 // itemsize + (batch * heads * (1 + GROUPS) if distance or bias else 0)
 
 
 cdef int check_attention(str kernel, Attention *at, Py_ssize_t n_rows, Py_ssize_t n_columns, int batch, int heads,
-                         Py_ssize_t room, Py_ssize_t itemsize) except -1:
+                         Py_ssize_t room, Py_ssize_t itemsize, bint distance, bint bias) except -1:
     """Check qkv and the workspace, and lay out the planes."""
     if batch < 1 or heads < 1:
         raise ShapeError(kernel, "batch and heads must be at least 1", f"batch={batch}, heads={heads}",
@@ -53,8 +52,9 @@ cdef int check_attention(str kernel, Attention *at, Py_ssize_t n_rows, Py_ssize_
     if n_rows % batch or n_columns % (3 * heads):
         raise ShapeError(kernel, f"qkv must have a multiple of {batch} rows and of {3 * heads} columns",
                          f"{n_rows} x {n_columns}", "Pass q | k | v of whole sequences, all heads beside each other.")
-    lay_out(at, n_rows // batch, heads, n_columns // (3 * heads), VECTOR_BYTES // itemsize)
-    check_room(kernel, "workspace", room, attention_workspace(batch, at.time, heads, at.head_dim, _threads, itemsize))
+    lay_out(at, n_rows // batch, heads, n_columns // (3 * heads), VECTOR_BYTES // itemsize, distance, bias)
+    check_room(kernel, "workspace", room, attention_workspace(batch, at.time, heads, at.head_dim, _threads, itemsize,
+                                                              distance, bias))
     return 0
 
 
@@ -63,7 +63,9 @@ cdef inline void *aligned(void *p) noexcept nogil:
     return <void *> ((<size_t> p + 63) // 64 * 64)
 
 
-def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads, *, floating[:, ::1] y not None,
+def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads, const int32_t[::1] tokens=None,
+                      const floating[:, ::1] coordinates=None, const floating[::1] alpha=None,
+                      const floating[:, ::1] beta=None, bint turns=False, *, floating[:, ::1] y not None,
                       floating[:, :, ::1] lse not None, floating[::1] workspace not None):
     """y = softmax(q k^T / sqrt(D), causal) v for each sequence and head, and the log-sum-exp of each row of scores.
 
@@ -73,13 +75,22 @@ def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads,
         Columns q | k | v, head h at columns h*D of each.
     batch, heads : int
         B and H; N = B*T, C = H*D.
+    tokens : int32 array of shape N, or None
+        Needed by each of the terms of crystalline attention, all off by default:
+    coordinates, alpha : arrays of shape V 3 and H, or None
+        The distance.
+    beta : array of shape H 12, or None
+        The bias.
+    turns : bool
+        The rotation; D even.
     y : array of shape N C, written
     lse : array of shape B H T, written
     workspace : array of at least `attention_workspace` elements, written
     """
     cdef Attention at
     check_attention("attention_forward", &at, qkv.shape[0], qkv.shape[1], batch, heads, workspace.shape[0],
-                    sizeof(floating))
+                    sizeof(floating), alpha is not None, beta is not None)
+    take_terms("attention_forward", &at, qkv.shape[0], tokens, coordinates, alpha, beta, turns)
     check_length("attention_forward", "y.shape[0]", y.shape[0], qkv.shape[0])
     check_length("attention_forward", "y.shape[1]", y.shape[1], at.channels)
     check_length("attention_forward", "lse.shape[0]", lse.shape[0], batch)
@@ -96,7 +107,9 @@ def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads,
 
 
 def attention_probabilities(const floating[:, ::1] qkv not None, const floating[:, :, ::1] lse not None, int batch,
-                            int heads, *, floating[:, :, :, ::1] probs not None, floating[::1] workspace not None):
+                            int heads, const int32_t[::1] tokens=None, const floating[:, ::1] coordinates=None,
+                            const floating[::1] alpha=None, const floating[:, ::1] beta=None, bint turns=False, *,
+                            floating[:, :, :, ::1] probs not None, floating[::1] workspace not None):
     """exp(s - lse), zero above the diagonal: for a strategy that keeps the probabilities.
 
     The tiles are those that `attention_backward` rebuilds, so that its bits are the same with or without them.
@@ -106,12 +119,14 @@ def attention_probabilities(const floating[:, ::1] qkv not None, const floating[
     qkv : array of shape N 3C
     lse : array of shape B H T
     batch, heads : int
+    tokens, coordinates, alpha, beta, turns : as in `attention_forward`
     probs : array of shape B H T T, written
     workspace : array of at least `attention_workspace` elements, written
     """
     cdef Attention at
     check_attention("attention_probabilities", &at, qkv.shape[0], qkv.shape[1], batch, heads, workspace.shape[0],
-                    sizeof(floating))
+                    sizeof(floating), alpha is not None, beta is not None)
+    take_terms("attention_probabilities", &at, qkv.shape[0], tokens, coordinates, alpha, beta, turns)
     check_length("attention_probabilities", "lse.shape[0]", lse.shape[0], batch)
     check_length("attention_probabilities", "lse.shape[1]", lse.shape[1], heads)
     check_length("attention_probabilities", "lse.shape[2]", lse.shape[2], at.time)
@@ -131,8 +146,10 @@ def attention_probabilities(const floating[:, ::1] qkv not None, const floating[
 
 def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1] qkv not None,
                        const floating[:, ::1] y not None, const floating[:, :, ::1] lse not None, int batch, int heads,
-                       const floating[:, :, :, ::1] probs, *, floating[:, ::1] dqkv not None,
-                       floating[::1] workspace not None):
+                       const floating[:, :, :, ::1] probs, const int32_t[::1] tokens=None,
+                       const floating[:, ::1] coordinates=None, const floating[::1] alpha=None,
+                       const floating[:, ::1] beta=None, bint turns=False, *, floating[:, ::1] dqkv not None,
+                       floating[::1] dalpha=None, floating[:, ::1] dbeta=None, floating[::1] workspace not None):
     """dq | dk | dv from dy; the probabilities are rebuilt tile by tile from lse, or read where they were kept.
 
     Parameters
@@ -144,13 +161,16 @@ def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1
     batch, heads : int
     probs : array of shape B H T T or None
         What `attention_probabilities` wrote.
+    tokens, coordinates, alpha, beta, turns : as in `attention_forward`
     dqkv : array of shape N 3C, written
+    dalpha, dbeta : arrays of the shapes of alpha and beta, added to; None where those are
     workspace : array of at least `attention_workspace` elements, written
     """
     cdef Attention at
     cdef const floating *kept = NULL
     check_attention("attention_backward", &at, qkv.shape[0], qkv.shape[1], batch, heads, workspace.shape[0],
-                    sizeof(floating))
+                    sizeof(floating), alpha is not None, beta is not None)
+    take_terms("attention_backward", &at, qkv.shape[0], tokens, coordinates, alpha, beta, turns)
     check_length("attention_backward", "dy.shape[0]", dy.shape[0], qkv.shape[0])
     check_length("attention_backward", "dy.shape[1]", dy.shape[1], at.channels)
     check_length("attention_backward", "y.shape[0]", y.shape[0], qkv.shape[0])
@@ -165,10 +185,13 @@ def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1
         check_length("attention_backward", "probs.shape[1]", probs.shape[1], heads)
         check_length("attention_backward", "probs.shape[2]", probs.shape[2], at.time)
         check_length("attention_backward", "probs.shape[3]", probs.shape[3], at.time)
+    check_term_gradients("attention_backward", &at, dalpha, dbeta)
     if at.time * at.head_dim == 0:
         return
     if probs is not None:
         kept = &probs[0, 0, 0, 0]
+    if alpha is not None or beta is not None:
+        at.sums = &workspace[workspace.shape[0] - batch * heads * (1 + GROUPS)]
     if floating is float:
         backward_heads(<const vf32 *> &dy[0, 0], <const vf32 *> &qkv[0, 0], <const vf32 *> &y[0, 0],
                        <const vf32 *> &lse[0, 0, 0], <const vf32 *> kept, batch * heads, &at, <vf32 *> &dqkv[0, 0],
@@ -177,3 +200,5 @@ def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1
         backward_heads(<const vf64 *> &dy[0, 0], <const vf64 *> &qkv[0, 0], <const vf64 *> &y[0, 0],
                        <const vf64 *> &lse[0, 0, 0], <const vf64 *> kept, batch * heads, &at, <vf64 *> &dqkv[0, 0],
                        <vf64 *> aligned(&workspace[0]))
+    if at.sums != NULL:
+        add_term_gradients(&at, batch, <floating *> at.sums, dalpha, dbeta)

@@ -4,38 +4,54 @@
 # backward of the rest, tile (i, j) adds to dq after (i, j-1) and to dk, dv after (i-1, j): the tiles (or squares of
 # tiles) with equal i + j are free of each other, and each sum keeps the order that it has on one thread.
 
+from libc.stdint cimport int32_t
+
 cdef struct Attention:
     Py_ssize_t time, heads, head_dim
     Py_ssize_t channels     # C
+    Py_ssize_t depth        # packed channels of q and k: head_dim, and GROUPS more where a bias is part of the score
+    Py_ssize_t wide         # elements of a packed row of q and k: depth in whole vectors
     Py_ssize_t blocks       # tiles of BLOCK along the time
     Py_ssize_t row          # elements of a packed row: head_dim in whole vectors
     Py_ssize_t plane        # elements of a packed array of one head
+    Py_ssize_t terms        # where in a head's planes those of crystal.pxi begin
     Py_ssize_t work         # elements of all planes of a head
     Py_ssize_t scratch      # elements of one thread's tiles
     double scale
+    # The terms of crystalline attention, each NULL or false where it is off.
+    const int32_t *tokens   # N
+    const void *coordinates # V x 3
+    const void *alpha       # H
+    const void *beta        # H x GROUPS
+    bint turns
+    void *sums              # B*H x (1 + GROUPS): a head's share of dalpha and dbeta
 
 # Planes of a head in the workspace. Forward uses the first three, V_PANELS holding v in rows.
 cdef enum:
     K_PANELS, Q_ROWS, V_PANELS, K_ROWS, DY_ROWS, DQ, DK, DV, DELTA
 
 
-cdef void lay_out(Attention *at, Py_ssize_t time, Py_ssize_t heads, Py_ssize_t head_dim,
-                  Py_ssize_t n_lanes) noexcept nogil:
+cdef void lay_out(Attention *at, Py_ssize_t time, Py_ssize_t heads, Py_ssize_t head_dim, Py_ssize_t n_lanes,
+                  bint distance, bint bias) noexcept nogil:
     at.time, at.heads, at.head_dim, at.channels = time, heads, head_dim, heads * head_dim
     at.blocks = (time + BLOCK - 1) // BLOCK
     at.row = round_up(head_dim, n_lanes)
-    at.plane = at.blocks * BLOCK * at.row
-    at.work = DELTA * at.plane + at.blocks * BLOCK
+    at.depth = head_dim + GROUPS if bias else head_dim
+    at.wide = round_up(at.depth, n_lanes)
+    at.plane = at.blocks * BLOCK * at.wide
+    at.terms = DELTA * at.plane + at.blocks * BLOCK
+    at.work = at.terms + (at.blocks * terms_room(n_lanes) if distance else 0)
     # forward: s, out, top, total (a vector a row); backward: p, ds
-    at.scratch = 2 * BLOCK * BLOCK + BLOCK * at.row + BLOCK * (1 + n_lanes)
+    at.scratch = 2 * BLOCK * BLOCK + BLOCK * at.row + BLOCK * (1 + n_lanes) + (BLOCK * BLOCK if distance else 0)
     at.scale = 1.0 / sqrt(<double> head_dim) if head_dim else 1.0
+    at.tokens, at.coordinates, at.alpha, at.beta, at.turns, at.sums = NULL, NULL, NULL, NULL, False, NULL
 
 
 cdef inline vec *plane(const vec *work, const Attention *at, int which, Py_ssize_t block) noexcept nogil:
     """Block `block` of a plane of a head's workspace."""
     if which == DELTA:
         return address(work, DELTA * at.plane + block * BLOCK)
-    return address(work, which * at.plane + block * BLOCK * at.row)
+    return address(work, which * at.plane + block * BLOCK * (at.row if which in (V_PANELS, DY_ROWS, DV) else at.wide))
 
 
 cdef inline Py_ssize_t block_rows(const Attention *at, Py_ssize_t block) noexcept nogil:
@@ -51,7 +67,7 @@ cdef inline Py_ssize_t place(const Attention *at, Py_ssize_t head, Py_ssize_t bl
 
 cdef inline vec *plane_panels(const vec *work, const Attention *at, int which, Py_ssize_t block) noexcept nogil:
     """Block `block` of a plane of panels."""
-    return address(work, which * at.plane + block * BLOCK * at.head_dim)
+    return address(work, which * at.plane + block * BLOCK * (at.depth if which == K_PANELS else at.head_dim))
 
 
 cdef void pack_forward(const vec *qkv, const Attention *at, Py_ssize_t head, Py_ssize_t block, vec *work,
@@ -59,10 +75,11 @@ cdef void pack_forward(const vec *qkv, const Attention *at, Py_ssize_t head, Py_
     """Rows first, one after the other, since they come from far; then the transpose of what lies near."""
     cdef Py_ssize_t rows = block_rows(at, block), stride = 3 * at.channels
     cdef const vec *q = address(qkv, place(at, head, block, stride))
-    pack_rows(q, stride, rows, at.head_dim, at.scale, plane(work, at, Q_ROWS, block), at.row)
-    pack_rows(address(q, at.channels), stride, rows, at.head_dim, 1.0, scratch, at.row)
+    pack_rows(q, stride, rows, at.head_dim, at.scale, plane(work, at, Q_ROWS, block), at.wide)
+    pack_rows(address(q, at.channels), stride, rows, at.head_dim, 1.0, scratch, at.wide)
     pack_rows(address(q, 2 * at.channels), stride, rows, at.head_dim, 1.0, plane(work, at, V_PANELS, block), at.row)
-    pack_panels(scratch, at.row, rows, at.head_dim, plane_panels(work, at, K_PANELS, block))
+    add_terms(at, work, head, block, scratch)
+    pack_panels(scratch, at.wide, rows, at.depth, plane_panels(work, at, K_PANELS, block))
 
 
 cdef void forward_block(const Attention *at, const vec *work, Py_ssize_t head, Py_ssize_t block, vec *scratch, vec *y,
@@ -76,8 +93,10 @@ cdef void forward_block(const Attention *at, const vec *work, Py_ssize_t head, P
     cdef double weight
     for j in range(block + 1):
         keys = block_rows(at, j)
-        scores(plane(work, at, Q_ROWS, block), at.row, plane_panels(work, at, K_PANELS, j), at.head_dim, rows, keys,
+        scores(plane(work, at, Q_ROWS, block), at.wide, plane_panels(work, at, K_PANELS, j), at.depth, rows, keys,
                j == block, s)
+        if at.coordinates != NULL:
+            fall_off(at, work, head, block, j, s, <vec *> NULL)
         softmax_online(s, rows, j == block, j == 0, top, total, out, at.row)
         mix(s, plane(work, at, V_PANELS, j), at.row, rows, keys, j == block, j > 0, out)
     y = address(y, place(at, head, block, at.channels))
@@ -113,11 +132,13 @@ cdef void forward_heads(const vec *qkv, Py_ssize_t n_heads, const Attention *at,
 # --- kept probabilities -----------------------------------------------------------------------------------------------
 
 cdef void rebuild_tile(const Attention *at, const vec *work, const vec *lse, Py_ssize_t head, Py_ssize_t block,
-                       Py_ssize_t key_block, vec *p) noexcept nogil:
-    """p of one tile, from q, k and the log-sum-exp."""
+                       Py_ssize_t key_block, vec *p, vec *far) noexcept nogil:
+    """p of one tile, from q, k and the log-sum-exp; with distances, their logarithms into `far` unless it is NULL."""
     cdef Py_ssize_t rows = block_rows(at, block)
-    scores(plane(work, at, Q_ROWS, block), at.row, plane_panels(work, at, K_PANELS, key_block), at.head_dim, rows,
+    scores(plane(work, at, Q_ROWS, block), at.wide, plane_panels(work, at, K_PANELS, key_block), at.depth, rows,
            block_rows(at, key_block), block == key_block, p)
+    if at.coordinates != NULL:
+        fall_off(at, work, head, block, key_block, p, far)
     softmax_known(p, address(lse, head * at.time + block * BLOCK), rows, block == key_block)
 
 
@@ -147,7 +168,7 @@ cdef void probabilities_block(const Attention *at, const vec *work, const vec *l
     cdef bint diagonal
     probs = address(probs, (head * at.time + block * BLOCK) * at.time)
     for j in range(block + 1):
-        rebuild_tile(at, work, lse, head, block, j, scratch)
+        rebuild_tile(at, work, lse, head, block, j, scratch, <vec *> NULL)
         start, diagonal = j * BLOCK, j == block
         for i in range(rows):
             copy_row(address(scratch, i * BLOCK), address(probs, i * at.time + start), i + 1 if diagonal else BLOCK,
@@ -186,11 +207,12 @@ cdef void pack_backward(const vec *qkv, const vec *dy, const vec *y, const Atten
     cdef vec *delta = plane(work, at, DELTA, block)
     cdef vec total
     y = address(y, place(at, head, block, at.channels))
-    pack_rows(q, stride, rows, at.head_dim, at.scale, plane(work, at, Q_ROWS, block), at.row)
-    pack_rows(address(q, at.channels), stride, rows, at.head_dim, 1.0, k_rows, at.row)
+    pack_rows(q, stride, rows, at.head_dim, at.scale, plane(work, at, Q_ROWS, block), at.wide)
+    pack_rows(address(q, at.channels), stride, rows, at.head_dim, 1.0, k_rows, at.wide)
     pack_rows(address(q, 2 * at.channels), stride, rows, at.head_dim, 1.0, scratch, at.row)
     pack_rows(address(dy, place(at, head, block, at.channels)), at.channels, rows, at.head_dim, 1.0, dy_rows, at.row)
-    pack_panels(k_rows, at.row, rows, at.head_dim, plane_panels(work, at, K_PANELS, block))
+    add_terms(at, work, head, block, k_rows)
+    pack_panels(k_rows, at.wide, rows, at.depth, plane_panels(work, at, K_PANELS, block))
     pack_panels(scratch, at.row, rows, at.head_dim, plane_panels(work, at, V_PANELS, block))
     for i in range(rows):
         total = splat(y, 0.0)
@@ -208,16 +230,21 @@ cdef void backward_tile(const Attention *at, vec *work, const vec *lse, const ve
     cdef vec *p = scratch
     cdef vec *ds = address(p, BLOCK * BLOCK)
     cdef vec *dy = plane(work, at, DY_ROWS, block)
+    cdef vec *far = address(ds, BLOCK * BLOCK)
     if probs is NULL:
-        rebuild_tile(at, work, lse, head, block, key_block, p)
+        rebuild_tile(at, work, lse, head, block, key_block, p, far)
     else:
         load_tile(at, probs, head, block, key_block, p)
+        if at.coordinates != NULL:
+            fall_off(at, work, head, block, key_block, <vec *> NULL, far)
     scores(dy, at.row, plane_panels(work, at, V_PANELS, key_block), at.head_dim, rows, keys, diagonal, ds)
     softmax_backward(p, plane(work, at, DELTA, block), rows, diagonal, ds)
+    if at.coordinates != NULL:
+        add_falls(at, work, block, key_block, ds, far)
     mix_transposed(p, dy, at.row, rows, keys, diagonal, not diagonal, plane(work, at, DV, key_block))
-    mix_transposed(ds, plane(work, at, Q_ROWS, block), at.row, rows, keys, diagonal, not diagonal,
+    mix_transposed(ds, plane(work, at, Q_ROWS, block), at.wide, rows, keys, diagonal, not diagonal,
                    plane(work, at, DK, key_block))
-    mix(ds, plane(work, at, K_ROWS, key_block), at.row, rows, keys, diagonal, key_block > 0,
+    mix(ds, plane(work, at, K_ROWS, key_block), at.wide, rows, keys, diagonal, key_block > 0,
         plane(work, at, DQ, block))
 
 
@@ -230,12 +257,15 @@ cdef void backward_square(const Attention *at, vec *work, const vec *lse, const 
             backward_tile(at, work, lse, probs, head, block, key_block, scratch)
 
 
-cdef void unpack_backward(const Attention *at, const vec *work, Py_ssize_t head, Py_ssize_t block,
+cdef void unpack_backward(const Attention *at, vec *work, Py_ssize_t head, Py_ssize_t block,
                           vec *dqkv) noexcept nogil:
     cdef Py_ssize_t rows = block_rows(at, block), stride = 3 * at.channels
     cdef vec *dq = address(dqkv, place(at, head, block, stride))
-    unpack_rows(plane(work, at, DQ, block), at.row, rows, at.head_dim, at.scale, dq, stride)
-    unpack_rows(plane(work, at, DK, block), at.row, rows, at.head_dim, 1.0, address(dq, at.channels), stride)
+    if at.turns:
+        turn_rows(at, head, block, True, plane(work, at, DQ, block))
+        turn_rows(at, head, block, True, plane(work, at, DK, block))
+    unpack_rows(plane(work, at, DQ, block), at.wide, rows, at.head_dim, at.scale, dq, stride)
+    unpack_rows(plane(work, at, DK, block), at.wide, rows, at.head_dim, 1.0, address(dq, at.channels), stride)
     unpack_rows(plane(work, at, DV, block), at.row, rows, at.head_dim, 1.0, address(dq, 2 * at.channels), stride)
 
 
@@ -251,6 +281,7 @@ cdef void backward_heads(const vec *dy, const vec *qkv, const vec *y, const vec 
         backward_square(at, work, lse, probs, head, 0, 0, at.blocks, address(work, at.work))
         for block in range(at.blocks):
             unpack_backward(at, work, head, block, dqkv)
+        sum_terms(at, work, head)
     if rest == 0:
         return
     for item in prange(rest * at.blocks, num_threads=_threads):
@@ -268,3 +299,5 @@ cdef void backward_heads(const vec *dy, const vec *qkv, const vec *y, const vec 
                             address(workspace, threadid() * share + at.work))
     for item in prange(rest * at.blocks, num_threads=_threads):
         unpack_backward(at, address(workspace, item % rest * share), alone + item % rest, item // rest, dqkv)
+    for item in range(rest):
+        sum_terms(at, address(workspace, item * share), alone + item)

@@ -1,15 +1,18 @@
 # Compressed copies of values, 16 or 8 bits an element.
 #
 #     bfloat16   the upper half of a float32, rounded to nearest, ties to even; NaN stays NaN (quiet)
-#     int8       groups of 128: s = max|x| / 127,  q = round(x / s) to nearest, ties to even,  x' = q s
+#     int8       groups of 128: s = max|x| / 127,  q = round(x 127 / max|x|) to nearest, ties to even,  x' = q s
 #
-# A float64 goes through float32. In int8 a group with NaN or infinity comes back as NaN, so that it is seen. Groups are
-# cut from the start of the array; an element's code depends on its group alone.
+# A float64 goes through float32. In int8 a group with NaN or infinity comes back as NaN, so that it is seen, and one whose
+# largest magnitude is below 2^-112 as zeros: its scale would leave the range of a float. Groups are cut from the start of
+# the array; an element's code depends on its group alone.
 
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t
 
 cdef enum:
     INT8_GROUP = 128  # elements to a scale: 3 % more than the codes; small enough that one outlier spoils little
+    INT8_LEAST = 0x07800000  # bits of 2^-112, whose scale is still far from denormal
+    INT8_MOST = 0x7f7ffff0  # 16 steps below the largest float: 127 scales stay finite, though the scale was rounded
     COMPRESS_CHUNK = 16384  # elements in one piece of work, whole groups: 64 KB of float32, half of a level 1 cache
 
 cdef extern from *:
@@ -72,8 +75,12 @@ cdef void quantise(const floating *x, int8_t *codes, float *scale, Py_ssize_t n)
         for i in range(n):
             codes[i] = 1
         return
+    if largest < <uint32_t> INT8_LEAST:
+        largest = 0
+    elif largest > <uint32_t> INT8_MOST:
+        largest = INT8_MOST
     scale[0] = float_of(largest) / 127
-    inverse = 127 / float_of(largest) if largest > 0x00ffffffu else 0
+    inverse = 127 / float_of(largest) if largest else 0
     for i in range(n):
         codes[i] = <int8_t> rintf(<float> x[i] * inverse)
 

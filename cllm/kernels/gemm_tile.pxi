@@ -11,7 +11,6 @@ cdef extern from *:
     """
     /* Accumulators of the tile: TILE_ROWS x TILE_VECTORS registers; a row of b takes TILE_VECTORS more, an element of
        a one. 8 x 3 fill 28 of 32 registers and need 11 loads for 24 multiply-adds; 6 x 2 fill 15 of 16. */
-    #ifndef CLLM_TILE_ROWS
     #if defined(__AVX512F__) || defined(__aarch64__)
     #define CLLM_TILE_ROWS 8
     #define CLLM_TILE_VECTORS 3
@@ -19,10 +18,15 @@ cdef extern from *:
     #define CLLM_TILE_ROWS 6
     #define CLLM_TILE_VECTORS 2
     #endif
-    #endif
     /* Bytes of k that a block is deep. A panel of a, TILE_ROWS x 2 KiB, stays in level 1 while b passes by. */
-    #ifndef CLLM_DEPTH_BYTES
     #define CLLM_DEPTH_BYTES 2048
+    /* Bytes of a row of the widest block of b. Level 2 holds the block beside a panel of a and some of c. Where it has
+       1 MiB, as in processors with AVX-512, 768 KiB of it were 4 % faster than 576; 384 KiB where 512 must do. A
+       multiple of the tile's columns for both types. */
+    #if defined(__AVX512F__)
+    #define CLLM_WIDTH_BYTES 1536
+    #else
+    #define CLLM_WIDTH_BYTES 768
     #endif
     /* Rows of the panel lie a little further apart than that, lest they share the sets of level 1. */
     #define CLLM_PITCH_BYTES (CLLM_DEPTH_BYTES + 64)
@@ -137,6 +141,7 @@ cdef extern from *:
         TILE_VECTORS "CLLM_TILE_VECTORS"
         DEPTH_BYTES "CLLM_DEPTH_BYTES"
         PITCH_BYTES "CLLM_PITCH_BYTES"
+        WIDTH_BYTES "CLLM_WIDTH_BYTES"
     void copy_bytes "cllm_copy_bytes"(void *target, const void *source, size_t size) noexcept nogil
     void tile_f32 "cllm_tile_f32"(int rows, int vectors, bint by_rows, const void *a, const void *b, Py_ssize_t depth,
                                   const void *start, Py_ssize_t start_row, void *c, Py_ssize_t c_row,

@@ -8,19 +8,25 @@
 #     dweight += sum_n dy * xhat
 #     dbias   += sum_n dy
 #
-# Every sum over a row is in float64. x - mean is taken as (x - high) - low with high + low = mean in the array's dtype:
-# a row far from zero loses nothing. Forward and backward take xhat from the same function. The backward's two halves,
-# rows for dx and columns for dweight and dbias, alternate over blocks of rows, so the second finds dy and x in L2/L3.
+# The statistics are float64 sums of one sweep:  d = x - x_0,  mean = x_0 + sum(d)/C,
+# variance = sum(d^2)/C - (sum(d)/C)^2. An element lies within sqrt(C) deviations of its own row's mean, so the
+# difference loses at most a factor C of float64's precision, wherever the row stands. xhat is taken as
+# (x - high) * rstd + rest, where high is the mean in the array's dtype and rest = (high - mean) * rstd: a row far from
+# zero loses nothing. Forward and backward share that function.
+#
+# The two sums of the backward add four terms, 32 elements apart, in the array's dtype and all the rest in float64.
+# One thread does a row of dx and of the column sums in one sweep. Several split the rows for dx and the columns for
+# dweight and dbias, in turn over blocks of rows, so the second half finds dy and x in L3; the bits are the same.
 
 from libc.math cimport sqrt
 
 cdef enum:
-    LN_BLOCK = 131072       # elements of dy in one block of rows
+    LN_BLOCK = 2097152      # elements of dy in one block of rows: with x 16 MB in float32, half of a common L3
     LN_COLUMNS = 128        # columns of dweight and dbias in one piece
 
 
-cdef inline vec normalized(vec x, vec high, vec low, vec rstd) noexcept nogil:
-    return ((x - high) - low) * rstd
+cdef inline vec normalized(vec x, vec high, vec rstd, vec rest) noexcept nogil:
+    return (x - high) * rstd + rest
 
 
 cdef inline double low_part(const vec *like, double s) noexcept nogil:
@@ -31,30 +37,57 @@ cdef inline double low_part(const vec *like, double s) noexcept nogil:
         return 0.0
 
 
-cdef inline void layernorm_row(const vec *x, const vec *weight, const vec *bias, double eps, vec *y, double *mean,
-                               double *rstd, Py_ssize_t n, Py_ssize_t n_channels) noexcept nogil:
-    cdef Py_ssize_t L = lanes(x), i = 0, start = n * n_channels
-    cdef double m = wide_sum(x, start, n_channels) / n_channels
-    cdef double r = 1.0 / sqrt(wide_squares(x, start, n_channels, m) / n_channels + eps)
-    cdef vec high = splat(x, m), low = splat(x, low_part(x, m)), scale = splat(x, r)
-    mean[n] = m
-    rstd[n] = r
+cdef inline void row_statistics(const vec *x, Py_ssize_t start, Py_ssize_t n, double eps, double *mean,
+                                double *rstd) noexcept nogil:
+    cdef vf64 acc[WIDE_VECTORS]
+    cdef vf64 acc_square[WIDE_VECTORS]
+    cdef double tail[WIDE_LANES]
+    cdef double shift = element(x, start), offset, variance
+    cdef vf64 d, s = splat_f64(shift)
+    cdef Py_ssize_t i = 0, j
+    for j in range(WIDE_VECTORS):
+        acc[j] = splat_f64(0.0)
+        acc_square[j] = splat_f64(0.0)
+    while i + WIDE_LANES <= n:
+        for j in range(WIDE_VECTORS):
+            d = load_wide(x, start + i + j * LANES_F64) - s
+            acc[j] = acc[j] + d
+            acc_square[j] = d * d + acc_square[j]
+        i += WIDE_LANES
+    if i < n:
+        gather_wide(x, start + i, n - i, shift, tail)
+        for j in range(WIDE_VECTORS):
+            d = load_f64(tail, j * LANES_F64) - s
+            acc[j] = acc[j] + d
+            acc_square[j] = d * d + acc_square[j]
+    offset = wide_tree(acc) / n
+    variance = wide_tree(acc_square) / n - offset * offset
+    if variance < 0.0:      # by rounding; NaN passes
+        variance = 0.0
+    mean[0] = shift + offset
+    rstd[0] = 1.0 / sqrt(variance + eps)
+
+
+cdef inline void layernorm_row(const vec *x, const vec *weight, const vec *bias, double mean, double rstd, vec *y,
+                               Py_ssize_t start, Py_ssize_t n_channels) noexcept nogil:
+    cdef Py_ssize_t L = lanes(x), i = 0
+    cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
     while i + L <= n_channels:
-        store(y, start + i, normalized(load(x, start + i), high, low, scale) * load(weight, i) + load(bias, i))
+        store(y, start + i, normalized(load(x, start + i), high, scale, rest) * load(weight, i) + load(bias, i))
         i += L
     if i < n_channels:
         L = n_channels - i
-        store_partial(y, start + i, normalized(load_partial(x, start + i, L), high, low, scale)
+        store_partial(y, start + i, normalized(load_partial(x, start + i, L), high, scale, rest)
                       * load_partial(weight, i, L) + load_partial(bias, i, L), L)
 
 
 cdef void layernorm_rows(const vec *x, const vec *weight, const vec *bias, double eps, vec *y, double *mean,
                          double *rstd, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
-    cdef Py_ssize_t n, p, rows = rows_per_piece(n_channels), pieces = (n_rows + rows - 1) // rows
-    for p in prange(pieces, num_threads=_threads, use_threads_if=n_rows * n_channels >= PARALLEL_FROM,
+    cdef Py_ssize_t n
+    for n in prange(n_rows, num_threads=_threads, use_threads_if=n_rows * n_channels >= PARALLEL_FROM,
                     schedule="static"):
-        for n in range(p * rows, min(n_rows, (p + 1) * rows)):
-            layernorm_row(x, weight, bias, eps, y, mean, rstd, n, n_channels)
+        row_statistics(x, n * n_channels, n_channels, eps, &mean[n], &rstd[n])
+        layernorm_row(x, weight, bias, mean[n], rstd[n], y, n * n_channels, n_channels)
 
 
 def layernorm_forward(const floating[:, ::1] x not None, const floating[::1] weight not None,
@@ -90,55 +123,89 @@ def layernorm_forward(const floating[:, ::1] x not None, const floating[::1] wei
                            <vf64*> &y[0, 0], &mean[0], &rstd[0], n_rows, n_channels)
 
 
-cdef inline void layernorm_sums(const vec *dy, const vec *x, double mean, double rstd, const vec *weight,
+cdef inline void layernorm_terms(const vec *dy, const vec *x, const vec *weight, vec high, vec scale, vec rest,
+                                 Py_ssize_t start, Py_ssize_t i, int steps, vf64 *acc_g, vf64 *acc_gx) noexcept nogil:
+    """Elements i .. i + 32 steps - 1 of a row into the lanes; `steps` terms are added before they become float64."""
+    cdef Py_ssize_t L = lanes(x), j, k, at
+    cdef vec g, sum_g, sum_gx
+    for j in range(WIDE_LANES // L):
+        at = i + j * L
+        g = load(dy, start + at) * load(weight, at)
+        sum_g = g
+        sum_gx = g * normalized(load(x, start + at), high, scale, rest)
+        for k in range(1, steps):
+            at = i + j * L + k * WIDE_LANES
+            g = load(dy, start + at) * load(weight, at)
+            sum_g = sum_g + g
+            sum_gx = g * normalized(load(x, start + at), high, scale, rest) + sum_gx
+        wide_add(acc_g, j, sum_g)
+        wide_add(acc_gx, j, sum_gx)
+
+
+cdef inline void layernorm_tail_terms(const vec *dy, const vec *x, const vec *weight, vec high, vec scale, vec rest,
+                                      Py_ssize_t start, Py_ssize_t i, Py_ssize_t n_channels, vf64 *acc_g,
+                                      vf64 *acc_gx) noexcept nogil:
+    """The last elements of a row, fewer than 32; what is missing is zero."""
+    cdef Py_ssize_t L = lanes(x), j = 0, have
+    cdef vec g
+    while i < n_channels:
+        have = min(L, n_channels - i)
+        g = load_partial(dy, start + i, have) * load_partial(weight, i, have)
+        wide_add(acc_g, j, g)
+        wide_add(acc_gx, j, g * normalized(load_partial(x, start + i, have), high, scale, rest))
+        i += L
+        j += 1
+
+
+cdef inline void layernorm_sums(const vec *dy, const vec *x, const vec *weight, vec high, vec scale, vec rest,
                                 Py_ssize_t start, Py_ssize_t n_channels, double *sum_g, double *sum_gx) noexcept nogil:
-    """Sums over one row of g and of g * xhat, in float64."""
+    """Sums over one row of g and of g * xhat."""
     cdef vf64 acc_g[WIDE_VECTORS]
     cdef vf64 acc_gx[WIDE_VECTORS]
-    cdef vf64 g, m = splat_f64(mean), r = splat_f64(rstd)
-    cdef double tail_dy[WIDE_LANES]
-    cdef double tail_x[WIDE_LANES]
-    cdef double tail_weight[WIDE_LANES]
     cdef Py_ssize_t i = 0, j
     for j in range(WIDE_VECTORS):
         acc_g[j] = splat_f64(0.0)
         acc_gx[j] = splat_f64(0.0)
+    while i + 4 * WIDE_LANES <= n_channels:
+        layernorm_terms(dy, x, weight, high, scale, rest, start, i, 4, acc_g, acc_gx)
+        i += 4 * WIDE_LANES
     while i + WIDE_LANES <= n_channels:
-        for j in range(WIDE_VECTORS):
-            g = load_wide(dy, start + i + j * LANES_F64) * load_wide(weight, i + j * LANES_F64)
-            acc_g[j] = acc_g[j] + g
-            acc_gx[j] = g * ((load_wide(x, start + i + j * LANES_F64) - m) * r) + acc_gx[j]
+        layernorm_terms(dy, x, weight, high, scale, rest, start, i, 1, acc_g, acc_gx)
         i += WIDE_LANES
     if i < n_channels:
-        gather_wide(dy, start + i, n_channels - i, 0.0, tail_dy)
-        gather_wide(x, start + i, n_channels - i, mean, tail_x)
-        gather_wide(weight, i, n_channels - i, 0.0, tail_weight)
-        for j in range(WIDE_VECTORS):
-            g = load_f64(tail_dy, j * LANES_F64) * load_f64(tail_weight, j * LANES_F64)
-            acc_g[j] = acc_g[j] + g
-            acc_gx[j] = g * ((load_f64(tail_x, j * LANES_F64) - m) * r) + acc_gx[j]
+        layernorm_tail_terms(dy, x, weight, high, scale, rest, start, i, n_channels, acc_g, acc_gx)
     sum_g[0] = wide_tree(acc_g)
     sum_gx[0] = wide_tree(acc_gx)
 
 
 cdef inline void layernorm_row_backward(const vec *dy, const vec *x, double mean, double rstd, const vec *weight,
-                                        vec *dx, Py_ssize_t start, Py_ssize_t n_channels) noexcept nogil:
+                                        vec *dx, vec *dweight, vec *dbias, Py_ssize_t start,
+                                        Py_ssize_t n_channels) noexcept nogil:
+    """One row of dx, and its part of dweight and dbias unless these are NULL."""
     cdef Py_ssize_t L = lanes(x), i = 0
     cdef double sum_g = 0.0, sum_gx = 0.0
-    cdef vec high = splat(x, mean), low = splat(x, low_part(x, mean)), scale = splat(x, rstd), mean_g, mean_gx, xhat
-    layernorm_sums(dy, x, mean, rstd, weight, start, n_channels, &sum_g, &sum_gx)
+    cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
+    cdef vec mean_g, mean_gx, xhat, d
+    layernorm_sums(dy, x, weight, high, scale, rest, start, n_channels, &sum_g, &sum_gx)
     mean_g = splat(x, sum_g / n_channels)
     mean_gx = splat(x, sum_gx / n_channels)
     while i + L <= n_channels:
-        xhat = normalized(load(x, start + i), high, low, scale)
-        store(dx, start + i, scale * ((load(dy, start + i) * load(weight, i) - mean_g) - xhat * mean_gx)
-              + load(dx, start + i))                                                                      # +=
+        xhat = normalized(load(x, start + i), high, scale, rest)
+        d = load(dy, start + i)
+        store(dx, start + i, scale * ((d * load(weight, i) - mean_g) - xhat * mean_gx) + load(dx, start + i))   # +=
+        if dweight != NULL:
+            store(dweight, i, d * xhat + load(dweight, i))                                                # +=
+            store(dbias, i, load(dbias, i) + d)                                                           # +=
         i += L
     if i < n_channels:
         L = n_channels - i
-        xhat = normalized(load_partial(x, start + i, L), high, low, scale)
-        store_partial(dx, start + i, scale * ((load_partial(dy, start + i, L) * load_partial(weight, i, L) - mean_g)
-                      - xhat * mean_gx) + load_partial(dx, start + i, L), L)                              # +=
+        xhat = normalized(load_partial(x, start + i, L), high, scale, rest)
+        d = load_partial(dy, start + i, L)
+        store_partial(dx, start + i, scale * ((d * load_partial(weight, i, L) - mean_g) - xhat * mean_gx)
+                      + load_partial(dx, start + i, L), L)                                                # +=
+        if dweight != NULL:
+            store_partial(dweight, i, d * xhat + load_partial(dweight, i, L), L)                          # +=
+            store_partial(dbias, i, load_partial(dbias, i, L) + d, L)                                     # +=
 
 
 cdef inline void layernorm_columns(const vec *dy, const vec *x, const double *mean, const double *rstd, vec *dweight,
@@ -146,23 +213,24 @@ cdef inline void layernorm_columns(const vec *dy, const vec *x, const double *me
                                    Py_ssize_t left, Py_ssize_t right) noexcept nogil:
     """Rows first .. last-1, in order, into columns left .. right-1 of dweight and dbias."""
     cdef Py_ssize_t L = lanes(x), n, i, at, tail
-    cdef vec high, low, scale, d
+    cdef vec high, scale, rest, xhat, d
     for n in range(first, last):
         high = splat(x, mean[n])
-        low = splat(x, low_part(x, mean[n]))
         scale = splat(x, rstd[n])
+        rest = splat(x, -low_part(x, mean[n]) * rstd[n])
         at = n * n_channels
         i = left
         while i + L <= right:
+            xhat = normalized(load(x, at + i), high, scale, rest)
             d = load(dy, at + i)
-            store(dweight, i, d * normalized(load(x, at + i), high, low, scale) + load(dweight, i))       # +=
+            store(dweight, i, d * xhat + load(dweight, i))                                                # +=
             store(dbias, i, load(dbias, i) + d)                                                           # +=
             i += L
         if i < right:
             tail = right - i
+            xhat = normalized(load_partial(x, at + i, tail), high, scale, rest)
             d = load_partial(dy, at + i, tail)
-            store_partial(dweight, i, d * normalized(load_partial(x, at + i, tail), high, low, scale)
-                          + load_partial(dweight, i, tail), tail)                                         # +=
+            store_partial(dweight, i, d * xhat + load_partial(dweight, i, tail), tail)                    # +=
             store_partial(dbias, i, load_partial(dbias, i, tail) + d, tail)                               # +=
 
 
@@ -171,15 +239,19 @@ cdef void layernorm_backward_blocks(const vec *dy, const vec *x, const double *m
                                     Py_ssize_t n_channels) noexcept nogil:
     cdef Py_ssize_t block = max(<Py_ssize_t> 1, LN_BLOCK // n_channels), first = 0, last, n, p
     cdef Py_ssize_t pieces = (n_channels + LN_COLUMNS - 1) // LN_COLUMNS
+    if _threads == 1 or n_rows * n_channels < PARALLEL_FROM:
+        for n in range(n_rows):
+            layernorm_row_backward(dy, x, mean[n], rstd[n], weight, dx, dweight, dbias, n * n_channels, n_channels)
+        return
     while first < n_rows:
         last = min(n_rows, first + block)
-        for n in prange(first, last, num_threads=_threads, use_threads_if=(last - first) * n_channels >= PARALLEL_FROM,
-                        schedule="static"):
-            layernorm_row_backward(dy, x, mean[n], rstd[n], weight, dx, n * n_channels, n_channels)
-        for p in prange(pieces, num_threads=_threads, use_threads_if=(last - first) * n_channels >= PARALLEL_FROM,
-                        schedule="static"):
-            layernorm_columns(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, p * LN_COLUMNS,
-                              min(n_channels, (p + 1) * LN_COLUMNS))
+        with parallel(num_threads=_threads):
+            for n in prange(first, last, schedule="static"):
+                layernorm_row_backward(dy, x, mean[n], rstd[n], weight, dx, <vec*> NULL, <vec*> NULL, n * n_channels,
+                                       n_channels)
+            for p in prange(pieces, schedule="static"):
+                layernorm_columns(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, p * LN_COLUMNS,
+                                  min(n_channels, (p + 1) * LN_COLUMNS))
         first = last
 
 

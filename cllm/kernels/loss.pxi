@@ -15,25 +15,25 @@ from libc.string cimport memset
 
 cdef inline double row_max(const vec *z, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
     """The largest element; NaN may be passed over here, the sum of exponentials meets it."""
-    cdef Py_ssize_t L = lanes(z), i = 0, l
+    cdef Py_ssize_t L = lanes(z), i = 0, j
     cdef vec m = splat(z, -INFINITY)
     cdef double largest = -INFINITY
     while i + L <= n:
         m = vmax(m, load(z, start + i))
         i += L
-    for l in range(L):
-        largest = max(largest, lane(m, l))
+    for j in range(L):
+        largest = max(largest, lane(m, j))
     while i < n:
         largest = max(largest, element(z, start + i))
         i += 1
     return largest
 
 
-cdef inline double lane(vec v, Py_ssize_t l) noexcept nogil:
+cdef inline double lane(vec v, Py_ssize_t j) noexcept nogil:
     if vec is vf32:
-        return lane_f32(v, <int> l)
+        return lane_f32(v, <int> j)
     else:
-        return lane_f64(v, <int> l)
+        return lane_f64(v, <int> j)
 
 
 cdef inline double log_sum_exp(const vec *z, Py_ssize_t start, Py_ssize_t n) noexcept nogil:

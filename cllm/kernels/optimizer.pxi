@@ -160,7 +160,7 @@ cdef double squares_in_order(const vec *x, Py_ssize_t size) noexcept nogil:
     while first < size:
         count = min(<Py_ssize_t> SUM_PIECES, (size - first + SPAN - 1) // SPAN)
         for p in prange(count, num_threads=_threads, use_threads_if=size - first >= PARALLEL_FROM, schedule="static"):
-            piece[p] = wide_squares(x, first + p * SPAN, min(<Py_ssize_t> SPAN, size - first - p * SPAN), 0.0)
+            piece[p] = wide_squares(x, first + p * SPAN, min(<Py_ssize_t> SPAN, size - first - p * SPAN))
         for p in range(count):
             total += piece[p]
         first += SUM_PIECES * SPAN
@@ -234,7 +234,7 @@ def add_in_place(const floating[::1] x not None, *, floating[::1] y not None):
 
 cdef inline bint span_is_finite(const vec *x, Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
     """x - x is 0 for a finite x and NaN for any other, and NaN stays in a sum."""
-    cdef Py_ssize_t L = lanes(x), l
+    cdef Py_ssize_t L = lanes(x), j
     cdef vec a = splat(x, 0.0), b = splat(x, 0.0), c
     cdef double total = 0.0
     while i + 2 * L <= stop:
@@ -248,8 +248,8 @@ cdef inline bint span_is_finite(const vec *x, Py_ssize_t i, Py_ssize_t stop) noe
         a = a + (c - c)
         i += L
     a = a + b
-    for l in range(L):
-        total += lane(a, l)
+    for j in range(L):
+        total += lane(a, j)
     return total == 0.0
 
 

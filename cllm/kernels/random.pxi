@@ -96,7 +96,7 @@ cdef inline void keep_factors(Stream s, double factor, Py_ssize_t at, Py_ssize_t
     cdef uint64_t high[COUNTERS]
     cdef uint64_t first = s.first + <uint64_t> at
     cdef const uint32_t *word = &words[first & 3]
-    cdef Py_ssize_t have = 0, l, need = n + <Py_ssize_t> (first & 3)
+    cdef Py_ssize_t have = 0, j, need = n + <Py_ssize_t> (first & 3)
     cdef vu64 c[4]
     cdef vu64 shift = splat_u64(32), mask = splat_u64(0xFFFFFFFFu), number = count_u64(first >> 2)
     while have < need:
@@ -107,17 +107,17 @@ cdef inline void keep_factors(Stream s, double factor, Py_ssize_t at, Py_ssize_t
         philox(c, s.k0, s.k1)
         store_u64(low, c[0] | (c[1] << shift))
         store_u64(high, c[2] | (c[3] << shift))
-        for l in range(COUNTERS):
-            memcpy(&words[have + 4 * l], &low[l], 8)
-            memcpy(&words[have + 4 * l + 2], &high[l], 8)
+        for j in range(COUNTERS):
+            memcpy(&words[have + 4 * j], &low[j], 8)
+            memcpy(&words[have + 4 * j + 2], &high[j], 8)
         number = number + splat_u64(COUNTERS)
         have += 4 * COUNTERS
     if vec is vf32:
-        for l in range(n):
-            (<float*> factors)[l] = <float> factor if word[l] >= s.threshold else <float> 0.0
+        for j in range(n):
+            (<float*> factors)[j] = <float> factor if word[j] >= s.threshold else <float> 0.0
     else:
-        for l in range(n):
-            (<double*> factors)[l] = factor if word[l] >= s.threshold else 0.0
+        for j in range(n):
+            (<double*> factors)[j] = factor if word[j] >= s.threshold else 0.0
 
 
 cdef inline void dropout_span(const vec *x, const vec *branch, Stream s, double factor, vec *y, Py_ssize_t at,

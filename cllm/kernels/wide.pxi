@@ -1,10 +1,10 @@
 # What the kernels share that go over rows and elements: sums along a row in float64, the square root of a vector, and
 # the size of a piece of work.
 #
-#     lane l adds the elements l, l + 16, l + 32, ... in order;  the sum is the tree of the sixteen lanes
+#     lane l adds the elements l, l + 32, l + 64, ... in order;  halves of the 32 lanes are folded onto each other
 #
-# Sixteen lanes whatever the width of a register, so a row's sum depends on its elements and its length alone, on every
-# machine. What is missing in the last sixteen is filled with a value that adds nothing.
+# 32 lanes whatever the width of a register, so a row's sum depends on its elements and its length alone, on every
+# machine. What is missing in the last 32 is filled with a value that adds nothing.
 
 cdef extern from *:
     """
@@ -12,7 +12,7 @@ cdef extern from *:
     #if defined(__AVX__)
     #include <immintrin.h>
     #endif
-    #define CLLM_WIDE_LANES 16
+    #define CLLM_WIDE_LANES 32
     #define CLLM_WIDE_VECTORS (CLLM_WIDE_LANES / CLLM_LANES_F64)
     typedef float cllm_half_f32 __attribute__((vector_size(CLLM_VECTOR_BYTES / 2)));
 
@@ -30,6 +30,32 @@ cdef extern from *:
     #endif
     }
 
+    /* The two halves of a register as float64. */
+    static inline __attribute__((always_inline)) cllm_vf64 cllm_widen_low(cllm_vf32 v)
+    {
+    #if defined(__AVX512F__)
+        return (cllm_vf64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+    #elif defined(__AVX__)
+        return (cllm_vf64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+    #else
+        cllm_half_f32 h;
+        memcpy(&h, &v, sizeof h);
+        return __builtin_convertvector(h, cllm_vf64);
+    #endif
+    }
+    static inline __attribute__((always_inline)) cllm_vf64 cllm_widen_high(cllm_vf32 v)
+    {
+    #if defined(__AVX512F__)
+        return (cllm_vf64)_mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
+    #elif defined(__AVX__)
+        return (cllm_vf64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
+    #else
+        cllm_half_f32 h;
+        memcpy(&h, (const char *)&v + sizeof h, sizeof h);
+        return __builtin_convertvector(h, cllm_vf64);
+    #endif
+    }
+
     #define CLLM_SQRT(V, F, LANES, ROOT)                                                                          \\
     static inline __attribute__((always_inline)) V cllm_sqrt_##F(V v)                                             \\
         { for (int i = 0; i < LANES; i++) v[i] = ROOT(v[i]); return v; }
@@ -41,11 +67,13 @@ cdef extern from *:
         WIDE_LANES "CLLM_WIDE_LANES"
         WIDE_VECTORS "CLLM_WIDE_VECTORS"
     vf64 load_wide_f32 "cllm_load_wide_f32"(const void *p, Py_ssize_t i) noexcept nogil
+    vf64 widen_low "cllm_widen_low"(vf32 v) noexcept nogil
+    vf64 widen_high "cllm_widen_high"(vf32 v) noexcept nogil
     vf32 sqrt_f32 "cllm_sqrt_f32"(vf32 v) noexcept nogil
     vf64 sqrt_f64 "cllm_sqrt_f64"(vf64 v) noexcept nogil
 
 
-# Work is cut by shape alone: SPAN elements are one piece (a float32 span of four arrays lies in a 512 KiB L2), and below
+# Work is cut by shape alone: SPAN elements are one piece (a float32 span of four arrays lies in a 512 KiB L2), below
 # PARALLEL_FROM elements one thread does all, because opening a parallel region costs more than it saves.
 cdef enum:
     SPAN = 8192
@@ -82,59 +110,50 @@ cdef inline double element(const vec *p, Py_ssize_t i) noexcept nogil:
 
 
 cdef inline void gather_wide(const vec *p, Py_ssize_t i, Py_ssize_t n, double fill, double *out) noexcept nogil:
-    """Elements i .. i+n-1 as float64, followed by `fill` up to sixteen."""
-    cdef Py_ssize_t l
-    for l in range(WIDE_LANES):
-        out[l] = element(p, i + l) if l < n else fill
+    """Elements i .. i+n-1 as float64, followed by `fill` up to 32."""
+    cdef Py_ssize_t j
+    for j in range(WIDE_LANES):
+        out[j] = element(p, i + j) if j < n else fill
 
 
-cdef inline double wide_tree(const vf64 *lanes16) noexcept nogil:
-    """The sum of sixteen lanes, halves folded onto each other."""
-    cdef double s[WIDE_LANES]
-    cdef Py_ssize_t l
-    for l in range(WIDE_VECTORS):
-        store_f64(s, l * LANES_F64, lanes16[l])
-    for l in range(8):
-        s[l] += s[l + 8]
-    for l in range(4):
-        s[l] += s[l + 4]
-    return (s[0] + s[2]) + (s[1] + s[3])
+cdef inline double wide_tree(vf64 *acc) noexcept nogil:
+    """The sum of 32 lanes, halves folded onto each other; acc is used up."""
+    cdef double s[8]
+    cdef Py_ssize_t j
+    for j in range(WIDE_VECTORS // 2):
+        acc[j] = acc[j] + acc[j + WIDE_VECTORS // 2]
+    for j in range(WIDE_VECTORS // 4):
+        acc[j] = acc[j] + acc[j + WIDE_VECTORS // 4]
+    for j in range(WIDE_VECTORS // 4):
+        store_f64(s, j * LANES_F64, acc[j])
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
 
 
-cdef inline double wide_sum(const vec *x, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
-    """The sum of elements start .. start+n-1."""
+cdef inline void wide_add(vf64 *acc, Py_ssize_t j, vec v) noexcept nogil:
+    """Add the j-th vector of 32 elements to its lanes."""
+    if vec is vf32:
+        acc[2 * j] = acc[2 * j] + widen_low(v)
+        acc[2 * j + 1] = acc[2 * j + 1] + widen_high(v)
+    else:
+        acc[j] = acc[j] + v
+
+
+cdef inline double wide_squares(const vec *x, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """The sum of the squares of elements start .. start+n-1."""
     cdef vf64 acc[WIDE_VECTORS]
+    cdef vf64 d
     cdef double tail[WIDE_LANES]
     cdef Py_ssize_t i = 0, j
     for j in range(WIDE_VECTORS):
         acc[j] = splat_f64(0.0)
     while i + WIDE_LANES <= n:
         for j in range(WIDE_VECTORS):
-            acc[j] = acc[j] + load_wide(x, start + i + j * LANES_F64)
+            d = load_wide(x, start + i + j * LANES_F64)
+            acc[j] = d * d + acc[j]
         i += WIDE_LANES
     if i < n:
         gather_wide(x, start + i, n - i, 0.0, tail)
         for j in range(WIDE_VECTORS):
-            acc[j] = acc[j] + load_f64(tail, j * LANES_F64)
-    return wide_tree(acc)
-
-
-cdef inline double wide_squares(const vec *x, Py_ssize_t start, Py_ssize_t n, double centre) noexcept nogil:
-    """The sum of (element - centre)^2 over elements start .. start+n-1."""
-    cdef vf64 acc[WIDE_VECTORS]
-    cdef vf64 d, c = splat_f64(centre)
-    cdef double tail[WIDE_LANES]
-    cdef Py_ssize_t i = 0, j
-    for j in range(WIDE_VECTORS):
-        acc[j] = splat_f64(0.0)
-    while i + WIDE_LANES <= n:
-        for j in range(WIDE_VECTORS):
-            d = load_wide(x, start + i + j * LANES_F64) - c
-            acc[j] = d * d + acc[j]
-        i += WIDE_LANES
-    if i < n:
-        gather_wide(x, start + i, n - i, centre, tail)
-        for j in range(WIDE_VECTORS):
-            d = load_f64(tail, j * LANES_F64) - c
+            d = load_f64(tail, j * LANES_F64)
             acc[j] = d * d + acc[j]
     return wide_tree(acc)

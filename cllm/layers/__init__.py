@@ -4,6 +4,7 @@ from cllm.layers.activation import Activation
 from cllm.layers.attention import Attention
 from cllm.layers.block_linear import BlockLinear
 from cllm.layers.cross_entropy import CrossEntropyHead
+from cllm.layers.crystalline_attention import CrystallineAttention
 from cllm.layers.dropout import Dropout
 from cllm.layers.embedding import Embedding
 from cllm.layers.layernorm import LayerNorm
@@ -12,4 +13,4 @@ from cllm.layers.residual import Residual
 from cllm.layers.squared_error import SquaredErrorHead
 
 LAYERS = (Embedding, Dropout, LayerNorm, Linear, BlockLinear, Attention, Residual, Activation, CrossEntropyHead,
-          SquaredErrorHead)
+          SquaredErrorHead, CrystallineAttention)

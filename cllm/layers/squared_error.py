@@ -1,6 +1,7 @@
 """The squared-error head: the mean of |x - embedding[target]|^2, the target's row held constant.
 
-Its logits, x W^T, take no part in the loss: they are made only when somebody asks for them, and `weight` gets no gradient.
+Its logits, x W^T, take no part in the loss: they are made only when somebody asks for them, and `weight` gets no
+gradient.
 """
 
 from dataclasses import dataclass

@@ -3,12 +3,13 @@
 from functools import lru_cache
 from math import sqrt
 
-from cllm.config import ModelConfig
+from cllm.config import CRYSTALLINE, ModelConfig
 from cllm.layers import (
     Activation,
     Attention,
     BlockLinear,
     CrossEntropyHead,
+    CrystallineAttention,
     Dropout,
     Embedding,
     LayerNorm,
@@ -46,7 +47,7 @@ def wire(config: ModelConfig) -> Program:
             else:
                 project = BlockLinear(S=3, H=heads, D=width, O=3 * channels, bias=c.qkv_bias, group="attn", std=STD)
             qkv = add("attn.qkv", project, x=h)
-            o = add("attn", Attention(H=heads, D=width, C=channels), qkv=qkv)
+            o = add("attn", _attention(c), {"coordinates": "lattice.coordinates"}, qkv=qkv)
             if c.out_proj:
                 o = add("attn.out", Linear(I=channels, O=channels, group="attn", std=narrow), x=o)
             x = add("res1", Residual(C=channels, rate=c.dropout, stream=next(streams)), x=x, branch=o)
@@ -60,3 +61,11 @@ def wire(config: ModelConfig) -> Program:
     add("head", head(V=c.vocab_size, C=channels, std=STD),
         {"weight": "tok_emb.weight" if c.tied else "head.weight", "embedding": "tok_emb.weight"}, x=h)
     return wiring.program()
+
+
+def _attention(config: ModelConfig) -> Attention | CrystallineAttention:
+    letters = {letter: config.letters[letter] for letter in "HDC"}
+    if config.attention == "softmax":
+        return Attention(**letters)
+    parts = {part: part in config.crystalline for part in CRYSTALLINE}
+    return CrystallineAttention(**letters, V=config.vocab_size, **parts)

@@ -60,6 +60,8 @@ def parse(name: str) -> Strategy:
         raise ConfigError("strategy", f"must begin with one of {', '.join(STRATEGIES)}", repr(name), "Check the spelling.")
     try:
         strategy = STRATEGIES[kind](text)
+        if at and "micro_batch" not in _fields(strategy):
+            raise ConfigError(f"strategy {name!r}", "decides on its own micro_batch", repr(at + micro), "Leave it out.")
         return type(strategy)(**{**_fields(strategy), "micro_batch": int(micro)}) if at else strategy
     except ValueError as error:
         if isinstance(error, ConfigError):
@@ -91,5 +93,6 @@ def _bare(make: Callable[[], Strategy], text: str) -> Strategy:
     return make()
 
 
-__all__ = ["STRATEGIES", "Binomial", "CacheAll", "Compressed", "EveryNth", "MemoryBudget", "PerBlock", "RecomputeAll", "Selective", "Spill", "Sqrt", "Strategy",
+__all__ = ["STRATEGIES", "Binomial", "CacheAll", "Compressed", "EveryNth", "MemoryBudget", "PerBlock", "RecomputeAll",
+           "Selective", "Spill", "Sqrt", "Strategy",
            "parse"]

@@ -1,7 +1,7 @@
 """At most `slots` block inputs at a time, rebuilt with the fewest block advances (Griewank and Walther 2000, revolve)."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from cllm.config import checked_size
 from cllm.ledger import Ledger
@@ -9,7 +9,7 @@ from cllm.plans import Plan
 from cllm.segments import Segment, Tape
 
 
-@lru_cache(maxsize=None)
+@cache
 def advances(n: int, slots: int) -> tuple[int, int]:
     """Fewest advances that reverse a chain of n blocks with that many stored inputs, and the first split.
 

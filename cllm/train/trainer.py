@@ -66,14 +66,12 @@ class Trainer:
     def __init__(self, model: GPT, text=None, out=None, *, resume: bool = False, tokenizer=None,
                  callbacks: Sequence[Callback] = (), **settings):
         self.out = None if out is None else Path(out)
-        self.model = model
-        self.step = 0
+        self.model, self.step = model, 0
         self.losses: list[float] = []
         self.val_loss: float | None = None
         self.keeper = Keeper(self.out)
-        self._bad_in_a_row = 0
         self._stopping = self._running = False
-        self._pace = 0.0  # seconds of a step, smoothed
+        self._bad_in_a_row, self._pace = 0, 0.0  # the pace: seconds of a step, smoothed
         state = None if self.out is None else self.keeper.find()
         vocabulary = model.config.vocab_size
         if state is None:
@@ -161,10 +159,9 @@ class Trainer:
         except NonFiniteError as error:
             self._bad_step(error)
             return None
-        self.step += 1
-        self._bad_in_a_row = 0
-        self.losses.append(loss)
         seconds = perf_counter() - began
+        self.step, self._bad_in_a_row = self.step + 1, 0
+        self.losses.append(loss)
         self._pace = seconds if not self._pace else 0.9 * self._pace + 0.1 * seconds
         self._tell("step", loss=loss, rate=rate, grad_norm=norm, seconds=seconds, tokens_per_second=targets / seconds,
                    seconds_left=(self.settings.steps - self.step) * self._pace,
@@ -179,9 +176,8 @@ class Trainer:
         most : int or None
             Batches at most; None is `eval_batches`.
         """
-        s = self.settings
-        batches = checked_size("evaluate(most)", s.eval_batches if most is None else most)
-        return mean_loss(self.executors.of(s.batch_size, s.seq_len), self.val_tokens, batches * s.batch_size)
+        s, most = self.settings, checked_size("evaluate(most)", self.settings.eval_batches if most is None else most)
+        return mean_loss(self.executors.of(s.batch_size, s.seq_len), self.val_tokens, most * s.batch_size)
 
     def snapshot(self) -> Path:
         """Write a snapshot now, and delete those that need not be kept."""
@@ -211,8 +207,7 @@ class Trainer:
                 self.snapshot()
 
     def _windows_of_step(self) -> list[Batch]:
-        s = self.settings
-        first = self.step * s.accumulate * s.batch_size
+        s, first = self.settings, self.step * self.settings.accumulate * self.settings.batch_size
         return [self.windows.batch(first + a * s.batch_size, s.batch_size) for a in range(s.accumulate)]
 
     def _clip(self) -> float:
@@ -238,8 +233,7 @@ class Trainer:
             return False
         self.val_loss = self.evaluate()
         better = self.keeper.is_better(self.step, self.val_loss)
-        in_nats = self.model.config.loss == "cross_entropy"
-        perplexity = exp(min(self.val_loss, 700.0)) if in_nats else None
+        perplexity = exp(min(self.val_loss, 700.0)) if self.model.config.loss == "cross_entropy" else None
         self._tell("evaluation", val_loss=self.val_loss, perplexity=perplexity, best=better)
         return better
 
@@ -251,6 +245,6 @@ class Trainer:
     def _restore(self, state: dict) -> None:
         load_snapshot(self.keeper.latest, self.model, self.optimizer)
         self.step = state["step"]
-        training = state["training"]
-        self.val_loss, self._bad_in_a_row = training["val_loss"], training["bad_in_a_row"]
-        self.keeper.best = None if training["best"] is None else tuple(training["best"])
+        then = state["training"]
+        self.val_loss, self._bad_in_a_row = then["val_loss"], then["bad_in_a_row"]
+        self.keeper.best = then["best"] and tuple(then["best"])

@@ -1,10 +1,11 @@
 """The laws that every kernel is under, as helpers for the tests of the families.
 
-A kernel is described once, as a `Case`: its arrays, which of them go row by row, which it writes. The laws then run it in
-other ways that must not matter (threads, addresses, cuts of the rows) and compare bits, or against finite differences.
+A kernel is described once, as a `Case`: its arrays, which of them go row by row, which it writes. The laws then run it
+in other ways that must not matter (threads, addresses, cuts of the rows) and compare bits, or against differences.
 """
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -133,7 +134,7 @@ class Case:
         arrays = {name: misaligned(array, shift) for name, array in arrays.items()}
         edges = [0, *cuts, self.n_rows + extra]
         with threads(n_threads):
-            for start, stop in zip(edges, edges[1:]):
+            for start, stop in itertools.pairwise(edges):
                 part = {name: array[start:stop] if name in self.rows else array for name, array in arrays.items()}
                 self.call(part, first + start)
         return {name: arrays[name][extra:] if name in self.rows else arrays[name] for name in self.writes}

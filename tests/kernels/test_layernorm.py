@@ -54,7 +54,7 @@ def backward_case(n, c, dtype):
 @pytest.mark.parametrize("n, c", SHAPES)
 def test_forward_equals_the_reference(n, c, dtype):
     given = inputs(n, c, dtype)
-    for got, expected, what in zip(forward(**given), reference(**given), ("y", "mean", "rstd")):
+    for got, expected, what in zip(forward(**given), reference(**given), ("y", "mean", "rstd"), strict=True):
         lawtools.assert_close(got, expected, what)
 
 

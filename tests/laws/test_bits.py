@@ -20,6 +20,9 @@ CASES = {
     "lattice untied tanh": dict(qkv="lattice", tied=False, activation="tanh"),
     "full tied dropout": dict(dropout=0.3),
     "lattice untied dropout, no out_proj": dict(qkv="lattice", tied=False, dropout=0.1, out_proj=False),
+    "crystalline lattice": dict(qkv="lattice", attention="crystalline", tied=False),
+    "crystalline full dropout": dict(attention="crystalline", dropout=0.1, positions="prime"),
+    "crystalline bias": dict(attention="crystalline", crystalline=("bias",)),
     "spiral positions": dict(positions="spiral"),
     "prime positions, untied mse": dict(positions="prime", tied=False, loss="mse"),
 }
@@ -52,10 +55,11 @@ def test_bits_in_float64(lossless, reference, train_a_little):
         oracle.assert_same_bits(got, expected, f"micro_batch={micro_batch}, threads={num_threads}: ")
 
 
-def test_bits_where_sequences_are_longer_than_a_tile(lossless, train_a_little):
+@pytest.mark.parametrize("attention", ["softmax", "crystalline"])
+def test_bits_where_sequences_are_longer_than_a_tile(attention, lossless, train_a_little):
     """T = 130 crosses the tiles of attention, 390 rows those of the products; a cut of the batch moves every tile."""
     config = {**oracle.CONFIG, "n_layers": 2, "d_model": 24, "d_ff": 40, "n_heads": 3, "vocab_size": 67,
-              "max_seq_len": 130, "dropout": 0.1}
+              "max_seq_len": 130, "dropout": 0.1, "attention": attention}
     expected = train_a_little(config, cllm.CacheAll(), 3, 130, steps=1)
     for micro_batch, num_threads in ((None, 2), (2, 3), (1, 2)):
         got = train_a_little(config, lossless, 3, 130, "float32", num_threads, micro_batch, steps=1)

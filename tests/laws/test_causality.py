@@ -9,6 +9,7 @@ CASES = {
     "full": {},
     "lattice": dict(qkv="lattice", qkv_bias=False, out_proj=False),
     "untied relu": dict(tied=False, activation="relu"),
+    "crystalline": dict(attention="crystalline"),
     "longer than a tile": dict(max_seq_len=210, d_model=16, n_heads=2),
 }
 

@@ -19,6 +19,8 @@ def workloads(draw):
               "max_seq_len": 14, "qkv": draw(st.sampled_from(["full", "lattice"])), "qkv_bias": draw(st.booleans()),
               "out_proj": draw(st.booleans()), "tied": draw(st.booleans()),
               "activation": draw(st.sampled_from(["gelu", "relu", "tanh"])),
+              "attention": draw(st.sampled_from(["softmax", "softmax", "crystalline"])),
+              "crystalline": draw(st.sampled_from([("distance",), ("bias",), ("distance", "bias")])),
               "positions": draw(st.sampled_from(["learned", "none", "clock"])),
               "dropout": draw(st.sampled_from([0.0, 0.0, 0.2]))}
     B, T = draw(st.integers(1, 5)), draw(st.integers(1, 14))

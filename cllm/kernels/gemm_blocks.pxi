@@ -1,0 +1,205 @@
+# A matrix product of any size, cut into the tiles of gemm_tile.pxi and shared out over threads.
+#
+#     C[m, n] = start[m, n] + sum over k, in order, of A[m, k] B[k, n]
+#
+# A product is cut like this; M, N and K are its rows, columns and depth, and everything in brackets is packed:
+#
+#     strip of columns that keeps C in level 3 > block of k (DEPTH_BYTES) > block of columns (WIDTH_BYTES) [B]
+#         > group of rows [A: panels of TILE_ROWS] > panel > tile
+
+cdef enum:
+    # Rows of A packed at once where its rows are k: whole cache lines of each row of the source are used up.
+    GROUP_ROWS = 48
+    # Columns of C are taken in strips of about this many bytes, which stay in level 3 from one block of k to the next.
+    STRIP_BYTES = 8 << 20
+    # Work that is worth waking a thread for: 2^19 multiply-adds take about 10 microseconds, a parallel region 2 to 5.
+    THREAD_WORK = 1 << 19
+
+cdef struct Product:
+    # C[m, n] = start + A B: a pointer, the step to the next row, the step to the next column, in elements
+    const void *a
+    Py_ssize_t a_row
+    Py_ssize_t a_col
+    const void *b
+    Py_ssize_t b_row
+    Py_ssize_t b_col
+    void *c
+    Py_ssize_t c_row
+    const void *bias       # the chain starts at this row, whatever the row of C, or
+    bint accumulate        # at what C holds, or at zero
+    Py_ssize_t rows
+    Py_ssize_t columns
+    Py_ssize_t depth
+
+
+cdef inline Py_ssize_t left_room(Py_ssize_t depth, int itemsize) noexcept nogil:
+    """Elements of a packed group of A, whichever way its rows lie."""
+    return max(<Py_ssize_t> TILE_ROWS * (PITCH_BYTES // itemsize), GROUP_ROWS * depth)
+
+
+cdef inline Py_ssize_t piece_workspace(Py_ssize_t columns, Py_ssize_t depth, int itemsize) noexcept nogil:
+    """Elements that one call of multiply_piece needs: rows for edge tiles, a group of A, a block of B."""
+    cdef Py_ssize_t tile = TILE_VECTORS * VECTOR_BYTES // itemsize
+    cdef Py_ssize_t width = min(<Py_ssize_t> WIDTH_BYTES // itemsize, (columns + tile - 1) // tile * tile)
+    cdef Py_ssize_t deep = min(<Py_ssize_t> DEPTH_BYTES // itemsize, depth)
+    return (TILE_ROWS + 1) * tile + left_room(deep, itemsize) + deep * width
+
+
+cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t column0,
+                                Py_ssize_t column1, Py_ssize_t k0, Py_ssize_t depth, const vec *panel,
+                                const vec *block, vec *edge) noexcept nogil:
+    """The tiles of one panel of rows with all columns of one block of B.
+
+    `edge` has TILE_ROWS rows of a tile, where one that is not full is run, and a row of zeros behind them.
+    """
+    cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(edge)
+    cdef bint by_rows = p.a_col == 1
+    cdef Py_ssize_t j = column0
+    cdef Py_ssize_t columns, i, v, n, start_row
+    cdef int vectors
+    cdef vec *c
+    cdef const vec *next
+    cdef const vec *start
+    while j < column1:
+        columns = min(tile_columns, column1 - j)
+        vectors = <int> ((columns + lanes(edge) - 1) // lanes(edge))
+        c = address(<vec*> p.c, row * p.c_row + j)
+        next = address(c, columns) if j + columns < column1 else address(<vec*> p.c, (row + rows) * p.c_row + column0)
+        if k0 > 0 or p.accumulate:
+            start = c
+            start_row = p.c_row
+        elif p.bias != NULL:
+            start = address(<const vec*> p.bias, j)
+            start_row = 0
+        else:
+            start = address(edge, TILE_ROWS * tile_columns)
+            start_row = 0
+        if columns == vectors * lanes(edge):
+            gemm_tile(rows, vectors, by_rows, panel, block, depth, start, start_row, c, p.c_row, next)
+        else:
+            n = columns - (vectors - 1) * lanes(edge)
+            for i in range(rows):
+                for v in range(vectors):
+                    store(edge, i * tile_columns + v * lanes(edge),
+                          load_partial(start, i * start_row + v * lanes(edge),
+                                       n if v == vectors - 1 else <Py_ssize_t> lanes(edge)))
+            gemm_tile(rows, vectors, by_rows, panel, block, depth, edge, tile_columns, edge, tile_columns, next)
+            for i in range(rows):
+                for v in range(vectors):
+                    store_partial(c, i * p.c_row + v * lanes(edge), load(edge, i * tile_columns + v * lanes(edge)),
+                                  n if v == vectors - 1 else <Py_ssize_t> lanes(edge))
+        block = address(block, depth * vectors * lanes(edge))
+        j += columns
+
+
+cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0,
+                                Py_ssize_t column1, Py_ssize_t k0, Py_ssize_t depth, vec *workspace) noexcept nogil:
+    """Pack a block of B, columns column0 .. column1-1 of k0 .. k0+depth-1, and multiply all rows of A with it."""
+    cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(workspace)
+    cdef vec *edge = workspace
+    cdef vec *group = address(edge, (TILE_ROWS + 1) * tile_columns)
+    cdef vec *block = address(group, left_room(depth, VECTOR_BYTES // lanes(workspace)))
+    cdef Py_ssize_t full = (column1 - column0) // tile_columns * tile_columns
+    cdef int vectors = <int> ((column1 - column0 - full + lanes(workspace) - 1) // lanes(workspace))
+    cdef const vec *b = address(<const vec*> p.b, k0 * p.b_row + column0 * p.b_col)
+    cdef Py_ssize_t j, row, rows, end
+    if p.b_col == 1:
+        pack_right_rows(b, p.b_row, full, TILE_VECTORS, depth, block)
+        pack_right_rows(address(b, full), p.b_row, column1 - column0 - full, vectors, depth,
+                        address(block, full * depth))
+    else:
+        j = 0
+        while j < full:
+            pack_right_columns(address(b, j * p.b_col), p.b_col, tile_columns, depth, tile_columns,
+                            address(block, j * depth))
+            j += tile_columns
+        pack_right_columns(address(b, full * p.b_col), p.b_col, column1 - column0 - full, depth,
+                        vectors * lanes(workspace), address(block, full * depth))
+    row = row0
+    while row < row1:
+        if p.a_col == 1:
+            rows = tile_height(row1 - row)
+            pack_left_rows(address(<const vec*> p.a, row * p.a_row + k0), p.a_row, rows, depth, group)
+            multiply_panel(p, row, rows, column0, column1, k0, depth, group, block, edge)
+            row += rows
+        else:
+            end = min(row + GROUP_ROWS, row1)
+            pack_left_columns(address(<const vec*> p.a, row + k0 * p.a_col), p.a_col, end - row, depth, group)
+            j = 0
+            while row < end:
+                # The tiles of a low last panel (4 + 2 + 1 rows) all read it from its own row on.
+                rows = tile_height(end - row)
+                multiply_panel(p, row, rows, column0, column1, k0, depth,
+                               address(group, j // TILE_ROWS * TILE_ROWS * depth + j % TILE_ROWS), block, edge)
+                row += rows
+                j += rows
+
+
+cdef inline Py_ssize_t even_step(Py_ssize_t length, Py_ssize_t most, Py_ssize_t unit) noexcept nogil:
+    """The length of equal parts, each a multiple of `unit` and at most `most`, that make up `length`."""
+    cdef Py_ssize_t parts = max((length + most - 1) // most, <Py_ssize_t> 1)
+    return max(((length + parts - 1) // parts + unit - 1) // unit * unit, unit)
+
+
+cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0, Py_ssize_t column1,
+                         vec *workspace) noexcept nogil:
+    """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, on one thread."""
+    cdef Py_ssize_t itemsize = VECTOR_BYTES // lanes(workspace)
+    cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(workspace)
+    cdef Py_ssize_t most = WIDTH_BYTES // itemsize
+    cdef Py_ssize_t strip_step = max(STRIP_BYTES // itemsize // max(row1 - row0, <Py_ssize_t> 1) // most, 1) * most
+    cdef Py_ssize_t k_step = even_step(p.depth, DEPTH_BYTES // itemsize, lanes(workspace))
+    cdef Py_ssize_t strip, strip_end, j, j_step, k, i
+    if row0 >= row1:
+        return
+    for i in range(TILE_VECTORS):
+        store(workspace, (TILE_ROWS * TILE_VECTORS + i) * lanes(workspace), splat(workspace, 0.0))
+    strip = column0
+    while strip < column1:
+        strip_end = min(strip + strip_step, column1)
+        j_step = even_step(strip_end - strip, most, tile_columns)
+        k = 0
+        while k == 0 or k < p.depth:
+            j = strip
+            while j < strip_end:
+                multiply_block(p, row0, row1, j, min(j + j_step, strip_end), k, min(k_step, p.depth - k), workspace)
+                j += j_step
+            k += k_step
+        strip = strip_end
+
+
+cdef inline int pieces_of(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth) noexcept nogil:
+    """How many threads a product is worth."""
+    return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, rows * columns * max(depth, 1) // THREAD_WORK))
+
+
+cdef inline Py_ssize_t share_start(Py_ssize_t length, Py_ssize_t unit, int piece, int pieces) noexcept nogil:
+    """Where piece number `piece` begins when `length` is shared out in whole units."""
+    return min(length, (length + unit - 1) // unit * piece // pieces * unit)
+
+
+cdef void multiply_share(const Product *p, int piece, int pieces, vec *workspace) noexcept nogil:
+    """Piece `piece` of a product shared out over its longer side."""
+    cdef vec *own = address(workspace, piece * piece_workspace(p.columns, p.depth, VECTOR_BYTES // lanes(workspace)))
+    cdef bint by_columns = p.columns >= p.rows
+    cdef Py_ssize_t length = p.columns if by_columns else p.rows
+    cdef Py_ssize_t unit = lanes(own) if by_columns else TILE_ROWS
+    cdef Py_ssize_t begin = share_start(length, unit, piece, pieces)
+    cdef Py_ssize_t end = share_start(length, unit, piece + 1, pieces)
+    if by_columns:
+        multiply_piece(p, 0, p.rows, begin, end, own)
+    else:
+        multiply_piece(p, begin, end, 0, p.columns, own)
+
+
+cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
+    """C = start + A B, all of it, on as many threads as it is worth."""
+    cdef int pieces = pieces_of(p.rows, p.columns, p.depth)
+    cdef int piece
+    if p.rows == 0 or p.columns == 0:
+        return
+    if pieces == 1:
+        multiply_share(p, 0, 1, workspace)
+    else:
+        for piece in prange(pieces, num_threads=pieces, schedule="static"):
+            multiply_share(p, piece, pieces, workspace)

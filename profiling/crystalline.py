@@ -1,0 +1,186 @@
+"""What lattice projections, position tables and crystalline attention do to the loss: one small model, many variants.
+
+    python profiling/crystalline.py
+    python profiling/crystalline.py --quick
+
+Every variant is trained on the embedded text for the same number of steps, on the same batches, with the same rate;
+what a variant has fewer or more parameters than the plain model is made up for in the width of the feed-forward layer.
+The figure is the loss on the last tenth of the text, which no variant is trained on. Differences are taken seed by
+seed; one that has not the same sign under every seed is called none. Nothing is timed, so the load does not matter.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from statistics import mean
+
+import harness
+import numpy as np
+
+import cllm
+from cllm import corpus
+from cllm.models.wiring import wire
+from cllm.rates import Rate
+
+SIZES = dict(vocab_size=256, n_layers=4, d_model=128, n_heads=4, d_ff=512, max_seq_len=128)
+QUICK = dict(vocab_size=256, n_layers=2, d_model=32, n_heads=2, d_ff=64, max_seq_len=32)
+CRYSTALLINE = {"attention": "crystalline"}
+VARIANTS = {
+    "plain": {},
+    "lattice": {"qkv": "lattice"},
+    **{f"positions {kind}": {"positions": kind} for kind in ("sinusoidal", "spiral", "clock", "prime", "none")},
+    **{f"crystalline {part}": {**CRYSTALLINE, "crystalline": (part,)} for part in ("rotation", "distance", "bias")},
+    "crystalline": CRYSTALLINE,
+    "crystalline, no positions": {**CRYSTALLINE, "positions": "none"},
+    "lattice, crystalline": {**CRYSTALLINE, "qkv": "lattice"},
+    "lattice, crystalline, prime": {**CRYSTALLINE, "qkv": "lattice", "positions": "prime"},
+}
+PAGE = harness.ROOT / "docs" / "crystalline.md"
+
+
+def main() -> int:
+    """Train, print, write."""
+    arguments = _arguments()
+    sizes = QUICK if arguments.quick else SIZES
+    text = np.frombuffer(corpus.embedded_text(), np.uint8)
+    train, validation = corpus.split(text, 0.1, sizes["max_seq_len"])
+    names = arguments.variants.split(",") if arguments.variants else list(VARIANTS)
+    target = parameters_of(cllm.ModelConfig(**sizes))
+    rows = []
+    for number, name in enumerate(names):
+        config = matched(sizes, VARIANTS[name], target)
+        losses = []
+        for seed in range(arguments.seeds):
+            harness.say(f"{number + 1} of {len(names)}: {name}, seed {seed}")
+            losses.append(trained(config, train, validation, arguments, seed))
+        rows.append({"name": name, "config": config.to_dict(), "parameters": parameters_of(config), "losses": losses})
+    harness.say("")
+    judge(rows)
+    lines = table(rows)
+    print("\n".join(lines))
+    data = {"steps": arguments.steps, "batch_size": arguments.batch_size, "lr": arguments.lr, "rows": rows}
+    path = harness.write_result("crystalline", arguments.threads, data, arguments.out)
+    draw(rows, path.with_suffix(".png"))
+    if arguments.page:
+        PAGE.write_text(page(lines, data, path))
+    print(f"\nwritten: {path}")
+    return 0
+
+
+def parameters_of(config: cllm.ModelConfig) -> int:
+    """Parameters of a model, a fixed table not being one."""
+    return sum(int(np.prod(p.shape)) for p in wire(config).parameters.values())
+
+
+def matched(sizes: dict, changes: dict, target: int) -> cllm.ModelConfig:
+    """The variant with the width of feed-forward layer that brings its parameters nearest to `target`."""
+    config = cllm.ModelConfig(**{**sizes, **changes})
+    each = config.n_layers * (2 * config.d_model + 1)
+    d_ff = config.d_ff + round((target - parameters_of(config)) / each)
+    return cllm.ModelConfig(**{**sizes, **changes, "d_ff": d_ff})
+
+
+def trained(config: cllm.ModelConfig, train: np.ndarray, validation: np.ndarray, arguments, seed: int) -> float:
+    """Loss on the validation part after training."""
+    model = cllm.GPT(config, seed=seed)
+    B, T, steps = arguments.batch_size, config.max_seq_len, arguments.steps
+    ex = cllm.Executor(model, batch_size=B, seq_len=T, num_threads=arguments.threads)
+    opt = cllm.AdamW(model, lr=arguments.lr)
+    rate = Rate(arguments.lr, total=steps, warmup=max(1, steps // 20), min_lr=arguments.lr / 10)
+    for step in range(steps):
+        opt.lr = rate(step)
+        model.zero_grad()
+        ex.loss_and_grad(*corpus.batch(train, B, T, step, seed=seed))
+        cllm.clip_grad_norm(model, 1.0)
+        opt.step()
+    starts = corpus.even_starts(len(validation), T, most=16 * B)
+    parts = [starts[i:i + B] for i in range(0, len(starts) - B + 1, B)]
+    return mean(ex.loss(*corpus.gather(validation, part, T)) for part in parts)
+
+
+def judge(rows: list[dict]) -> None:
+    """Add to each row its differences from the plain model, seed by seed, and what they say."""
+    plain = next((row["losses"] for row in rows if row["name"] == "plain"), None)
+    for row in rows:
+        row["mean"] = mean(row["losses"])
+        row["differences"] = plain and [a - b for a, b in zip(row["losses"], plain, strict=True)]
+        row["says"] = "-" if plain is None or row["name"] == "plain" else verdict(row["differences"])
+
+
+def verdict(differences: list[float]) -> str:
+    """One word for differences of a loss, where less is better."""
+    if all(d < 0 for d in differences):
+        return "helps"
+    return "harms" if all(d > 0 for d in differences) else "none"
+
+
+def table(rows: list[dict]) -> list[str]:
+    """The table in Markdown."""
+    lines = ["| variant | parameters | F | validation loss | least to most | against plain, by seed | difference |",
+             "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        by_seed = ", ".join(f"{d:+.4f}" for d in row["differences"] or ())
+        lines.append(f"| {row['name']} | {row['parameters']:,} | {row['config']['d_ff']} | {row['mean']:.4f} | "
+                     f"{min(row['losses']):.4f} to {max(row['losses']):.4f} | {by_seed} | {row['says']} |")
+    return lines
+
+
+def page(lines: list[str], data: dict, path: Path) -> str:
+    """The page of the result."""
+    words = {says: [row["name"] for row in data["rows"] if row["says"] == says] for says in ("helps", "harms", "none")}
+    picture = path.with_suffix(".png").relative_to(harness.ROOT)
+    seeds = len(data["rows"][0]["losses"])
+    said = [f"* {title}: {', '.join(words[says]) or 'nothing'}." for says, title in (
+        ("helps", "Better than plain under every seed"), ("harms", "Worse than plain under every seed"),
+        ("none", "No difference of one sign"))]
+    return "\n".join([
+        "# What lattice projections, position tables and crystalline attention do to the loss", "",
+        f"Written by `python profiling/crystalline.py --page`: {data['steps']} steps of {data['batch_size']} sequences",
+        f"of the embedded text as bytes, {seeds} seeds, AdamW, highest rate {data['lr']:g}. All variants have as many",
+        "parameters as can be made equal by the width F of the feed-forward layer, see the same batches under a",
+        "seed, and are judged on the last tenth of the text. One small model on one text: a statement about this",
+        "setting.", "",
+        *lines, "", f"![validation loss by variant](../{picture.as_posix()})", "", *said]) + "\n"
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Loss of every seed, one line a variant."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no picture: matplotlib is missing (pip install 'cllm[plot]')", file=sys.stderr)
+        return
+    figure = Figure(figsize=(8, 0.35 * len(rows) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        axis.plot(row["losses"], [place] * len(row["losses"]), "o", color="#0072B2", alpha=0.6)
+        axis.plot(row["mean"], place, "|", color="#000000", markersize=14)
+    axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
+    axis.set_xlabel("validation loss, nats a byte: each seed, and the mean")
+    axis.grid(axis="x", color="#e2e2e2", linewidth=0.7)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def _arguments() -> argparse.Namespace:
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("--quick", action="store_true", help="a tiny model and few steps, to see that all runs")
+    made.add_argument("--variants", default="", help="some of them, separated by commas; 'plain' must be among them to "
+                                                     "compare")
+    made.add_argument("--seeds", type=int, default=None, help="3, or 2 with --quick")
+    made.add_argument("--steps", type=int, default=None, help="400, or 20 with --quick")
+    made.add_argument("--batch-size", type=int, default=None, help="16, or 4 with --quick")
+    made.add_argument("--lr", type=float, default=2e-3)
+    made.add_argument("--threads", type=int, default=None, help="all cores where it is left out")
+    made.add_argument("--page", action="store_true", help=f"write {PAGE.relative_to(harness.ROOT)} too")
+    made.add_argument("--out", type=Path, default=None, help="JSON file; the picture goes beside it")
+    arguments = made.parse_args()
+    for name, usual, quick in (("seeds", 3, 2), ("steps", 400, 20), ("batch_size", 16, 4)):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, quick if arguments.quick else usual)
+    arguments.threads = arguments.threads or len(harness.processors(1 << 10) or "1")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""A whole training run on the embedded text: the validation curve of cllm and, with --peer-python, of PyTorch.
+
+    python profiling/training.py
+    python profiling/training.py --peer-python /path/to/python/with/torch
+    python profiling/training.py --seconds 20
+
+Both train the same model from the same weights on the same windows at the same rates, for the same number of steps:
+as many as cllm takes in the seconds asked for. They train in turn, a stretch between two evaluations at a time, each in
+a process of its own, so that both meet the same machine. Evaluations are not in the times.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import harness
+
+from cllm.config import ModelConfig
+
+TRIAL_STEPS = 12  # of which the first half warms up
+
+
+def main() -> int:
+    """Train, print, write; the exit code is 1 when the two ended more than half a per cent apart."""
+    arguments = _arguments()
+    config = ModelConfig(256, arguments.layers, arguments.d_model, arguments.heads, 4 * arguments.d_model,
+                         arguments.seq_len).to_dict()
+    settings = {"batch_size": arguments.batch_size, "seq_len": arguments.seq_len, "lr": arguments.lr, "seed": 0,
+                "threads": arguments.threads, "eval_batches": arguments.eval_batches}
+    if arguments.memory_budget:
+        settings["memory_budget"] = arguments.memory_budget
+    settings["steps"] = arguments.steps or _steps_in(arguments, config, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: str(Path(folder) / f"{name}.npz") for name in ("weights", "data")}
+        peers = {"cllm": harness.Peer("training_cllm.py", arguments.threads)}
+        facts = peers["cllm"].ask("make", config=config, settings=settings, files=files)
+        if arguments.peer_python:
+            peers["torch"] = harness.Peer("training_torch.py", arguments.threads, arguments.peer_python)
+            facts |= peers["torch"].ask("make", config=config, settings=facts["settings"], threads=arguments.threads,
+                                        files=files)
+        rows = _train(peers, settings["steps"], arguments.evaluations)
+        for peer in peers.values():
+            peer.close()
+    data = {"config": config, **facts, "rows": rows}
+    if len(rows) == 2:
+        ours, theirs = (row["evaluations"][-1]["val_loss"] for row in rows)
+        data["val_loss_difference"] = ours / theirs - 1
+        data["time_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
+    path = harness.write_result("training", arguments.threads, data, arguments.out)
+    _print(data)
+    _draw(data, path.with_suffix(".png"))
+    print(f"\nwritten: {path} and its picture")
+    return int(abs(data.get("val_loss_difference", 0.0)) > 0.005)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=600.0, help="of training by cllm (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=None, help="instead of as many as fit into --seconds")
+    parser.add_argument("--peer-python", default=None, metavar="PYTHON", help="interpreter that has PyTorch")
+    for name, value in (("layers", 4), ("d-model", 256), ("heads", 8), ("batch-size", 8), ("seq-len", 256),
+                        ("threads", 2), ("evaluations", 20), ("eval-batches", 20)):
+        parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="highest rate (default: %(default)s)")
+    parser.add_argument("--memory-budget", default=None, help="limit such as 100MB; default: cache everything")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file; the picture stands beside it")
+    return parser.parse_args()
+
+
+def _steps_in(arguments, config: dict, settings: dict) -> int:
+    """Steps that cllm takes in the seconds asked for, from a short trial."""
+    with harness.Peer("training_cllm.py", arguments.threads) as peer:
+        peer.ask("make", config=config, settings={**settings, "steps": TRIAL_STEPS})
+        seconds = median(peer.ask("stretch", steps=TRIAL_STEPS)["seconds"][TRIAL_STEPS // 2:])
+    return max(1, int(arguments.seconds / seconds))
+
+
+def _train(peers: dict, steps: int, evaluations: int) -> list[dict]:
+    """All contestants in turn; losses and evaluations of each with the seconds that it had trained by then."""
+    marks = sorted({round(steps * part / evaluations) for part in range(evaluations + 1)})
+    rows = {name: {"name": name, "seconds": 0.0, "step_seconds": [], "losses": [], "evaluations": []} for name in peers}
+    for number, (before, mark) in enumerate(zip([0, *marks], marks, strict=False)):
+        for name in list(peers) if number % 2 == 0 else reversed(peers):
+            harness.say(f"{name}: steps {before} to {mark} of {steps}")
+            row, part = rows[name], peers[name].ask("stretch", steps=mark - before)
+            row["seconds"] += sum(part["seconds"])
+            row["step_seconds"] += part["seconds"]
+            row["losses"] += part["losses"]
+            row["evaluations"].append({"step": mark, "seconds": row["seconds"],
+                                       "val_loss": peers[name].ask("evaluate")})
+    harness.say("")
+    for row in rows.values():
+        times = row.pop("step_seconds")
+        row["step_seconds"] = {"min": min(times), "median": median(times), "max": max(times)}
+    return list(rows.values())
+
+
+def _print(data: dict) -> None:
+    print(f"{data['settings']['steps']} steps of {data['settings']['batch_size']} x {data['settings']['seq_len']}, "
+          f"total {data['total_bytes'] / 1e6:.1f} MB")
+    for row in data["rows"]:
+        last, steps = row["evaluations"][-1], row["step_seconds"]
+        print(f"{row['name']:<6} {row['seconds']:8.1f} s, step {steps['median']:.3f} s ({steps['min']:.3f} to "
+              f"{steps['max']:.3f}), validation {last['val_loss']:.4f} nats per byte")
+    if "time_ratio" in data:
+        print(f"validation of cllm over PyTorch's: {100 * data['val_loss_difference']:+.2f} %; "
+              f"PyTorch's time over cllm's: {data['time_ratio']:.2f}")
+
+
+def _draw(data: dict, path: Path) -> None:
+    """Validation loss against the seconds trained, and against the steps."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no picture: matplotlib is missing (pip install 'cllm[plot]')", file=sys.stderr)
+        return
+    from pictures import OURS, THEIRS
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    panels = zip(figure.subplots(1, 2, sharey=True), ("seconds", "step"), ("seconds of training", "steps"), strict=True)
+    for axis, key, words in panels:
+        for row, colour, style in zip(data["rows"], (OURS, THEIRS), ("-", "--"), strict=False):
+            points = [(one[key], one["val_loss"]) for one in row["evaluations"]]
+            axis.plot(*zip(*points, strict=True), style, color=colour, label=row["name"], marker=".", linewidth=1.4)
+        axis.set_xlabel(words)
+        axis.grid(color="#e2e2e2", linewidth=0.7)
+        axis.legend(frameon=False)
+    figure.axes[0].set_ylabel("validation loss, nats per byte")
+    config = data["config"]
+    figure.suptitle(f"{config['n_layers']} layers, C {config['d_model']}, {data['settings']['batch_size']} x "
+                    f"{data['settings']['seq_len']}, bytes of the embedded text", fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

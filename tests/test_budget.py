@@ -1,0 +1,193 @@
+"""`MemoryBudget`: more memory is never slower, no plan exceeds its limit, and what cannot be kept is refused at once."""
+import dataclasses
+import tracemalloc
+
+import oracle
+import pytest
+
+import cllm
+from cllm.costs import Rates
+from cllm.ledger import Ledger
+from cllm.models.wiring import wire
+from cllm.segments import Segment, Tape
+from cllm.strategies import memory_budget
+from cllm.strategies.memory_budget import parse_limit
+from cllm.workload import Workload
+
+CONFIG = cllm.ModelConfig(**{**oracle.CONFIG, "n_layers": 3, "d_model": 32, "d_ff": 128, "n_heads": 4, "vocab_size": 61,
+                             "max_seq_len": 40})
+BATCH, TIME = 6, 40
+
+
+def ledger_of(config=CONFIG, batch=BATCH, optimizer="adamw", **changes):
+    config = dataclasses.replace(config, **changes)
+    return Ledger(wire(config), Workload(config, batch, TIME, optimizer=optimizer, threads=2), Rates())
+
+
+def least_of(ledger, **arguments):
+    """The least limit, as the refusal of one byte names it."""
+    with pytest.raises(cllm.BudgetError) as caught:
+        cllm.MemoryBudget(1, **arguments).decide(ledger)
+    return int("".join(filter(str.isdigit, caught.value.must)))
+
+
+CASES = {"untied lattice with dropout": dict(tied=False, qkv="lattice", out_proj=False, dropout=0.1),
+         "wide head": dict(vocab_size=2000)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_200_limits_from_least_to_most(case):
+    ledger = ledger_of(**CASES[case])
+    least = least_of(ledger)
+    most = ledger.evaluate(cllm.CacheAll().decide(ledger)).total_bytes
+    before, seen = None, set()
+    for k in range(200):
+        limit = least + (int(most * 1.05) - least) * k // 199
+        plan = cllm.MemoryBudget(limit).decide(ledger)
+        cost = ledger.evaluate(plan)
+        assert cost.total_bytes <= limit
+        if before is not None:
+            assert cost.seconds <= before.seconds * (1 + 1e-12), "more memory is slower"
+            assert cost.total_bytes >= before.total_bytes, "less memory peaks higher"
+        before = cost
+        seen.add(plan)
+    assert len(seen) > 10
+    fastest = min(ledger.evaluate(cllm.CacheAll(micro_batch=m).decide(ledger)).seconds for m in (None, 1, 2, 3))
+    assert before.seconds <= fastest * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("allow", [("cache", "recompute", "micro_batch"), ("cache", "recompute"), ("cache", "micro_batch"),
+                                   ("cache",), (), ("recompute",), ["micro_batch"]], ids=str)
+def test_below_the_least_is_refused_and_the_least_works(allow):
+    ledger = ledger_of()
+    least = least_of(ledger, allow=allow)
+    plan = cllm.MemoryBudget(least, allow=allow).decide(ledger)
+    assert ledger.evaluate(plan).total_bytes == least
+    with pytest.raises(cllm.BudgetError, match=f"at least {least:,} bytes"):
+        cllm.MemoryBudget(least - 1, allow=allow).decide(ledger)
+    if "micro_batch" not in allow:
+        assert plan.micro_batch in (None, BATCH)
+    if "recompute" not in allow:
+        assert all(isinstance(c, Tape) and not c.decisions for c in plan.children)
+
+
+def test_what_is_allowed_lowers_the_least():
+    ledger = ledger_of()
+    every, segments, micro, nothing = (least_of(ledger, allow=a) for a in (
+        ("cache", "recompute", "micro_batch"), ("cache", "recompute"), ("cache", "micro_batch"), ("cache",)))
+    assert every < micro < nothing and every < segments < nothing
+    assert nothing == ledger.evaluate(cllm.CacheAll().decide(ledger)).total_bytes
+
+
+def test_the_refusal_says_what_would_help():
+    def remedy(allow, **changes):
+        with pytest.raises(cllm.BudgetError) as caught:
+            cllm.MemoryBudget(1, allow=allow).decide(ledger_of(**changes))
+        assert isinstance(caught.value, MemoryError) and caught.value.got == "1"
+        return caught.value.do
+
+    assert "'recompute'" in remedy(("cache", "micro_batch")) and "sgd" in remedy(("cache",))
+    assert "'micro_batch'" in remedy(("cache", "recompute")) and "batch_size" in remedy(("cache", "recompute"))
+    assert "batch_size" not in remedy(("cache", "recompute"), batch=1)
+    assert "sgd" not in remedy(("cache",), optimizer="sgd") and "smaller model" in remedy(())
+
+
+def test_at_the_least_a_step_runs_to_the_same_bits_in_what_was_promised():
+    model, other = (cllm.GPT(CONFIG, seed=0) for _ in range(2))
+    with pytest.raises(cllm.BudgetError) as caught:
+        cllm.Executor(model, BATCH, TIME, strategy=cllm.MemoryBudget(1), num_threads=2)
+    least = int("".join(filter(str.isdigit, caught.value.must)))
+    ex = cllm.Executor(model, BATCH, TIME, strategy=f"budget:{least}B", num_threads=2)
+    batch = oracle.draw_batch({**oracle.CONFIG, "vocab_size": 61}, BATCH, TIME)
+    loss = ex.loss_and_grad(*batch)
+    assert ex.memory.total_bytes == least and ex.high_water_bytes == ex.memory.arena_bytes
+    assert any(isinstance(c, Segment) or c.decisions for c in ex.plan.children) or ex.plan.micro_batch < BATCH
+    assert cllm.Executor(other, BATCH, TIME, strategy="cache", num_threads=2).loss_and_grad(*batch) == loss
+    oracle.assert_same_bits(dict(model.gradients), dict(other.gradients))
+
+
+def test_a_limit_decides_nothing_but_which_point_of_one_frontier(monkeypatch):
+    made = []
+    import cllm.ledger as module
+    original = module.Frontier
+    monkeypatch.setattr(module, "Frontier", lambda *a: made.append(a) or original(*a))
+    ledger = ledger_of()
+    for limit in ("3MB", "4MB", "1GB"):
+        cllm.MemoryBudget(limit).decide(ledger)
+    assert len(made) == 1
+
+
+def test_planning_makes_no_array_and_runs_no_kernel(monkeypatch):
+    """A model of gigabytes is planned in megabytes, and a refusal comes before the executor has any memory."""
+    from cllm import _kernels
+    for name in ("linear_forward", "fill_zero", "embedding_forward", "cross_entropy_backward", "set_threads"):
+        monkeypatch.setattr(_kernels, name, lambda *a, **k: pytest.fail("a kernel runs"))
+    config = cllm.ModelConfig.preset("gpt2", n_layers=4)
+    tracemalloc.start()
+    try:
+        plan = cllm.plan(config, 8, 512, cllm.CacheAll(), num_threads=2)
+        with pytest.raises(cllm.BudgetError):
+            cllm.plan(config, 8, 512, cllm.MemoryBudget("1GB", allow=("cache", "micro_batch")), num_threads=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert plan.total_bytes > 1.9e9 and peak < 1e8
+
+
+def test_a_refused_executor_has_made_nothing(monkeypatch):
+    model = cllm.GPT(CONFIG)
+    tracemalloc.start()
+    try:
+        with pytest.raises(cllm.BudgetError):
+            cllm.Executor(model, 4000, TIME, strategy=cllm.MemoryBudget("10MB", allow=("cache",)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2e7 and model._gradients is None
+
+
+# limits
+
+@pytest.mark.parametrize("limit, nbytes", [
+    (1, 1), (12345, 12345), ("1B", 1), ("1kb", 1000), ("500MB", 500_000_000), ("512MiB", 2**29), ("1.5GiB", 3 * 2**29),
+    (" 2 GB ", 2_000_000_000), ("0.5KiB", 512), ("7gib", 7 * 2**30)])
+def test_limits(limit, nbytes):
+    assert parse_limit(limit) == nbytes
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, None, "", "MB", "5", "0MB", "-5MB", "5TB", "5 M B", "1e3MB", "5MBs",
+                                   "auto ", "0x5MB", b"5MB", ["5MB"], "5MB\n5MB"], ids=repr)
+def test_limits_that_are_none(limit):
+    with pytest.raises(cllm.ConfigError, match="MemoryBudget"):
+        cllm.MemoryBudget(limit)
+
+
+@pytest.mark.parametrize("allow", ["cache", ("everything",), (None,), 5, ("cache", "Recompute")], ids=repr)
+def test_allowances_that_are_none(allow):
+    with pytest.raises(cllm.ConfigError, match="allow"):
+        cllm.MemoryBudget("1GB", allow=allow)
+
+
+def test_auto_takes_what_is_free(monkeypatch):
+    ledger = ledger_of()
+    least = least_of(ledger)
+    for free in (least, least + 500_000, 10**12):
+        monkeypatch.setattr(memory_budget, "free_bytes", lambda free=free: free)
+        plan = cllm.MemoryBudget("auto").decide(ledger)
+        assert ledger.evaluate(plan).total_bytes <= free
+        assert plan == cllm.MemoryBudget(free).decide(ledger)
+    monkeypatch.setattr(memory_budget, "free_bytes", lambda: least - 1)
+    with pytest.raises(cllm.BudgetError):
+        cllm.MemoryBudget("auto").decide(ledger)
+
+
+def test_auto_is_less_than_the_machine_has():
+    import psutil
+    assert 0 < parse_limit("auto") < psutil.virtual_memory().total
+
+
+def test_budgets_are_frozen_data():
+    assert cllm.MemoryBudget("1GB") == cllm.MemoryBudget("1GB") != cllm.MemoryBudget("2GB")
+    assert hash(cllm.MemoryBudget("1GB")) == hash(cllm.MemoryBudget("1GB"))
+    with pytest.raises(AttributeError):
+        cllm.MemoryBudget("1GB").limit = 5

@@ -1,0 +1,134 @@
+"""Compressed activations: what is packed, what stays, how far gradients are, and that memory is still exact."""
+import dataclasses
+
+import numpy as np
+import oracle
+import pytest
+
+import cllm
+from cllm.plans import Plan
+from cllm.segments import Cache, Compress, Tape
+
+CONFIG = {**oracle.CONFIG, "n_layers": 4, "d_model": 32, "d_ff": 128, "n_heads": 4, "vocab_size": 61, "max_seq_len": 40}
+B, T = 4, 40
+LEAST_COSINE = {"bfloat16": 0.9999, "int8": 0.999}
+BASES = {"cache": cllm.CacheAll(), "optional": cllm.CacheAll(also=("probs", "logits")), "selective": cllm.Selective(),
+         "recompute": cllm.RecomputeAll(), "sqrt": cllm.Sqrt(), "binomial": cllm.Binomial(2)}
+
+
+def step(strategy, seed=1, threads=2, scale=None, new_model=None, **changes):
+    model = cllm.GPT(cllm.ModelConfig(**{**CONFIG, **changes}), seed=0)
+    ex = cllm.Executor(model, B, T, strategy=strategy, num_threads=threads, seed=seed)
+    loss = ex.loss_and_grad(*oracle.draw_batch(CONFIG, B, T))
+    return ex, loss, {name: g.copy() for name, g in model.gradients.items()}
+
+
+def cosine(a, b):
+    a, b = (np.concatenate([g.ravel() for g in x.values()]).astype("float64") for x in (a, b))
+    return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_gradients_are_close_the_loss_is_equal_and_the_peak_is_exact(dtype, base):
+    for micro_batch in (None, 3):
+        strategy = cllm.Compressed(dtype, base=BASES[base], micro_batch=micro_batch)
+        ex, loss, gradients = step(strategy)
+        assert not ex.plan.exact
+        exact, expected_loss, expected = step(dataclasses.replace(BASES[base], micro_batch=micro_batch))
+        assert exact.plan.exact
+        assert loss == expected_loss, "forward reads what is not compressed"
+        assert LEAST_COSINE[dtype] < cosine(gradients, expected) < 1
+        assert ex.high_water_bytes == ex.memory.arena_bytes == ex.plan.arena_bytes
+        for again in (step(strategy, threads=1), step(strategy, threads=3)):
+            assert again[1] == loss
+            oracle.assert_same_bits(again[2], gradients)
+
+
+@pytest.mark.parametrize("dtype, share", [("bfloat16", 0.75), ("int8", 0.6)])
+def test_the_arena_shrinks(dtype, share):
+    whole, packed = (step(s)[0].memory.arena_bytes for s in (cllm.CacheAll(), cllm.Compressed(dtype)))
+    assert packed < share * whole
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_row_statistics_are_never_compressed(dtype):
+    ex = step(cllm.Compressed(dtype))[0]
+    packed = {op.step.name + " " + ex.schedule.buffers[op.reads[0][1]].label for op in ex.schedule.ops if op.kind == "compress"}
+    assert packed and not [p for p in packed if p.endswith((".mean", ".rstd", ".lse"))]
+    labels = {p.split(" ")[1].split(".", 2)[-1] for p in packed if "blocks." in p.split(" ")[1]}
+    assert labels == {"ln1.y", "attn.qkv.y", "attn.y", "res1.y", "ln2.y", "mlp.fc1.y", "mlp.act.y", "res2.y"}
+
+
+@pytest.mark.parametrize("sites, labels", [
+    (("act",), {"mlp.act.y"}), (("norm",), {"ln1.y", "ln2.y"}), (("input",), {"res2.y", "embed.y"}), (("ln1.y", "act"),
+                                                                                                   {"ln1.y", "mlp.act.y"})])
+def test_only_the_named_sites_are_compressed(sites, labels):
+    ex = step(cllm.Compressed(sites=sites))[0]
+    packed = [ex.schedule.buffers[op.reads[0][1]].label for op in ex.schedule.ops if op.kind == "compress"]
+    assert {p.split(".", 2)[2] if p.startswith("blocks.") else p for p in packed} == labels
+    assert len(packed) == 4 * len(labels - {"embed.y"})
+
+
+def test_a_leaf_alone_touches_the_gradients_of_its_readers_alone():
+    """mlp.act.y is read by fc2's weight gradient and nobody else."""
+    _, _, gradients = step(cllm.Compressed(sites=("act",)))
+    _, _, expected = step(cllm.CacheAll())
+    differ = {name for name in gradients if (gradients[name] != expected[name]).any()}
+    assert differ == {f"blocks.{b}.mlp.fc2.weight" for b in range(4)}
+
+
+def test_an_optional_site_may_be_compressed():
+    """A decision that is named is carried out, for optional values too."""
+    plan = Plan(tuple(Tape(b, (("attn.probs", Compress()),)) for b in range(4)))
+    ex, loss, gradients = step(plan)
+    assert ex.schedule.count("compress") == ex.schedule.count("expand") == 4
+    kept, expected_loss, expected = step(Plan(tuple(Tape(b, (("attn.probs", Cache()),)) for b in range(4))))
+    assert loss == expected_loss and 0.9999 < cosine(gradients, expected) < 1
+    assert ex.memory.arena_bytes < kept.memory.arena_bytes
+
+
+def test_the_report_has_a_place_for_copies():
+    ex = step(cllm.Compressed())[0]
+    parts = ex.memory.timeline_by_kind()
+    assert max(parts["packed"]) > 0
+    assert [sum(column) for column in zip(*parts.values(), strict=True)] == [n for _, n in ex.memory.timeline()]
+
+
+def test_dropout_and_compression_are_exact_beside_each_other():
+    one, two = (step(cllm.Compressed(micro_batch=m), dropout=0.2)[2] for m in (None, 2))
+    oracle.assert_same_bits(one, two)
+
+
+def test_training_with_compression_falls_like_exact_training():
+    config = cllm.ModelConfig(**CONFIG)
+
+    def losses(strategy):
+        model = cllm.GPT(config, seed=0)
+        ex, opt, out = cllm.Executor(model, B, T, strategy=strategy), cllm.AdamW(model, lr=3e-3), []
+        for _ in range(30):
+            model.zero_grad()
+            out.append(ex.loss_and_grad(*oracle.draw_batch(CONFIG, B, T)))
+            opt.step()
+        return np.array(out)
+
+    exact = losses(cllm.CacheAll())
+    for strategy, far in ((cllm.Compressed(), 0.02), (cllm.Compressed("int8"), 0.05)):
+        assert np.abs(losses(strategy) - exact).max() < far
+    assert exact[-1] < exact[0] - 0.5
+
+
+@pytest.mark.parametrize("arguments, match", [
+    (dict(dtype="float16"), "must be one of"), (dict(dtype=None), "must be one of"), (dict(base="cache"), "strategy"),
+    (dict(base=cllm.CacheAll), "strategy"), (dict(sites="act"), "tuple"), (dict(sites=("nonsense",)), "nonsense"),
+    (dict(sites=("probs",)), "probs")])
+def test_what_compressed_refuses(arguments, match):
+    with pytest.raises(cllm.ConfigError, match=match):
+        step(cllm.Compressed(**arguments))
+
+
+def test_float64_may_be_compressed():
+    model = cllm.GPT(cllm.ModelConfig(**CONFIG), seed=0, dtype="float64")
+    ex = cllm.Executor(model, B, T, strategy=cllm.Compressed("int8", base=cllm.Sqrt()))
+    ex.loss_and_grad(*oracle.draw_batch(CONFIG, B, T))
+    assert ex.high_water_bytes == ex.memory.arena_bytes

@@ -1,0 +1,260 @@
+"""What the pages say is so: code runs, generated parts are in sync, names are complete, links lead somewhere."""
+import ast
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+from test_api import GROUPS
+
+import cllm
+from cllm import errors
+from cllm.cli import main as command_line
+from cllm.models.wiring import wire
+from cllm.strategies import STRATEGIES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "profiling/results/README.md")),
+         *sorted((ROOT / "docs").rglob("*.md"))]
+EXECUTED = ["README.md", "docs/strategies.md", "docs/your-own-strategy.md"]
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def module_of(name):
+    """A script of the checkout as a module, without its folder in the import path."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return module_of("profiling/tables.py")
+
+
+# code
+
+def code_blocks(text):
+    """Blocks of Python in a page, each at its own line, so that a traceback names the place."""
+    for block in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield "\n" * (text[:block.start()].count("\n") + 1) + block[1]
+
+
+@pytest.mark.parametrize("page", EXECUTED)
+def test_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = list(code_blocks(read(page)))
+    assert blocks
+    namespace = {"__name__": "page"}
+    for block in blocks:
+        exec(compile(block, page, "exec"), namespace)
+    assert not list(tmp_path.iterdir()), "a reader's folder is left as it was"
+
+
+def test_a_block_that_fails_is_seen():
+    block, = code_blocks("Words\n\n```python\nassert 1 == 2\n```\n")
+    with pytest.raises(AssertionError):
+        exec(compile(block, "page", "exec"), {})
+    assert block.splitlines()[3] == "assert 1 == 2"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_blocks_of_other_pages_can_be_read_and_import_what_there_is(page):
+    """Such as a training run of minutes, on a file that is the reader's."""
+    for block in code_blocks(page.read_text(encoding="utf-8")):
+        lines = ast.parse(block).body
+        imports = ast.Module([line for line in lines if isinstance(line, ast.Import | ast.ImportFrom)], [])
+        exec(compile(imports, str(page), "exec"), {})
+
+
+# generated parts
+
+def test_the_page_of_sites_is_in_sync():
+    assert read("docs/sites.md") == module_of("docs/generate_sites.py").page(), "run python docs/generate_sites.py"
+
+
+def test_tables_and_pictures_are_in_sync(tables):
+    for page in tables.pages():
+        text = page.read_text(encoding="utf-8")
+        assert text == tables.filled(text, page.parent), f"{page}: run python profiling/tables.py"
+
+
+MACHINE = {"cpu": "Some CPU", "cores": 2, "versions": {"compiler": "gcc 12"}}
+CONFIG = {"n_layers": 6, "d_model": 512, "n_heads": 8, "d_ff": 2048, "vocab_size": 256}
+JOB = {"machine": MACHINE, "config": CONFIG, "batch_size": 8, "seq_len": 256, "threads": 2}
+SECONDS = {"median": 1.25, "min": 1.2, "max": 1.5}
+RESULTS = {
+    "compare": {"machine": MACHINE, "config": CONFIG, "problems": ["cache: something"],
+                "job": {"batch_size": 8, "seq_len": 256, "dtype": "float32", "threads": None},
+                "rows": [{"strategy": "cache", "exact": True, "error": None, "step_seconds": SECONDS,
+                          "tokens_per_second": 1638.4,
+                          "slowdown_vs_cache": 1.0, "predicted_step_seconds": 1.0, "arena_bytes": 419_512_345,
+                          "total_bytes": 732_712_360, "rss_peak_bytes": None, "losses": [5.5, 4.25],
+                          "grad_sha256": "0123456789abcdef"},
+                         {"strategy": "int8", "exact": None, "error": "out of memory", "step_seconds": None}]},
+    "memory": {**JOB, "script": "memory", "rows": [
+        {"name": "cache", "arena_bytes": 1_500_000, "high_water_bytes": 1_500_000, "total_bytes": 2_500_000,
+         "rss_start_bytes": 40_000_000, "predicted_process_bytes": 42_500_000, "sampled_process_bytes": 43_000_000,
+         "sampled_over_predicted": 1.0118}]},
+    "speed": {**JOB, "script": "speed", "rows": [
+        {"name": "cache", "seconds": SECONDS, "against": "cache", "ratio_text": "1",
+         "by_kind": {"forward": 0.4, "backward": 0.85},
+         "by_step": {"ln1": {"forward": 0.0125}, "attn": {"forward": 0.1, "backward": 0.2}}},
+        {"name": "recompute", "seconds": SECONDS, "against": "cache", "ratio_text": "1.20 (1.10 to 1.30)",
+         "by_kind": {"forward": 0.4, "rebuild": 0.3, "backward": 0.85}, "by_step": {}}]},
+    "peers": {**JOB, "script": "compare", "rows": [
+        {"name": "cache", "seconds": SECONDS, "against": "cache", "ratio_text": "1", "growth_bytes": 500_000_000,
+         "loss": 5.5, "arena_bytes": 419_000_000, "predicted_seconds": 1.3},
+        {"name": "torch eager", "seconds": SECONDS, "against": "cache", "ratio_text": "1.50 (1.40 to 1.60)",
+         "growth_bytes": None, "loss": 5.5}]},
+    "depth": {"script": "depth", "machine": MACHINE, "threads": 2, "rows": [
+        {"sweep": sweep, "name": name, "layers": layers, "batch": batch, "arena_bytes": nbytes, "seconds": SECONDS}
+        for sweep, name, layers, batch, nbytes in (
+            ("depth", "Sqrt", 6, 1, 2_500_000), ("depth", "RecomputeAll", 6, 1, 1_500_000),
+            ("depth", "Sqrt", 12, 1, 3_500_000), ("batch", "CacheAll", 6, 32, 9_000_000))]},
+    "training": {"script": "training", "machine": MACHINE, "config": CONFIG, "threads": 2,
+                 "settings": {"batch_size": 8, "seq_len": 256},
+                 "rows": [{"name": "cllm", "seconds": 600.5, "step_seconds": SECONDS,
+                           "evaluations": [{"step": 0, "val_loss": 5.5}, {"step": 400, "val_loss": 1.75}]}]},
+    "kernels": {"script": "kernels", "machine": MACHINE, "threads": 1, "rows": [
+        {"kernel": "linear_forward", "shape": [64, 512, 2048], "unit": "GFLOP/s", "limit": 100e9,
+         "rate": {"cllm": 81.25e9, "numpy": 70e9}, "share": {"cllm": 0.8125},
+         "text": {"numpy": "0.86 (0.80 to 0.90)"}}]},
+}
+EXPECTED = {
+    "compare": ["| `cache` | 1.250 (1.200 to 1.500) | 1,638 | 1.00 | 419.5 | 732.7 | – | 4.2500 | `0123456789ab` |",
+                "| `int8` | failed: out of memory |", "Problem: cache: something",
+                "8 × 256; float32; 2 threads; Some CPU"],
+    "compare predictions": ["| `cache` | 1.000 | 1.250 | -20.0% |", "| median of the distances |  |  | 20.0% |"],
+    "memory": ["| `cache` | 1.5 | 1.5 | 2.5 | 40.0 | 42.5 | 43.0 | 1.012 |"],
+    "speed": ["| `recompute` | 1.250 (1.200 to 1.500) | 1.20 (1.10 to 1.30) | 400.0 | 850.0 | 300.0 |",
+              "time against cache"],
+    "speed steps": ["| `attn` | 100.00 | 200.00 |\n| `ln1` | 12.50 | – |"],
+    "peers": ["| `torch eager` | 1.250 (1.200 to 1.500) | 1.50 (1.40 to 1.60) | – | – | 5.500000 |"],
+    "peers predictions": ["| `cache` | 1.300 | 1.250 | +4.0% |"],
+    "depth layers": ["| layers | Sqrt, MB | Sqrt, ms | RecomputeAll, MB | RecomputeAll, ms |",
+                     "| 6 | 2.5 | 1250.0 | 1.5 | 1250.0 |\n| 12 | 3.5 | 1250.0 | – | – |"],
+    "depth batch": ["| 32 | 9.0 | 1250.0 |"],
+    "training": ["| cllm | 400 | 600.5 | 1.250 (1.200 to 1.500) | 1.7500 |", "batch 8 × 256"],
+    "kernels": ["| `linear_forward` | 64 × 512 × 2048 | GFLOP/s | 81.2 | 70.0 | 100.0 | 0.81 | 0.86 (0.80 to 0.90) |",
+                "1 thread; Some CPU"],
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    for name, data in RESULTS.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+    (tmp_path / "memory.png").write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_table_holds_what_was_measured(tables, results, name):
+    page = f"Before\n<!-- table:{name} -->\nan old figure\n<!-- end -->\nAfter\n"
+    made = tables.filled(page, results, results)
+    assert made.startswith(f"Before\n<!-- table:{name} -->\n| ") and made.endswith("\n<!-- end -->\nAfter\n")
+    for line in EXPECTED[name]:
+        assert line in made
+    assert "an old figure" not in made
+    rows = [line for line in made.splitlines() if line.startswith("|")]
+    assert len({row.count(" | ") for row in rows}) == 1, "every row has as many cells as the header"
+    assert tables.filled(made, results, results) == made
+
+
+def test_what_was_not_measured_says_so(tables, results):
+    page = ("<!-- table:none -->\n1.0\n<!-- end -->\n<!-- picture:none A curve -->\n<!-- end -->\n"
+            "<!-- picture:memory A curve -->\n<!-- end -->\n")
+    made = tables.filled(page, results / "docs", results)
+    assert "Not measured yet" in made and "1.0" not in made and "*Not drawn yet: A curve.*" in made
+    assert "![A curve](../memory.png)" in made
+
+
+@pytest.mark.parametrize("page", ["<!-- table:memory -->\nfigures\n",
+                                  "<!-- table:memory -->\n<!-- table:speed -->\n<!-- end -->\n",
+                                  "<!-- table:memory upside-down -->\n<!-- end -->\n"])
+def test_a_marker_that_makes_no_sense_is_refused(tables, results, page):
+    with pytest.raises(ValueError, match="no <!-- end -->|no view"):
+        tables.filled(page, results, results)
+
+
+# completeness
+
+def test_the_map_has_every_module_in_the_order_of_imports():
+    section = read("docs/architecture.md").split("## The map")[1].split("## The path")[0]
+    rows = re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE)
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == [line.split() for line in GROUPS.strip().splitlines()]
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"qkv": "lattice"}, {"attention": "crystalline"}])
+def test_the_page_of_the_model_names_every_parameter(changes):
+    page = read("docs/model.md")
+    for name in wire(cllm.ModelConfig.preset("tiny", **changes)).parameters:
+        assert f"`{re.sub('[0-9]+', '{i}', name, count=1) if name.startswith('blocks.') else name}`" in page
+
+
+def test_pages_name_every_choice_of_the_model():
+    from cllm.config import CHOICES
+    page = read("docs/model.md")
+    for name in CHOICES:
+        for choice in CHOICES[name]:
+            assert re.search(f'`{choice}`|"{choice}"', page), f"{name}={choice}"
+
+
+def test_pages_name_every_strategy():
+    readme, page = read("README.md"), read("docs/strategies.md")
+    for word in STRATEGIES:
+        assert re.search(f"`{word}[:`]", readme) and re.search(f"`{word}[:`]", page), word
+
+
+def test_the_readme_names_every_command_and_no_other():
+    assert set(re.findall(r"^\| `cllm (\w+)`", read("README.md"), re.MULTILINE)) == set(command_line.commands)
+
+
+def test_the_page_of_errors_names_every_error():
+    found = {name for name, one in vars(errors).items()
+             if isinstance(one, type) and issubclass(one, cllm.CllmError) and one is not cllm.CllmError}
+    assert set(re.findall(r"^\| `(\w+)` \|", read("docs/errors.md"), re.MULTILINE)) == found
+
+
+def test_own_strategies_are_told_every_field_of_the_ledger():
+    from cllm.ledger import Entry
+    page = read("docs/your-own-strategy.md")
+    for name in Entry.__dataclass_fields__:
+        assert f"`{name}`" in page
+
+
+# links
+
+def links(page):
+    """Addresses in a page that are no web addresses, without anchors."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for address in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", address):
+            yield address.partition("#")[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    missing = [address for address in links(page) if address and not (page.parent / address).exists()]
+    assert not missing
+
+
+def test_the_index_names_every_page():
+    named = {(ROOT / "docs" / address).resolve() for address in links(ROOT / "docs" / "README.md") if address}
+    top = {page for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"}
+    assert top <= named, "name the page in docs/README.md"
+    folder = ROOT / "docs" / "decisions"
+    assert set(folder.glob("0*.md")) <= {folder / address for address in links(folder / "README.md")}
+
+
+def test_files_that_pages_name_exist():
+    named = re.compile(r"`((?:tests|cllm|profiling|docs)/[\w/.-]+\.(?:py|pxi|md|pyx))`")
+    for page in PAGES:
+        for name in named.findall(page.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists() or "NAME" in name, f"{page.name} names {name}"
