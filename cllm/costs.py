@@ -61,11 +61,12 @@ class Rates:
         exact = self.measured.get(signature(kind, step, letters, nbytes))
         if exact is not None:
             return exact
-        declared = declared_seconds(kind, step, letters, nbytes, workload)
-        near = self._nearest(kind, type(step.layer).__name__, declared)
-        return declared * near
+        alone = declared_seconds(kind, step, letters, nbytes, None)
+        ratio = self._nearest(kind, type(step.layer).__name__, alone)
+        return declared_seconds(kind, step, letters, nbytes, workload) if ratio is None else alone * ratio
 
-    def _nearest(self, kind: str, layer: str, declared: float) -> float:
+    def _nearest(self, kind: str, layer: str, declared: float) -> float | None:
+        """Measured over declared seconds of the measured operation of that kind whose declared work is nearest."""
         if not self._ratios:
             for name, seconds in self.measured.items():
                 parts = name.split("|")
@@ -73,13 +74,15 @@ class Rates:
                     self._ratios.setdefault((parts[0], parts[1]), []).append((float(parts[3]), seconds / float(parts[3])))
         known = self._ratios.get((kind, layer))
         if not known:
-            return 1.0
+            return None
         return min(known, key=lambda pair: abs(log(pair[0] / declared)))[1]
 
 
 def signature(kind: str, step: Step, letters, nbytes: int) -> str:
     """The name of an operation's cost: kind, layer, lengths, and its declared seconds on one thread."""
-    lengths = ",".join(f"{n}{letters[n]}" for n in sorted(letters) if n in step.layer.letters or n in "BTR")
+    # the number of loss rows matters to a head alone
+    batch = "BTR" if step.layer.evaluate_flow.exists else "BT"
+    lengths = ",".join(f"{n}{letters[n]}" for n in sorted(letters) if n in step.layer.letters or n in batch)
     work = declared_seconds(kind, step, letters, nbytes, None)
     return f"{kind}|{type(step.layer).__name__}|{lengths},{nbytes}|{work:.6e}"
 

@@ -208,6 +208,13 @@ def _size_and_time(row: dict | None) -> tuple[str, str]:
                                                    number(row["seconds"]["median"], ".1f", 1e3))
 
 
+def _overheads(data: dict) -> Table:
+    header = ("strategy", "", "operations a step", "ms a step (least to most)")
+    return header, [(_code(row["strategy"]), row["what"], str(row["operations"]),
+                     f"{row['seconds']['median'] * 1e3:.3f} ({row['seconds']['min'] * 1e3:.3f} to "
+                     f"{row['seconds']['max'] * 1e3:.3f})") for row in data["rows"]]
+
+
 def _trained(data: dict) -> Table:
     header = ("", "steps", "seconds in all", "step s (least to most)", "validation loss, nats per token")
     return header, [(row["name"], str(row["evaluations"][-1]["step"]), f"{row['seconds']:.1f}",
@@ -235,6 +242,7 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("kernels", ""): _kernels,
     ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
     ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
+    ("overhead", ""): _overheads,
     ("training", ""): _trained,
 }
 
