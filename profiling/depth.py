@@ -79,7 +79,8 @@ def _draw(rows: list[dict], path: Path) -> None:
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     axes = figure.subplots(2, 2)
-    for column, (sweep, key, label) in enumerate((("depth", "layers", "layers, batch 1"), ("batch", "batch", "batch, 6 layers"))):
+    sweeps = (("depth", "layers", "layers, batch 1"), ("batch", "batch", "batch, 6 layers"))
+    for column, (sweep, key, label) in enumerate(sweeps):
         mine = [row for row in rows if row["sweep"] == sweep]
         for name in dict.fromkeys(row["name"] for row in mine):
             points = [row for row in mine if row["name"] == name]

@@ -227,7 +227,7 @@ def test_bits_do_not_depend_on_threads(kind, dtype):
         kernels.set_threads(threads)
         results.append(PRODUCTS[kind](*case(kind, dtype)))
     for other in results[1:]:
-        for got, want in zip(other, results[0]):
+        for got, want in zip(other, results[0], strict=True):
             assert_same_bits(got, want)
 
 
@@ -235,7 +235,7 @@ def test_bits_do_not_depend_on_threads(kind, dtype):
 @pytest.mark.parametrize("kind", PRODUCTS)
 def test_bits_do_not_depend_on_the_address(kind, dtype):
     kernels.set_threads(2)
-    for got, want in zip(PRODUCTS[kind](*case(kind, dtype, 1), shift=1), PRODUCTS[kind](*case(kind, dtype))):
+    for got, want in zip(PRODUCTS[kind](*case(kind, dtype, 1), shift=1), PRODUCTS[kind](*case(kind, dtype)), strict=True):
         assert_same_bits(got, want)
 
 
@@ -257,7 +257,7 @@ def test_rows_in_two_calls_give_the_bits_of_one(kind, dtype, cut):
     run = backward_weight if kind == "linear" else block_backward_weight
     whole = run(x, dy, dweight, dbias)
     halves = run(x[cut:], dy[cut:], *run(x[:cut], dy[:cut], dweight, dbias))
-    for got, want in zip(halves, whole):
+    for got, want in zip(halves, whole, strict=True):
         assert_same_bits(got, want)
 
 

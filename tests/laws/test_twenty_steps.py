@@ -2,9 +2,10 @@
 
 import hashlib
 
-import cllm
 import numpy as np
 import pytest
+
+import cllm
 
 CONFIG = cllm.ModelConfig(vocab_size=61, n_layers=4, d_model=32, n_heads=4, d_ff=64, max_seq_len=24, dropout=0.1)
 BATCH, TIME, STEPS = 5, 24, 20
