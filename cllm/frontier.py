@@ -28,7 +28,7 @@ from cllm.segments import Segment, Tape
 from cllm.workload import Workload
 
 # Pairs kept of a set inside the recursion. Networks of a dozen blocks stay below the first; on deep ones the second, and
-# fewer lengths of segments, keep the whole at about a second.
+# fewer lengths of segments, bound the time of planning.
 MOST = 2000
 MOST_DEEP = 40
 DEEP = 24  # blocks
