@@ -373,7 +373,8 @@ def test_an_interrupt_leaves_a_snapshot_and_ends_cleanly(number, tmp_path):
 
 
 def test_kill_at_any_moment_and_resume_equals_the_straight_run(tmp_path):
-    rng, steps = np.random.default_rng(os.getpid()), 40 * KILLS
+    # far more steps than a fast machine makes between the first step and the last kill
+    rng, steps = np.random.default_rng(os.getpid()), 500 * KILLS if KILLS < 10 else 200 * KILLS
     straight = start(tmp_path / "straight", steps)
     for kill in range(KILLS):
         process = start(tmp_path / "killed", steps)
