@@ -8,6 +8,7 @@ whole steps (zero, loss and gradients, clip, AdamW) in turn. Equal first losses 
 Growth is the peak resident memory of the steady steps over what was resident when the model had just been made.
 """
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -31,37 +32,86 @@ def main() -> int:
                         help=f"PyTorch's modes to compare with; without a value: {PEERS}")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
                         help="interpreter that has PyTorch (default: this one)")
+    parser.add_argument("--together", type=int, default=None, metavar="N",
+                        help="contestants alive at once, where memory does not hold all of them (default: all); the first "
+                             "one stands in every group, and ratios to it are of the same group")
+    parser.add_argument("--picture", nargs="+", type=Path, metavar="FILE.json",
+                        help="measure nothing: draw these results side by side into --out")
     arguments = jobs.parsed(parser)
+    if arguments.picture:
+        return _draw_stored(arguments.picture, arguments.out)
     config = jobs.config_of(arguments)
-    with jobs.trainings(arguments, config, jobs.strategies_of(arguments)) as (made, failed):
-        _add_peers(arguments, config, made, failed)
+    names = jobs.strategies_of(arguments) + [f"torch {mode}" for mode in arguments.peers.split(",") if mode]
+    rows, problems = [], []
+    for group in _groups(names, arguments.together or len(names)):
+        measured, failed = _measure(arguments, config, group)
+        rows += [row for row in measured if row["name"] not in {one["name"] for one in rows}]
+        problems += [f"{name} failed: {reason}" for name, reason in failed.items()]
+    problems += _different_losses(rows)
+    _judge(rows)
+    _print(arguments, config, rows, problems)
+    path = harness.write_result("compare", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
+                                                               "problems": problems}, arguments.out)
+    pictures.memory_against_time([(jobs.title(arguments, config), rows)], path.with_suffix(".png"))
+    print(f"\nwritten: {path} and its picture")
+    return 1 if problems else 0
+
+
+def _groups(names: list[str], most: int) -> list[list[str]]:
+    """The contestants in groups of at most `most`, the first one in every group."""
+    base, *others = names
+    each = max(1, most - 1)
+    return [[base, *others[start:start + each]] for start in range(0, max(1, len(others)), each)]
+
+
+def _measure(arguments, config: dict, names: list[str]) -> tuple[list[dict], dict[str, str]]:
+    """Rows of these contestants, all alive at once, and the reasons of those that failed."""
+    ours = [name for name in names if not name.startswith("torch ")]
+    with jobs.trainings(arguments, config, ours) as (made, failed):
+        _add_peers(arguments, config, [name for name in names if name not in ours], made, failed)
         bursts = {name: _bursts(peer) for name, (peer, _) in made.items()}
         watched = {name for name, (peer, _) in made.items() if forget_peak(peer.pid)}
         timings = harness.interleave(bursts, arguments.rounds, harness.say)
         growth = {name: _growth(peer, facts) if name in watched else None for name, (peer, facts) in made.items()}
         facts = {name: one for name, (_, one) in made.items()}
     harness.say("")
-    rows = _rows(timings, growth, facts)
-    problems = [f"{name} failed: {reason}" for name, reason in failed.items()] + _different_losses(rows)
-    _print(arguments, config, rows, problems)
-    path = harness.write_result("compare", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
-                                                               "problems": problems}, arguments.out)
-    pictures.memory_against_time(rows, jobs.title(arguments, config), path.with_suffix(".png"))
-    print(f"\nwritten: {path} and its picture")
-    return 1 if problems else 0
+    return _rows(timings, growth, facts), failed
 
 
-def _add_peers(arguments, config: dict, made: dict, failed: dict) -> None:
-    modes = [mode for mode in arguments.peers.split(",") if mode]
-    if not modes:
+def _judge(rows: list[dict]) -> None:
+    """Tell of each of PyTorch's rows which plans of cllm are faster with no more growth."""
+    for row in rows:
+        if row["name"].startswith("torch ") and row["growth_bytes"] is not None:
+            row["beaten_by"] = [one["name"] for one in rows if not one["name"].startswith("torch ")
+                                and one["growth_bytes"] is not None and one["growth_bytes"] <= row["growth_bytes"]
+                                and one["ratio"]["value"] < row["ratio"]["value"]]
+
+
+def _draw_stored(paths: list[Path], out: Path | None) -> int:
+    if out is None:
+        raise SystemExit("--picture needs --out FILE.png")
+    panels = []
+    for path in paths:
+        data = json.loads(path.read_text())
+        config = data["config"]
+        panels.append((f"{config['n_layers']} layers, C {config['d_model']}, V {config['vocab_size']}; "
+                       f"{data['batch_size']} × {data['seq_len']}; {data['threads']} threads", data["rows"]))
+    pictures.memory_against_time(panels, out)
+    print(f"written: {out}")
+    return 0
+
+
+def _add_peers(arguments, config: dict, names: list[str], made: dict, failed: dict) -> None:
+    if not names:
         return
     with tempfile.TemporaryDirectory() as folder:
         files = {"weights": str(Path(folder) / "weights.npz"), "data": str(Path(folder) / "data.npz")}
         with harness.Peer("cllm_peer.py", arguments.threads) as ours:
             ours.ask("export", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len, **files)
-        for mode in modes:
+        for name in names:
+            mode = name.removeprefix("torch ")
             harness.say(f"making PyTorch {mode}")
-            name, peer = f"torch {mode}", harness.Peer("torch_peer.py", arguments.threads, arguments.peer_python)
+            peer = harness.Peer("torch_peer.py", arguments.threads, arguments.peer_python)
             try:
                 made[name] = (peer, peer.ask("make", config=config, mode=mode, threads=arguments.threads, **files))
             except harness.PeerError as error:
@@ -105,6 +155,9 @@ def _print(arguments, config: dict, rows: list[dict], problems: list[str]) -> No
         arena = f"{row['arena_bytes'] / 1e6:.1f}" if "arena_bytes" in row else "-"
         print(f"{row['name']:18s} {seconds['min']:9.4f} {seconds['median']:9.4f} {seconds['max']:9.4f}  {growth:>9s} "
               f"{arena:>9s}  {row['loss']:10.6f}  {row['ratio_text']}")
+    for row in rows:
+        if "beaten_by" in row:
+            print(f"no more growth than {row['name']}, and faster: {', '.join(row['beaten_by']) or 'none'}")
     for problem in problems:
         print(problem)
 

@@ -27,7 +27,8 @@ def _figure(rows: int, columns: int, size: tuple[float, float], title: str, **op
         print("no picture: matplotlib is missing (pip install 'cllm[plot]')", file=sys.stderr)
         return None, None
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
@@ -36,24 +37,36 @@ def _figure(rows: int, columns: int, size: tuple[float, float], title: str, **op
     return figure, axes
 
 
-def memory_against_time(rows: list[dict], title: str, path: Path) -> None:
-    """One point a contestant: growth of the process against the time of a step, with the spread of rounds."""
-    from_rounds = [row for row in rows if row["growth_bytes"] is not None]
-    figure, axes = _figure(1, 1, (8, 5), title)
-    if figure is None or not from_rounds:
+def memory_against_time(panels: list[tuple[str, list[dict]]], path: Path) -> None:
+    """Growth of the process against the time of a step, a panel for each (title, rows): one point a contestant with the
+    spread of its rounds; a line joins, for cllm and for PyTorch, those that no other of the same side beats in both."""
+    figure, axes = _figure(1, len(panels), (2 + 6 * len(panels), 5), "")
+    if figure is None:
         return
-    axis = axes[0, 0]
-    for row in from_rounds:
-        colour = THEIRS if row["name"].startswith("torch") else OURS
-        x, y = row["seconds"]["median"], row["growth_bytes"] / 1e6
-        axis.plot([row["seconds"]["min"], row["seconds"]["max"]], [y, y], color=colour, linewidth=1, alpha=0.6)
-        axis.plot(x, y, "o", color=colour, markersize=7)
-        axis.annotate(row["name"], (x, y), xytext=(6, 6), textcoords="offset points", fontsize=9)
-    axis.set_xlim(left=0)
-    axis.set_ylim(bottom=0)
-    axis.set_xlabel("seconds of one step: median, and least to most")
-    axis.set_ylabel("growth of the process over the model, MB (10⁶ bytes)")
+    for axis, (title, rows) in zip(axes.flat, panels, strict=True):
+        shown = [row for row in rows if row["growth_bytes"] is not None]
+        for colour, side in ((OURS, [row for row in shown if not row["name"].startswith("torch")]),
+                             (THEIRS, [row for row in shown if row["name"].startswith("torch")])):
+            _draw_contestants(axis, side, colour)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("seconds of one step: median, and least to most")
+    axes[0, 0].set_ylabel("growth of the process over the model, MB (10⁶ bytes)")
     figure.savefig(path, dpi=150)
+
+
+def _draw_contestants(axis, rows: list[dict], colour: str) -> None:
+    points = {row["name"]: (row["seconds"]["median"], row["growth_bytes"] / 1e6) for row in rows}
+    best = sorted(point for point in points.values()
+                  if not any(x <= point[0] and y <= point[1] and (x, y) != point for x, y in points.values()))
+    if best:
+        axis.plot(*zip(*best, strict=True), color=colour, linewidth=1, alpha=0.7)
+    for row in rows:
+        x, y = points[row["name"]]
+        axis.plot([row["seconds"]["min"], row["seconds"]["max"]], [y, y], color=colour, linewidth=1, alpha=0.4)
+        axis.plot(x, y, "o", color=colour, markersize=6)
+        axis.annotate(row["name"], (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
 
 
 def timelines(rows: list[dict], title: str, path: Path) -> None:
