@@ -22,7 +22,7 @@ PROFILES := speed memory
 build: $(VENV)/built
 
 test: $(VENV)/extra-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 compare: $(VENV)/extra-plot
 	mkdir -p out

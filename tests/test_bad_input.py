@@ -247,7 +247,7 @@ def test_bad_arguments_of_a_model(arguments):
     *[{name: value} for name in ("batch_size", "seq_len", "num_threads") for value in NOT_A_SIZE
       if not (name == "num_threads" and value is None)],
     dict(seq_len=oracle.CONFIG["max_seq_len"] + 1),
-    *[dict(strategy=value) for value in ("nonsense", "", "every:", "every:x", "every:0", "every:-1", 3, None, object(),
+    *[dict(strategy=value) for value in ("nonsense", "", "every:", "every:x", "every:0", "every:-1", 3, None, {},
                                          cllm.CacheAll)],
     *[dict(optimizer=value) for value in ("nonsense", "", 3, cllm.AdamW)],
     *[dict(seed=value) for value in (-1, 1.5, "0", 2 ** 64, None)],
