@@ -78,7 +78,7 @@ def exhaustive(program, workload):
     """Costs of every tree with every decision at every micro-batch and number of rows."""
     points = []
     for micro in micro_batches(workload.batch):
-        choices = [list(OneBlock(program.with_block(b), workload, RATES, micro)._decisions(True))
+        choices = [list(OneBlock(program.with_block(b), workload, RATES, micro).decisions(True))
                    for b in range(program.n_blocks)]
         for rows in loss_rows(program, workload, micro):
             for tree in trees(tuple(range(program.n_blocks))):
@@ -147,7 +147,7 @@ def test_no_drawn_plan_and_no_strategy_beats_the_frontier(name):
     ledger = Ledger(program, work, RATES)
     plans = [s.decide(ledger) for s in (cllm.CacheAll(), cllm.RecomputeAll(), cllm.EveryNth(2), cllm.Sqrt(), cllm.Binomial(2),
                                         cllm.Binomial(3), cllm.Selective(), cllm.Selective(("norm",)))]
-    choices = list(OneBlock(program.with_block(0), work, RATES, work.batch)._decisions(True))
+    choices = list(OneBlock(program.with_block(0), work, RATES, work.batch).decisions(True))
 
     def draw(start, stop, depth):
         out = []
@@ -201,18 +201,18 @@ def test_an_integer_program_finds_nothing_better(name, n):
     frontier = Frontier(program, work, RATES, ("cache", "recompute"))
     one = OneBlock(program.with_block(0), work, RATES, batch)
     rng = np.random.default_rng(1)
-    every = list(one._decisions(True))
+    every = list(one.decisions(True))
     some = [every[0], *(every[i] for i in rng.choice(len(every), 20, replace=False))]
     rows = default_loss_rows(batch * time, config.vocab_size, 4)
     ways = []  # kept, peak, seconds, node
     base = Plan(tuple(Tape(b) for b in range(n)), batch, rows)
     whole, base_seconds = cost(program, work, base)
     for decisions in some:
-        taped = one._tape(decisions)
+        taped = one.tapes((decisions,))[0]
         ways.append((taped.kept, max(taped.forward_peak, taped.backward_peak), taped.seconds,
                      lambda b, d=decisions: Tape(b, d)))
-    block = one.block(False)
-    opened = one._tape(())
+    block = one.block(("cache",))
+    opened = one.tapes(((),))[0]
     ways.append((block.input_bytes, max(opened.last_peak, block.sweep_peak), opened.last_seconds + block.sweep_seconds,
                  lambda b: Segment((Tape(b),))))
     kept, peak, seconds = (np.array([w[k] for w in ways], float) for k in range(3))
