@@ -129,7 +129,8 @@ class _Builder:
             self.forward(step, env, optional, kind)
             for v in step.outputs.values():
                 decision = self._decision(decided, v)
-                if v in env and v != output and not isinstance(decision, Recompute):
+                # what no backward reads is never kept: a rebuild that needs it makes it again
+                if v in env and v != output and self.program.readers[v] and not isinstance(decision, Recompute):
                     saved[v] = self.pack(v, env[v], decision)
         return saved, env.get(output)
 

@@ -68,11 +68,18 @@ def test_sqrt_is_every_third_of_seven():
 
 @pytest.mark.parametrize("what, steps", [
     (("norm",), ["ln1", "ln2"]), (("act",), ["mlp.act"]), (("norm", "act"), ["ln1", "ln2", "mlp.act"]),
-    (("ln2.y",), ["ln2"]), (("mlp.fc1.y",), ["mlp.fc1"]), (("mlp",), ["mlp.fc1"]), (("res1.y",), ["res1"]),
+    (("ln2.y",), ["ln2"]), (("mlp.fc1.y",), ["mlp.fc1"]), (("mlp",), ["mlp.fc1"]), (("res1.y",), ["attn.out", "res1"]),
     (("attn",), ["attn.qkv", "attn"]), (("norm", "mlp", "act"), ["ln1", "ln2", "mlp.fc1", "mlp.act"])],
     ids=lambda v: "+".join(v))
 def test_selective_rebuilds_what_it_names_once_in_each_block(what, steps):
     assert rebuilds(schedule_of(cllm.Selective(recompute=what))) == {name: [*range(6)] for name in BLOCK if name in steps}
+
+
+def test_what_only_a_rebuild_reads_is_not_kept_for_it():
+    """Without its own value, the residual sum is made from the branch, which is made again too: so dropping it saves."""
+    whole, less = (schedule_of(cllm.Selective(what)) for what in ((), ("res1.y",)))
+    kept = [{b.label for b in s.buffers if b.kind == "kept"} for s in (whole, less)]
+    assert kept[1] == kept[0] - {f"blocks.{b}.res1.y" for b in range(6)}
 
 
 def test_row_statistics_of_a_rebuilt_norm_are_not_kept_twice():
