@@ -7,7 +7,16 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cllm.cli.options import config_of, json_option, model_options, size_options, writable, write_json
+from cllm.cli.options import (
+    calibrate_first,
+    calibrate_option,
+    config_of,
+    json_option,
+    model_options,
+    size_options,
+    writable,
+    write_json,
+)
 from cllm.cli.tables import console, megabytes, seconds, table
 from cllm.comparison.job import Job
 from cllm.comparison.machine import describe_machine
@@ -17,6 +26,7 @@ from cllm.comparison.summary import summarise
 from cllm.corpus import read_text
 from cllm.errors import CllmError
 from cllm.strategies import parse
+from cllm.workload import Workload
 
 DEFAULT_STRATEGIES = "cache,recompute,every:2,selective,budget:450MB"
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -47,8 +57,9 @@ def named_strategies(_ctx, param: click.Parameter, text: str) -> tuple[str, ...]
 @click.option("--seed", type=int, default=0, help="Of the weights and the batches.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), callback=writable, default=None,
               help="Draw step time, arena and process peak there, PNG or SVG by the ending.")
+@calibrate_option
 @json_option
-def command(strategies, steps, rounds, batch_size, seq_len, dtype, threads, text, seed, plot, json_path, **model):
+def command(strategies, steps, rounds, batch_size, seq_len, dtype, threads, text, seed, plot, measure, json_path, **model):
     """Train one model on one text under several strategies and measure each.
 
     Each strategy runs in fresh processes, in turn, 1 + STEPS steps each. The table shows time and memory of the steady
@@ -60,6 +71,8 @@ def command(strategies, steps, rounds, batch_size, seq_len, dtype, threads, text
     if text is not None:
         read_text(text)  # an unusable text is one error here, not one in every row
     job = Job(config_of(model, seq_len), batch_size, seq_len, steps, dtype, threads, text, seed)
+    if measure:
+        calibrate_first(Workload(job.config, batch_size, seq_len, dtype, "adamw", threads), strategies)
     machine = describe_machine()
 
     def keep(runs: Runs) -> None:

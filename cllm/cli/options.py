@@ -5,14 +5,15 @@ born.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 
 import click
 
+from cllm.calibrate import calibrate, is_calibrated, wants_seconds
 from cllm.config import CHOICES, PRESETS, ModelConfig
-from cllm.workload import ITEMSIZE, OPTIMIZER_STATES
+from cllm.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
 
 # Names that differ from the field's: what people type.
 SPELLED = {"n_layers": "layers", "n_heads": "heads"}
@@ -121,3 +122,17 @@ def _all(*decorators: Callable) -> Callable:
         return command
 
     return decorate
+
+
+def calibrate_option(command):
+    """``--calibrate/--no-calibrate``: measure this machine first, should a budget have to be decided on."""
+    return click.option("--calibrate/--no-calibrate", "measure", default=True,
+                        help="Before the first run under a budget, measure this machine for this model and batch (some "
+                             "20 s at most, kept for later runs), or decide by declared work.")(command)
+
+
+def calibrate_first(workload: Workload, strategies: Iterable[str], limit: int | None = None) -> None:
+    """Calibrate for the workload, should a strategy decide by seconds and nothing be stored; say so."""
+    if any(wants_seconds(s) for s in strategies) and not is_calibrated(workload):
+        click.echo("measuring this machine once for this model and batch (--no-calibrate leaves it out) ...", err=True)
+        calibrate(workload, lambda text: click.echo(f"  {text}", err=True), limit)

@@ -8,15 +8,17 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from cllm.cli.options import config_of, json_option, model_options, write_json
+from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options, write_json
 from cllm.config import ModelConfig
 from cllm.errors import ConfigError
 from cllm.models.gpt import GPT
 from cllm.optim import optimizer_kind
 from cllm.planning import plan
 from cllm.strategies import MemoryBudget
+from cllm.strategies.memory_budget import parse_limit
 from cllm.train import Trainer, TrainSettings, progress, tokenizer_for
 from cllm.train.keeper import Keeper
+from cllm.workload import Workload
 
 HELP = {
     "steps": "Steps of the whole run; a longer run may be asked for when resuming.",
@@ -74,9 +76,10 @@ def _settings_options(command):
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
 @_settings_options
 @click.option("--quiet", is_flag=True, help="Plain lines, without those of single steps.")
+@calibrate_option
 @json_option
 @click.pass_context
-def command(ctx, text, out, resume, tokenizer, dtype, quiet, json_path, **options):
+def command(ctx, text, out, resume, tokenizer, dtype, quiet, measure, json_path, **options):
     """Train a model on a text.
 
     Writes snapshots, metrics.jsonl and the tokens into --out. Ctrl-C writes a snapshot first; --resume goes on from
@@ -96,6 +99,11 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, json_path, **option
         wanted = TrainSettings(**settings)
         config = config_of(options, wanted.seq_len)
         _fits(config, wanted, dtype)
+        if measure:
+            strategy = wanted.strategy if wanted.memory_budget is None else MemoryBudget(wanted.memory_budget)
+            limit = None if wanted.memory_budget is None else parse_limit(wanted.memory_budget)
+            calibrate_first(Workload(config, wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer),
+                                     wanted.threads), [strategy], limit)
         seed = wanted.seed
     else:
         config, dtype, seed, chosen = _of_run(ctx, state, options, dtype, out), state["dtype"], 0, None

@@ -1,0 +1,88 @@
+"""Calibration: what is measured is stored and used, on first use where a budget decides, and plans run no kernel for it."""
+import pytest
+from click.testing import CliRunner
+
+import cllm
+from cllm import _kernels, calibrate
+from cllm.cli import main
+from cllm.costs import Rates, op_signature
+from cllm.ledger import Ledger
+from cllm.measurements import load_measurements
+from cllm.models.wiring import wire
+from cllm.workload import Workload
+
+CONFIG = cllm.ModelConfig(61, 4, 16, 2, 32, 16)
+WORK = Workload(CONFIG, 5, 16, threads=1)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLLM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(calibrate, "DISK_PROBE_BYTES", 1 << 16)
+    return tmp_path
+
+
+def test_every_operation_of_every_plan_is_measured_at_powers_of_two_and_the_whole(store):
+    told = []
+    assert not calibrate.is_calibrated(WORK)
+    assert calibrate.calibrate(WORK, told.append).parent == store
+    assert calibrate.is_calibrated(WORK) and not calibrate.is_calibrated(Workload(CONFIG, 4, 16, threads=1))
+    assert [t for t in told if t.startswith("micro")] == [f"micro-batch of {n}" for n in (1, 2, 4, 5)]
+    known = load_measurements(1, "float32")
+    ledger = Ledger(wire(CONFIG), WORK)
+    for size in (1, 2, 4, 5):
+        for strategy in (cllm.CacheAll(micro_batch=size), cllm.RecomputeAll(micro_batch=size)):
+            schedule, _ = ledger.build(strategy.decide(ledger))
+            missing = {op.name for op in schedule.ops if op_signature(op, schedule, WORK) not in known}
+            assert not {m for m in missing if not m.endswith("embed")}, "the embedding's epilogue runs in cut batches alone"
+
+
+def test_the_planner_believes_what_was_measured(store):
+    calibrate.calibrate(WORK)
+    measured = Rates.stored(WORK)
+    slower = Rates({name: seconds * 3 for name, seconds in measured.measured.items()})
+    first, second = (Ledger(wire(CONFIG), WORK, rates) for rates in (measured, slower))
+    for strategy in (cllm.CacheAll(), cllm.RecomputeAll(micro_batch=3)):
+        plan = strategy.decide(first)
+        assert second.evaluate(plan).seconds == pytest.approx(3 * first.evaluate(plan).seconds, rel=1e-6)
+
+
+def test_sizes_beyond_the_limit_are_left_out(store):
+    part = Workload(CONFIG, 2, 16, threads=1)
+    limit = cllm.plan(CONFIG, 2, 16, "recompute", num_threads=1).total_bytes
+    told = []
+    calibrate.calibrate(WORK, told.append, limit)
+    assert [t for t in told if t.startswith("micro")] == ["micro-batch of 1", "micro-batch of 2"], part
+
+
+def test_a_long_calibration_is_cut_short_and_says_so(store, monkeypatch):
+    monkeypatch.setattr(calibrate, "MOST_SECONDS", 0.0)
+    told = []
+    calibrate.calibrate(WORK, told.append)
+    assert "micro-batches of 2 and more are estimated" in told and "micro-batch of 4" not in told
+    assert calibrate.is_calibrated(WORK), "it is not tried again on the next run"
+
+
+def test_a_hiccup_counts_for_little():
+    assert calibrate._typical([1.0, 1.0, 1.0, 50.0]) == 1.5
+    assert calibrate._typical([1.0, 1.0, 1.0, 1.4]) == pytest.approx(1.1)
+
+
+def test_plan_measures_nothing(store, monkeypatch):
+    monkeypatch.setattr(_kernels, "set_threads", lambda *a: pytest.fail("a kernel runs"))
+    cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+    assert not list(store.iterdir())
+
+
+@pytest.mark.parametrize("strategy, option, measures", [
+    ("budget:1GB", [], True), ("budget:1GB", ["--no-calibrate"], False), ("cache", [], False)])
+def test_train_measures_once_where_a_budget_decides(store, tmp_path, strategy, option, measures):
+    def train(out):
+        return CliRunner().invoke(main, [
+            "train", "--preset", "tiny", "--layers", "1", "--batch-size", "1", "--seq-len", "8", "--steps", "1", "--threads",
+            "1", "--eval-every", "5", "--strategy", strategy, "--out", str(tmp_path / out), *option])
+
+    first, second = train("one"), train("two")
+    assert first.exit_code == second.exit_code == 0, first.output
+    assert ("measuring this machine" in first.stderr) == measures
+    assert "measuring this machine" not in second.stderr
