@@ -30,6 +30,7 @@ from cllm.errors import (  # noqa: E402
 )
 from cllm.executor import Executor  # noqa: E402
 from cllm.gradcheck import gradcheck  # noqa: E402
+from cllm.inexact import gradient_error, plan_within_error  # noqa: E402
 from cllm.models.gpt import GPT, load  # noqa: E402
 from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad_norm  # noqa: E402
 from cllm.planning import plan, print_saved_values  # noqa: E402
@@ -60,6 +61,7 @@ __all__ = [
     "ModelConfig", "NonFiniteError", "OptimizerError", "PerBlock", "Plan", "PlanError", "Rate", "RebuildError",
     "Recompute", "RecomputeAll", "SGD", "Segment", "Selective", "ShapeError", "SnapshotError", "Spill",
     "SpillError", "Sqrt", "Tape", "TokenError", "TrainSettings", "Trainer", "accumulate_weight_gradient",
-    "clip_each_grad_norm", "clip_grad_norm", "generate", "gradcheck", "load", "plan", "print_saved_values",
+    "clip_each_grad_norm", "clip_grad_norm", "generate", "gradcheck", "gradient_error", "load", "plan",
+    "plan_within_error", "print_saved_values",
     "set_num_threads", "versions",
 ]

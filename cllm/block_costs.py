@@ -243,7 +243,8 @@ class _Tapes:
 
 
 def _buffer_key(buffer: Buffer) -> tuple:
-    return buffer.label, buffer.shape if buffer.kind != "scratch" else "", buffer.whole
+    counted = buffer.kind in ("scratch", "packed")  # their shapes may be numbers, which the micro-batch changes
+    return buffer.label, "" if counted else buffer.shape, buffer.whole
 
 
 def _op_key(run: _Run, position: int) -> tuple:

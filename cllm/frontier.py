@@ -31,9 +31,9 @@ from cllm.workload import Workload
 # Pairs kept of a set inside the recursion. Networks of a dozen blocks stay below the first; on deep ones the second, and
 # fewer lengths of segments, bound the time of planning.
 MOST = 2000
-MOST_DEEP = 300
+MOST_DEEP = 200
 DEEP = 24  # blocks
-DEEP_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256)  # of segments, in deep networks
+DEEP_LENGTHS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256)  # of segments, in deep networks
 LEAST_LOSS_ROWS = 16
 
 

@@ -30,7 +30,7 @@ GROUPS = """
     models plan_check
     schedule
     costs arena
-    memory block_costs
+    memory block_costs pairs
     frontier
     ledger
     strategies
@@ -38,7 +38,7 @@ GROUPS = """
     binding
     rebuild_check
     executor
-    optim rates corpus tokenizer snapshot sampling gradcheck testing about
+    optim rates corpus tokenizer snapshot sampling gradcheck inexact testing about
     calibrate train comparison
     cli
     __main__

@@ -9,7 +9,7 @@ import cllm
 from cllm.costs import Rates
 from cllm.ledger import Ledger
 from cllm.models.wiring import wire
-from cllm.segments import Segment, Tape
+from cllm.segments import Compress, Segment, Tape
 from cllm.strategies import memory_budget
 from cllm.strategies.memory_budget import parse_limit
 from cllm.workload import Workload
@@ -144,6 +144,83 @@ def test_a_refused_executor_has_made_nothing(monkeypatch):
     finally:
         tracemalloc.stop()
     assert peak < 2e7 and model._gradients is None
+
+
+# compressed values
+
+INEXACT = (*memory_budget.ALLOWED, "bfloat16")
+WIDE = dataclasses.replace(CONFIG, n_layers=4, d_model=256, d_ff=1024)  # products dear enough that copies pay
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_compressed_values_are_faster_under_some_limit_and_kept_within_it(dtype):
+    ledger = ledger_of(WIDE, batch=1)
+    allow = (*memory_budget.ALLOWED, dtype)
+    least, most = least_of(ledger), ledger.evaluate(cllm.CacheAll().decide(ledger)).total_bytes
+    assert least_of(ledger, allow=allow) <= least
+    inexact = 0
+    for k in range(40):
+        limit = least + (most - least) * k // 39
+        plan, exact = (cllm.MemoryBudget(limit, allow=a).decide(ledger) for a in (allow, memory_budget.ALLOWED))
+        assert ledger.evaluate(plan).total_bytes <= limit and exact.exact
+        assert ledger.evaluate(plan).seconds <= ledger.evaluate(exact).seconds * 1.02  # packing aside
+        inexact += not plan.exact
+        for tape in plan.tapes():
+            for key, decision in tape.decisions:
+                assert not isinstance(decision, Compress) or (
+                    decision.dtype == dtype and key != "input" and not key.endswith((".lse", ".mean", ".rstd")))
+    assert inexact > 5
+
+
+def test_frontier_points_with_compressed_values_cost_what_their_schedules_cost():
+    ledger = ledger_of(WIDE, batch=1)
+    frontier = ledger.frontier(tuple(sorted((*memory_budget.ALLOWED, "bfloat16", "int8"))))
+    plans = [frontier.plan(i) for i in range(0, len(frontier), max(1, len(frontier) // 12))]
+    assert any(not p.exact for p in plans)
+    for i, plan in zip(range(0, len(frontier), max(1, len(frontier) // 12)), plans, strict=True):
+        _, memory = ledger.build(plan)
+        live = max(memory.arena.live_bytes)
+        assert live + memory.total_bytes - memory.arena_bytes == frontier.nbytes[i]
+        assert ledger.evaluate(plan).seconds == pytest.approx(frontier.seconds[i], rel=1e-9)
+
+
+def inexact_limit(ledger):
+    """A limit under which values are compressed, and under which an exact plan exists too."""
+    least, most = least_of(ledger), ledger.evaluate(cllm.CacheAll().decide(ledger)).total_bytes
+    return next(limit for limit in range(least, most, (most - least) // 40)
+                if not cllm.MemoryBudget(limit, allow=INEXACT).decide(ledger).exact)
+
+
+def test_the_gradient_error_is_bounded_as_measured_on_a_batch():
+    model = cllm.GPT(WIDE, seed=0)
+    batch = oracle.draw_batch({**oracle.CONFIG, "vocab_size": 61}, 1, TIME)
+    limit = inexact_limit(ledger_of(WIDE, batch=1))
+    free = cllm.plan(model, 1, TIME, cllm.MemoryBudget(limit, allow=INEXACT), num_threads=2)
+    error = cllm.gradient_error(model, *batch, free, num_threads=2)
+    assert 1e-5 < error < 1e-2
+    assert cllm.gradient_error(model, *batch, "cache", num_threads=2) == 0.0
+
+    def within(bound, **changes):
+        budget = cllm.MemoryBudget(changes.get("limit", limit), allow=INEXACT, max_grad_error=bound)
+        return cllm.plan_within_error(model, *batch, budget, num_threads=2)
+
+    assert within(error) == free
+    assert within(error / 2).exact
+    with pytest.raises(cllm.BudgetError, match="with bfloat16"):  # what is exact and not recomputed needs more room
+        cllm.plan_within_error(model, *batch, cllm.MemoryBudget(
+            least_of(ledger_of(WIDE, batch=1), allow=("cache", "bfloat16")), ("cache", "bfloat16"), 1e-9), num_threads=2)
+
+
+def test_a_bound_without_a_batch_is_refused():
+    with pytest.raises(cllm.ConfigError, match="plan_within_error"):
+        cllm.MemoryBudget("1GB", allow=INEXACT, max_grad_error=0.1).decide(ledger_of(WIDE, batch=1))
+    assert cllm.MemoryBudget("1GB", max_grad_error=0.1).decide(ledger_of(WIDE, batch=1)).exact
+    for bound in (-1, True, "small", float("nan"), float("inf")):
+        with pytest.raises(cllm.ConfigError, match="max_grad_error"):
+            cllm.MemoryBudget("1GB", max_grad_error=bound)
+    with pytest.raises(cllm.ConfigError, match="max_grad_error"):
+        cllm.plan_within_error(cllm.GPT(WIDE), *oracle.draw_batch({**oracle.CONFIG, "vocab_size": 61}, 1, TIME),
+                               cllm.MemoryBudget("1GB"))
 
 
 # limits

@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from math import inf
 
+from cllm.compression import PACKED
 from cllm.errors import BudgetError, ConfigError
 from cllm.ledger import Ledger
 from cllm.machine import free_bytes
@@ -10,6 +12,7 @@ from cllm.plans import Plan
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 ALLOWED = ("cache", "recompute", "micro_batch")
+INEXACT = PACKED
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B)\s*\Z", re.IGNORECASE)
 
 
@@ -44,20 +47,33 @@ class MemoryBudget:
     limit : int or str
         Of ``total_bytes``; see `parse_limit`.
     allow : tuple of str
-        What may be decided: "cache" always, "recompute", "micro_batch".
+        What may be decided: "cache" always, "recompute", "micro_batch"; and, for gradients that are close instead of equal,
+        "bfloat16" and "int8" copies of values inside blocks (never of what a block is rebuilt from, nor of row statistics).
+    max_grad_error : float or None
+        Most that the gradient may be off, relative, in the Euclidean norm. It takes a batch to know that:
+        `cllm.plan_within_error` plans with such a budget.
     """
 
     limit: int | str
     allow: tuple[str, ...] = ALLOWED
+    max_grad_error: float | None = None
 
     def __post_init__(self):
         if self.limit != "auto":
             parse_limit(self.limit)
-        if not isinstance(self.allow, (tuple, list)) or not all(name in ALLOWED for name in self.allow):
-            raise ConfigError("MemoryBudget(allow=...)", f"must be a tuple of names among {', '.join(ALLOWED)}",
+        if not isinstance(self.allow, (tuple, list)) or not all(name in (*ALLOWED, *INEXACT) for name in self.allow):
+            raise ConfigError("MemoryBudget(allow=...)", f"must be a tuple of names among {', '.join((*ALLOWED, *INEXACT))}",
                               repr(self.allow), "Leave out what must not be decided.")
+        bound = self.max_grad_error
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 <= bound < inf):
+            raise ConfigError("MemoryBudget(max_grad_error=...)", "must be None or a number from 0", repr(bound),
+                              "Write for example max_grad_error=1e-2.")
 
     def decide(self, ledger: Ledger) -> Plan:
+        if self.max_grad_error is not None and any(name in INEXACT for name in self.allow):
+            raise ConfigError("MemoryBudget(max_grad_error=...)", "needs a batch on which to measure the error",
+                              "a plan without one", "Make the plan with cllm.plan_within_error(model, tokens, targets, budget) "
+                              "and pass it as the strategy.")
         limit = parse_limit(self.limit)
         frontier = ledger.frontier(tuple(sorted(self.allow)))
         for index in reversed(range(len(frontier))):
@@ -79,6 +95,7 @@ class MemoryBudget:
 
     def _remedy(self, ledger: Ledger) -> str:
         ways = [f"allow {name!r}" for name in ALLOWED if name not in self.allow and name != "cache"]
+        ways += [f"allow {name!r} (not exact)" for name in INEXACT if name not in self.allow]
         if "micro_batch" not in self.allow and ledger.workload.batch > 1:
             ways.append("a smaller batch_size")
         if ledger.workload.optimizer in ("adam", "adamw"):
