@@ -1,4 +1,6 @@
 """Calibration: what is measured is stored and used, on first use where a budget decides, and plans run no kernel for it."""
+import dataclasses
+
 import pytest
 from click.testing import CliRunner
 
@@ -44,15 +46,15 @@ def test_the_planner_believes_what_was_measured(store):
     first, second = (Ledger(wire(CONFIG), WORK, rates) for rates in (measured, slower))
     for strategy in (cllm.CacheAll(), cllm.RecomputeAll(micro_batch=3)):
         plan = strategy.decide(first)
-        assert second.evaluate(plan).seconds == pytest.approx(3 * first.evaluate(plan).seconds, rel=1e-6)
+        # what only a cut batch does, putting gradients aside for the epilogue, is reckoned by its bytes
+        assert second.evaluate(plan).seconds == pytest.approx(3 * first.evaluate(plan).seconds, rel=0.02)
 
 
 def test_sizes_beyond_the_limit_are_left_out(store):
-    part = Workload(CONFIG, 2, 16, threads=1)
-    limit = cllm.plan(CONFIG, 2, 16, "recompute", num_threads=1).total_bytes
+    limit = cllm.plan(dataclasses.replace(CONFIG, n_layers=3), 2, 16, "recompute", num_threads=1).total_bytes
     told = []
     calibrate.calibrate(WORK, told.append, limit)
-    assert [t for t in told if t.startswith("micro")] == ["micro-batch of 1", "micro-batch of 2"], part
+    assert [t for t in told if t.startswith("micro")] == ["micro-batch of 1", "micro-batch of 2"]
 
 
 def test_a_long_calibration_is_cut_short_and_says_so(store, monkeypatch):

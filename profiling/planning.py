@@ -1,0 +1,94 @@
+"""How long planning takes, and what thinning costs deep networks.
+
+    python profiling/planning.py
+
+Seconds of one `cllm.plan` under a budget in the middle of the frontier, and of a refusal, least of a few rounds; and for
+40 thin layers the frontier thinned as deep networks are, against the whole one: the most by which a limit's seconds grow,
+and the most by which they grow if the limit may be one percent larger.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import harness
+import numpy as np
+
+import cllm
+from cllm import frontier
+from cllm.costs import Rates
+from cllm.ledger import Ledger
+from cllm.models.wiring import wire
+from cllm.workload import Workload
+
+THIN = {"vocab_size": 256, "d_model": 128, "n_heads": 4, "d_ff": 512, "max_seq_len": 256}
+JOBS = {"96 thin layers, 1 x 256": (cllm.ModelConfig(n_layers=96, **THIN), 1, 256),
+        "96 thin layers, 8 x 256": (cllm.ModelConfig(n_layers=96, **THIN), 8, 256),
+        "small, 8 x 256": (cllm.ModelConfig.preset("small"), 8, 256),
+        "small, 4 x 1024": (cllm.ModelConfig.preset("small"), 4, 1024),
+        "gpt2, 2 x 256": (cllm.ModelConfig.preset("gpt2"), 2, 256),
+        "gpt2, 1 x 1024": (cllm.ModelConfig.preset("gpt2"), 1, 1024)}
+THINNED_LAYERS = 40
+LIMITS = 2000
+
+
+def main() -> int:
+    """Measure and write JSON."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--out", type=Path, default=None)
+    arguments = made.parse_args()
+    rows = [_times(name, *job, arguments) for name, job in JOBS.items()]
+    thinned = _thinned(arguments.threads)
+    path = harness.write_result("planning", arguments.threads, {"rows": rows, "thinned": thinned}, arguments.out)
+    for row in rows:
+        print(f"{row['job']:<26} plan {row['plan_seconds']:.3f} s, refusal {row['refusal_seconds']:.3f} s, "
+              f"{row['points']} points")
+    print(f"thinned, {THINNED_LAYERS} layers: {thinned['worst']:.4f} of the seconds at most, {thinned['worst_near']:.4f} with "
+          f"a limit 1 % larger, median {thinned['median']:.4f}\n\nwritten: {path}")
+    return 0
+
+
+def _times(name: str, config: cllm.ModelConfig, batch: int, time: int, arguments) -> dict:
+    ledger = Ledger(wire(config), Workload(config, batch, time, threads=arguments.threads))
+    whole = ledger.frontier(tuple(sorted(cllm.MemoryBudget(1).allow)))
+    limit = int(whole.nbytes[len(whole) // 2] * 1.01)
+
+    def plan():
+        cllm.plan(config, batch, time, cllm.MemoryBudget(limit), num_threads=arguments.threads)
+
+    def refuse():
+        try:
+            cllm.plan(config, batch, time, cllm.MemoryBudget(1), num_threads=arguments.threads)
+        except cllm.BudgetError:
+            return
+        raise AssertionError("one byte must not be enough")
+
+    return {"job": name, "points": len(whole), "plan_seconds": min(harness.burst(plan, arguments.rounds)),
+            "refusal_seconds": min(harness.burst(refuse, arguments.rounds))}
+
+
+def _thinned(threads: int) -> dict:
+    config = cllm.ModelConfig(n_layers=THINNED_LAYERS, **THIN)
+    program, workload = wire(config), Workload(config, 1, 256, threads=threads)
+
+    def make():
+        return frontier.Frontier(program, workload, Rates(), ("cache", "recompute"))
+
+    thin = make()
+    kept, frontier.DEEP, frontier.MOST = (frontier.DEEP, frontier.MOST), THINNED_LAYERS, 10**6
+    try:
+        whole = make()
+    finally:
+        frontier.DEEP, frontier.MOST = kept
+    limits = np.geomspace(thin.nbytes[0], whole.nbytes[-1], LIMITS)
+    exact = whole.seconds[np.searchsorted(whole.nbytes, limits, "right") - 1]
+    same, near = (thin.seconds[np.searchsorted(thin.nbytes, limits * room, "right") - 1] / exact for room in (1, 1.01))
+    return {"layers": THINNED_LAYERS, "points": len(thin), "points_unthinned": len(whole), "worst": float(same.max()),
+            "worst_near": float(near.max()), "median": float(np.median(same)),
+            "least_bytes": float(thin.nbytes[0] / whole.nbytes[0])}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
