@@ -7,7 +7,7 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.arena import Arena
-from cllm.compression import compress_call, expand_call
+from cllm.compression import compress_call, expand_call, round_call, stream_of
 from cllm.declare import FEEDS
 from cllm.dims import elements, resolve
 from cllm.program import Step
@@ -67,7 +67,11 @@ class Binder:
         if op.kind == "copy":
             return partial(np.copyto, arrays["dst"], arrays["src"])
         if op.kind in ("compress", "expand"):
-            return (compress_call if op.kind == "compress" else expand_call)(arrays["src"], arrays["dst"])
+            return (compress_call if op.kind == "compress" else expand_call)(arrays["src"], arrays["dst"], self.letters["B"])
+        if op.kind == "round":
+            value = self.schedule.buffers[dict(op.reads)["src"]].label
+            stream = stream_of(op.step.index, list(op.step.outputs.values()).index(value))
+            return round_call(arrays["src"], arrays["dst"], self.letters["B"], self.letters["N"], self.feeds["key"], stream)
         if op.kind in SPILL_KINDS:
             return self._spill(op, arrays)
         if op.kind == "stash":

@@ -1,10 +1,9 @@
 """Does a plan fit a program and a batch? Asked before anything is built."""
 
-from cllm.compression import PACKED
 from cllm.errors import PlanError
 from cllm.plans import Plan
 from cllm.program import Program
-from cllm.segments import Compress, Decision, Recompute, Segment, Tape
+from cllm.segments import WORDS, Compress, Decision, Recompute, Segment, Tape
 from cllm.workload import Workload
 
 
@@ -28,9 +27,9 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     if plan.spills and not plan.spill_directory:
         refuse("Plan(spill_directory=...)", "must be given when values are spilled", "None", "Name a directory on a disk.")
     for decision in plan.decisions():
-        if not isinstance(decision, Decision) or (isinstance(decision, Compress) and decision.dtype not in PACKED):
-            refuse("Plan", "a decision must be Cache(), Recompute(), Compress('bfloat16' or 'int8') or Spill()",
-                   repr(decision), "Use one of these.")
+        if not isinstance(decision, Decision) or decision not in WORDS.values():
+            refuse("Plan", "a decision must be Cache(), Recompute(), Compress('bfloat16'), Compress('int8'), "
+                   "Compress('int8', 'stochastic') or Spill()", repr(decision), "Use one of these.")
     before, blocks, after = program.regions
     for tape in plan.tapes():
         _check_decisions(program, blocks[tape.block], dict(tape.decisions), f"Plan block {tape.block}", refuse, "key")

@@ -26,7 +26,8 @@ LOGITS_SMALL = 8 << 20
 LOGITS_LARGE = 64 << 20
 
 # Operations that only move values: without a reader they are left out.
-DROPPABLE = frozenset({"forward", "rebuild", "compress", "expand", "spill_start", "spill_wait", "fetch_start", "fetch_wait"})
+DROPPABLE = frozenset({"forward", "rebuild", "compress", "round", "expand", "spill_start", "spill_wait", "fetch_start",
+                       "fetch_wait"})
 
 
 def build_schedule(program: Program, workload: Workload, plan: Plan, mode: str = "train") -> Schedule:
@@ -140,7 +141,8 @@ class _Builder:
         if isinstance(decision, Compress):
             shape, dtype = packed_shape(decision.dtype, source.shape, self.letters)
             copy = self.buffer(f"{name} as {decision.dtype}", shape, dtype, "packed", value.block)
-            self.emit("compress", self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
+            kind = "round" if decision.rounding == "stochastic" else "compress"
+            self.emit(kind, self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
             self.packed[copy] = "expand", buffer
             return copy
         if isinstance(decision, Spill):

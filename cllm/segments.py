@@ -31,9 +31,13 @@ class Compress:
     ----------
     dtype : {"bfloat16", "int8"}
         int8 has a scale per 128 elements.
+    rounding : {"nearest", "stochastic"}
+        To nearest, ties to even; or, for int8, up or down at random so that the mean is the value. The random numbers
+        are those of (the executor's seed, step, value, place in the whole batch).
     """
 
     dtype: str = "bfloat16"
+    rounding: str = "nearest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Spill:
 
 Decision = Cache | Recompute | Compress | Spill
 WORDS = {"cache": Cache(), "recompute": Recompute(), "bfloat16": Compress("bfloat16"), "int8": Compress("int8"),
-         "spill": Spill()}
+         "int8-stochastic": Compress("int8", "stochastic"), "spill": Spill()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Segment:
 
 
 def word_of(decision: Decision) -> str:
-    """A decision in one word: cache, recompute, bfloat16, int8, spill."""
+    """A decision in one word: cache, recompute, bfloat16, int8, int8-stochastic, spill."""
     return next(word for word, known in WORDS.items() if known == decision)
 
 

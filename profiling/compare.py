@@ -2,10 +2,12 @@
 
     python profiling/compare.py
     python profiling/compare.py --peers --peer-python /path/to/python/with/torch
+    python profiling/compare.py --batch-size 4 --seq-len 1024 --strategies cache,spill:DIR
 
 Every contestant is a process of its own that made the model, its optimizer and its first step; then all take bursts of
 whole steps (zero, loss and gradients, clip, AdamW) in turn. Equal first losses show that all train the same model.
-Growth is the peak resident memory of the steady steps over what was resident when the model had just been made.
+Growth is the peak resident memory of the steady steps over what was resident when the model had just been made. For
+strategies that spill, the bandwidth of their directory is measured before and written beside them.
 """
 
 import json
@@ -13,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import disk
 import harness
 import jobs
 import pictures
@@ -42,6 +45,7 @@ def main() -> int:
         return _draw_stored(arguments.picture, arguments.out)
     config = jobs.config_of(arguments)
     names = jobs.strategies_of(arguments) + [f"torch {mode}" for mode in arguments.peers.split(",") if mode]
+    disks = [disk.bandwidth(folder) for folder in spill_directories(names) if Path(folder).is_dir()]
     rows, problems = [], []
     for group in _groups(names, arguments.together or len(names)):
         measured, failed = _measure(arguments, config, group)
@@ -50,11 +54,18 @@ def main() -> int:
     problems += _different_losses(rows)
     _judge(rows)
     _print(arguments, config, rows, problems)
-    path = harness.write_result("compare", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
-                                                               "problems": problems}, arguments.out)
+    for number, one in enumerate(disks, 1):
+        print(f"disk {number}: {disk.in_words(one)}")
+    data = {**jobs.job_of(arguments, config), "rows": rows, "disks": disks, "problems": problems}
+    path = harness.write_result("compare", arguments.threads, data, arguments.out)
     pictures.memory_against_time([(jobs.title(arguments, config), rows)], path.with_suffix(".png"))
     print(f"\nwritten: {path} and its picture")
     return 1 if problems else 0
+
+
+def spill_directories(names: list[str]) -> list[str]:
+    """The directories that strategies put values into, each once."""
+    return list(dict.fromkeys(name.partition(":")[2].partition("@")[0] for name in names if name.startswith("spill:")))
 
 
 def _groups(names: list[str], most: int) -> list[list[str]]:

@@ -57,6 +57,11 @@ def rows(n: int, channels: int) -> dict[str, np.ndarray]:
             "weight": 1 + normal(rng, channels, scale=0.1), "bias": normal(rng, channels, scale=0.1)}
 
 
+def bfloat16(n: int, channels: int) -> np.ndarray:
+    """The bits of bfloat16 numbers, as uint16 of shape N C."""
+    return (rows(n, channels)["x"].view(np.uint32) >> 16).astype(np.uint16)
+
+
 def parameters(elements: int) -> dict[str, np.ndarray]:
     """Parameters, their gradient and both moments, as one row each."""
     rng = generator()

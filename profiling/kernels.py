@@ -24,6 +24,7 @@ PRODUCTS = ((512, 64, 64), (1024, 512, 512), (1024, 512, 2048), (1024, 2048, 512
             (2048, 768, 50257), (333, 129, 517), (64, 512, 2048))
 ROWS = ((2048, 512), (512, 768))
 HIDDEN = ((2048, 2048), (512, 3072))
+COPIED = ((8192, 2048), (2048, 2048), (512, 512))
 
 SHAPES = {
     "linear_backward_weight": PRODUCTS,                                                 # N, in, out
@@ -35,10 +36,15 @@ SHAPES = {
     "layernorm_forward": ROWS, "layernorm_backward": ROWS,                              # N, C
     "gelu_forward": HIDDEN, "gelu_backward": HIDDEN,                                    # N, F
     "adamw": ((19_000_000,), (100_000,)),                                               # elements
+    "bfloat16_compress": COPIED, "bfloat16_expand": COPIED,                             # N, C
+    "int8_compress": COPIED, "int8_expand": COPIED, "int8_stochastic": COPIED,
 }
 
-# float32 words read and written for each element, for what is bound by memory.
-WORDS = {"layernorm_forward": 2, "layernorm_backward": 4, "gelu_forward": 2, "gelu_backward": 3, "adamw": 7}
+# float32 words read and written for each element, for what is bound by memory. int8 has a scale to 128 elements.
+INT8_WORDS = 1.25 + 1 / 128
+WORDS = {"layernorm_forward": 2, "layernorm_backward": 4, "gelu_forward": 2, "gelu_backward": 3, "adamw": 7,
+         "bfloat16_compress": 1.5, "bfloat16_expand": 1.5, "int8_compress": INT8_WORDS, "int8_expand": INT8_WORDS,
+         "int8_stochastic": INT8_WORDS}
 
 # Relative difference of the digests (mean magnitudes) that float32 sums in another order explain.
 TOLERANCE = 1e-4
@@ -131,7 +137,7 @@ def _row(kernel: str, shape: tuple, peers: dict, prepared: dict, rounds: int, li
         bursts[library] = lambda peer=peers[library], repeats=repeats: peer.ask("burst", repeats=repeats)
     timings = harness.interleave(bursts, rounds)
     work = flops(kernel, shape)
-    nbytes = 0 if work else 4 * WORDS[kernel] * prod(shape)
+    nbytes = 0 if work else int(4 * WORDS[kernel] * prod(shape))
     limit = limits.flops() if work else limits.copy(nbytes // 2)
     rates = {library: (work or nbytes) / timing.median for library, timing in timings.items()}
     row = {"kernel": kernel, "shape": list(shape), "unit": "GFLOP/s" if work else "GB/s", "limit": limit,

@@ -105,8 +105,39 @@ def cases(threads: int) -> dict:
         return (lambda: k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, 0.1, 10, param=a["param"], m=a["m"], v=a["v"]),
                 [a["param"]])
 
+    def bfloat16_compress(n, channels):
+        x = data.rows(n, channels)["x"].reshape(-1)
+        y = np.zeros(x.size, np.uint16)
+        return lambda: k.compress_bfloat16(x, y=y), [y.view(np.int16)]
+
+    def bfloat16_expand(n, channels):
+        x = data.bfloat16(n, channels).reshape(-1)
+        y = np.zeros(x.size, np.float32)
+        return lambda: k.expand_bfloat16(x, y=y), [y]
+
+    def packed(n, channels):
+        return np.zeros(k.int8_bytes(n, channels), np.uint8)
+
+    def int8_compress(n, channels):
+        x, y = data.rows(n, channels)["x"], packed(n, channels)
+        return lambda: k.compress_int8(x, y=y), [codes(y, n, channels)]
+
+    def int8_stochastic(n, channels):
+        x, y = data.rows(n, channels)["x"], packed(n, channels)
+        key = np.array([0, 1, 2], np.uint64)
+        return lambda: k.compress_int8_stochastic(x, key, 1 << 31, channels, y=y), [codes(y, n, channels)]
+
+    def int8_expand(n, channels):
+        x, y = packed(n, channels), np.zeros((n, channels), np.float32)
+        k.compress_int8(data.rows(n, channels)["x"], y=x)
+        return lambda: k.expand_int8(x, y=y), [y]
+
+    def codes(y, n, channels):
+        """What int8 keeps, without the scales before it."""
+        return y[y.size - n * channels:].view(np.int8)
+
     return {name: function for name, function in locals().items()
-            if callable(function) and name not in ("scratch", "like", "linear")}
+            if callable(function) and name not in ("scratch", "like", "linear", "packed", "codes")}
 
 
 if __name__ == "__main__":

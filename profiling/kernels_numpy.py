@@ -171,8 +171,64 @@ def cases(threads: int) -> dict:
 
         return call, [param]
 
+    def bfloat16_compress(n, channels):
+        x = data.rows(n, channels)["x"].view(np.uint32)
+        y = np.zeros(x.shape, np.uint16)
+
+        def call():
+            odd = x >> np.uint32(16)
+            odd &= np.uint32(1)
+            odd += np.uint32(0x7FFF)
+            odd += x
+            np.right_shift(odd, np.uint32(16), out=y, casting="unsafe")
+
+        return call, [y.view(np.int16)]
+
+    def bfloat16_expand(n, channels):
+        x = data.bfloat16(n, channels)
+        y = np.zeros(x.shape, np.float32)
+        return lambda: np.left_shift(x, np.uint32(16), out=y.view(np.uint32), dtype=np.uint32), [y]
+
+    def groups(n, channels):
+        width = min(channels, 128)
+        return data.rows(n, channels)["x"].reshape(n, channels // width, width)
+
+    def int8_compress(n, channels):
+        parts = groups(n, channels)
+        y, scale = np.zeros(parts.shape, np.int8), np.zeros(parts.shape[:2], np.float32)
+
+        def call():
+            largest = np.abs(parts).max(axis=2)
+            np.divide(largest, np.float32(127), out=scale)
+            scaled = parts * (np.float32(127) / largest)[:, :, None]
+            np.rint(scaled, out=y, casting="unsafe")
+
+        return call, [y]
+
+    def int8_stochastic(n, channels):
+        parts = groups(n, channels)
+        y, scale = np.zeros(parts.shape, np.int8), np.zeros(parts.shape[:2], np.float32)
+        draw = np.random.Generator(np.random.Philox(0))
+
+        def call():
+            largest = np.abs(parts).max(axis=2)
+            np.divide(largest, np.float32(127), out=scale)
+            scaled = parts * (np.float32(127) / largest)[:, :, None]
+            scaled += draw.random(scaled.shape, np.float32)
+            np.floor(scaled, out=scaled)
+            np.minimum(scaled, np.float32(127), out=y, casting="unsafe")
+
+        return call, [y]
+
+    def int8_expand(n, channels):
+        parts = groups(n, channels)
+        largest = np.abs(parts).max(axis=2)
+        codes = np.rint(parts * (np.float32(127) / largest)[:, :, None]).astype(np.int8)
+        scale, y = largest / np.float32(127), np.zeros(parts.shape, np.float32)
+        return lambda: np.multiply(codes, scale[:, :, None], out=y), [y]
+
     return {name: function for name, function in locals().items()
-            if callable(function) and name not in ("normalised", "np")}
+            if callable(function) and name not in ("normalised", "groups", "np")}
 
 
 if __name__ == "__main__":

@@ -111,8 +111,50 @@ def cases(threads: int) -> dict:
 
         return call, [a["param"]]
 
+    def bfloat16_compress(n, channels):
+        x = tensors(data.rows(n, channels))["x"]
+        y = torch.zeros(n, channels, dtype=torch.bfloat16)
+        return lambda: y.copy_(x), [y.view(torch.int16)]
+
+    def bfloat16_expand(n, channels):
+        x = torch.from_numpy(data.bfloat16(n, channels).view("int16")).view(torch.bfloat16)
+        y = torch.zeros(n, channels)
+        return lambda: y.copy_(x), [y]
+
+    def groups(n, channels):
+        width = min(channels, 128)
+        return tensors(data.rows(n, channels))["x"].view(n, channels // width, width)
+
+    def int8_compress(n, channels):
+        x = groups(n, channels)
+        y = torch.zeros(x.shape, dtype=torch.int8)
+
+        def call():
+            largest = x.abs().amax(2, keepdim=True)
+            y.copy_((x * (127 / largest)).round_())
+            return largest / 127
+
+        return call, [y]
+
+    def int8_stochastic(n, channels):
+        x = groups(n, channels)
+        y = torch.zeros(x.shape, dtype=torch.int8)
+
+        def call():
+            largest = x.abs().amax(2, keepdim=True)
+            y.copy_((x * (127 / largest)).add_(torch.rand(x.shape)).floor_().clamp_(max=127))
+            return largest / 127
+
+        return call, [y]
+
+    def int8_expand(n, channels):
+        x = groups(n, channels)
+        scale, y = x.abs().amax(2, keepdim=True) / 127, torch.zeros(x.shape)
+        codes = (x * (127 / x.abs().amax(2, keepdim=True))).round_().to(torch.int8)
+        return lambda: torch.mul(codes, scale, out=y), [y]
+
     return {name: function for name, function in locals().items()
-            if callable(function) and name not in ("tensors", "with_grad", "torch", "F")}
+            if callable(function) and name not in ("tensors", "with_grad", "groups", "torch", "F")}
 
 
 if __name__ == "__main__":

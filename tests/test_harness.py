@@ -107,12 +107,14 @@ def test_a_dead_peer_is_an_error(harness, tmp_path):
 def test_kernel_cases_agree_with_numpy(harness):
     kernels = _from_profiling("kernels")
     shapes = {"linear": (40, 24, 17), "block": (40, 2, 8), "attention": (2, 2, 20, 8), "head": (300, 16, 50),
-              "layernorm": (30, 24), "gelu": (30, 24), "adamw": (1000,)}
+              "layernorm": (30, 24), "gelu": (30, 24), "adamw": (1000,), "bfloat16": (30, 24), "int8": (300, 256)}
     with harness.Peer("kernels_numpy.py", 1) as numpy, harness.Peer("kernels_cllm.py", 1) as ours:
         for kernel in kernels.SHAPES:
             shape = next(one for name, one in shapes.items() if kernel.startswith(name))
             digests = [peer.ask("prepare", kernel=kernel, shape=shape, threads=1)["digest"] for peer in (numpy, ours)]
-            assert digests[1] == pytest.approx(digests[0], rel=1e-5), kernel
+            # What is rounded at random agrees as far as its mean does: 76 800 errors of half a step on codes of about 40.
+            rel = 3e-4 if kernel == "int8_stochastic" else 1e-5
+            assert digests[1] == pytest.approx(digests[0], rel=rel), kernel
 
 
 def test_training_contestant(harness):

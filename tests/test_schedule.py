@@ -327,6 +327,7 @@ BAD = {
     "log-sum-exp compressed": (Plan((Tape(0, (("attn.lse", Compress("int8")),)), *TAPES[1:])), "statistics"),
     "an unknown decision": (Plan((Tape(0, (("ln1.y", "cache"),)), *TAPES[1:])), "decision must be"),
     "an unknown format": (Plan((Tape(0, (("ln1.y", Compress("float8")),)), *TAPES[1:])), "decision must be"),
+    "an unknown rounding": (Plan((Tape(0, (("ln1.y", Compress("bfloat16", "stochastic")),)), *TAPES[1:])), "decision must be"),
     "an end that is none": (Plan(TAPES, ends=(("embed.z", Cache()),)), "embed.z"),
     "a spill without a directory": (Plan((Tape(0, (("ln1.y", Spill()),)), *TAPES[1:])), "spill_directory"),
 }

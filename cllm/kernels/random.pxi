@@ -1,4 +1,4 @@
-# Dropout, from numbers that are computed from where they are used and never stored.
+# Random numbers that are computed from where they are used and never stored, and dropout, which uses them.
 #
 #     Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011), ten rounds of
 #     (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)),  (k0, k1) += (W0, W1)
@@ -86,19 +86,16 @@ cdef struct Stream:
     uint32_t step
     uint32_t site
     uint64_t first          # number of the array's first element
-    uint32_t threshold      # an element is kept from this word on
+    uint32_t threshold      # dropout: an element is kept from this word on
 
 
-cdef inline void keep_factors(Stream s, double factor, Py_ssize_t at, Py_ssize_t n, vec *factors) noexcept nogil:
-    """`factor` for kept and 0 for dropped elements at .. at+n-1; room for DROPOUT_SPAN elements."""
-    cdef uint32_t words[DROPOUT_WORDS]
+cdef inline void draw_words(Stream s, uint64_t first, Py_ssize_t need, void *words) noexcept nogil:
+    """Words of the counters first, first + 1, ... in order, at least `need`, to room for 4 COUNTERS - 1 more."""
     cdef uint64_t low[COUNTERS]
     cdef uint64_t high[COUNTERS]
-    cdef uint64_t first = s.first + <uint64_t> at
-    cdef const uint32_t *word = &words[first & 3]
-    cdef Py_ssize_t have = 0, j, need = n + <Py_ssize_t> (first & 3)
+    cdef Py_ssize_t have = 0, j
     cdef vu64 c[4]
-    cdef vu64 shift = splat_u64(32), mask = splat_u64(0xFFFFFFFFu), number = count_u64(first >> 2)
+    cdef vu64 shift = splat_u64(32), mask = splat_u64(0xFFFFFFFFu), number = count_u64(first)
     while have < need:
         c[0] = number & mask
         c[1] = number >> shift
@@ -108,10 +105,19 @@ cdef inline void keep_factors(Stream s, double factor, Py_ssize_t at, Py_ssize_t
         store_u64(low, c[0] | (c[1] << shift))
         store_u64(high, c[2] | (c[3] << shift))
         for j in range(COUNTERS):
-            memcpy(&words[have + 4 * j], &low[j], 8)
-            memcpy(&words[have + 4 * j + 2], &high[j], 8)
+            memcpy(<uint32_t*> words + have + 4 * j, &low[j], 8)
+            memcpy(<uint32_t*> words + have + 4 * j + 2, &high[j], 8)
         number = number + splat_u64(COUNTERS)
         have += 4 * COUNTERS
+
+
+cdef inline void keep_factors(Stream s, double factor, Py_ssize_t at, Py_ssize_t n, vec *factors) noexcept nogil:
+    """`factor` for kept and 0 for dropped elements at .. at+n-1; room for DROPOUT_SPAN elements."""
+    cdef uint32_t words[DROPOUT_WORDS]
+    cdef uint64_t first = s.first + <uint64_t> at
+    cdef const uint32_t *word = &words[first & 3]
+    cdef Py_ssize_t j
+    draw_words(s, first >> 2, n + <Py_ssize_t> (first & 3), words)
     if vec is vf32:
         for j in range(n):
             (<float*> factors)[j] = <float> factor if word[j] >= s.threshold else <float> 0.0
@@ -150,17 +156,23 @@ cdef void dropout_spans(const vec *x, const vec *branch, Stream s, double factor
         dropout_span(x, branch, s, factor, y, p * DROPOUT_SPAN, min(size, (p + 1) * DROPOUT_SPAN))
 
 
-cdef int set_stream(str kernel, const uint64_t[::1] key, unsigned int site, double rate, Py_ssize_t n_columns,
-                    Stream *s) except -1:
+cdef int set_key(str kernel, const uint64_t[::1] key, unsigned int site, Py_ssize_t n_columns, Stream *s) except -1:
+    """The stream of a site from (seed, step, first row of the whole batch), with `n_columns` elements to a row."""
     check_length(kernel, "len(key)", key.shape[0], 3)
-    if not 0.0 < rate < 1.0:
-        raise ConfigError(f"{kernel}(rate=...)", "must be above 0 and below 1", str(rate),
-                          "Leave the call out where nothing is dropped.")
     s.k0 = <uint32_t> key[0]
     s.k1 = <uint32_t> (key[0] >> 32) ^ <uint32_t> (key[1] >> 32)
     s.step = <uint32_t> key[1]
     s.site = site
     s.first = key[2] * <uint64_t> n_columns
+    return 0
+
+
+cdef int set_stream(str kernel, const uint64_t[::1] key, unsigned int site, double rate, Py_ssize_t n_columns,
+                    Stream *s) except -1:
+    set_key(kernel, key, site, n_columns, s)
+    if not 0.0 < rate < 1.0:
+        raise ConfigError(f"{kernel}(rate=...)", "must be above 0 and below 1", str(rate),
+                          "Leave the call out where nothing is dropped.")
     s.threshold = <uint32_t> (rate * 4294967296.0)
     return 0
 

@@ -36,6 +36,7 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "every": lambda text: EveryNth(_number("every", text)),
     "bf16": lambda text: Compressed("bfloat16", base=_base(text)),
     "int8": lambda text: Compressed("int8", base=_base(text)),
+    "int8-stochastic": lambda text: Compressed("int8", base=_base(text), rounding="stochastic"),
     "spill": lambda text: Spill(text),
     "sqrt": lambda text: _bare(Sqrt, text),
     "binomial": lambda text: Binomial(_number("binomial", text)),

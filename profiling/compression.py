@@ -1,0 +1,40 @@
+"""What compressed activations do to training: curves of the loss, exact against bfloat16 against int8.
+
+    python profiling/compression.py
+    python profiling/compression.py --quick
+
+See curves.py for what is compared with what.
+"""
+
+import argparse
+import sys
+
+import curves
+import harness
+
+import cllm
+from cllm.strategies import parse
+
+NAMES = ("cache", "bf16", "int8", "int8-stochastic")
+
+
+def main() -> int:
+    """Train, print, write; the exit code is 1 when a curve leaves the spread of seeds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    curves.options(parser)
+    arguments = parser.parse_args()
+    job = curves.job_of(arguments)
+    rows = curves.compare(job, {name: curves.Variant(parse(name)) for name in NAMES}, arguments.seeds)
+    for row in rows:
+        plan = cllm.plan(job.config, job.batch_size, job.config.max_seq_len, strategy=row["name"], num_threads=1)
+        row["arena_bytes"] = plan.arena_bytes
+    curves.print_rows(rows)
+    path = harness.write_result("compression", arguments.threads, {**job.to_dict(), "rows": rows}, arguments.out)
+    curves.draw(rows, f"{job.steps} steps, {arguments.seeds} seeds: activations kept in fewer bits",
+                path.with_suffix(".png"))
+    print(f"\nwritten: {path} and its picture")
+    return int(not all(row["within"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

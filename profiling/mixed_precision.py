@@ -1,0 +1,182 @@
+"""Would mixed precision pay? What bfloat16 storage of weights and activations saves and costs, and what a processor's
+bfloat16 instruction could add.
+
+    python profiling/mixed_precision.py
+    python profiling/mixed_precision.py --peer-python /path/to/python/with/torch
+
+Memory: bytes of the model's arrays and of the arena, as planned. Speed: whole steps with activations kept as float32 and
+as bfloat16; the rounding of all matrices, which every step would begin with; products whose weights are kept as bfloat16
+and widened; PyTorch's products in both formats, which use the processor's bfloat16 instruction where it has one; that
+instruction from registers. What training loses is in mixed_precision_loss.py.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import harness
+import jobs
+
+import cllm
+from cllm.models.wiring import wire
+
+STRATEGIES = ("cache", "bf16", "selective", "bf16:selective")
+STEPS = ("cache", "bf16")
+PRODUCTS = {"attn.qkv": (2048, 512, 1536), "attn.out": (2048, 512, 512), "mlp.fc1": (2048, 512, 2048),
+            "mlp.fc2": (2048, 2048, 512)}  # of the preset small at 8 x 256: N, in, out
+CONTESTANTS = {"cllm": ("product", "product_of_copy"), "torch": ("float32", "bfloat16", "rounded")}
+
+
+def main() -> int:
+    """Compute, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of bursts")
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
+                        help="interpreter that has PyTorch (default: this one)")
+    jobs.add_common(parser)
+    arguments = jobs.parsed(parser)
+    config = cllm.ModelConfig.preset("small")
+    data = {"config": config.to_dict(), "batch_size": 8, "seq_len": 256, "memory": memory(config),
+            "instruction": instruction(arguments.threads)}
+    data |= steps(config, arguments)
+    data["products"] = products(arguments)
+    data["bound"] = bound(data)
+    harness.say("")
+    report(data)
+    path = harness.write_result("mixed_precision", arguments.threads, data, arguments.out)
+    print(f"\nwritten: {path}")
+    return 0
+
+
+def memory(config: cllm.ModelConfig) -> dict:
+    """Bytes of parameters, of their working copy in bfloat16, and of the arena by strategy."""
+    shapes = [p.shape for p in wire(config).parameters.values()]
+    sizes = [cllm.dims.elements(" ".join(map(str, shape)), {}) for shape in shapes]
+    matrices = sum(size for size, shape in zip(sizes, shapes, strict=True) if len(shape) > 1)
+    plans = {name: cllm.plan(config, 8, 256, strategy=name, num_threads=2) for name in STRATEGIES}
+    return {"parameter_bytes": 4 * sum(sizes), "matrix_elements": matrices, "working_copy_bytes": 2 * matrices,
+            "arena_bytes": {name: plan.arena_bytes for name, plan in plans.items()},
+            "total_bytes": {name: plan.total_bytes for name, plan in plans.items()}}
+
+
+def instruction(threads: int) -> dict | None:
+    """Rates of multiply-adds in float32 and of dots of pairs in bfloat16, from registers; None where that cannot be
+    built."""
+    source = Path(__file__).with_name("bf16_dot.c")
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder) / "bf16_dot")
+        build = ["cc", "-O3", "-march=native", "-fopenmp", str(source), "-o", program]
+        try:
+            subprocess.run(build, check=True, capture_output=True)
+            done = subprocess.run([program, str(threads)], check=True, capture_output=True, text=True,
+                                  env=harness.environment(threads))
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    fused, dotted = map(float, done.stdout.split())
+    return {"float32": fused, "bfloat16": dotted or None}
+
+
+def steps(config: cllm.ModelConfig, arguments) -> dict:
+    """Whole steps by strategy, the part of their time that is products, and the rounding of all matrices."""
+    elements = memory(config)["matrix_elements"]
+    peers = {name: harness.Peer("cllm_peer.py", arguments.threads) for name in STEPS}
+    peers["round_weights"] = harness.Peer("mixed_cllm.py", arguments.threads)
+    try:
+        for name in STEPS:
+            harness.say(f"making {name}")
+            peers[name].ask("make", config=config.to_dict(), batch_size=8, seq_len=256, strategy=name,
+                            threads=arguments.threads)
+        peers["round_weights"].ask("prepare", kernel="round_weights", shape=[elements], threads=arguments.threads)
+        repeats = {name: 1 for name in STEPS} | {"round_weights": 10}
+        timings = harness.interleave({name: lambda peer=peer, times=repeats[name]: peer.ask("burst", repeats=times)
+                                      for name, peer in peers.items()}, arguments.rounds, harness.say)
+        parts = peers["cache"].ask("parts")
+    finally:
+        for peer in peers.values():
+            peer.close()
+    by_name = {}
+    for _, name, seconds in parts["operations"]:
+        key = name.rpartition(".")[0] and ".".join(name.split(".")[-2:])
+        by_name[key] = by_name.get(key, 0.0) + seconds
+    whole = sum(by_name.values()) + parts["zero_grad"] + parts["clip"] + parts["adamw"]
+    return {"seconds": {name: timing.to_dict() for name, timing in timings.items()},
+            "bf16_ratio": harness.ratio(timings["bf16"], timings["cache"]).to_dict(),
+            "product_share": sum(by_name.get(name, 0.0) for name in PRODUCTS) / whole}
+
+
+def products(arguments) -> list[dict]:
+    """A row for each product of a block: cllm's from float32 weights and from a widened copy, PyTorch's in both formats."""
+    rows = []
+    for name, shape in PRODUCTS.items():
+        peers, bursts = [], {}
+        for library, cases in CONTESTANTS.items():
+            python = arguments.peer_python if library == "torch" else sys.executable
+            for case in cases:
+                harness.say(f"{name}: {library} {case}")
+                peer = harness.Peer(f"mixed_{library}.py", arguments.threads, python)
+                peers.append(peer)
+                try:
+                    one = peer.ask("prepare", kernel=case, shape=list(shape), threads=arguments.threads)
+                except harness.PeerError as error:
+                    print(f"{library} {case}: {error}", file=sys.stderr)
+                    continue
+                repeats = harness.repeats_for(one["seconds"])
+                bursts[f"{library} {case}"] = lambda peer=peer, repeats=repeats: peer.ask("burst", repeats=repeats)
+        timings = harness.interleave(bursts, arguments.rounds)
+        for peer in peers:
+            peer.close()
+        flops = 2.0 * shape[0] * shape[1] * shape[2]
+        base = timings["cllm product"]
+        rows.append({"name": name, "shape": list(shape),
+                     "rate": {one: flops / timing.median for one, timing in timings.items()},
+                     "seconds": {one: timing.to_dict() for one, timing in timings.items()},
+                     "time_against_product": {one: harness.ratio(timing, base).to_dict() for one, timing in timings.items()},
+                     "text": {one: str(harness.ratio(timing, base)) for one, timing in timings.items() if timing is not base}})
+    return rows
+
+
+def bound(data: dict) -> dict | None:
+    """How much shorter a step could be if every product ran as PyTorch's in bfloat16 does, with rounding and without;
+    None without PyTorch."""
+    if not all("torch bfloat16" in row["rate"] for row in data["products"]):
+        return None
+    share = data["product_share"]
+    work = {row["name"]: row["shape"][1] * row["shape"][2] for row in data["products"]}
+
+    def of(case: str) -> float:
+        ours = sum(work[row["name"]] / row["rate"]["cllm product"] for row in data["products"])
+        theirs = sum(work[row["name"]] / row["rate"][case] for row in data["products"])
+        return 1 - share * (1 - theirs / ours)
+
+    return {"bfloat16": of("torch bfloat16"), "rounded": of("torch rounded")}
+
+
+def report(data: dict) -> None:
+    """On the terminal."""
+    found = data["memory"]
+    print(f"parameters {found['parameter_bytes'] / 1e6:.1f} MB; a working copy of the matrices in bfloat16 adds "
+          f"{found['working_copy_bytes'] / 1e6:.1f} MB")
+    for name in STRATEGIES:
+        print(f"{name:16s} arena {found['arena_bytes'][name] / 1e6:7.1f} MB, total {found['total_bytes'][name] / 1e6:7.1f} MB")
+    for name, one in data["seconds"].items():
+        print(f"{name:16s} {one['median'] * 1e3:8.2f} ms ({one['min'] * 1e3:.2f} to {one['max'] * 1e3:.2f})")
+    print(f"products are {data['product_share']:.0%} of a step under cache")
+    if data["instruction"]:
+        rates = data["instruction"]
+        dotted = "none" if rates["bfloat16"] is None else f"{rates['bfloat16'] / 1e9:.0f} GFLOP/s"
+        print(f"from registers: float32 multiply-add {rates['float32'] / 1e9:.0f} GFLOP/s, bfloat16 dot {dotted}")
+    for row in data["products"]:
+        rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in row["rate"].items())
+        print(f"{row['name']:10s} {'x'.join(map(str, row['shape'])):14s} GFLOP/s: {rates}")
+        print(f"{'':25s} time against cllm product: {', '.join(f'{name} {text}' for name, text in row['text'].items())}")
+    if data["bound"]:
+        print("a step, were all products as fast as PyTorch's in bfloat16: "
+              f"{data['bound']['bfloat16']:.2f} of today's; with rounding and widening around each "
+              f"{data['bound']['rounded']:.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
