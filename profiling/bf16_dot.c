@@ -22,10 +22,7 @@ static float multiply_add(__m512 a, __m512 b)
     __m512 c[CHAINS];
     for (int j = 0; j < CHAINS; j++) c[j] = _mm512_set1_ps((float)j);
     for (long i = 0; i < STEPS; i++)
-        for (int j = 0; j < CHAINS; j++) {
-            c[j] = _mm512_fmadd_ps(a, b, c[j]);
-            __asm__ volatile("" : "+v"(c[j]));
-        }
+        for (int j = 0; j < CHAINS; j++) c[j] = _mm512_fmadd_ps(a, b, c[j]);
     float sum = 0;
     for (int j = 0; j < CHAINS; j++) sum += sum_of(c[j]);
     return sum;
@@ -38,10 +35,7 @@ static float dot(__m512 a, __m512 b)
     __m512 c[CHAINS];
     for (int j = 0; j < CHAINS; j++) c[j] = _mm512_set1_ps((float)j);
     for (long i = 0; i < STEPS; i++)
-        for (int j = 0; j < CHAINS; j++) {
-            c[j] = _mm512_dpbf16_ps(c[j], p, q);
-            __asm__ volatile("" : "+v"(c[j]));
-        }
+        for (int j = 0; j < CHAINS; j++) c[j] = _mm512_dpbf16_ps(c[j], p, q);
     float sum = 0;
     for (int j = 0; j < CHAINS; j++) sum += sum_of(c[j]);
     return sum;

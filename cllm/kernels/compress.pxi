@@ -46,12 +46,12 @@ cdef extern from *:
         memcpy(&u, &x, sizeof u);
         return u & 0x7fffffffu;
     }
-    /* |q| may pass 127 by its rounding, and a half step more: hence the bounds. */
+    /* |q| may pass 127 by its rounding, and r adds up to one: hence the bounds, on whole numbers, where they vectorise. */
     static inline int8_t cllm_rounded_at_random(float q, uint16_t r)
     {
-        float f = floorf(q + ((float)r * 0x1p-16f + 0x1p-17f));
-        f = f > 127.0f ? 127.0f : f;
-        return (int8_t)(f < -127.0f ? -127.0f : f);
+        int32_t code = (int32_t)floorf(q + ((float)r * 0x1p-16f + 0x1p-17f));
+        code = code > 127 ? 127 : code;
+        return (int8_t)(code < -127 ? -127 : code);
     }
     static inline float cllm_float_of(uint32_t u)
     {
