@@ -3,6 +3,7 @@ import ast
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,14 @@ def read(name):
 
 
 def module_of(name):
-    """A script of the checkout as a module, without its folder in the import path."""
+    """A script of the checkout as a module; its folder is in the import path only while it loads."""
     spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str((ROOT / name).parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str((ROOT / name).parent))
     return module
 
 

@@ -1,0 +1,156 @@
+"""Views: from what a script wrote to the header and rows of a table, in words.
+
+`VIEWS` maps (script, view) to a function of the result's data. `profiling/tables.py` puts them into pages.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+
+NOTHING = "–"
+Table = tuple[Sequence[str], list[Sequence[str]]]
+
+
+def _compared(data: dict) -> Table:
+    header = ("strategy", "step s (least to most)", "tokens/s", "time against cache", "arena MB", "total MB",
+              "process peak MB", "loss", "gradient digest")
+    return header, [_compared_row(row) for row in data["rows"]]
+
+
+def _compared_row(row: dict) -> Sequence[str]:
+    if row["step_seconds"] is None:
+        return (_code(row["strategy"]), f"failed: {row['error']}", *[NOTHING] * 7)
+    digest = row["grad_sha256"][:12] + ("" if row["exact"] else " (inexact)")
+    return (_code(row["strategy"]), spread(row["step_seconds"]), f"{row['tokens_per_second']:,.0f}",
+            number(row["slowdown_vs_cache"], ".2f"), megabytes(row["arena_bytes"]), megabytes(row["total_bytes"]),
+            megabytes(row["rss_peak_bytes"]), f"{row['losses'][-1]:.4f}", _code(digest))
+
+
+def _compared_predictions(data: dict) -> Table:
+    rows = [(row["strategy"], row["predicted_step_seconds"], row["step_seconds"]["median"]) for row in data["rows"]
+            if row["step_seconds"]]
+    return _predictions(rows)
+
+
+def _remembered(data: dict) -> Table:
+    header = ("strategy", "arena, predicted", "arena, recorded", "predicted total", "process before the model",
+              "process, predicted", "process, sampled", "sampled over predicted")
+    keys = ("arena_bytes", "high_water_bytes", "total_bytes", "rss_start_bytes", "predicted_process_bytes",
+            "sampled_process_bytes")
+    return header, [(_code(row["name"]), *[megabytes(row[key]) for key in keys],
+                     number(row["sampled_over_predicted"], ".3f")) for row in data["rows"]]
+
+
+def _speeds(data: dict) -> Table:
+    kinds = list(dict.fromkeys(kind for row in data["rows"] for kind in row["by_kind"]))
+    header = ("strategy", "step s (least to most)", _against(data), *[f"{kind} ms" for kind in kinds])
+    return header, [(_code(row["name"]), spread(row["seconds"]), row["ratio_text"],
+                     *[number(row["by_kind"].get(kind), ".1f", 1e3) for kind in kinds]) for row in data["rows"]]
+
+
+def _steps(data: dict) -> Table:
+    first = data["rows"][0]["by_step"]
+    kinds = list(dict.fromkeys(kind for by in first.values() for kind in by))
+    order = sorted(first.items(), key=lambda item: -sum(item[1].values()))
+    return ("step", *[f"{kind} ms" for kind in kinds]), [
+        (_code(name), *[number(by.get(kind), ".2f", 1e3) for kind in kinds]) for name, by in order]
+
+
+def _contested(data: dict) -> Table:
+    header = ("contestant", "step s (least to most)", _against(data), "growth MB", "arena MB", "first loss")
+    return header, [(_code(row["name"]), spread(row["seconds"]), row["ratio_text"], megabytes(row["growth_bytes"]),
+                     megabytes(row.get("arena_bytes")), f"{row['loss']:.6f}") for row in data["rows"]]
+
+
+def _contested_predictions(data: dict) -> Table:
+    return _predictions([(row["name"], row["predicted_seconds"], row["seconds"]["median"]) for row in data["rows"]
+                         if row.get("predicted_seconds")])
+
+
+def _kernels(data: dict) -> Table:
+    libraries = [one for one in ("cllm", "numpy", "torch") if any(one in row["rate"] for row in data["rows"])]
+    header = ("kernel", "shape", "unit", *libraries, "limit", "share of the limit",
+              *[f"time of cllm against {one}" for one in libraries if one != "cllm"])
+    rows = [(_code(row["kernel"]), " × ".join(map(str, row["shape"])), row["unit"],
+             *[number(row["rate"].get(one), ".1f", 1e-9) for one in libraries], number(row["limit"], ".1f", 1e-9),
+             number(row["share"].get("cllm"), ".2f"),
+             *[row["text"].get(one, NOTHING) for one in libraries if one != "cllm"]) for row in data["rows"]]
+    return header, rows
+
+
+def _against(data: dict) -> str:
+    return f"time against {data['rows'][0]['against']}" if data["rows"] else "ratio"
+
+
+def _depths(data: dict, sweep: str, key: str) -> Table:
+    """A row for each depth or batch, arena and time of each strategy beside it."""
+    mine = [row for row in data["rows"] if row["sweep"] == sweep]
+    names = list(dict.fromkeys(row["name"] for row in mine))
+    found = {(row[key], row["name"]): row for row in mine}
+    rows = [(str(n), *[cell for name in names for cell in _size_and_time(found.get((n, name)))])
+            for n in dict.fromkeys(row[key] for row in mine)]
+    return (key, *[f"{name}, {unit}" for name in names for unit in ("MB", "ms")]), rows
+
+
+def _size_and_time(row: dict | None) -> tuple[str, str]:
+    return (NOTHING, NOTHING) if row is None else (megabytes(row["arena_bytes"]),
+                                                   number(row["seconds"]["median"], ".1f", 1e3))
+
+
+def _overheads(data: dict) -> Table:
+    header = ("strategy", "", "operations a step", "ms a step (least to most)")
+    return header, [(_code(row["strategy"]), row["what"], str(row["operations"]),
+                     f"{row['seconds']['median'] * 1e3:.3f} ({row['seconds']['min'] * 1e3:.3f} to "
+                     f"{row['seconds']['max'] * 1e3:.3f})") for row in data["rows"]]
+
+
+def _trained(data: dict) -> Table:
+    header = ("", "steps", "seconds in all", "step s (least to most)", "validation loss, nats per token")
+    return header, [(row["name"], str(row["evaluations"][-1]["step"]), f"{row['seconds']:.1f}",
+                     spread(row["step_seconds"]), f"{row['evaluations'][-1]['val_loss']:.4f}") for row in data["rows"]]
+
+
+def _predictions(rows: list[tuple[str, float, float]]) -> Table:
+    """Predicted against measured seconds, and the median of how far they are apart."""
+    errors = [predicted / measured - 1 for _, predicted, measured in rows]
+    made = [(_code(name), f"{predicted:.3f}", f"{measured:.3f}", f"{error:+.1%}")
+            for (name, predicted, measured), error in zip(rows, errors, strict=True)]
+    if errors:
+        made.append(("median of the distances", "", "", f"{median(map(abs, errors)):.1%}"))
+    return ("strategy", "predicted s", "measured s (median)", "predicted over measured"), made
+
+
+VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
+    ("cllm compare", ""): _compared,
+    ("cllm compare", "predictions"): _compared_predictions,
+    ("memory", ""): _remembered,
+    ("speed", ""): _speeds,
+    ("speed", "steps"): _steps,
+    ("compare", ""): _contested,
+    ("compare", "predictions"): _contested_predictions,
+    ("kernels", ""): _kernels,
+    ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
+    ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
+    ("overhead", ""): _overheads,
+    ("training", ""): _trained,
+}
+
+
+# Words ---------------------------------------------------------------------------------------------------------------
+
+def number(value: float | None, form: str, scale: float = 1.0) -> str:
+    """A figure in that form, or a dash where there is none."""
+    return NOTHING if value is None else format(value * scale, form)
+
+
+def megabytes(nbytes: int | None) -> str:
+    """Bytes as MB of 10^6."""
+    return number(nbytes, ".1f", 1e-6)
+
+
+def spread(seconds: dict) -> str:
+    """Median, least and most."""
+    return f"{seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f})"
+
+
+def _code(word: str) -> str:
+    return f"`{word}`"
