@@ -6,6 +6,8 @@
 from collections.abc import Callable, Sequence
 from statistics import median
 
+import precision_views
+
 NOTHING = "–"
 Table = tuple[Sequence[str], list[Sequence[str]]]
 
@@ -132,6 +134,7 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
     ("overhead", ""): _overheads,
     ("training", ""): _trained,
+    **precision_views.VIEWS,
 }
 
 
