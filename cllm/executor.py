@@ -1,6 +1,7 @@
 """Interprets a schedule; names no strategy and no layer."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -118,18 +119,24 @@ class Executor:
         return self._train(tokens, targets, num_targets, self._run)
 
     def timed_step(self, tokens, targets) -> list[tuple[str, str, float]]:
-        """`loss_and_grad`, with (kind, step name, seconds) of every operation in the order in which it ran."""
-        record: list[tuple[str, str, float]] = []
+        """`loss_and_grad`, with (kind, step name, seconds) of every operation in the order in which it ran.
+
+        The clock is read once between two operations and names are looked up afterwards, so that the record costs a step
+        next to nothing (`profiling/overhead.py` measures what).
+        """
+        moments: list[tuple[int, list[float]]] = []
 
         def run(calls: list[Call], schedule: Schedule, start: int) -> None:
-            for position, call in enumerate(calls, start):
-                began = perf_counter()
+            read = [perf_counter()]
+            moments.append((start, read))
+            for call in calls:
                 call()
-                op = schedule.ops[position]
-                record.append((op.kind, op.step.name, perf_counter() - began))
+                read.append(perf_counter())
 
         self._train(tokens, targets, None, run)
-        return record
+        ops = self.schedule.ops
+        return [(ops[position].kind, ops[position].step.name, end - begin) for start, read in moments
+                for position, (begin, end) in enumerate(pairwise(read), start)]
 
     def loss(self, tokens, targets) -> float:
         """Mean loss over the valid targets, without gradients, dropout or kept activations; errors as `loss_and_grad`."""
