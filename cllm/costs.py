@@ -11,7 +11,7 @@ from math import log
 from cllm.dims import elements
 from cllm.measurements import load_measurements
 from cllm.program import Program, Step
-from cllm.schedule import Op, Schedule
+from cllm.schedule import ITEMSIZES, Op, Schedule
 from cllm.workload import Workload, state_arrays
 
 # Round figures of a recent server core, for when nothing was measured: arithmetic per thread, memory and disk in all.
@@ -89,14 +89,19 @@ def signature(kind: str, step: Step, letters, nbytes: int) -> str:
 
 def declared_seconds(kind: str, step: Step, letters, nbytes: int, workload: Workload | None) -> float:
     """Seconds from declared work: the larger of arithmetic and memory traffic, and the call."""
-    layer = step.layer
-    method = {"logits": "forward", "evaluate": "forward"}.get(kind, kind)
-    flops = getattr(layer, method + "_flops")(letters) if method in ("forward", "accumulate", "backward") else 0.0
-    weights = sum(elements(p.shape, letters) for p in layer.params if layer.has(p)) * 4
-    nbytes += weights * (2 if kind == "accumulate" else 1) + layer.extra_bytes(method, letters)
+    flops, nbytes = declared_work(kind, step, letters, nbytes)
     threads = workload.threads if workload else 1
     width = workload.itemsize / 4 if workload else 1
     return max(flops / (FLOPS_PER_SECOND * threads) * width, nbytes / BYTES_PER_SECOND) + SECONDS_PER_CALL
+
+
+def declared_work(kind: str, step: Step, letters, nbytes: int, itemsize: int = 4) -> tuple[float, float]:
+    """Floating-point operations and bytes moved of an operation that reads and writes buffers of `nbytes` in all."""
+    layer = step.layer
+    method = {"logits": "forward", "evaluate": "forward"}.get(kind, kind)
+    flops = getattr(layer, method + "_flops")(letters) if method in ("forward", "accumulate", "backward") else 0.0
+    weights = sum(elements(p.shape, letters) for p in layer.params if layer.has(p)) * itemsize
+    return flops, nbytes + weights * (2 if kind == "accumulate" else 1) + layer.extra_bytes(method, letters)
 
 
 def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, rates: Rates) -> float:
@@ -121,6 +126,15 @@ def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, r
     if schedule.epilogue == len(schedule.ops):
         body, now = now, 0.0
     return body * (workload.batch / schedule.micro_batch) + now + rates.update_seconds(program, workload)
+
+
+def op_work(op: Op, schedule: Schedule, workload: Workload, micro_batch: int) -> tuple[float, float]:
+    """Floating-point operations and bytes moved, as declared, of an operation on a micro-batch of that size."""
+    letters = {**workload.letters(None if op.whole else micro_batch), "R": schedule.loss_rows, **op.step.layer.letters}
+    buffers = [schedule.buffers[b] for _, b in (*op.reads, *op.writes)]
+    nbytes = sum(elements(b.shape, letters) * ITEMSIZES[b.dtype] for b in buffers if b.kind != "scratch")
+    kind = "forward" if op.kind == "rebuild" else op.kind
+    return declared_work(kind, op.step, letters, nbytes, workload.itemsize)
 
 
 def op_signature(op: Op, schedule: Schedule, workload: Workload) -> str:

@@ -1,7 +1,7 @@
 """Interprets a schedule; names no strategy and no layer."""
 
 from collections.abc import Callable
-from itertools import pairwise
+from operator import sub
 from time import perf_counter
 
 import numpy as np
@@ -127,16 +127,21 @@ class Executor:
         moments: list[tuple[int, list[float]]] = []
 
         def run(calls: list[Call], schedule: Schedule, start: int) -> None:
-            read = [perf_counter()]
+            clock = perf_counter
+            read = [clock()]
             moments.append((start, read))
+            note = read.append
             for call in calls:
                 call()
-                read.append(perf_counter())
+                note(clock())
 
         self._train(tokens, targets, None, run)
-        ops = self.schedule.ops
-        return [(ops[position].kind, ops[position].step.name, end - begin) for start, read in moments
-                for position, (begin, end) in enumerate(pairwise(read), start)]
+        kinds = [op.kind for op in self.schedule.ops]
+        names = [op.step.name for op in self.schedule.ops]
+        record: list[tuple[str, str, float]] = []
+        for start, read in moments:  # zip and map end with the shortest: a body is followed by other operations
+            record += zip(kinds[start:], names[start:], map(sub, read[1:], read), strict=False)
+        return record
 
     def loss(self, tokens, targets) -> float:
         """Mean loss over the valid targets, without gradients, dropout or kept activations; errors as `loss_and_grad`."""

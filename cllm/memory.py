@@ -82,12 +82,17 @@ class MemoryReport:
         """Position of the operation during which most bytes are alive."""
         return max(range(len(self.arena.live_bytes)), key=self.arena.live_bytes.__getitem__)
 
+    def alive_at_peak(self) -> list[tuple[str, int | None, str, int]]:
+        """Every buffer that is alive at the peak: (site, block or None outside blocks, kind, bytes), largest first."""
+        rows = [(_site(b.label, b.block), b.block, b.kind, b.nbytes) for b in self.schedule.buffers
+                if b.first <= self.peak <= b.last]
+        return sorted(rows, key=lambda row: (-row[3], row[0], -1 if row[1] is None else row[1]))
+
     def at_peak(self) -> list[tuple[str, str, int, int]]:
         """What is alive at the peak: (site, kind, how many, bytes), largest first; blocks are folded together."""
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for b in self.schedule.buffers:
-            if b.first <= self.peak <= b.last:
-                found[_site(b.label, b.block), b.kind].append(b.nbytes)
+        for site, _block, kind, nbytes in self.alive_at_peak():
+            found[site, kind].append(nbytes)
         rows = [(site, kind, len(sizes), sum(sizes)) for (site, kind), sizes in found.items()]
         return sorted(rows, key=lambda row: (-row[3], row[0]))
 

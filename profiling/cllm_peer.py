@@ -19,14 +19,12 @@ class Training:
         """
         import cllm
         from cllm.comparison.resident import resident_bytes
-        from cllm.strategies import parse
-
-        self.inputs, self.targets = first_batch(batch_size, seq_len)
+        self.inputs, self.targets = first_batch(config, batch_size, seq_len)
         self.rss_start = resident_bytes()
         self.model = cllm.GPT(cllm.ModelConfig(**config), seed=0, dtype=dtype)
         rss_model = resident_bytes()
-        self.executor = cllm.Executor(self.model, batch_size=batch_size, seq_len=seq_len, strategy=parse(strategy),
-                                      optimizer="adamw", num_threads=threads, seed=0)
+        self.executor = cllm.Executor(self.model, batch_size=batch_size, seq_len=seq_len, optimizer="adamw",
+                                      strategy=strategy_of(strategy, config), num_threads=threads, seed=0)
         self.optimizer = cllm.AdamW(self.model, lr=3e-4)
         self.clip = cllm.clip_grad_norm
         loss = self.step()
@@ -62,14 +60,26 @@ class Training:
         adamw = harness.burst(self.optimizer.step, 1)[0]
         return {"operations": operations, "zero_grad": zero, "clip": clip, "adamw": adamw}
 
+    def work(self) -> list[list[float]]:
+        """Declared arithmetic and bytes of every operation that `parts` times, in the same order."""
+        from cllm.costs import op_work
+
+        schedule, workload = self.executor.schedule, self.executor.workload
+        micro, batch = schedule.micro_batch, workload.batch
+        sizes = [min(micro, batch - start) for start in range(0, batch, micro)]
+        ops = [(op, size) for size in sizes for op in schedule.ops[:schedule.epilogue]]
+        ops += [(op, batch) for op in schedule.ops[schedule.epilogue:]]
+        return [list(op_work(op, schedule, workload, size)) for op, size in ops]
+
     def timeline(self) -> dict:
         """The predicted timeline of a step, every micro-batch of it.
 
         Returns
         -------
         dict
-            ``operations`` (what runs), ``live_bytes`` (alive while it does), and ``by_kind`` (of these, by kind of
-            buffer: kept, rebuilt, passing, gradient, stash, scratch).
+            ``operations`` (what runs), ``live_bytes`` (alive while it does), ``by_kind`` (of these, by kind of buffer:
+            kept, rebuilt, passing, gradient, stash, scratch), and ``peak``: the operation during which most is alive, and
+            each buffer that is, as (site, block or None, kind, bytes).
         """
         schedule, memory = self.executor.schedule, self.executor.memory
 
@@ -78,15 +88,37 @@ class Training:
 
         names, live = zip(*memory.timeline(), strict=True)
         return {"operations": whole_step(list(names)), "live_bytes": whole_step(list(live)),
-                "by_kind": {kind: whole_step(list(sizes)) for kind, sizes in memory.timeline_by_kind().items()}}
+                "by_kind": {kind: whole_step(list(sizes)) for kind, sizes in memory.timeline_by_kind().items()},
+                "peak": {"operation": names[memory.peak], "alive": [list(one) for one in memory.alive_at_peak()]}}
 
 
-def first_batch(batch_size: int, seq_len: int) -> tuple:
-    """Tokens and targets of the embedded text, each of shape B T."""
+def strategy_of(name: str, config: dict):
+    """The strategy of a name as on the command line; and ``per-block``, which has none there: the first half of the blocks
+    recomputed, the others cached."""
+    from cllm import CacheAll, PerBlock, RecomputeAll
+    from cllm.strategies import parse
+
+    if name == "per-block":
+        return PerBlock({range(0, config["n_layers"] // 2): RecomputeAll()}, default=CacheAll())
+    return parse(name)
+
+
+def calibrate(config: dict, batch_size: int, seq_len: int, threads: int) -> float:
+    """Measure what plans for this workload cost on this machine and store it; returns the seconds that took."""
+    from cllm import ModelConfig
+    from cllm.calibrate import calibrate as measure
+    from cllm.workload import Workload
+
+    workload = Workload(ModelConfig(**config), batch_size, seq_len, threads=threads)
+    return harness.burst(lambda: measure(workload), 1)[0]
+
+
+def first_batch(config: dict, batch_size: int, seq_len: int) -> tuple:
+    """Tokens and targets of the embedded text, each of shape B T; bytes beyond a small vocabulary begin anew at 0."""
     from cllm.corpus import batch, embedded_text
     from cllm.tokenizer import ByteTokenizer
 
-    return batch(ByteTokenizer().encode(embedded_text()), batch_size, seq_len, 0, 0)
+    return batch(ByteTokenizer().encode(embedded_text()) % config["vocab_size"], batch_size, seq_len, 0, 0)
 
 
 def export(config: dict, batch_size: int, seq_len: int, weights: str, data: str) -> None:
@@ -96,11 +128,12 @@ def export(config: dict, batch_size: int, seq_len: int, weights: str, data: str)
     import cllm
 
     np.savez(weights, **cllm.GPT(cllm.ModelConfig(**config), seed=0).parameters)
-    tokens, targets = first_batch(batch_size, seq_len)
+    tokens, targets = first_batch(config, batch_size, seq_len)
     np.savez(data, tokens=tokens, targets=targets)
 
 
 if __name__ == "__main__":
     training = Training()
     harness.serve(make=training.make, burst=training.burst, watched_burst=training.watched_burst,
-                  parts=training.parts, timeline=training.timeline, export=export)
+                  parts=training.parts, work=training.work, timeline=training.timeline, export=export,
+                  calibrate=calibrate)

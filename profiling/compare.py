@@ -16,9 +16,10 @@ import tempfile
 from pathlib import Path
 
 import disk
+import draw
 import harness
 import jobs
-import pictures
+import pictures_memory
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes
 
@@ -58,7 +59,7 @@ def main() -> int:
         print(f"disk {number}: {disk.in_words(one)}")
     data = {**jobs.job_of(arguments, config), "rows": rows, "disks": disks, "problems": problems}
     path = harness.write_result("compare", arguments.threads, data, arguments.out)
-    pictures.memory_against_time([(jobs.title(arguments, config), rows)], path.with_suffix(".png"))
+    draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return 1 if problems else 0
 
@@ -101,13 +102,7 @@ def _judge(rows: list[dict]) -> None:
 def _draw_stored(paths: list[Path], out: Path | None) -> int:
     if out is None:
         raise SystemExit("--picture needs --out FILE.png")
-    panels = []
-    for path in paths:
-        data = json.loads(path.read_text())
-        config = data["config"]
-        panels.append((f"{config['n_layers']} layers, C {config['d_model']}, V {config['vocab_size']}; "
-                       f"{data['batch_size']} × {data['seq_len']}; {data['threads']} threads", data["rows"]))
-    pictures.memory_against_time(panels, out)
+    pictures_memory.memory_against_time([json.loads(path.read_text()) for path in paths], out)
     print(f"written: {out}")
     return 0
 
@@ -174,4 +169,4 @@ def _print(arguments, config: dict, rows: list[dict], problems: list[str]) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(jobs.run(main))

@@ -11,6 +11,7 @@ import sys
 from math import ceil, log2
 from pathlib import Path
 
+import draw
 import harness
 import numpy as np
 
@@ -41,7 +42,7 @@ def main() -> int:
         names = {"CacheAll": (batch, "cache"), "CacheAll, micro-batch 1": (batch, "cache@1")}
         rows += _measure(6, names, arguments, "batch")
     path = harness.write_result("depth", arguments.threads, {"time": TIME, "rows": rows}, arguments.out)
-    _draw(rows, path.with_suffix(".png"))
+    draw.draw(path)
     for row in rows:
         print(f"{row['sweep']:<6} L {row['layers']:>3} B {row['batch']:>3}  {row['name']:<24} "
               f"{row['arena_bytes'] / 1e6:>9.2f} MB  {row['seconds']['median']:.4f} s")
@@ -72,31 +73,6 @@ def _measure(depth: int, jobs: dict[str, tuple[int, str]], arguments, sweep: str
         rows.append({"sweep": sweep, "name": name, "strategy": strategy, "layers": depth, "batch": batch,
                      "arena_bytes": executor.memory.arena_bytes, "seconds": timings[name].to_dict()})
     return rows
-
-
-def _draw(rows: list[dict], path: Path) -> None:
-    from matplotlib.figure import Figure  # the extra plot; no display, no state
-
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    axes = figure.subplots(2, 2)
-    sweeps = (("depth", "layers", "layers, batch 1"), ("batch", "batch", "batch, 6 layers"))
-    for column, (sweep, key, label) in enumerate(sweeps):
-        mine = [row for row in rows if row["sweep"] == sweep]
-        for name in dict.fromkeys(row["name"] for row in mine):
-            points = [row for row in mine if row["name"] == name]
-            x = [row[key] for row in points]
-            axes[0][column].plot(x, [row["arena_bytes"] / 1e6 for row in points], marker="o", label=name)
-            axes[1][column].plot(x, [row["seconds"]["median"] * 1e3 for row in points], marker="o", label=name)
-        for axis, quantity in zip((axes[0][column], axes[1][column]), ("arena, MB (10⁶ bytes)", "milliseconds a step"),
-                                  strict=True):
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
-            axis.set_xticks(sorted({row[key] for row in mine}), [str(n) for n in sorted({row[key] for row in mine})])
-            axis.set_xlabel(label)
-            axis.set_ylabel(quantity)
-            axis.grid(alpha=0.3, which="both")
-        axes[0][column].legend(fontsize=8)
-    figure.savefig(path, dpi=130)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from math import prod
+from math import comb, prod
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep, time
@@ -97,11 +97,31 @@ def ratio(a: Timing, b: Timing) -> Ratio:
     ValueError
         When the two were not measured in the same number of rounds, so that nothing pairs.
     """
-    if len(a.rounds) != len(b.rounds):
-        raise ValueError(f"{len(a.rounds)} rounds cannot be paired with {len(b.rounds)}")
-    pairs = [one / other for one, other in zip(a.by_round, b.by_round, strict=True)]
+    pairs = paired(a, b)
     overlap = max(a.by_round) >= min(b.by_round) and max(b.by_round) >= min(a.by_round)
     return Ratio(median(pairs), min(pairs), max(pairs), overlap)
+
+
+def paired(a: Timing, b: Timing) -> list[float]:
+    """Time of `a` over time of `b`, round by round; errors as `ratio`."""
+    if len(a.rounds) != len(b.rounds):
+        raise ValueError(f"{len(a.rounds)} rounds cannot be paired with {len(b.rounds)}")
+    return [one / other for one, other in zip(a.by_round, b.by_round, strict=True)]
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """The median, and an interval that holds the true median with that confidence at least.
+
+    Its ends are order statistics: each value lies below the true median with probability one half, so the number of those
+    that do is binomial, whatever the values' distribution (Conover, Practical Nonparametric Statistics, 3.2). With fewer
+    than six values no interval is that sure, and the least and the most are its ends.
+    """
+    ordered, count = sorted(values), len(values)
+    tail, below = 0.0, 0
+    while (tail := tail + comb(count, below) / 2 ** count) <= (1 - confidence) / 2:
+        below += 1
+    low = max(below - 1, 0)
+    return median(ordered), ordered[low], ordered[count - 1 - low]
 
 
 def burst(call: Callable[[], object], repeats: int) -> list[float]:

@@ -1,7 +1,8 @@
 """Command-line options that the profiling scripts share, and the contestants they name."""
 
 import argparse
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -17,10 +18,10 @@ def parser(description: str, strategies: str, rounds: int) -> argparse.ArgumentP
     made.add_argument("--preset", choices=sorted(PRESETS), default="small", help="sizes to start from")
     made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
                       help="change one setting; names: " + ", ".join(field.name for field in fields(ModelConfig)))
-    made.add_argument("--batch-size", type=int, default=8, help="sequences in a batch")
-    made.add_argument("--seq-len", type=int, default=256, help="tokens in a sequence")
+    made.add_argument("--batch-size", type=positive, default=8, help="sequences in a batch")
+    made.add_argument("--seq-len", type=positive, default=256, help="tokens in a sequence")
     made.add_argument("--strategies", default=strategies, metavar="A,B,...", help="strategies of cllm, by name")
-    made.add_argument("--rounds", type=int, default=rounds, help="rounds of bursts")
+    made.add_argument("--rounds", type=positive, default=rounds, help="rounds of bursts")
     add_common(made)
     return made
 
@@ -29,7 +30,7 @@ def add_common(made: argparse.ArgumentParser) -> None:
     """Options ``--threads``, ``--wait-policy`` and ``--out``; read them with `parsed`."""
     from cllm.workload import all_cores
 
-    made.add_argument("--threads", type=int, default=all_cores(), help="threads, and processors to pin to")
+    made.add_argument("--threads", type=positive, default=all_cores(), help="threads, and processors to pin to")
     made.add_argument("--wait-policy", choices=harness.WAIT_POLICIES, default=harness.wait_policy,
                       help="what OpenMP's idle threads do")
     made.add_argument("--out", type=Path, default=None, metavar="FILE.json",
@@ -37,11 +38,29 @@ def add_common(made: argparse.ArgumentParser) -> None:
                            "and machine)")
 
 
+def positive(text: str) -> int:
+    """A whole number above zero, for argparse."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number above zero, got {text!r}")
+    return int(text)
+
+
 def parsed(made: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line, with what holds for all contestants handed to the harness."""
     arguments = made.parse_args()
     harness.wait_policy = arguments.wait_policy
     return arguments
+
+
+def run(main: Callable[[], int]) -> int:
+    """A script's `main`; what the user asked for and cannot be had is one line on standard error, and exit code 2."""
+    from cllm.errors import CllmError
+
+    try:
+        return main()
+    except (CllmError, harness.PeerError) as error:
+        print(" ".join(f"{Path(sys.argv[0]).name}: {error}".split()), file=sys.stderr)
+        return 2
 
 
 def config_of(arguments: argparse.Namespace) -> dict:
@@ -54,7 +73,10 @@ def config_of(arguments: argparse.Namespace) -> dict:
         name, _, value = setting.partition("=")
         if name not in config:
             raise SystemExit(f"--set {setting}: the settings are {', '.join(config)}")
-        config[name] = _like(config[name], value)
+        try:
+            config[name] = _like(config[name], value)
+        except ValueError:
+            raise SystemExit(f"--set {setting}: must be a {type(config[name]).__name__}, like {config[name]}") from None
     return ModelConfig(**config).to_dict()
 
 
@@ -85,8 +107,9 @@ def title(arguments: argparse.Namespace, config: dict) -> str:
 
 
 @contextmanager
-def trainings(arguments: argparse.Namespace, config: dict, names: Iterable[str]):
-    """A contestant for each strategy, made and warmed up; those that fail are named with their reason.
+def trainings(arguments: argparse.Namespace, config: dict, names: Iterable[str], script: str = "cllm_peer.py"):
+    """A contestant for each strategy, a process of that script, made and warmed up; those that fail are named with their
+    reason.
 
     Yields
     -------
@@ -100,7 +123,7 @@ def trainings(arguments: argparse.Namespace, config: dict, names: Iterable[str])
     try:
         for name in names:
             harness.say(f"making {name}")
-            peer = harness.Peer("cllm_peer.py", arguments.threads)
+            peer = harness.Peer(script, arguments.threads)
             try:
                 facts = peer.ask("make", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
                                  strategy=name, threads=arguments.threads)
@@ -112,3 +135,9 @@ def trainings(arguments: argparse.Namespace, config: dict, names: Iterable[str])
     finally:
         for peer, _facts in made.values():
             peer.close()
+
+
+def bursts(peer: harness.Peer):
+    """Bursts of whole steps of a contestant; one step now shows how many make a burst."""
+    repeats = harness.repeats_for(peer.ask("burst", repeats=1)[0])
+    return lambda: peer.ask("burst", repeats=repeats)

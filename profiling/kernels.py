@@ -6,19 +6,19 @@
 
 One process a library; for each case all three prepare the same numbers, show by a digest of their results that they
 compute the same, and take short bursts in turn. Products and attention are measured against the rate of fused
-multiply-adds, what works element by element against a copy of as many bytes, both measured in the same run.
+multiply-adds, what works element by element against moving as many bytes (`limits.py`), both measured in the same run.
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from math import exp, log, prod
 from pathlib import Path
 
+import draw
 import harness
 import jobs
-import pictures
+from limits import Limits
 
 PRODUCTS = ((512, 64, 64), (1024, 512, 512), (1024, 512, 2048), (1024, 2048, 512), (4096, 768, 3072),
             (2048, 768, 50257), (333, 129, 517), (64, 512, 2048))
@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(SHAPES), metavar="A,B,...", help="kernels to measure")
     parser.add_argument("--largest", type=float, default=50.0, metavar="GFLOP",
                         help="leave out cases of more work than this; 400 takes all")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of bursts")
+    parser.add_argument("--rounds", type=jobs.positive, default=7, help="rounds of bursts")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
                         help="interpreter that has PyTorch (default: this one)")
     jobs.add_common(parser)
@@ -72,8 +72,7 @@ def main() -> int:
     _print(rows, problems)
     path = harness.write_result("kernels", arguments.threads, {"rounds": arguments.rounds, "rows": rows,
                                                                "problems": problems}, arguments.out)
-    title = f"float32, {arguments.threads} thread{'' if arguments.threads == 1 else 's'}"
-    pictures.kernel_speeds(rows, title, path.with_suffix(".png"))
+    draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return 1 if problems else 0
 
@@ -92,6 +91,11 @@ def flops(kernel: str, shape: tuple[int, ...]) -> float:
     return 3 * 2.0 * prod(shape) if kernel == "head" else 0.0
 
 
+def moved_bytes(kernel: str, shape: tuple[int, ...]) -> int:
+    """Bytes read and written in one call of what is bound by memory; 0 for the others."""
+    return 0 if flops(kernel, shape) else int(4 * WORDS[kernel] * prod(shape))
+
+
 def _measure(arguments, cases: list) -> tuple[list[dict], list[str]]:
     rows, problems = [], []
     peers = {"cllm": harness.Peer("kernels_cllm.py", arguments.threads),
@@ -105,10 +109,19 @@ def _measure(arguments, cases: list) -> tuple[list[dict], list[str]]:
                 prepared = _prepared(peers, kernel, shape, arguments.threads, problems)
                 if prepared:
                     rows.append(_row(kernel, shape, peers, prepared, arguments.rounds, limits))
+            for row in rows:  # the limits are the best that was seen in all this time
+                _set_limit(row, limits)
     finally:
         for peer in peers.values():
             peer.close()
     return rows, problems
+
+
+def _set_limit(row: dict, limits: Limits) -> None:
+    kernel, shape = row["kernel"], row["shape"]
+    limit = limits.flops() if flops(kernel, shape) else limits.bandwidth(moved_bytes(kernel, shape))
+    row["limit"] = limit
+    row["share"] = {library: limit and rate / limit for library, rate in row["rate"].items()}
 
 
 def _prepared(peers: dict, kernel: str, shape: tuple, threads: int, problems: list[str]) -> dict[str, dict]:
@@ -130,59 +143,23 @@ def _prepared(peers: dict, kernel: str, shape: tuple, threads: int, problems: li
     return prepared
 
 
-def _row(kernel: str, shape: tuple, peers: dict, prepared: dict, rounds: int, limits: "Limits") -> dict:
+def _row(kernel: str, shape: tuple, peers: dict, prepared: dict, rounds: int, limits: Limits) -> dict:
     bursts = {}
     for library, one in prepared.items():
         repeats = harness.repeats_for(one["seconds"])
         bursts[library] = lambda peer=peers[library], repeats=repeats: peer.ask("burst", repeats=repeats)
     timings = harness.interleave(bursts, rounds)
     work = flops(kernel, shape)
-    nbytes = 0 if work else int(4 * WORDS[kernel] * prod(shape))
-    limit = limits.flops() if work else limits.copy(nbytes // 2)
+    nbytes = moved_bytes(kernel, shape)
+    limits.look(nbytes)
     rates = {library: (work or nbytes) / timing.median for library, timing in timings.items()}
-    row = {"kernel": kernel, "shape": list(shape), "unit": "GFLOP/s" if work else "GB/s", "limit": limit,
-           "rate": rates, "share": {library: limit and rate / limit for library, rate in rates.items()},
+    row = {"kernel": kernel, "shape": list(shape), "unit": "GFLOP/s" if work else "GB/s", "rate": rates,
            "seconds": {library: timing.to_dict() for library, timing in timings.items()}, "time_against": {},
            "text": {}}
     for library in [one for one in timings if one != "cllm" and "cllm" in timings]:
         ratio = harness.ratio(timings["cllm"], timings[library])
         row["time_against"][library], row["text"][library] = ratio.to_dict(), str(ratio)
     return row
-
-
-class Limits:
-    """What the machine can do, from a small C program built for it; None where there is no compiler."""
-
-    def __init__(self, folder: Path, threads: int):
-        self._program, self._threads = folder / "limits", threads
-        self._flops: float | None = None
-        source = Path(__file__).with_name("limits.c")
-        try:
-            subprocess.run(["cc", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", str(source), "-o",
-                            str(self._program)], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            print("no C compiler with OpenMP: the shares of the machine's limit stay empty", file=sys.stderr)
-            self._program = None
-
-    def flops(self) -> float | None:
-        """Multiply-adds per second from registers, each counted as two; the best seen so far."""
-        measured = self._run(1 << 20)
-        if measured is not None:
-            self._flops = max(self._flops or 0.0, measured[0])
-        return self._flops
-
-    def copy(self, nbytes: int) -> float | None:
-        """Bytes read and written per second by a copy of `nbytes`."""
-        measured = self._run(nbytes)
-        return measured and measured[1]
-
-    def _run(self, nbytes: int) -> tuple[float, float] | None:
-        if self._program is None:
-            return None
-        done = subprocess.run([str(self._program), str(self._threads), str(nbytes)], check=True, capture_output=True,
-                              text=True, env=harness.environment(self._threads))
-        flops_per_second, bytes_per_second = done.stdout.split()
-        return float(flops_per_second), float(bytes_per_second)
 
 
 def _print(rows: list[dict], problems: list[str]) -> None:
@@ -215,4 +192,4 @@ def _print_mean(kernel: str, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(jobs.run(main))

@@ -1,7 +1,8 @@
-/* What the machine can do: the rate of fused multiply-adds from registers, and of copying memory.
+/* What the machine can do: the rate of fused multiply-adds from registers, and of moving memory.
 
-   limits THREADS BYTES  ->  "FLOPS COPY_BYTES" on one line: multiply-adds count two, a copied byte counts two as well
-   (read and written). Each figure is the best of several short tries, since a limit is what nothing exceeds. */
+   limits THREADS BYTES  ->  "FLOPS COPIED CHANGED" on one line, per second. Multiply-adds count two. COPIED copies one
+   half of BYTES into the other, CHANGED multiplies BYTES in place; a byte read and written counts two. Each figure is
+   the best of several short tries, since a limit is what nothing exceeds. */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@
 typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
 
 /* Twelve independent chains: enough for two units of latency four, with registers to spare on every target. */
-enum { CHAINS = 12, STEPS = 200000, TRIES = 40 };
+enum { CHAINS = 12, STEPS = 200000, TRIES = 40, PASS_BYTES = 16 << 20 };
 
 static vf chains(vf a, vf b)
 {
@@ -30,17 +31,27 @@ static vf chains(vf a, vf b)
     return sum;
 }
 
+static void scale(float *x, size_t n, float factor)
+{
+    for (size_t i = 0; i < n; i++) x[i] *= factor;
+}
+
 int main(int argc, char **argv)
 {
     int threads = argc > 1 ? atoi(argv[1]) : 1;
     size_t bytes = argc > 2 ? strtoull(argv[2], 0, 10) : (size_t)64 << 20;
-    size_t share = bytes / threads / 64 * 64;
+    size_t share = bytes / 2 / threads / 64 * 64;
+    size_t passes = bytes < PASS_BYTES ? PASS_BYTES / bytes : 1; /* the start of the threads must not count */
     char *from = malloc(share * threads), *to = malloc(share * threads);
-    double flops = 0, copied = 0;
+    double flops = 0, copied = 0, changed = 0;
     volatile float sink = 0;
     if (!from || !to || !share) return 1;
-    memset(from, 1, share * threads);
-    memset(to, 2, share * threads);
+    #pragma omp parallel num_threads(threads)
+    {
+        size_t start = share * omp_get_thread_num();
+        memset(from + start, 0, share);
+        memset(to + start, 0, share);
+    }
     for (int attempt = 0; attempt < TRIES; attempt++) {
         double begin = omp_get_wtime(), seconds;
         #pragma omp parallel num_threads(threads)
@@ -57,12 +68,27 @@ int main(int argc, char **argv)
         #pragma omp parallel num_threads(threads)
         {
             size_t start = share * omp_get_thread_num();
-            memcpy(to + start, from + start, share);
+            for (size_t pass = 0; pass < passes; pass++) {
+                memcpy(to + start, from + start, share);
+                __asm__ volatile("" ::: "memory"); /* or the next pass would be found idle */
+            }
         }
         seconds = omp_get_wtime() - begin;
-        rate = 2.0 * share * threads / seconds;
+        rate = 2.0 * passes * share * threads / seconds;
         if (rate > copied) copied = rate;
+        begin = omp_get_wtime();
+        #pragma omp parallel num_threads(threads)
+        {
+            size_t start = share * omp_get_thread_num();
+            for (size_t pass = 0; pass < passes; pass++) {
+                scale((float *)(from + start), share / 4, 0.999f);
+                scale((float *)(to + start), share / 4, 0.999f);
+            }
+        }
+        seconds = omp_get_wtime() - begin;
+        rate = 4.0 * passes * share * threads / seconds;
+        if (rate > changed) changed = rate;
     }
-    printf("%.6g %.6g\n", flops, copied);
+    printf("%.6g %.6g %.6g\n", flops, copied, changed);
     return 0;
 }

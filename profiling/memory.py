@@ -6,23 +6,33 @@
 For each strategy, in a process of its own, one plot lays over each other: the timeline that the memory report predicts
 for every operation of the schedule, the arena's own high-water mark, and memory_profiler's samples of the process from
 outside. The x axis is the share of a step: every predicted operation stands where `Executor.timed_step` found it. The
-samples are drawn over what was resident before the model was made, so all three share one zero.
+samples are drawn over what was resident before the model was made, so all three share one zero. A table says what is
+alive at the peak, by site and block.
 """
 
 import sys
 import threading
 from itertools import accumulate
 
+import draw
 import harness
 import jobs
-import pictures
+
+from cllm.comparison.resident import forget_peak, peak_resident_bytes
 
 SAMPLE_SECONDS = 0.005
+
+# What is asked of a prediction: memory_profiler's highest sample this near to base and predicted total; the system's own
+# record of the peak this near to the predicted total, where that is worth speaking of.
+SAMPLED_WITHIN = 0.03
+GROWTH_WITHIN = 0.01
+GROWTH_BYTES = 4 << 20
 
 
 def main() -> int:
     """Measure, print, write; the exit code is 1 when a strategy failed or its record is not what was predicted."""
     parser = jobs.parser(__doc__.splitlines()[0], "cache,recompute", rounds=2)
+    parser.add_argument("--draw", default=None, metavar="A,B,...", help="strategies of the picture (default: all)")
     arguments = jobs.parsed(parser)
     try:
         import memory_profiler  # noqa: F401
@@ -37,13 +47,16 @@ def main() -> int:
                 harness.say(f"watching {name}")
                 rows.append(_watch(name, peer, facts, arguments.rounds))
     harness.say("")
+    for row in rows:
+        row["held"] = verdicts(row)
     problems = [f"{name} failed: {reason}" for name, reason in failed.items()]
     problems += [f"{row['name']}: predicted arena {row['arena_bytes']}, recorded {row['high_water_bytes']}"
                  for row in rows if row["arena_bytes"] != row["high_water_bytes"]]
     _print(arguments, config, rows, problems)
+    drawn = [row["name"] for row in rows] if arguments.draw is None else arguments.draw.split(",")
     path = harness.write_result("memory", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
-                                                              "problems": problems}, arguments.out)
-    pictures.timelines(rows, jobs.title(arguments, config), path.with_suffix(".png"))
+                                                              "drawn": drawn, "problems": problems}, arguments.out)
+    draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return 1 if problems else 0
 
@@ -51,7 +64,11 @@ def main() -> int:
 def _watch(name: str, peer: harness.Peer, facts: dict, steps: int) -> dict:
     parts = peer.ask("parts")
     timeline = peer.ask("timeline")
+    peak = timeline.pop("peak")
+    peak_is_ours = forget_peak(peer.pid)
     samples, watched = _sampled(peer, steps)
+    resident = peak_resident_bytes(peer.pid) if peak_is_ours else None
+    grown = resident and resident - facts["rss_start_bytes"]
     highest = max((nbytes for _, nbytes in samples), default=None)
     predicted = facts["rss_start_bytes"] and facts["rss_start_bytes"] + facts["total_bytes"]
     return {
@@ -59,6 +76,7 @@ def _watch(name: str, peer: harness.Peer, facts: dict, steps: int) -> dict:
         "total_bytes": facts["total_bytes"], "high_water_bytes": watched["high_water_bytes"],
         "predicted_process_bytes": predicted, "sampled_process_bytes": highest,
         "sampled_over_predicted": highest / predicted if highest and predicted else None,
+        "growth_bytes": grown, "peak": peak,
         "step_seconds": watched["seconds"],
         "timeline": {**timeline, "ends": ends(len(timeline["operations"]), parts)},
         "samples": [[moment - watched["begin"], nbytes] for moment, nbytes in samples],
@@ -96,20 +114,62 @@ def _sampled(peer: harness.Peer, steps: int) -> tuple[list, dict]:
     return within, watched
 
 
+def verdicts(row: dict) -> dict[str, bool | None]:
+    """Whether the prediction held: the arena to the byte, the process as sampled, the resident growth as the system
+    counted it; None where that is not known, or the total too small to ask."""
+    sampled, grown, total = row["sampled_over_predicted"], row["growth_bytes"], row["total_bytes"]
+    return {"arena": row["arena_bytes"] == row["high_water_bytes"],
+            "sampled": None if sampled is None else abs(sampled - 1) <= SAMPLED_WITHIN,
+            "growth": None if grown is None or total < 100e6 else
+            abs(grown - total) <= GROWTH_WITHIN * total + GROWTH_BYTES}
+
+
+def by_site(alive: list) -> tuple[list, list[tuple[str, str, dict, int]]]:
+    """What is alive at the peak as a table.
+
+    Returns
+    -------
+    blocks : list
+        None (outside blocks) and numbers of blocks, of those that hold something.
+    rows : list
+        (site, kind, bytes by block, bytes in all), largest first.
+    """
+    found: dict[tuple[str, str], dict] = {}
+    for site, block, kind, nbytes in alive:
+        sizes = found.setdefault((site, kind), {})
+        sizes[block] = sizes.get(block, 0) + nbytes
+    blocks = sorted({block for sizes in found.values() for block in sizes}, key=lambda one: -1 if one is None else one)
+    rows = [(site, kind, sizes, sum(sizes.values())) for (site, kind), sizes in found.items()]
+    return blocks, sorted(rows, key=lambda row: (-row[3], row[0]))
+
+
 def _print(arguments, config: dict, rows: list[dict], problems: list[str]) -> None:
     print(jobs.title(arguments, config) + "; MB are 10^6 bytes")
-    print(f"{'':16s} {'arena':>9s} {'recorded':>9s} {'total':>9s} {'base':>9s} {'base+total':>10s} {'sampled':>9s} "
-          f"{'sampled/predicted':>17s}")
+    print(f"{'':16s} {'arena':>9s} {'recorded':>9s} {'total':>9s} {'growth':>9s} {'base':>9s} {'base+total':>10s} "
+          f"{'sampled':>9s} {'sampled/predicted':>17s}  held")
     for row in rows:
-        keys = ("arena_bytes", "high_water_bytes", "total_bytes", "rss_start_bytes", "predicted_process_bytes",
-                "sampled_process_bytes")
+        keys = ("arena_bytes", "high_water_bytes", "total_bytes", "growth_bytes", "rss_start_bytes",
+                "predicted_process_bytes", "sampled_process_bytes")
         cells = ["-" if row[key] is None else f"{row[key] / 1e6:.2f}" for key in keys]
         quotient = row["sampled_over_predicted"]
-        print(f"{row['name']:16s} {cells[0]:>9s} {cells[1]:>9s} {cells[2]:>9s} {cells[3]:>9s} {cells[4]:>10s} "
-              f"{cells[5]:>9s} {'-' if quotient is None else f'{quotient:.4f}':>17s}")
+        held = ", ".join(f"{name} {'-' if held is None else 'yes' if held else 'NO'}" for name, held in row["held"].items())
+        print(f"{row['name']:16s} {cells[0]:>9s} {cells[1]:>9s} {cells[2]:>9s} {cells[3]:>9s} {cells[4]:>9s} "
+              f"{cells[5]:>10s} {cells[6]:>9s} {'-' if quotient is None else f'{quotient:.4f}':>17s}  {held}")
+    for row in rows:
+        _print_peak(row)
     for problem in problems:
         print(problem)
 
 
+def _print_peak(row: dict) -> None:
+    blocks, sites = by_site(row["peak"]["alive"])
+    print(f"\n{row['name']}: alive at the peak, during {row['peak']['operation']}, MB by block")
+    heads = ["" if block is None else str(block) for block in blocks]
+    print(f"  {'site':32s} {'kind':9s} " + " ".join(f"{head or 'ends':>7s}" for head in heads) + f" {'all':>8s}")
+    for site, kind, sizes, total in sites:
+        cells = [f"{sizes[block] / 1e6:7.2f}" if block in sizes else f"{'':7s}" for block in blocks]
+        print(f"  {site[:32]:32s} {kind:9s} " + " ".join(cells) + f" {total / 1e6:8.2f}")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(jobs.run(main))

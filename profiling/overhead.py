@@ -1,72 +1,78 @@
-"""What a step costs in Python: a tiny model's step with every kernel replaced by a call that does nothing.
+"""What a step costs beyond its kernels: the interpreter's share, and that of profiling.
 
     python profiling/overhead.py
+    python profiling/overhead.py --preset small --batch-size 8 --seq-len 256 --strategies cache --rounds 9
 
-What is left is the interpreter's share: the executor's loop over bound calls, the layers' methods, the checks of a batch.
-The same step with its kernels stands beside it.
+By default a tiny model, where Python weighs most. For each strategy, in one process, the same step is taken in several
+ways, a step of each in turn:
+
+* as users take it;
+* with profiling on: `Executor.timed_step`, which records every operation;
+* without the witness: the pattern that a step lays into the arena, so that the highest byte written can be found, is
+  left out;
+* in Python alone: every kernel is replaced by a call that does nothing. What is left are the executor's loop over bound
+  calls, the layers' methods, the checks of a batch.
+
+What profiling adds is the median of the ratios round by round, with its 95 % interval: many short rounds, since a
+shared machine drifts by more than is looked for.
 """
 
-import argparse
 import sys
-from contextlib import ExitStack
-from pathlib import Path
-from statistics import median
-from unittest import mock
 
 import harness
-import numpy as np
+import jobs
 
-from cllm import GPT, Executor, ModelConfig, _kernels
-
-BATCH, TIME = 4, 32
-STEPS = 200
+BURST_SECONDS = 0.03
+ADDS_AT_MOST = 0.02
+WAYS = ("plain", "profiled", "without the witness", "Python alone")
 
 
 def main() -> int:
-    """Measure and write JSON."""
-    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    made.add_argument("--rounds", type=int, default=7)
-    made.add_argument("--threads", type=int, default=2)
-    made.add_argument("--out", type=Path, default=None)
-    arguments = made.parse_args()
-    model = GPT(ModelConfig.preset("tiny"))
-    tokens, targets = np.random.default_rng(0).integers(0, 256, (2, BATCH, TIME))
-    rows = []
-    for strategy in ("cache", "recompute", "cache@1"):
-        executor = Executor(model, BATCH, TIME, strategy=strategy, num_threads=arguments.threads)
-        for what, steps in (("with kernels", _steps), ("Python alone", _steps_without_kernels)):
-            steps(executor, tokens, targets, STEPS)
-            seconds = [harness.burst(lambda run=steps, ex=executor: run(ex, tokens, targets, STEPS), 1)[0] / STEPS
-                       for _ in range(arguments.rounds)]
-            operations = executor.schedule.n_micro * len(executor.schedule.ops)
-            rows.append({"strategy": strategy, "what": what, "operations": operations,
-                         "seconds": {"min": min(seconds), "median": median(seconds), "max": max(seconds)}})
-            model.zero_grad()
-    path = harness.write_result("overhead", arguments.threads, {"batch_size": BATCH, "seq_len": TIME, "rows": rows},
-                                arguments.out)
+    """Measure and write JSON; the exit code is 1 when profiling adds more than 2 % beyond doubt."""
+    parser = jobs.parser(__doc__.splitlines()[0], "cache,recompute,cache@1", rounds=101)
+    parser.set_defaults(preset="tiny", batch_size=4, seq_len=32, wait_policy="default")  # nobody else takes turns
+    arguments = jobs.parsed(parser)
+    config = jobs.config_of(arguments)
+    rows, problems = [], []
+    for name in jobs.strategies_of(arguments):
+        with jobs.trainings(arguments, config, [name], "overhead_peer.py") as (made, failed):
+            problems += [f"{one} failed: {reason}" for one, reason in failed.items()]
+            for peer, facts in made.values():
+                rows += _rows(name, peer, facts, arguments.rounds)
+    harness.say("")
+    problems += [f"{row['strategy']}: profiling adds {row['adds_text']}" for row in rows
+                 if row["what"] == "profiled" and row["adds"][1] > ADDS_AT_MOST]
+    path = harness.write_result("overhead", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
+                                                                "problems": problems}, arguments.out)
+    print(jobs.title(arguments, config))
     for row in rows:
-        print(f"{row['strategy']:<10} {row['what']:<13} {row['operations']:>4} operations  "
-              f"{row['seconds']['median'] * 1e3:.3f} ms a step")
+        print(f"{row['strategy']:<16} {row['what']:<20} {row['operations']:>5} operations  "
+              f"{row['seconds']['median'] * 1e3:9.4f} ms a step  {row['adds_text']}")
+    for problem in problems:
+        print(problem)
     print(f"\nwritten: {path}")
-    return 0
+    return 1 if problems else 0
 
 
-def _steps(executor: Executor, tokens, targets, count: int) -> None:
-    for _ in range(count):
-        executor.loss_and_grad(tokens, targets)
-
-
-def _steps_without_kernels(executor: Executor, tokens, targets, count: int) -> None:
-    def nothing(*arguments, **named):
-        return -1  # also the executor's answer to "where is the first value that is not finite?"
-
-    with ExitStack() as stack:
-        for name in dir(_kernels):
-            sizes = name.endswith(("workspace", "bytes"))
-            if callable(getattr(_kernels, name)) and not sizes and not name.startswith("_") and not name.endswith("Error"):
-                stack.enter_context(mock.patch.object(_kernels, name, nothing))
-        _steps(executor, tokens, targets, count)
+def _rows(name: str, peer: harness.Peer, facts: dict, rounds: int) -> list[dict]:
+    first = peer.ask("turns", ways=list(WAYS), repeats=2)
+    taken: dict[str, list] = {way: [] for way in WAYS}
+    for ways in (WAYS[:-1], WAYS[-1:]):  # a step without kernels leaves other things in the processor's caches
+        repeats = harness.repeats_for(sum(first[way][-1] for way in ways), BURST_SECONDS)
+        for number in range(rounds):
+            harness.say(f"{name}: round {number + 1} of {rounds}")
+            for way, seconds in peer.ask("turns", ways=list(ways), repeats=repeats).items():
+                taken[way].append(tuple(seconds))
+    timings = {way: harness.Timing(tuple(one)) for way, one in taken.items()}
+    rows = []
+    for way, timing in timings.items():
+        adds = [value - 1 for value in harness.median_interval(harness.paired(timing, timings["plain"]))]
+        text = "" if way == "plain" else f"{adds[0]:+.2%} ({adds[1]:+.2%} to {adds[2]:+.2%})"
+        rows.append({"strategy": name, "what": way, "operations": facts["operations"], "adds": adds, "adds_text": text,
+                     "seconds": {"min": timing.min, "median": timing.median, "max": timing.max,
+                                 "by_round": list(timing.by_round)}})
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(jobs.run(main))

@@ -5,15 +5,22 @@
 
 Whole steps of all strategies are timed in turn, without any instrument. Then some steps are timed operation by
 operation (`Executor.timed_step`); each figure is the median over these, so that the parts need not add up to the whole.
+From the work that layers declare follow GFLOP/s and GB/s of every step, forward, rebuilt and backward, and its share of
+what the machine can do (`roofline.py`).
 """
 
 import sys
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 from statistics import median
 
+import draw
 import harness
 import jobs
-import pictures
+import roofline
+from figures import in_order
+from limits import Limits
 
 INSTRUMENTED_STEPS = 3
 AFTERWARDS = ("zero_grad", "clip", "adamw")
@@ -24,23 +31,35 @@ def main() -> int:
     arguments = jobs.parsed(jobs.parser(__doc__.splitlines()[0], "cache,recompute,every:2,selective", rounds=5))
     config = jobs.config_of(arguments)
     with jobs.trainings(arguments, config, jobs.strategies_of(arguments)) as (made, failed):
-        bursts = {name: _bursts(peer) for name, (peer, _) in made.items()}
+        bursts = {name: jobs.bursts(peer) for name, (peer, _) in made.items()}
         timings = harness.interleave(bursts, arguments.rounds, harness.say)
         parts = {name: [peer.ask("parts") for _ in range(INSTRUMENTED_STEPS)] for name, (peer, _) in made.items()}
+        work = {name: peer.ask("work") for name, (peer, _) in made.items()}
+        step_bytes = max((facts["total_bytes"] for _, facts in made.values()), default=0)
     harness.say("")
     rows = [_row(name, timing, timings, parts[name]) for name, timing in timings.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        roofs = roofline.measured_roofs(Limits(Path(folder), arguments.threads), step_bytes)
+    points = _points(parts, work, roofs)
     problems = [f"{name} failed: {reason}" for name, reason in failed.items()]
-    _print(arguments, config, rows, problems)
-    path = harness.write_result("speed", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
-                                                             "problems": problems}, arguments.out)
-    pictures.step_parts(rows, jobs.title(arguments, config), path.with_suffix(".png"))
-    print(f"\nwritten: {path} and its picture")
+    data = {**jobs.job_of(arguments, config), "rows": rows, "roofs": roofs, "points": points, "problems": problems}
+    _print(arguments, config, data)
+    path = harness.write_result("speed", arguments.threads, data, arguments.out)
+    draw.draw(path)
+    print(f"\nwritten: {path} and its pictures")
     return 1 if problems else 0
 
 
-def _bursts(peer: harness.Peer):
-    repeats = harness.repeats_for(peer.ask("burst", repeats=1)[0])
-    return lambda: peer.ask("burst", repeats=repeats)
+def _points(parts: dict, work: dict, roofs: dict | None) -> list[dict]:
+    """Every step of the first strategy, and what the first one that rebuilds has to rebuild."""
+    made = []
+    for name, steps in parts.items():
+        operations = [step["operations"] for step in steps]
+        if not made:
+            made = roofline.points(name, operations, work[name], roofs)
+        if not any(one["kind"] == "rebuild" for one in made):
+            made += roofline.points(name, operations, work[name], roofs, ("rebuild",))
+    return made
 
 
 def _row(name: str, timing: harness.Timing, timings: dict, steps: list[dict]) -> dict:
@@ -48,35 +67,20 @@ def _row(name: str, timing: harness.Timing, timings: dict, steps: list[dict]) ->
     return {"name": name, "seconds": timing.to_dict(), "against": base,
             "ratio": harness.ratio(timing, timings[base]).to_dict(),
             "ratio_text": "1" if name == base else str(harness.ratio(timing, timings[base])),
-            "by_kind": by_kind(steps), "by_step": by_step(steps)}
+            "by_kind": by_kind(steps)}
 
 
 def by_kind(steps: list[dict]) -> dict[str, float]:
     """Median seconds by kind of operation: forward, rebuild, backward and the others, then what follows them."""
-    sums = [_summed(step["operations"], lambda kind, name: kind) | {name: step[name] for name in AFTERWARDS}
+    sums = [_by_kind(step["operations"]) | {name: step[name] for name in AFTERWARDS}
             for step in steps]
     return _medians(sums)
 
 
-def by_step(steps: list[dict]) -> dict[str, dict[str, float]]:
-    """Median seconds by step of the program, blocks taken together, then by kind."""
-    flat = _medians([_summed(step["operations"], lambda kind, name: (without_block(name), kind)) for step in steps])
-    nested: dict[str, dict[str, float]] = defaultdict(dict)
-    for (name, kind), seconds in flat.items():
-        nested[name][kind] = seconds
-    return dict(nested)
-
-
-def without_block(name: str) -> str:
-    """``blocks.3.attn.qkv`` as ``attn.qkv``: what all blocks have in common."""
-    parts = name.split(".")
-    return ".".join(parts[2:]) if parts[0] == "blocks" and len(parts) > 2 else name
-
-
-def _summed(operations: list, key) -> dict:
+def _by_kind(operations: list) -> dict[str, float]:
     sums: dict = defaultdict(float)
-    for kind, name, seconds in operations:
-        sums[key(kind, name)] += seconds
+    for kind, _name, seconds in operations:
+        sums[kind] += seconds
     return dict(sums)
 
 
@@ -84,22 +88,32 @@ def _medians(dicts: list[dict]) -> dict:
     return {key: median(one.get(key, 0.0) for one in dicts) for key in dicts[0]}
 
 
-def _print(arguments, config: dict, rows: list[dict], problems: list[str]) -> None:
+def _print(arguments, config: dict, data: dict) -> None:
+    rows = data["rows"]
     print(jobs.title(arguments, config))
-    kinds = pictures.in_order(kind for row in rows for kind in row["by_kind"])
+    kinds = in_order(kind for row in rows for kind in row["by_kind"])
     print(f"{'seconds':16s} {'min':>8s} {'median':>8s} {'max':>8s}  " + " ".join(f"{kind:>10s}" for kind in kinds)
           + f"  time against {rows[0]['name'] if rows else 'nothing'}: median of paired ratios (least to most)")
     for row in rows:
         seconds = row["seconds"]
         print(f"{row['name']:16s} {seconds['min']:8.4f} {seconds['median']:8.4f} {seconds['max']:8.4f}  "
               + " ".join(f"{row['by_kind'].get(kind, 0.0):10.4f}" for kind in kinds) + f"  {row['ratio_text']}")
-    for row in rows[:1]:
-        print(f"\nby step of the program, all blocks together, {row['name']}:")
-        for name, by in sorted(row["by_step"].items(), key=lambda item: -sum(item[1].values())):
-            print(f"  {name:24s} " + "  ".join(f"{kind} {seconds * 1e3:8.2f} ms" for kind, seconds in by.items()))
-    for problem in problems:
+    _print_points(data["points"], data["roofs"])
+    for problem in data["problems"]:
         print(problem)
 
 
+def _print_points(points: list[dict], roofs: dict | None) -> None:
+    print("\nby step of the program, all blocks together, with the work that layers declare"
+          + (f"; the machine: {roofs['flops'] / 1e9:.0f} GFLOP/s, memory {roofs['memory'] / 1e9:.0f} GB/s" if roofs else ""))
+    print(f"{'strategy':12s} {'step':12s} {'kind':12s} {'calls':>6s} {'ms':>9s} {'flop/byte':>9s} {'GFLOP/s':>8s} {'GB/s':>7s} "
+          f"{'share':>6s}")
+    for one in points:
+        share = "-" if one["share"] is None else f"{one['share']:.2f}"
+        print(f"{one['strategy'][:12]:12s} {one['step'][:12]:12s} {one['kind']:12s} {one['calls']:6d} "
+              f"{one['seconds'] * 1e3:9.2f} {one['flops'] / max(1, one['bytes']):9.1f} "
+              f"{one['flops'] / one['seconds'] / 1e9:8.1f} {one['bytes'] / one['seconds'] / 1e9:7.1f} {share:>6s}")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(jobs.run(main))

@@ -117,7 +117,7 @@ def _draw(data: dict, path: Path) -> None:
     except ImportError:
         print("no picture: matplotlib is missing (pip install 'cllm[plot]')", file=sys.stderr)
         return
-    from pictures import OURS, THEIRS
+    from figures import OURS, THEIRS
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     panels = zip(figure.subplots(1, 2, sharey=True), ("seconds", "step"), ("seconds of training", "steps"), strict=True)

@@ -35,11 +35,29 @@ def _compared_predictions(data: dict) -> Table:
 
 def _remembered(data: dict) -> Table:
     header = ("strategy", "arena, predicted", "arena, recorded", "predicted total", "process before the model",
-              "process, predicted", "process, sampled", "sampled over predicted")
+              "process, predicted", "process, sampled", "sampled over predicted", "growth, system's record",
+              "growth over predicted total")
     keys = ("arena_bytes", "high_water_bytes", "total_bytes", "rss_start_bytes", "predicted_process_bytes",
             "sampled_process_bytes")
     return header, [(_code(row["name"]), *[megabytes(row[key]) for key in keys],
-                     number(row["sampled_over_predicted"], ".3f")) for row in data["rows"]]
+                     number(row["sampled_over_predicted"], ".3f"), megabytes(row["growth_bytes"]),
+                     number(row["growth_bytes"], ".3f", 1 / row["total_bytes"])) for row in data["rows"]]
+
+
+def _alive(data: dict) -> Table:
+    """What is alive at the peak of each strategy: MB by site and block; sites below a hundredth of all are left out."""
+    blocks = sorted({alive[1] for row in data["rows"] for alive in row["peak"]["alive"] if alive[1] is not None})
+    rows = []
+    for row in data["rows"]:
+        sizes: dict[tuple, dict] = {}
+        for site, block, kind, nbytes in row["peak"]["alive"]:
+            one = sizes.setdefault((site, kind), {})
+            one[block] = one.get(block, 0) + nbytes
+        for (site, kind), by in sorted(sizes.items(), key=lambda item: -sum(item[1].values())):
+            if sum(by.values()) >= row["arena_bytes"] / 100:
+                rows.append((_code(row["name"]), _code(site), kind, *[megabytes(by.get(block)) for block in (None, *blocks)],
+                             megabytes(sum(by.values()))))
+    return ("strategy", "site", "kind", "outside", *[f"block {n}" for n in blocks], "MB in all"), rows
 
 
 def _speeds(data: dict) -> Table:
@@ -49,12 +67,13 @@ def _speeds(data: dict) -> Table:
                      *[number(row["by_kind"].get(kind), ".1f", 1e3) for kind in kinds]) for row in data["rows"]]
 
 
-def _steps(data: dict) -> Table:
-    first = data["rows"][0]["by_step"]
-    kinds = list(dict.fromkeys(kind for by in first.values() for kind in by))
-    order = sorted(first.items(), key=lambda item: -sum(item[1].values()))
-    return ("step", *[f"{kind} ms" for kind in kinds]), [
-        (_code(name), *[number(by.get(kind), ".2f", 1e3) for kind in kinds]) for name, by in order]
+def _roofline(data: dict) -> Table:
+    header = ("strategy", "step", "kind", "ms", "operations per byte", "GFLOP/s", "GB/s", "share of the limit")
+    return header, [(_code(one["strategy"]), _code(one["step"]), one["kind"], number(one["seconds"], ".2f", 1e3),
+                     number(one["flops"] / one["bytes"] if one["flops"] else None, ".1f"),
+                     number(one["flops"] / one["seconds"] if one["flops"] else None, ".1f", 1e-9),
+                     number(one["bytes"] / one["seconds"], ".1f", 1e-9), number(one["share"], ".2f"))
+                    for one in data["points"]]
 
 
 def _contested(data: dict) -> Table:
@@ -99,10 +118,9 @@ def _size_and_time(row: dict | None) -> tuple[str, str]:
 
 
 def _overheads(data: dict) -> Table:
-    header = ("strategy", "", "operations a step", "ms a step (least to most)")
+    header = ("strategy", "", "operations a step", "ms a step (median)", "against plain (95 % interval)")
     return header, [(_code(row["strategy"]), row["what"], str(row["operations"]),
-                     f"{row['seconds']['median'] * 1e3:.3f} ({row['seconds']['min'] * 1e3:.3f} to "
-                     f"{row['seconds']['max'] * 1e3:.3f})") for row in data["rows"]]
+                     number(row["seconds"]["median"], ".4f", 1e3), row["adds_text"] or NOTHING) for row in data["rows"]]
 
 
 def _trained(data: dict) -> Table:
@@ -121,18 +139,43 @@ def _predictions(rows: list[tuple[str, float, float]]) -> Table:
     return ("strategy", "predicted s", "measured s (median)", "predicted over measured"), made
 
 
+def _foretold(data: dict) -> Table:
+    return _predictions([(row["name"], row["predicted_seconds"], row["seconds"]["median"]) for row in data["rows"]])
+
+
+def _budgets(data: dict) -> Table:
+    """A row for each budget, from least to most: time against the next smaller one and against the best named strategy."""
+    judged = data["budgets"]
+    steps = {one["to"]: one for one in judged["steps"]}
+    best = {one["budget"]: one for one in judged["against_best"]}
+    header = ("plan for", "arena MB", "predicted s", "step s (least to most)", "time against the budget before",
+              "time against the best strategy within its arena")
+    return header, [(megabytes(row["total_bytes"]) + " MB", megabytes(row["arena_bytes"]),
+                     f"{row['predicted_seconds']:.3f}", spread(row["seconds"]), _interval(steps.get(row["name"])),
+                     _interval(best.get(row["name"])) + (f" ({_code(best[row['name']]['best'])})" if row["name"] in best
+                                                         else ""))
+                    for row in sorted(data["rows"], key=lambda row: row["total_bytes"]) if row["is_budget"]]
+
+
+def _interval(one: dict | None) -> str:
+    return NOTHING if one is None else f"{one['ratio']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+
+
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("cllm compare", ""): _compared,
     ("cllm compare", "predictions"): _compared_predictions,
     ("memory", ""): _remembered,
+    ("memory", "peak"): _alive,
     ("speed", ""): _speeds,
-    ("speed", "steps"): _steps,
+    ("speed", "roofline"): _roofline,
     ("compare", ""): _contested,
     ("compare", "predictions"): _contested_predictions,
     ("kernels", ""): _kernels,
     ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
     ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
     ("overhead", ""): _overheads,
+    ("predictions", ""): _foretold,
+    ("predictions", "budgets"): _budgets,
     ("training", ""): _trained,
     **precision_views.VIEWS,
 }

@@ -105,13 +105,19 @@ RESULTS = {
     "memory": {**JOB, "script": "memory", "rows": [
         {"name": "cache", "arena_bytes": 1_500_000, "high_water_bytes": 1_500_000, "total_bytes": 2_500_000,
          "rss_start_bytes": 40_000_000, "predicted_process_bytes": 42_500_000, "sampled_process_bytes": 43_000_000,
-         "sampled_over_predicted": 1.0118}]},
-    "speed": {**JOB, "script": "speed", "rows": [
+         "sampled_over_predicted": 1.0118, "growth_bytes": 2_525_000,
+         "peak": {"operation": "backward head", "alive": [
+             ["head.chunk", None, "scratch", 600_000], ["blocks.*.fc.y", 0, "kept", 400_000],
+             ["blocks.*.fc.y", 1, "kept", 500_000], ["blocks.*.ln.mean", 0, "kept", 100]]}}]},
+    "speed": {**JOB, "script": "speed", "points": [
+        {"strategy": "cache", "step": "attn", "kind": "backward", "calls": 6, "flops": 20e9, "bytes": 1e9, "seconds": 0.2,
+         "limit_seconds": 0.1, "share": 0.5},
+        {"strategy": "cache", "step": "ln1", "kind": "forward", "calls": 6, "flops": 0.0, "bytes": 1e8, "seconds": 0.0125,
+         "limit_seconds": None, "share": None}], "rows": [
         {"name": "cache", "seconds": SECONDS, "against": "cache", "ratio_text": "1",
-         "by_kind": {"forward": 0.4, "backward": 0.85},
-         "by_step": {"ln1": {"forward": 0.0125}, "attn": {"forward": 0.1, "backward": 0.2}}},
+         "by_kind": {"forward": 0.4, "backward": 0.85}},
         {"name": "recompute", "seconds": SECONDS, "against": "cache", "ratio_text": "1.20 (1.10 to 1.30)",
-         "by_kind": {"forward": 0.4, "rebuild": 0.3, "backward": 0.85}, "by_step": {}}]},
+         "by_kind": {"forward": 0.4, "rebuild": 0.3, "backward": 0.85}}]},
     "peers": {**JOB, "script": "compare", "rows": [
         {"name": "cache", "seconds": SECONDS, "against": "cache", "ratio_text": "1", "growth_bytes": 500_000_000,
          "loss": 5.5, "arena_bytes": 419_000_000, "predicted_seconds": 1.3},
@@ -126,6 +132,20 @@ RESULTS = {
                  "settings": {"batch_size": 8, "seq_len": 256},
                  "rows": [{"name": "cllm", "seconds": 600.5, "step_seconds": SECONDS,
                            "evaluations": [{"step": 0, "val_loss": 5.5}, {"step": 400, "val_loss": 1.75}]}]},
+    "overhead": {**JOB, "script": "overhead", "rows": [
+        {"strategy": "cache", "what": "plain", "operations": 50, "adds_text": "", "seconds": {"median": 0.00125}},
+        {"strategy": "cache", "what": "profiled", "operations": 50, "adds_text": "+0.50% (-0.10% to +1.10%)",
+         "seconds": {"median": 0.00126}}]},
+    "predictions": {**JOB, "script": "predictions", "rows": [
+        {"name": "cache", "is_budget": False, "predicted_seconds": 1.0, "seconds": SECONDS, "arena_bytes": 5_000_000,
+         "total_bytes": 8_000_000},
+        {"name": "budget:9000000B", "is_budget": True, "predicted_seconds": 1.125, "seconds": SECONDS,
+         "arena_bytes": 6_000_000, "total_bytes": 9_000_000},
+        {"name": "budget:7000000B", "is_budget": True, "predicted_seconds": 1.3, "seconds": SECONDS,
+         "arena_bytes": 4_000_000, "total_bytes": 7_000_000}],
+        "budgets": {"steps": [{"from": "budget:7000000B", "to": "budget:9000000B", "ratio": 0.75, "low": 0.7, "high": 0.8}],
+                    "against_best": [{"budget": "budget:9000000B", "best": "cache", "ratio": 1.02, "low": 1.0,
+                                      "high": 1.04}]}},
     "kernels": {"script": "kernels", "machine": MACHINE, "threads": 1, "rows": [
         {"kernel": "linear_forward", "shape": [64, 512, 2048], "unit": "GFLOP/s", "limit": 100e9,
          "rate": {"cllm": 81.25e9, "numpy": 70e9}, "share": {"cllm": 0.8125},
@@ -136,12 +156,20 @@ EXPECTED = {
                 "| `int8` | failed: out of memory |", "Problem: cache: something",
                 "8 × 256; float32; 2 threads; Some CPU"],
     "compare predictions": ["| `cache` | 1.000 | 1.250 | -20.0% |", "| median of the distances |  |  | 20.0% |"],
-    "memory": ["| `cache` | 1.5 | 1.5 | 2.5 | 40.0 | 42.5 | 43.0 | 1.012 |"],
+    "memory": ["| `cache` | 1.5 | 1.5 | 2.5 | 40.0 | 42.5 | 43.0 | 1.012 | 2.5 | 1.010 |"],
+    "memory peak": ["| strategy | site | kind | outside | block 0 | block 1 | MB in all |",
+                    "| `cache` | `blocks.*.fc.y` | kept | – | 0.4 | 0.5 | 0.9 |\n| `cache` | `head.chunk` | scratch | 0.6 |"],
     "speed": ["| `recompute` | 1.250 (1.200 to 1.500) | 1.20 (1.10 to 1.30) | 400.0 | 850.0 | 300.0 |",
               "time against cache"],
-    "speed steps": ["| `attn` | 100.00 | 200.00 |\n| `ln1` | 12.50 | – |"],
+    "speed roofline": ["| `cache` | `attn` | backward | 200.00 | 20.0 | 100.0 | 5.0 | 0.50 |",
+                       "| `cache` | `ln1` | forward | 12.50 | – | – | 8.0 | – |"],
     "peers": ["| `torch eager` | 1.250 (1.200 to 1.500) | 1.50 (1.40 to 1.60) | – | – | 5.500000 |"],
     "peers predictions": ["| `cache` | 1.300 | 1.250 | +4.0% |"],
+    "overhead": ["| `cache` | plain | 50 | 1.2500 | – |", "| `cache` | profiled | 50 | 1.2600 | +0.50% (-0.10% to +1.10%) |"],
+    "predictions": ["| `cache` | 1.000 | 1.250 | -20.0% |", "| median of the distances |  |  | 10.0% |"],
+    "predictions budgets": ["| 7.0 MB | 4.0 | 1.300 | 1.250 (1.200 to 1.500) | – | – |\n"
+                            "| 9.0 MB | 6.0 | 1.125 | 1.250 (1.200 to 1.500) | 0.750 (0.700 to 0.800) "
+                            "| 1.020 (1.000 to 1.040) (`cache`) |"],
     "depth layers": ["| layers | Sqrt, MB | Sqrt, ms | RecomputeAll, MB | RecomputeAll, ms |",
                      "| 6 | 2.5 | 1250.0 | 1.5 | 1250.0 |\n| 12 | 3.5 | 1250.0 | – | – |"],
     "depth batch": ["| 32 | 9.0 | 1250.0 |"],

@@ -129,6 +129,8 @@ def test_training_contestant(harness):
         assert timeline["operations"] == [f"{kind} {name}" for kind, name, _ in parts["operations"]]
         assert [sum(one) for one in zip(*timeline["by_kind"].values(), strict=True)] == timeline["live_bytes"]
         assert max(timeline["live_bytes"]) <= facts["arena_bytes"]
+        assert sum(nbytes for *_, nbytes in timeline["peak"]["alive"]) == max(timeline["live_bytes"])
+        assert len(peer.ask("work")) == len(parts["operations"])
         assert peer.ask("watched_burst", repeats=1)["high_water_bytes"] == facts["arena_bytes"]
 
 
@@ -141,12 +143,62 @@ def test_work_of_the_kernels():
         set(kernels.SHAPES)
 
 
-def test_parts_of_a_step_are_folded_by_kind_and_by_step():
+def test_parts_of_a_step_are_folded_by_kind():
     speed = _from_profiling("speed")
     steps = [{"operations": [["forward", "blocks.0.mlp.fc1", 1.0], ["forward", "blocks.1.mlp.fc1", 2.0],
                              ["backward", "head", 4.0]], "zero_grad": 0.1, "clip": 0.2, "adamw": 0.3}]
     assert speed.by_kind(steps) == {"forward": 3.0, "backward": 4.0, "zero_grad": 0.1, "clip": 0.2, "adamw": 0.3}
-    assert speed.by_step(steps) == {"mlp.fc1": {"forward": 3.0}, "head": {"backward": 4.0}}
+
+
+def test_points_of_the_roofline():
+    roofline = _from_profiling("roofline")
+    step = [["forward", "blocks.0.fc", 2.0], ["forward", "ln_f", 1.0], ["forward", "blocks.1.fc", 3.0]]
+    slower = [["forward", "blocks.0.fc", 4.0], ["forward", "ln_f", 1.0], ["forward", "blocks.1.fc", 3.0]]
+    work = [[100.0, 10.0], [0.0, 8.0], [100.0, 10.0]]
+    fc, ln = roofline.points("cache", [step, slower, slower], work, {"flops": 50.0, "memory": 16.0})
+    assert (fc["step"], fc["calls"], fc["flops"], fc["bytes"], fc["seconds"]) == ("fc", 2, 200.0, 20.0, 7.0)
+    assert fc["limit_seconds"] == 4.0 and fc["share"] == pytest.approx(4 / 7), "bound by arithmetic"
+    assert ln["limit_seconds"] == 0.5 and ln["share"] == 0.5, "bound by memory"
+    assert roofline.points("cache", [step], work, None)[0]["share"] is None
+    assert roofline.points("cache", [step], work, None, ("rebuild",)) == []
+    with pytest.raises(ValueError, match="2 operations"):
+        roofline.points("cache", [step], work[:2], None)
+
+
+def test_sizes_of_the_limits_are_few():
+    limits = _from_profiling("limits")
+    assert limits._rounded(0) == limits.SMALLEST_BYTES and limits._rounded(10**12) == limits.MEMORY_BYTES
+    assert limits._rounded(100_000) == 131_072 == limits._rounded(131_072)
+
+
+def test_declared_work_does_not_depend_on_the_cut_of_the_batch():
+    import cllm
+    from cllm.costs import op_work
+    from cllm.ledger import Ledger
+    from cllm.models.wiring import wire
+    from cllm.workload import Workload
+
+    config, batch, time = cllm.ModelConfig(50, 2, 16, 2, 24, 9), 5, 8
+    ledger = Ledger(wire(config), Workload(config, batch, time, threads=1))
+    sums = []
+    for micro, sizes in ((None, [5]), (2, [2, 2, 1])):
+        schedule, _ = ledger.build(cllm.CacheAll(micro_batch=micro).decide(ledger))
+        sums.append(sum(op_work(op, schedule, ledger.workload, size)[0] for size in sizes for op in schedule.ops))
+        fc1 = next(op for op in schedule.ops if op.name == "forward blocks.0.mlp.fc1")
+        rows = sizes[-1] * time
+        assert op_work(fc1, schedule, ledger.workload, sizes[-1]) == (
+            2 * rows * 16 * 24, 4 * (rows * 16 + rows * 24 + 16 * 24 + 24))
+    assert sums[0] == sums[1] > 0
+
+
+def test_interval_of_a_median(harness):
+    assert harness.median_interval([5.0, 1.0, 3.0]) == (3.0, 1.0, 5.0)
+    assert harness.median_interval([*range(6)]) == (2.5, 0, 5)
+    assert harness.median_interval([*range(11)]) == (5, 1, 9), "1 + 11 of 2048 lie below: 0.6 %; with 55 more it were 3.3 %"
+    # Of all orders in which 9 values can lie about the true median, at least 95 % have it inside.
+    low, high = harness.median_interval([*range(9)])[1:]
+    inside = sum(low < below <= high for signs in range(2 ** 9) for below in [signs.bit_count()])
+    assert inside / 2 ** 9 >= 0.95
 
 
 def test_operations_of_a_timeline_stand_where_they_ran():
@@ -154,6 +206,54 @@ def test_operations_of_a_timeline_stand_where_they_ran():
     parts = {"operations": [["forward", "a", 1.0], ["forward", "b", 3.0]]}
     assert memory.ends(2, parts) == [0.25, 1.0]
     assert memory.ends(4, parts) == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_what_is_alive_at_the_peak_is_a_table():
+    memory = _from_profiling("memory")
+    alive = [["blocks.*.fc.y", 1, "kept", 8], ["blocks.*.fc.y", 0, "kept", 8], ["head.chunk", None, "scratch", 20],
+             ["blocks.*.fc.y", 1, "kept", 2]]
+    assert memory.by_site(alive) == ([None, 0, 1], [("head.chunk", "scratch", {None: 20}, 20),
+                                                    ("blocks.*.fc.y", "kept", {1: 10, 0: 8}, 18)])
+
+
+def test_verdicts_on_a_predicted_total():
+    memory = _from_profiling("memory")
+    row = {"arena_bytes": 10**8, "high_water_bytes": 10**8, "total_bytes": 2 * 10**8, "sampled_over_predicted": 1.029,
+           "growth_bytes": 2 * 10**8 + 6_000_000}
+    assert memory.verdicts(row) == {"arena": True, "sampled": True, "growth": True}
+    bad = {**row, "high_water_bytes": 10**8 - 64, "sampled_over_predicted": 0.96, "growth_bytes": 2 * 10**8 + 6_300_000}
+    assert memory.verdicts(bad) == {"arena": False, "sampled": False, "growth": False}
+    unknown = {**row, "sampled_over_predicted": None, "growth_bytes": None}
+    assert memory.verdicts(unknown) == {"arena": True, "sampled": None, "growth": None}
+
+
+def test_budgets_are_spread_over_the_bytes():
+    predictions = _from_profiling("predictions")
+    curve = [{"total_bytes": nbytes} for nbytes in (10, 11, 12, 50, 51, 100)]
+    assert [one["total_bytes"] for one in predictions.spread(curve, 4)] in ([10, 12, 50, 100], [10, 50, 51, 100])
+    assert predictions.spread(curve, 99) == curve and predictions.spread([], 3) == []
+    assert predictions.spread(curve, 1) == curve[:1] and predictions.spread(curve, 0) == []
+
+
+def test_verdicts_on_budgets(harness):
+    predictions = _from_profiling("predictions")
+
+    def measured(**seconds):
+        timings = {name: harness.Timing(tuple((value * drift,) for drift in (1.0, 1.5, 0.9, 1.2, 1.1, 1.0, 2.0)))
+                   for name, value in seconds.items()}
+        sizes = {"least": 100, "recompute": 110, "middle": 200, "cache": 300, "most": 400}
+        rows = [{"name": name, "is_budget": name in ("least", "middle", "most"), "seconds": timing.to_dict(),
+                 "arena_bytes": sizes[name], "total_bytes": sizes[name]} for name, timing in timings.items()]
+        return predictions.judged(rows, timings)
+
+    good = measured(least=3.0, middle=2.0, most=1.02, cache=1.0, recompute=2.5)
+    assert good["falls"] and good["within"]
+    assert [(one["budget"], one["best"]) for one in good["against_best"]] == [("middle", "recompute"), ("most", "cache")]
+    rising = measured(least=3.0, middle=2.0, most=2.1, cache=2.2, recompute=2.5)
+    assert not rising["falls"] and rising["within"] and [one["rises"] for one in rising["steps"]] == [False, True]
+    beaten = measured(least=3.0, middle=2.7, most=1.0, cache=1.0, recompute=2.5)
+    assert beaten["falls"] and not beaten["within"]
+    assert measured(cache=1.0, least=2.0) is None
 
 
 def test_result_is_complete_in_itself(harness, tmp_path):
@@ -164,7 +264,8 @@ def test_result_is_complete_in_itself(harness, tmp_path):
     assert harness.result_path("speed", ".json").parent == harness.RESULTS
 
 
-@pytest.mark.parametrize("script", ["speed", "memory", "kernels", "compare", "crystalline"])
+@pytest.mark.parametrize("script", ["speed", "memory", "kernels", "compare", "crystalline", "overhead",
+                                    "predictions", "depth", "training"])
 def test_scripts_have_help(harness, script):
     import subprocess
 

@@ -1,0 +1,65 @@
+"""What the machine can do, measured by `limits.c`: the roofs over every figure of GFLOP/s and GB/s."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import harness
+
+# A buffer of this size is in no processor's cache: what a copy of it does is the memory's doing.
+MEMORY_BYTES = 256 << 20
+SMALLEST_BYTES = 1 << 16
+
+
+class Limits:
+    """The two roofs of the machine, from a small C program built for it; None where there is no compiler.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the program may lie.
+    threads : int
+    """
+
+    def __init__(self, folder: Path, threads: int):
+        self._program, self._threads = folder / "limits", threads
+        self._flops: float | None = None
+        self._moved: dict[int, float] = {}
+        source = Path(__file__).with_name("limits.c")
+        try:
+            subprocess.run(["cc", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", str(source), "-o",
+                            str(self._program)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            print("no C compiler with OpenMP: the shares of the machine's limit stay empty", file=sys.stderr)
+            self._program = None
+
+    def look(self, nbytes: float = 0) -> None:
+        """Measure both roofs with `nbytes` at work; what is known only grows."""
+        size = _rounded(nbytes)
+        if self._program is None:
+            return
+        done = subprocess.run([str(self._program), str(self._threads), str(size)], check=True, capture_output=True,
+                              text=True, env=harness.environment(self._threads))
+        flops, *moved = map(float, done.stdout.split())
+        self._flops = max(self._flops or 0.0, flops)
+        self._moved[size] = max(self._moved.get(size, 0.0), *moved)
+
+    def flops(self) -> float | None:
+        """Multiply-adds per second from registers, each counted as two; the best seen so far."""
+        if self._flops is None:
+            self.look()
+        return self._flops
+
+    def bandwidth(self, nbytes: float) -> float | None:
+        """Bytes read and written per second where `nbytes` in all are at work: the better of copying and of changing in
+        place, the best seen so far. Sizes are rounded up to powers of two from `SMALLEST_BYTES` to `MEMORY_BYTES`."""
+        if _rounded(nbytes) not in self._moved:
+            self.look(nbytes)
+        return self._moved.get(_rounded(nbytes))
+
+
+def _rounded(nbytes: float) -> int:
+    size = SMALLEST_BYTES
+    while size < min(nbytes, MEMORY_BYTES):
+        size *= 2
+    return size
