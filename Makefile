@@ -1,7 +1,10 @@
 # One command each, from a fresh clone; every target makes the environment that it needs in .venv.
 #   make test      build, install the tests' packages, run the tests
 #   make compare   build, then train one model under several strategies: table, out/compare.json, out/compare.png
-#   make profile   build, then measure step time and memory into profiling/results/
+#   make profile   build, then measure and draw what README and docs show, into profiling/results/, and fill the pages:
+#                  under ten minutes on two cores; make profile-memory and so on make one part of it
+#   make peers PEER_PYTHON=PYTHON_WITH_TORCH   the comparisons with PyTorch
+#   make experiments   what takes longer: the same at 4 x 1024, every strategy against its prediction, the variants
 #   make build     the environment and the compiled package alone
 #   make lint      the style checks
 #   make clean     take away all that was made
@@ -14,9 +17,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 SOURCES := setup.py pyproject.toml cllm/_kernels.pyx $(wildcard cllm/kernels/*.pxi)
-PROFILES := speed memory
+PROFILES := compare memory speed overhead depth kernels predictions
+PEER_PYTHON ?=
+MEASURE := $(BIN)/python profiling
+RESULTS := profiling/results
+PEERS := eager,checkpoint,micro:1,micro:2,micro:4,compile,compile:0.5,compile:0.1
 
-.PHONY: build test compare profile lint clean FORCE
+.PHONY: build test compare profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
@@ -28,8 +35,48 @@ compare: $(VENV)/extra-plot
 	mkdir -p out
 	$(BIN)/python -m cllm compare --json out/compare.json --plot out/compare.png $(ARGS)
 
-profile: $(VENV)/extra-plot $(VENV)/extra-profile
-	set -e; for name in $(PROFILES); do $(BIN)/python profiling/$$name.py; done
+# Each part takes one to two minutes, and is a target of its own. One after the other: measurements share the machine.
+.NOTPARALLEL:
+
+profile: $(addprefix profile-,$(PROFILES))
+	$(MEASURE)/tables.py
+
+profile-compare: $(VENV)/extra-plot
+	$(BIN)/python -m cllm compare --json $(RESULTS)/compare.json --plot $(RESULTS)/compare.png
+
+profile-memory: $(VENV)/extra-plot $(VENV)/extra-profile
+	$(MEASURE)/memory.py --strategies cache,recompute,every:2,selective,budget:450MB --draw cache,recompute --rounds 1 \
+		--out $(RESULTS)/memory.json
+
+profile-speed profile-overhead profile-depth: profile-%: $(VENV)/extra-plot
+	$(MEASURE)/$*.py --out $(RESULTS)/$*.json
+
+profile-kernels: $(VENV)/extra-plot
+	$(MEASURE)/kernels.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) --out $(RESULTS)/kernels.json
+
+profile-predictions: $(VENV)/extra-plot
+	$(MEASURE)/predictions.py --strategies cache,recompute,every:2,selective,cache@2 --budgets 5 --rounds 3 \
+		--out $(RESULTS)/predictions.json
+
+peers: $(VENV)/extra-plot
+	@test -n "$(PEER_PYTHON)" || { echo "make peers needs PEER_PYTHON=, an interpreter that has PyTorch"; exit 1; }
+	$(MEASURE)/compare.py --peers $(PEERS) --rounds 3 --together 6 --peer-python $(PEER_PYTHON) --out $(RESULTS)/peers-8x256.json
+	$(MEASURE)/compare.py --batch-size 4 --seq-len 1024 --peers $(PEERS) --rounds 3 --together 6 \
+		--strategies cache,recompute,selective,cache@1 --peer-python $(PEER_PYTHON) --out $(RESULTS)/peers-4x1024.json
+	$(MEASURE)/training.py --peer-python $(PEER_PYTHON) --out $(RESULTS)/training.json
+	$(MEASURE)/tables.py
+
+experiments: $(VENV)/extra-plot $(VENV)/extra-profile
+	$(BIN)/python -m cllm compare --batch-size 4 --seq-len 1024 --steps 2 --strategies cache,recompute,selective \
+		--json $(RESULTS)/compare-4x1024.json
+	$(MEASURE)/memory.py --draw cache,recompute --rounds 1 --out $(RESULTS)/memory.json \
+		--strategies cache,recompute,every:2,selective,sqrt,binomial:2,cache@2,bf16,int8,budget:450MB
+	$(MEASURE)/predictions.py --budgets 8 --out $(RESULTS)/predictions.json
+	$(MEASURE)/predictions.py --batch-size 4 --seq-len 1024 --rounds 5 --out $(RESULTS)/predictions-4x1024.json
+	$(MEASURE)/overhead.py --preset small --batch-size 8 --seq-len 256 --strategies cache --rounds 15 \
+		--out $(RESULTS)/overhead-small.json
+	$(MEASURE)/crystalline.py
+	$(MEASURE)/tables.py
 
 lint: $(VENV)/extra-lint
 	$(BIN)/ruff check .

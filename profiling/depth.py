@@ -1,47 +1,50 @@
 """How memory and time grow with depth and with batch, by strategy.
 
     python profiling/depth.py
+    python profiling/depth.py --depths 2,4,8 --batches 1,4 --set qkv=lattice --strategies cache,selective,budget:100MB
 
-Thin layers (C 128, F 512, T 256): 6 to 96 of them at batch 1 under strategies whose memory grows as L, sqrt L, log L;
-and 6 of them at batch 1 to 32 with micro-batches of 1. All is one library, so one process takes the bursts in turn.
+By default thin layers (C 128, F 512, T 256): 6 to 96 of them at batch 1 under strategies whose memory grows as L, sqrt L,
+log L; and 6 of them at batch 1 to 32, whole and in micro-batches of 1. All is one library, so one process takes the bursts
+in turn.
 """
 
-import argparse
 import sys
 from math import ceil, log2
-from pathlib import Path
 
 import draw
 import harness
+import jobs
 import numpy as np
 
 from cllm import GPT, Executor, ModelConfig
 
-DEPTHS = (6, 12, 24, 48, 96)
-BATCHES = (1, 2, 4, 8, 16, 32)
-TIME = 256
-
-
-def strategies(depth: int) -> dict[str, str]:
-    """The strategies of the picture, by the name in its legend."""
-    return {"CacheAll": "cache", "Sqrt": "sqrt", "Binomial(ceil(log2 L))": f"binomial:{ceil(log2(depth))}",
-            "RecomputeAll": "recompute"}
+THIN = {"vocab_size": 256, "d_model": 128, "n_heads": 4, "d_ff": 512}
+LOG_SLOTS = "binomial:log"  # ceil(log2 L) slots, whatever the depth
+WORDS = {"cache": "CacheAll", "sqrt": "Sqrt", LOG_SLOTS: "Binomial(ceil(log2 L))", "recompute": "RecomputeAll",
+         "cache@1": "CacheAll, micro-batch 1"}
 
 
 def main() -> int:
     """Measure, write JSON and a picture."""
-    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    made.add_argument("--rounds", type=int, default=5)
-    made.add_argument("--threads", type=int, default=2)
-    made.add_argument("--out", type=Path, default=None)
-    arguments = made.parse_args()
+    parser = jobs.parser(__doc__.splitlines()[0], f"cache,sqrt,{LOG_SLOTS},recompute", rounds=5)
+    parser.add_argument("--depths", type=_numbers, default="6,12,24,48,96", metavar="A,B,...", help="numbers of layers")
+    parser.add_argument("--batches", type=_numbers, default="1,2,4,8,16,32", metavar="A,B,...",
+                        help="batches, at the first depth, under the first strategy, whole and in micro-batches of 1")
+    parser.set_defaults(preset=None, batch_size=1)
+    arguments = jobs.parsed(parser)
+    config = jobs.config_of(arguments, THIN)
+    names = jobs.strategies_of(arguments)
     rows = []
-    for depth in DEPTHS:
-        rows += _measure(depth, {name: (1, strategy) for name, strategy in strategies(depth).items()}, arguments, "depth")
-    for batch in BATCHES:
-        names = {"CacheAll": (batch, "cache"), "CacheAll, micro-batch 1": (batch, "cache@1")}
-        rows += _measure(6, names, arguments, "batch")
-    path = harness.write_result("depth", arguments.threads, {"time": TIME, "rows": rows}, arguments.out)
+    for depth in arguments.depths:
+        slots = f"binomial:{max(1, ceil(log2(depth)))}"
+        rows += _measure({**config, "n_layers": depth}, {WORDS.get(name, name): (arguments.batch_size, name.replace(
+            LOG_SLOTS, slots)) for name in names}, arguments, "depth")
+    for batch in arguments.batches:
+        both = dict.fromkeys((names[0], f"{names[0].partition('@')[0]}@1"))
+        rows += _measure({**config, "n_layers": arguments.depths[0]}, {WORDS.get(name, name): (batch, name) for name in both},
+                         arguments, "batch")
+    path = harness.write_result("depth", arguments.threads, {"time": arguments.seq_len, "base": config, "rows": rows},
+                                arguments.out)
     draw.draw(path)
     for row in rows:
         print(f"{row['sweep']:<6} L {row['layers']:>3} B {row['batch']:>3}  {row['name']:<24} "
@@ -50,13 +53,17 @@ def main() -> int:
     return 0
 
 
-def _measure(depth: int, jobs: dict[str, tuple[int, str]], arguments, sweep: str) -> list[dict]:
-    config = ModelConfig(vocab_size=256, n_layers=depth, d_model=128, n_heads=4, d_ff=512, max_seq_len=TIME)
-    model = GPT(config)
+def _numbers(text: str) -> list[int]:
+    return [jobs.positive(one) for one in text.split(",")]
+
+
+def _measure(config: dict, asked: dict[str, tuple[int, str]], arguments, sweep: str) -> list[dict]:
+    model = GPT(ModelConfig(**config))
     bursts, executors = {}, {}
-    for name, (batch, strategy) in jobs.items():
-        tokens, targets = np.random.default_rng(0).integers(0, 256, (2, batch, TIME))
-        executor = executors[name] = Executor(model, batch, TIME, strategy=strategy, num_threads=arguments.threads)
+    for name, (batch, strategy) in asked.items():
+        tokens, targets = np.random.default_rng(0).integers(0, config["vocab_size"], (2, batch, arguments.seq_len))
+        executor = executors[name] = Executor(model, batch, arguments.seq_len, strategy=strategy,
+                                              num_threads=arguments.threads)
 
         def step(executor=executor, tokens=tokens, targets=targets):
             model.zero_grad()
@@ -64,16 +71,17 @@ def _measure(depth: int, jobs: dict[str, tuple[int, str]], arguments, sweep: str
 
         step()
         bursts[name] = lambda step=step: harness.burst(step, 1)
+    harness.say(f"{sweep}: {config['n_layers']} layers")
     timings = harness.interleave(bursts, arguments.rounds)
     rows = []
-    for name, (batch, strategy) in jobs.items():
+    for name, (batch, strategy) in asked.items():
         executor = executors[name]
         if executor.high_water_bytes != executor.memory.arena_bytes:
             raise SystemExit(f"{name}: the arena's record is not what was predicted")
-        rows.append({"sweep": sweep, "name": name, "strategy": strategy, "layers": depth, "batch": batch,
+        rows.append({"sweep": sweep, "name": name, "strategy": strategy, "layers": config["n_layers"], "batch": batch,
                      "arena_bytes": executor.memory.arena_bytes, "seconds": timings[name].to_dict()})
     return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(jobs.run(main))

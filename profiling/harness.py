@@ -310,8 +310,16 @@ def write_result(script: str, threads: int, data: dict, path: Path | None = None
     """Write `data` and its surroundings as JSON; returns where."""
     path = result_path(script, ".json") if path is None else path
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"script": script, **surroundings(threads), **data}, indent=1) + "\n")
+    path.write_text(json_text({"script": script, **surroundings(threads), **data}), encoding="utf-8")
     return path
+
+
+def json_text(data: dict) -> str:
+    """Indented JSON with every list of plain values on one line: thousands of samples must not take thousands of lines."""
+    def on_one_line(found: re.Match) -> str:
+        return "[" + re.sub(r"\n\s+", " ", found[1]) + "]"  # a string of JSON holds no line break
+
+    return re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", on_one_line, json.dumps(data, indent=1, ensure_ascii=False)) + "\n"
 
 
 def say(text: str) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import harness
 
 
-def parser(description: str, strategies: str, rounds: int) -> argparse.ArgumentParser:
-    """Options of every script that trains: the model, the batch, the strategies, rounds and threads."""
+def parser(description: str, strategies: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Options of the scripts: the model, the batch, the strategies (none for those without), rounds and threads."""
     from cllm.config import PRESETS, ModelConfig
 
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -20,7 +20,8 @@ def parser(description: str, strategies: str, rounds: int) -> argparse.ArgumentP
                       help="change one setting; names: " + ", ".join(field.name for field in fields(ModelConfig)))
     made.add_argument("--batch-size", type=positive, default=8, help="sequences in a batch")
     made.add_argument("--seq-len", type=positive, default=256, help="tokens in a sequence")
-    made.add_argument("--strategies", default=strategies, metavar="A,B,...", help="strategies of cllm, by name")
+    if strategies is not None:
+        made.add_argument("--strategies", default=strategies, metavar="A,B,...", help="strategies of cllm, by name")
     made.add_argument("--rounds", type=positive, default=rounds, help="rounds of bursts")
     add_common(made)
     return made
@@ -63,11 +64,14 @@ def run(main: Callable[[], int]) -> int:
         return 2
 
 
-def config_of(arguments: argparse.Namespace) -> dict:
-    """The model's configuration as plain data, with max_seq_len raised to --seq-len."""
+def config_of(arguments: argparse.Namespace, sizes: dict | None = None) -> dict:
+    """The model's configuration as plain data, with max_seq_len raised to --seq-len; `sizes` are the script's own, where
+    no preset was asked for."""
     from cllm.config import ModelConfig
 
-    config = ModelConfig.preset(arguments.preset).to_dict()
+    config = ModelConfig.preset(arguments.preset or "tiny").to_dict()
+    if not arguments.preset:
+        config |= sizes or {}
     config["max_seq_len"] = max(config["max_seq_len"], arguments.seq_len)
     for setting in arguments.settings:
         name, _, value = setting.partition("=")
@@ -76,7 +80,7 @@ def config_of(arguments: argparse.Namespace) -> dict:
         try:
             config[name] = _like(config[name], value)
         except ValueError:
-            raise SystemExit(f"--set {setting}: must be a {type(config[name]).__name__}, like {config[name]}") from None
+            raise SystemExit(f"--set {setting}: must be of type {type(config[name]).__name__}, like {config[name]}") from None
     return ModelConfig(**config).to_dict()
 
 

@@ -3,13 +3,13 @@
     python profiling/kernels.py
     python profiling/kernels.py --peer-python /path/to/python/with/torch --threads 1
     python profiling/kernels.py --only linear_backward_weight,attention --largest 20
+    python profiling/kernels.py --preset gpt2 --batch-size 2 --seq-len 512     # the shapes of that model
 
 One process a library; for each case all three prepare the same numbers, show by a digest of their results that they
 compute the same, and take short bursts in turn. Products and attention are measured against the rate of fused
 multiply-adds, what works element by element against moving as many bytes (`limits.py`), both measured in the same run.
 """
 
-import argparse
 import sys
 import tempfile
 from math import exp, log, prod
@@ -52,20 +52,20 @@ TOLERANCE = 1e-4
 
 def main() -> int:
     """Measure, print, write; the exit code is 1 when cllm failed somewhere or libraries computed different things."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = jobs.parser(__doc__.splitlines()[0], strategies=None, rounds=7)
+    parser.set_defaults(preset=None)
     parser.add_argument("--only", default=",".join(SHAPES), metavar="A,B,...", help="kernels to measure")
     parser.add_argument("--largest", type=float, default=50.0, metavar="GFLOP",
                         help="leave out cases of more work than this; 400 takes all")
-    parser.add_argument("--rounds", type=jobs.positive, default=7, help="rounds of bursts")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
                         help="interpreter that has PyTorch (default: this one)")
-    jobs.add_common(parser)
     arguments = jobs.parsed(parser)
     unknown = set(arguments.only.split(",")) - set(SHAPES)
     if unknown:
         parser.error(f"unknown kernels {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
-    cases = [(kernel, shape) for kernel in arguments.only.split(",") for shape in SHAPES[kernel]
+    asked = arguments.preset or arguments.settings
+    shapes = shapes_of(jobs.config_of(arguments), arguments.batch_size, arguments.seq_len) if asked else SHAPES
+    cases = [(kernel, shape) for kernel in arguments.only.split(",") for shape in shapes[kernel]
              if flops(kernel, shape) <= arguments.largest * 1e9]
     rows, problems = _measure(arguments, cases)
     harness.say("")
@@ -75,6 +75,20 @@ def main() -> int:
     draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return 1 if problems else 0
+
+
+def shapes_of(config: dict, batch: int, time: int) -> dict[str, tuple]:
+    """The shapes at which a model of that configuration calls each kernel, in place of `SHAPES`."""
+    rows, channels, hidden, heads = batch * time, config["d_model"], config["d_ff"], config["n_heads"]
+    lattice = config["qkv"] == "lattice"
+    products = [*([] if lattice else [(rows, channels, 3 * channels)]), *([(rows, channels, channels)] if config["out_proj"]
+                else []), (rows, channels, hidden), (rows, hidden, channels)]
+    attention = (batch, heads, time, channels // heads)
+    row, wide = ((rows, channels),), ((rows, hidden),)
+    return {**{kernel: tuple(products) for kernel in ("linear_backward_weight", "linear_forward", "linear_backward_input")},
+            "block_backward_weight": ((rows, heads, channels // heads),) if lattice else (), "attention": (attention,),
+            "head": ((rows, channels, config["vocab_size"]),), "layernorm_forward": row, "layernorm_backward": row,
+            "gelu_forward": wide, "gelu_backward": wide, "adamw": ((channels * hidden,),)}
 
 
 def flops(kernel: str, shape: tuple[int, ...]) -> float:

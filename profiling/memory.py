@@ -54,6 +54,9 @@ def main() -> int:
                  for row in rows if row["arena_bytes"] != row["high_water_bytes"]]
     _print(arguments, config, rows, problems)
     drawn = [row["name"] for row in rows] if arguments.draw is None else arguments.draw.split(",")
+    for row in rows:
+        if row["name"] not in drawn:  # the picture's alone, and most of the file
+            del row["timeline"], row["samples"]
     path = harness.write_result("memory", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
                                                               "drawn": drawn, "problems": problems}, arguments.out)
     draw.draw(path)
@@ -79,8 +82,14 @@ def _watch(name: str, peer: harness.Peer, facts: dict, steps: int) -> dict:
         "growth_bytes": grown, "peak": peak,
         "step_seconds": watched["seconds"],
         "timeline": {**timeline, "ends": ends(len(timeline["operations"]), parts)},
-        "samples": [[moment - watched["begin"], nbytes] for moment, nbytes in samples],
+        "samples": changes([[moment - watched["begin"], nbytes] for moment, nbytes in samples]),
     }
+
+
+def changes(samples: list[list]) -> list[list]:
+    """The samples without those inside a run of equal sizes: their line is the same."""
+    return [one for place, one in enumerate(samples)
+            if place in (0, len(samples) - 1) or not samples[place - 1][1] == one[1] == samples[place + 1][1]]
 
 
 def ends(operations: int, parts: dict) -> list[float]:

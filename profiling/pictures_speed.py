@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from figures import COLOURS, OTHER, OURS, THEIRS, in_order, title, write_labels
+from figures import COLOURS, OTHER, OURS, THEIRS, in_order, title
 from figures import figure as new_figure
+
+MARKS = "osD^vPX*<>"
 
 
 def step_parts(data: dict, path: Path) -> None:
@@ -48,21 +50,28 @@ def roofline(data: dict, path: Path) -> None:
     figure, axes = new_figure(1, 2, (13, 5.6), title(data), width_ratios=(3, 2))
     if figure is None or roofs is None or not points:
         return
+    from matplotlib.ticker import LogLocator
+
     left, right = axes[0]
     counted = [point for point in points if point["flops"]]
     _draw_roofs(left, roofs, [point["flops"] / point["bytes"] for point in counted])
-    marks = []
+    names = list(dict.fromkeys(point["step"] for point in counted))
     for point in counted:
-        x, y = point["flops"] / point["bytes"], point["flops"] / point["seconds"] / 1e9
-        left.plot(x, y, "o", color=COLOURS.get(point["kind"], OTHER), markersize=7, markeredgecolor="white", zorder=3)
-        marks.append((x, y, point["step"]))
+        left.plot(point["flops"] / point["bytes"], point["flops"] / point["seconds"] / 1e9, MARKS[names.index(point["step"]) %
+                  len(MARKS)], color=COLOURS.get(point["kind"], OTHER), markersize=7, markeredgecolor="white", zorder=3)
     left.set_xlabel("declared operations per declared byte")
     left.set_ylabel("GFLOP/s")
     for kind in in_order(point["kind"] for point in counted):
         left.plot([], [], "o", color=COLOURS.get(kind, OTHER), label=kind)
-    left.set_ylim(bottom=min(y for _, y, _ in marks) / 5 if marks else 1)
-    left.legend(fontsize=8, frameon=False, loc="lower right")
-    write_labels(left, marks)
+    for number, name in enumerate(names):
+        left.plot([], [], MARKS[number % len(MARKS)], color=OTHER, label=name)
+    rates = [point["flops"] / point["seconds"] / 1e9 for point in counted]
+    left.set_ylim(min([*rates, roofs["flops"] / 1e9]) / 2, 1.5 * roofs["flops"] / 1e9)
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("")
+    left.xaxis.set_major_formatter("{x:g}")
+    left.legend(fontsize=8, frameon=False, loc="lower right", ncols=3)
     _draw_traffic(right, [point for point in points if not point["flops"]][:16], roofs["memory"])
     figure.savefig(path, dpi=150)
 

@@ -171,6 +171,47 @@ def test_sizes_of_the_limits_are_few():
     assert limits._rounded(100_000) == 131_072 == limits._rounded(131_072)
 
 
+def test_kernels_take_the_shapes_of_a_model():
+    kernels = _from_profiling("kernels")
+    from cllm.config import ModelConfig
+
+    plain = kernels.shapes_of(ModelConfig.preset("tiny").to_dict(), 2, 8)
+    assert set(plain) == set(kernels.SHAPES) and plain["attention"] == ((2, 4, 8, 16),) and not plain["block_backward_weight"]
+    assert plain["linear_forward"] == ((16, 64, 192), (16, 64, 64), (16, 64, 256), (16, 256, 64))
+    lattice = kernels.shapes_of(ModelConfig.preset("tiny", qkv="lattice", out_proj=False).to_dict(), 2, 8)
+    assert lattice["linear_forward"] == ((16, 64, 256), (16, 256, 64)) and lattice["block_backward_weight"] == ((16, 4, 16),)
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--set", "n_heads=7"], "n_heads"), (["--set", "d_model=abc"], "must be of type int"),
+    (["--set", "nonsense=1"], "settings are"),
+    (["--rounds", "0"], "above zero"), (["--preset", "nonsense"], "invalid choice")])
+def test_scripts_refuse_in_one_line(options, words, monkeypatch, capsys):
+    jobs = _from_profiling("jobs")
+    monkeypatch.setattr(sys, "argv", ["speed.py", *options])
+
+    def main():
+        return len(jobs.config_of(jobs.parsed(jobs.parser("words", "cache", 3))))
+
+    try:
+        code = jobs.run(main)
+    except SystemExit as left:  # as argparse does, or with the words as its code
+        code = left.code
+    said = capsys.readouterr().err.strip() or code
+    assert code and words in said.splitlines()[-1]
+    assert sum(not line.startswith(("usage", " ")) for line in said.splitlines()) == 1
+
+
+def test_a_setting_is_read_like_its_default(monkeypatch):
+    jobs = _from_profiling("jobs")
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--preset", "tiny", "--set", "tied=no", "--set", "norm_eps=1e-3",
+                                      "--set", "crystalline=bias+distance", "--set", "attention=crystalline",
+                                      "--seq-len", "300"])
+    config = jobs.config_of(jobs.parsed(jobs.parser("words", "cache", 3)))
+    assert (config["tied"], config["norm_eps"], config["max_seq_len"]) == (False, 1e-3, 300)
+    assert set(config["crystalline"]) == {"bias", "distance"}
+
+
 def test_declared_work_does_not_depend_on_the_cut_of_the_batch():
     import cllm
     from cllm.costs import op_work
@@ -216,6 +257,20 @@ def test_what_is_alive_at_the_peak_is_a_table():
                                                     ("blocks.*.fc.y", "kept", {1: 10, 0: 8}, 18)])
 
 
+def test_samples_inside_a_run_are_left_out():
+    memory = _from_profiling("memory")
+    samples = [[moment, size] for moment, size in enumerate((5, 5, 5, 7, 7, 7, 7, 5))]
+    assert memory.changes(samples) == [[0, 5], [2, 5], [3, 7], [6, 7], [7, 5]]
+    assert memory.changes(samples[:1]) == samples[:1] and memory.changes([]) == []
+
+
+def test_json_keeps_lists_of_plain_values_on_a_line(harness):
+    data = {"a": [1, 2.5, None], "b": [["x [", "y\n ]", 3], [1], []], "c": {"d": ["{", "]"], "e": "×"}}
+    text = harness.json_text(data)
+    assert json.loads(text) == data and "[1, 2.5, null]" in text and "×" in text
+    assert len(text.splitlines()) < len(json.dumps(data, indent=1).splitlines())
+
+
 def test_verdicts_on_a_predicted_total():
     memory = _from_profiling("memory")
     row = {"arena_bytes": 10**8, "high_water_bytes": 10**8, "total_bytes": 2 * 10**8, "sampled_over_predicted": 1.029,
@@ -230,7 +285,7 @@ def test_verdicts_on_a_predicted_total():
 def test_budgets_are_spread_over_the_bytes():
     predictions = _from_profiling("predictions")
     curve = [{"total_bytes": nbytes} for nbytes in (10, 11, 12, 50, 51, 100)]
-    assert [one["total_bytes"] for one in predictions.spread(curve, 4)] in ([10, 12, 50, 100], [10, 50, 51, 100])
+    assert [one["total_bytes"] for one in predictions.spread(curve, 4)] == [10, 12, 51, 100]
     assert predictions.spread(curve, 99) == curve and predictions.spread([], 3) == []
     assert predictions.spread(curve, 1) == curve[:1] and predictions.spread(curve, 0) == []
 
