@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -170,6 +171,8 @@ class Peer:
     """A contestant in a fresh process: ``peer.ask("burst", repeats=3)`` calls its function of that name."""
 
     def __init__(self, script: str, threads: int, python: str = sys.executable):
+        if shutil.which(python) is None:
+            raise PeerError(f"there is no interpreter {python}")
         prefix = _pin_prefix(threads)
         self._process = subprocess.Popen([*prefix, python, str(ROOT / "profiling" / script)], text=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(threads))

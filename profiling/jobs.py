@@ -94,7 +94,10 @@ def _like(example, value: str):
 
 def strategies_of(arguments: argparse.Namespace) -> list[str]:
     """The names in ``--strategies``, in order, each once."""
-    return list(dict.fromkeys(name for name in arguments.strategies.split(",") if name))
+    names = list(dict.fromkeys(name for name in arguments.strategies.split(",") if name))
+    if not names:
+        raise SystemExit("--strategies: name at least one, such as cache")
+    return names
 
 
 def job_of(arguments: argparse.Namespace, config: dict) -> dict:

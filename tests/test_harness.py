@@ -104,6 +104,11 @@ def test_a_dead_peer_is_an_error(harness, tmp_path):
         peer.ask("burst", repeats=1)
 
 
+def test_an_interpreter_that_is_not_there_is_named(harness):
+    with pytest.raises(harness.PeerError, match="no interpreter /nowhere/python"):
+        harness.Peer("torch_peer.py", 1, "/nowhere/python")
+
+
 def test_kernel_cases_agree_with_numpy(harness):
     kernels = _from_profiling("kernels")
     shapes = {"linear": (40, 24, 17), "block": (40, 2, 8), "attention": (2, 2, 20, 8), "head": (300, 16, 50),
