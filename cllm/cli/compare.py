@@ -1,12 +1,14 @@
 """``cllm compare``: the same training under several strategies, measured side by side."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cllm.cli.compare_tables import print_report
 from cllm.cli.options import (
     calibrate_first,
     calibrate_option,
@@ -16,20 +18,27 @@ from cllm.cli.options import (
     size_options,
     writable,
     write_json,
+    write_whole,
 )
-from cllm.cli.tables import console, megabytes, seconds, table
+from cllm.cli.sweep import settings, swept
+from cllm.comparison.budgets import budget_strategies, planned_curve
+from cllm.comparison.curve import draw_curve
+from cllm.comparison.experiment import Experiment, points_of, report_of, run_experiments, setting_name
+from cllm.comparison.html import page
 from cllm.comparison.job import Job
 from cllm.comparison.machine import describe_machine
+from cllm.comparison.peers import peers_of, read_peers
 from cllm.comparison.picture import caption, check_picture, draw
-from cllm.comparison.runner import Runs, run_rounds
-from cllm.comparison.summary import summarise
+from cllm.comparison.runner import Runs
+from cllm.comparison.series import memory_against_time
+from cllm.comparison.sweeps import draw_sweep
 from cllm.corpus import read_text
-from cllm.errors import CllmError
+from cllm.errors import CllmError, DataError
 from cllm.strategies import parse
-from cllm.workload import Workload
 
 DEFAULT_STRATEGIES = "cache,recompute,every:2,selective,budget:450MB"
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
+BUDGETS = 6  # of --pareto without a number
 
 
 def named_strategies(_ctx, param: click.Parameter, text: str) -> tuple[str, ...]:
@@ -55,11 +64,23 @@ def named_strategies(_ctx, param: click.Parameter, text: str) -> tuple[str, ...]
 @click.option("--text", type=click.Path(exists=True, dir_okay=False), default=None, show_default="the embedded text",
               help="Train on this file.")
 @click.option("--seed", type=int, default=0, help="Of the weights and the batches.")
+@click.option("--sweep", multiple=True, metavar="KEY=V1,V2,...",
+              help="Compare at each value of a size or setting, such as seq_len=128,256; again for every combination.")
+@click.option("--pareto", type=click.IntRange(2), is_flag=False, flag_value=BUDGETS, default=None, metavar="[N]",
+              help=f"Add N budgets, {BUDGETS} if not said, evenly from the least to what caching everything takes.")
+@click.option("--peers", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
+              help="Show PyTorch's points of this result of profiling/compare.py beside ours.")
+@click.option("--by-parameter", is_flag=True, help="Print the gradient error of inexact strategies by parameter.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), callback=writable, default=None,
-              help="Draw step time, arena and process peak there, PNG or SVG by the ending.")
+              help="Draw step time, arena and process peak there (with --pareto memory against time, with --sweep the "
+                   "course of each strategy), PNG or SVG by the ending.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), callback=writable, default=None,
+              help="Write everything there as one page: tables, memory against time, timelines, plans.")
 @calibrate_option
 @json_option
-def command(strategies, steps, rounds, batch_size, seq_len, dtype, threads, text, seed, plot, measure, json_path, **model):
+@click.pass_context
+def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by_parameter, plot, html, measure,
+            json_path, **sizes):
     """Train one model on one text under several strategies and measure each.
 
     Each strategy runs in fresh processes, in turn, 1 + STEPS steps each. The table shows time and memory of the steady
@@ -70,57 +91,86 @@ def command(strategies, steps, rounds, batch_size, seq_len, dtype, threads, text
         check_picture(plot)
     if text is not None:
         read_text(text)  # an unusable text is one error here, not one in every row
-    job = Job(config_of(model, seq_len), batch_size, seq_len, steps, dtype, threads, text, seed)
-    if measure:
-        calibrate_first(Workload(job.config, batch_size, seq_len, dtype, "adamw", threads), strategies)
+    values = swept(ctx, sweep)
+    jobs = [(setting, _job({**sizes, **setting}, steps, text, seed)) for setting in settings(values)]
+    for _, job in jobs if measure else ():
+        calibrate_first(job.workload, strategies, always=pareto is not None)
+    points = _with_peers([_experiment(job, strategies, setting, pareto) for setting, job in jobs], peers)
     machine = describe_machine()
 
-    def keep(runs: Runs) -> None:
-        write_json(json_path, summarise(runs, machine))
+    def keep(done: list[Runs]) -> None:
+        write_json(json_path, report_of(points, done, machine, values))
 
-    runs = _run_with_progress(job, strategies, rounds, keep)
-    report = summarise(runs, machine)
+    done = _run_with_progress(points, rounds, keep)
+    report = report_of(points, done, machine, values)
     write_json(json_path, report)
-    _print(report)
+    print_report(report, by_parameter)
+    if html is not None:
+        write_whole(html, page.render(report))
     if plot is not None:
-        draw(report, plot)
+        _draw(report, plot)
     for problem in report["problems"]:
         click.echo(f"Error: {problem}", err=True)
     if report["problems"]:
-        sys.exit(INTERRUPTED if runs.interrupted else 1)
+        sys.exit(INTERRUPTED if report["interrupted"] else 1)
 
 
-def _run_with_progress(job: Job, strategies: tuple[str, ...], rounds: int, keep) -> Runs:
-    per_run = 1 + job.steps
+def _job(sizes: dict, steps: int, text: str | None, seed: int) -> Job:
+    batch_size, seq_len, dtype, threads = (sizes.pop(name) for name in ("batch_size", "seq_len", "dtype", "threads"))
+    return Job(config_of(sizes, seq_len), batch_size, seq_len, steps, dtype, threads, text, seed)
+
+
+def _experiment(job: Job, strategies: tuple[str, ...], setting: dict, pareto: int | None) -> Experiment:
+    if pareto is None:
+        return Experiment(job, strategies, setting)
+    curve = planned_curve(job)
+    return Experiment(job, tuple(dict.fromkeys(strategies + budget_strategies(job, curve, pareto))), setting, curve)
+
+
+def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Experiment]:
+    """The experiments with the points of other libraries that belong to them.
+
+    Raises
+    ------
+    DataError
+        When a file belongs to none.
+    """
+    for path in paths:
+        measured = read_peers(path)
+        found = [peers_of(one.job, measured) for one in points]
+        if not any(found):
+            raise DataError("--peers", "must have measured the model, batch and threads that are compared", str(path),
+                            "Measure again with profiling/compare.py and the same settings.")
+        points = [one if peers is None else replace(one, peers=[*one.peers, peers])
+                  for one, peers in zip(points, found, strict=True)]
+    return points
+
+
+def _draw(report: dict, path: Path) -> None:
+    points = points_of(report)
+    if any(point["curve"] or point["peers"] for point in points):
+        panels = [(setting_name(point["setting"]), memory_against_time(point)) for point in points]
+        draw_curve(panels, path, caption(points[0]) if len(points) == 1 else "")
+    elif "points" in report:
+        draw_sweep(points, path)
+    else:
+        draw(report, path)
+
+
+def _run_with_progress(points: list[Experiment], rounds: int, keep) -> list[Runs]:
+    per_run = 1 + points[0].job.steps
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
                TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=rounds * len(strategies) * per_run)
+        total = rounds * sum(len(one.strategies) for one in points) * per_run
+        task = progress.add_task("starting", total=total)
 
-        def show(strategy: str, number: int, _step: int) -> None:
-            progress.update(task, advance=1, description=f"round {number + 1} of {rounds}, {strategy}")
+        def show(one: Experiment, strategy: str, number: int, _step: int) -> None:
+            place = f"{one.name}, " if one.setting else ""
+            progress.update(task, advance=1, description=f"{place}round {number + 1} of {rounds}, {strategy}")
 
-        def finished(runs: Runs) -> None:
-            progress.update(task, completed=len(runs.done) * per_run)
-            keep(runs)
+        def finished(done: list[Runs]) -> None:
+            progress.update(task, completed=sum(len(runs.done) for runs in done) * per_run)
+            keep(done)
 
-        return run_rounds(job, strategies, rounds, show, finished)
-
-
-def _print(report: dict) -> None:
-    shown = table("strategy", "step min", "median", "max", "tokens/s", "vs cache", "arena MB", "total MB", "peak MB",
-                  "last loss", "gradient digest", title=caption(report))
-    for row in report["rows"]:
-        if row["step_seconds"] is None:
-            shown.add_row(row["strategy"], "failed", *["-"] * 9)
-            continue
-        step, slowdown = row["step_seconds"], row["slowdown_vs_cache"]
-        shown.add_row(
-            row["strategy"], seconds(step["min"]), seconds(step["median"]), seconds(step["max"]),
-            f"{row['tokens_per_second']:,.0f}", "-" if slowdown is None else f"{slowdown:.2f}",
-            megabytes(row["arena_bytes"]), megabytes(row["total_bytes"]), megabytes(row["rss_peak_bytes"]),
-            f"{row['losses'][-1]:.4f}", row["grad_sha256"][:12] + ("" if row["exact"] else " (inexact)"))
-    console().print(shown)
-    exact = [row for row in report["rows"] if row["exact"]]
-    if len(exact) > 1 and len({row["grad_sha256"] for row in exact}) == 1:
-        click.echo(f"The gradients of all {len(exact)} exact strategies are equal to the last bit.")
+        return run_experiments(points, rounds, show, finished)

@@ -5,6 +5,7 @@ born.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,10 @@ import click
 from cllm.calibrate import calibrate, is_calibrated, wants_seconds
 from cllm.config import CHOICES, PRESETS, ModelConfig
 from cllm.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
+
+# A line break cannot stand inside a JSON string, so these breaks are those of the indentation.
+_ITEM = r'(?:"(?:[^"\\\n]|\\.)*"|[-+.\w]+)'
+_PLAIN_LIST = re.compile(rf"\[\n\s*{_ITEM}(?:,\n\s*{_ITEM})*\n\s*\]")
 
 # Names that differ from the field's: what people type.
 SPELLED = {"n_layers": "layers", "n_heads": "heads"}
@@ -110,9 +115,19 @@ def write_json(path: Path | None, data) -> None:
     """Write `data` to `path`, whole or not at all; nothing when `path` is None."""
     if path is None:
         return
+    write_whole(path, _plain_lists_on_one_line(json.dumps(data, indent=2)) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=2) + "\n")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _plain_lists_on_one_line(text: str) -> str:
+    """Indented JSON with every list of numbers and strings on one line: timelines have thousands of them."""
+    return _PLAIN_LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]).replace("[ ", "[", 1).removesuffix(" ]") + "]", text)
 
 
 def _all(*decorators: Callable) -> Callable:
@@ -131,8 +146,9 @@ def calibrate_option(command):
                              "20 s at most, kept for later runs), or decide by declared work.")(command)
 
 
-def calibrate_first(workload: Workload, strategies: Iterable[str], limit: int | None = None) -> None:
-    """Calibrate for the workload, should a strategy decide by seconds and nothing be stored; say so."""
-    if any(wants_seconds(s) for s in strategies) and not is_calibrated(workload):
+def calibrate_first(workload: Workload, strategies: Iterable[str], limit: int | None = None, always: bool = False) -> None:
+    """Calibrate for the workload, should a strategy (or the caller, `always`) decide by seconds and nothing be stored;
+    say so."""
+    if (always or any(wants_seconds(s) for s in strategies)) and not is_calibrated(workload):
         click.echo("measuring this machine once for this model and batch (--no-calibrate leaves it out) ...", err=True)
         calibrate(workload, lambda text: click.echo(f"  {text}", err=True), limit)

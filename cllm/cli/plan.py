@@ -9,6 +9,7 @@ from cllm.cli.options import config_of, json_option, model_options, optimizer_op
 from cllm.cli.tables import console, megabytes, seconds, table
 from cllm.comparison.curve import draw_curve
 from cllm.comparison.picture import check_picture
+from cllm.comparison.series import Point, Series
 from cllm.planning import pareto, plan
 from cllm.plans import Plan
 from cllm.workload import Workload
@@ -44,7 +45,8 @@ def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, th
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
         if plot is not None:
-            draw_curve({"the planner": [(p.total_bytes, p.predicted_seconds) for p in plans]}, plot)
+            points = tuple(Point(p.total_bytes, p.predicted_seconds) for p in plans)
+            draw_curve([("", [Series("the planner's curve, predicted", "curve", points)])], plot)
         return
     made = plan(config, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
                 num_threads=threads)

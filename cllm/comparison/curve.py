@@ -1,43 +1,60 @@
-"""The picture of memory against time: one line or set of points for each source."""
+"""The picture of memory against time: points of each source, and the planner's curve as a line."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cllm.comparison.picture import check_picture
-
-# Colour-blind safe (Okabe and Ito), told apart by mark as well.
-STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+from cllm.comparison.picture import MEGABYTES, check_picture
+from cllm.comparison.series import Series
 
 
-def draw_curve(sources: dict[str, list[tuple[float, float]]], path: Path, labels: dict[tuple[float, float], str] | None = None,
-               memory: str = "total bytes") -> None:
-    """Draw (bytes, seconds) pairs of each source as PNG or SVG, by the ending of `path`.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a kind of series is drawn. Hues are colour-blind safe (Okabe and Ito), and marks differ as well."""
 
-    Parameters
-    ----------
-    sources : dict of list of (float, float)
-        A source of more than eight points is a line through them.
-    labels : dict
-        Text beside single points.
-    memory : str
-        What the bytes are.
-    """
+    colour: str
+    mark: str
+    filled: bool
+    line: str = ""
+
+
+LOOKS = {"curve": Look("#56B4E9", ".", True, "-"), "predicted": Look("#0072B2", "o", False),
+         "measured": Look("#0072B2", "o", True), "peers": Look("#D55E00", "s", True)}
+NAMED = ("measured", "peers")  # whose points have their names beside them
+
+
+def draw_curve(panels: Sequence[tuple[str, Sequence[Series]]], path: Path, caption: str = "") -> None:
+    """Draw as PNG or SVG, by the ending of `path`: a panel for each pair of title and series, side by side."""
     check_picture(path)
     from matplotlib.figure import Figure  # no pyplot: no display, no state
 
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    axes = figure.subplots()
-    for number, (name, points) in enumerate(sources.items()):
-        colour, mark = STYLES[number % len(STYLES)]
-        x, y = [b / 1e6 for b, _ in points], [s for _, s in points]
-        line = "-" if len(points) > 8 else ""
-        axes.plot(x, y, linestyle=line, drawstyle="steps-post", marker=mark, markersize=4 if line else 8, color=colour,
-                  label=name)
-    for (nbytes, seconds), text in (labels or {}).items():
-        axes.annotate(text, (nbytes / 1e6, seconds), textcoords="offset points", xytext=(6, 5), fontsize=8)
-    axes.set_xlabel(f"{memory}, MB (10⁶ bytes)")
-    axes.set_ylabel("seconds a step")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(9, 6 * columns), 5.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis, (title, series) in zip(axes, panels, strict=False):
+        _draw_panel(axis, title, series)
+    for axis in axes[len(panels):]:
+        axis.set_visible(False)
+    if caption:
+        figure.suptitle(caption, fontsize=10)
     figure.savefig(path, dpi=130)
+
+
+def _draw_panel(axis, title: str, panel: Sequence[Series]) -> None:
+    for series in panel:
+        look = LOOKS[series.kind]
+        axis.plot([p.nbytes / 1e6 for p in series.points], [p.seconds for p in series.points], linestyle=look.line,
+                  drawstyle="steps-post", marker=look.mark, markersize=4 if look.line else 8, color=look.colour,
+                  markerfacecolor=look.colour if look.filled else "none", label=series.title)
+        for p in series.points if series.kind in NAMED else ():
+            axis.annotate(p.name, (p.nbytes / 1e6, p.seconds), textcoords="offset points", xytext=(6, 5), fontsize=8)
+    axis.set_title(title, fontsize=11)
+    axis.set_xlabel(f"memory of the training, {MEGABYTES}")
+    axis.set_ylabel("seconds a step")
+    axis.margins(x=0.15)  # for the names of points at the right end
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    if panel:
+        axis.legend(fontsize=8)

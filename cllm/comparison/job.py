@@ -44,8 +44,13 @@ class Job:
     lr: float = 3e-4
 
     def __post_init__(self):
-        Workload(self.config, self.batch_size, self.seq_len, self.dtype, "adamw", self.threads)
+        _ = self.workload  # checks all that it is made of
         checked_size("steps", self.steps)
+
+    @property
+    def workload(self) -> Workload:
+        """What the planner plans for."""
+        return Workload(self.config, self.batch_size, self.seq_len, self.dtype, "adamw", self.threads)
 
     def to_dict(self) -> dict:
         """Every field by name, the configuration as a dict of its own."""

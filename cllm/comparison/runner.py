@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cllm.comparison.first_gradients import FirstGradients
 from cllm.comparison.job import Job
 
 
@@ -29,12 +30,13 @@ class Run:
 
 @dataclass(slots=True)
 class Runs:
-    """All runs so far, in order, and whether the user cut them short."""
+    """All runs so far, in order, whether the user cut them short, and how far inexact gradients are from exact ones."""
 
     job: Job
     strategies: tuple[str, ...]
     done: list[Run] = field(default_factory=list)
     interrupted: bool = False
+    gradient_errors: dict[str, dict] = field(default_factory=dict)
 
 
 def run_rounds(job: Job, strategies: Sequence[str], rounds: int, on_step: Callable[[str, int, int], None],
@@ -56,21 +58,27 @@ def run_rounds(job: Job, strategies: Sequence[str], rounds: int, on_step: Callab
     runs = Runs(job, tuple(strategies))
     failed: set[str] = set()
     try:
-        for number in range(rounds):
-            for strategy in strategies:
-                if strategy in failed:
-                    continue
-                run = _run_once(job, strategy, number, on_step)
-                runs.done.append(run)
-                if run.error is not None:
-                    failed.add(strategy)
-                on_run(runs)
+        with tempfile.TemporaryDirectory(prefix="cllm-") as folder:
+            gradients = FirstGradients(job, runs.strategies, Path(folder))
+            for number in range(rounds):
+                for strategy in strategies:
+                    if strategy in failed:
+                        continue
+                    file = gradients.file_for(strategy)
+                    run = _run_once(job, strategy, number, on_step, file)
+                    runs.done.append(run)
+                    if run.error is not None:
+                        failed.add(strategy)
+                    elif file is not None:
+                        runs.gradient_errors.update(gradients.written(strategy, file))
+                    on_run(runs)
     except KeyboardInterrupt:
         runs.interrupted = True
     return runs
 
 
-def _run_once(job: Job, strategy: str, number: int, on_step: Callable[[str, int, int], None]) -> Run:
+def _run_once(job: Job, strategy: str, number: int, on_step: Callable[[str, int, int], None],
+              gradients: Path | None) -> Run:
     result = error = None
     with tempfile.TemporaryFile("w+", errors="replace") as complaints:
         # A session of its own: Ctrl-C reaches this process alone, which then ends the other.
@@ -78,7 +86,8 @@ def _run_once(job: Job, strategy: str, number: int, on_step: Callable[[str, int,
                                   stdout=subprocess.PIPE, stderr=complaints, text=True, env=_environment(),
                                   start_new_session=True)
         try:
-            _send(worker, {"job": job.to_dict(), "strategy": strategy})
+            _send(worker, {"job": job.to_dict(), "strategy": strategy,
+                           "gradients": None if gradients is None else str(gradients)})
             for line in worker.stdout:
                 message = json.loads(line)
                 if "step" in message:

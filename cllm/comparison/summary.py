@@ -4,8 +4,8 @@ from statistics import median
 
 from cllm.comparison.runner import Run, Runs
 
-# Figures that a plan decides: the same in every round.
-DECIDED = ("predicted_step_seconds", "arena_bytes", "high_water_bytes", "total_bytes")
+# What a plan decides: the same in every round.
+DECIDED = ("predicted_step_seconds", "arena_bytes", "high_water_bytes", "total_bytes", "plan", "timeline")
 REFERENCE = "cache"
 
 
@@ -16,8 +16,9 @@ def summarise(runs: Runs, machine: dict) -> dict:
     -------
     dict
         ``machine``, ``config``, ``job``, ``rows`` (one per strategy, in the order asked; a strategy that failed has
-        its reason in ``error`` and None for what it never measured), ``interrupted``, and ``problems``, a list of
-        sentences that is empty when all is well.
+        its reason in ``error`` and None for what it never measured; ``gradient_error`` is None for an exact strategy, and
+        where no exact one ran beside it), ``interrupted``, and ``problems``, a list of sentences that is empty when all is
+        well.
     """
     rows = [_row(strategy, [run for run in runs.done if run.strategy == strategy], runs)
             for strategy in runs.strategies]
@@ -38,7 +39,7 @@ def _row(strategy: str, runs: list[Run], whole: Runs) -> dict:
         "strategy": strategy, "exact": None, "rounds": len(results), "error": _error(runs, whole),
         "step_seconds": None, "tokens_per_second": None, "slowdown_vs_cache": None, "predicted_step_seconds": None,
         "arena_bytes": None, "high_water_bytes": None, "total_bytes": None, "rss_peak_bytes": None,
-        "rss_start_bytes": None, "losses": [], "grad_sha256": None,
+        "rss_start_bytes": None, "losses": [], "grad_sha256": None, "gradient_error": None, "plan": None, "timeline": None,
     }
     if not results:
         return row
@@ -50,6 +51,7 @@ def _row(strategy: str, runs: list[Run], whole: Runs) -> dict:
     row["step_seconds"] = {"min": min(seconds), "median": median(seconds), "max": max(seconds)}
     row["tokens_per_second"] = whole.job.batch_size * whole.job.seq_len / row["step_seconds"]["median"]
     row["rss_peak_bytes"], row["rss_start_bytes"] = highest["rss_peak_bytes"], highest["rss_start_bytes"]
+    row["gradient_error"] = whole.gradient_errors.get(strategy)
     return row
 
 

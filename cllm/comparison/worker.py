@@ -1,7 +1,7 @@
 """One strategy in a fresh process: ``python -m cllm.comparison.worker`` trains, measures, and answers in JSON lines.
 
-It reads one JSON object, ``{"job": ..., "strategy": name}``, from standard input and writes to standard output
-``{"step": k}`` after every step, then ``{"result": {...}}`` or ``{"error": text}``.
+It reads one JSON object, ``{"job": ..., "strategy": name, "gradients": path or null}``, from standard input and writes
+to standard output ``{"step": k}`` after every step, then ``{"result": {...}}`` or ``{"error": text}``.
 """
 
 import hashlib
@@ -10,8 +10,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 
+from cllm.comparison.description import describe_plan, describe_timeline
+from cllm.comparison.first_gradients import write_gradients
 from cllm.comparison.job import Job
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
 from cllm.corpus import batch, embedded_text, read_text
@@ -25,11 +28,12 @@ from cllm.tokenizer import ByteTokenizer
 MAX_NORM = 1.0
 
 
-def train(job: Job, strategy: str, tell: Callable[[int], None]) -> dict:
+def train(job: Job, strategy: str, tell: Callable[[int], None], gradients: Path | None = None) -> dict:
     """Train `job` for 1 + steps steps under the strategy of that name; `tell` hears of every step done.
 
-    The first step is not timed: it touches every page, and its gradients are digested. The peak is of the steps
-    after it. A step is: zero the gradients, loss and gradients, clip, AdamW.
+    The first step is not timed: it touches every page, and its gradients are digested, and written to the file
+    `gradients` where one is named. The peak is of the steps after it. A step is: zero the gradients, loss and gradients,
+    clip, AdamW.
 
     Returns
     -------
@@ -53,6 +57,8 @@ def train(job: Job, strategy: str, tell: Callable[[int], None]) -> dict:
         losses.append(float(executor.loss_and_grad(inputs, targets)))
         if step == 0:
             digest = gradient_digest(model)
+            if gradients is not None:
+                write_gradients(model.gradients, gradients)
         clip_grad_norm(model, MAX_NORM)
         optimizer.step()
         seconds.append(perf_counter() - begin)
@@ -68,6 +74,8 @@ def train(job: Job, strategy: str, tell: Callable[[int], None]) -> dict:
         "rss_start_bytes": rss_start,
         "losses": losses,
         "grad_sha256": digest,
+        "plan": describe_plan(executor.plan, executor.memory, model.program),
+        "timeline": describe_timeline(executor.memory, model.program),
     }
 
 
@@ -90,7 +98,9 @@ def main() -> None:
 
     request = json.load(sys.stdin)
     try:
-        answer({"result": train(Job.from_dict(request["job"]), request["strategy"], lambda k: answer({"step": k}))})
+        gradients = None if request["gradients"] is None else Path(request["gradients"])
+        answer({"result": train(Job.from_dict(request["job"]), request["strategy"], lambda k: answer({"step": k}),
+                                gradients)})
     except CllmError as error:
         answer({"error": str(error)})
     except MemoryError:

@@ -1,0 +1,94 @@
+"""Several jobs one after the other, each under its strategies: a sweep is a list of them, a plain comparison has one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cllm.comparison.job import Job
+from cllm.comparison.runner import Runs, run_rounds
+from cllm.comparison.summary import summarise
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One job and what it is compared under.
+
+    Parameters
+    ----------
+    job : Job
+    strategies : tuple of str
+    setting : dict
+        What makes it this point of a sweep: value by key; empty where nothing is swept.
+    curve : list of dict or None
+        The planner's whole curve (see `budgets.planned_curve`), where asked for.
+    peers : list of dict
+        Points of other libraries (see `peers.peers_of`).
+    """
+
+    job: Job
+    strategies: tuple[str, ...]
+    setting: dict = field(default_factory=dict)
+    curve: list[dict] | None = None
+    peers: list[dict] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """``seq_len=128, n_layers=2``; empty where nothing is swept."""
+        return setting_name(self.setting)
+
+
+def setting_name(setting: dict) -> str:
+    """A point of a sweep in words."""
+    return ", ".join(f"{key}={'+'.join(value) if isinstance(value, (list, tuple)) else value}"
+                     for key, value in setting.items())
+
+
+def run_experiments(experiments: Sequence[Experiment], rounds: int,
+                    on_step: Callable[[Experiment, str, int, int], None],
+                    on_run: Callable[[list[Runs]], None]) -> list[Runs]:
+    """The runs of each experiment. After Ctrl-C those of later ones are empty, and marked as interrupted too.
+
+    `on_step` and `on_run` are those of `run_rounds`; the first is told the experiment as well, the second all runs.
+    """
+    done = [Runs(one.job, one.strategies) for one in experiments]
+    for position, one in enumerate(experiments):
+        if position and done[position - 1].interrupted:
+            done[position].interrupted = True
+            continue
+
+        def finished(runs: Runs, position: int = position) -> None:
+            done[position] = runs
+            on_run(done)
+
+        def stepped(strategy: str, number: int, step: int, one: Experiment = one) -> None:
+            on_step(one, strategy, number, step)
+
+        done[position] = run_rounds(one.job, one.strategies, rounds, stepped, finished)
+    return done
+
+
+def report_of(experiments: Sequence[Experiment], done: Sequence[Runs], machine: dict, swept: dict[str, list]) -> dict:
+    """The report as plain data.
+
+    Returns
+    -------
+    dict
+        Where nothing is swept, that of `summarise`, with ``curve`` and ``peers``. Else ``machine``, ``sweep`` (values by
+        key), ``points`` (one such report for each point, with its ``setting``), ``interrupted`` and ``problems``.
+    """
+    reports = [{**summarise(runs, machine), "setting": one.setting, "curve": one.curve, "peers": one.peers}
+               for one, runs in zip(experiments, done, strict=True)]
+    if not swept:
+        return reports[0]
+    problems = [f"{one.name}: {problem}" for one, report in zip(experiments, reports, strict=True)
+                for problem in report["problems"]]
+    for report in reports:
+        del report["machine"]
+    return {"machine": machine, "sweep": swept, "points": reports, "problems": problems,
+            "interrupted": any(runs.interrupted for runs in done)}
+
+
+def points_of(report: dict) -> list[dict]:
+    """The reports of a sweep's points, each with its machine; of a plain comparison, itself alone."""
+    if "points" not in report:
+        return [report]
+    return [{**point, "machine": report["machine"]} for point in report["points"]]
