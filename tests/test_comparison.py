@@ -31,7 +31,7 @@ def result(**changes):
     """What a worker returns, made up."""
     return {"exact": True, "step_seconds": [0.3, 0.1, 0.2], "predicted_step_seconds": 0.15, "arena_bytes": 640,
             "high_water_bytes": 640, "total_bytes": 1000, "rss_peak_bytes": 5000, "rss_start_bytes": 3000,
-            "losses": [2.0, 1.0], "grad_sha256": "ab" * 32, **changes}
+            "losses": [2.0, 1.0], "grad_sha256": "ab" * 32, "plan": {}, "timeline": {}, **changes}
 
 
 def made_up(*runs, strategies=("cache", "recompute"), interrupted=False):

@@ -14,8 +14,9 @@ def grids(report: dict) -> str:
     rows = [row for row in report["rows"] if row["plan"]]
     if not rows:
         return element("p", "Nothing ran.")
-    legend = "".join(element("li", _cell(word, "span"), " ", escape(f"{word}: {words}")) for word, words in LEGEND.items())
-    return element("ul", legend, class_="legend") + element("div", "".join(_grid(row) for row in rows), class_="side-by-side")
+    legend = "".join(element("li", _cell(word, "span"), " ", escape(words)) for word, words in LEGEND.items())
+    return element("ul", legend, class_="legend") \
+        + element("div", "".join(_grid(row) for row in rows), class_="side-by-side plans")
 
 
 def _grid(row: dict) -> str:

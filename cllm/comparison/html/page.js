@@ -1,6 +1,6 @@
 "use strict";
 // A timeline tells of one operation at a time: the one under the pointer, or the one that the slider stands on.
-const megabytes = (nbytes) => (nbytes / 1e6).toLocaleString("en", { maximumFractionDigits: nbytes < 1e7 ? 2 : 1 }) + " MB";
+const megabytes = (nbytes) => (nbytes / 1e6).toLocaleString("en", { maximumSignificantDigits: 4 }) + " MB";
 
 for (const figure of document.querySelectorAll("figure.timeline")) {
   const data = JSON.parse(figure.querySelector("script").textContent);

@@ -61,5 +61,6 @@ def _contents(points: list[dict], swept: bool) -> str:
     else:
         places = [("strategies", "strategies"), ("memory-against-time", "memory against time"), ("timelines", "timelines"),
                   ("plans", "plans")]
-    links = "".join(element("li", element("a", escape(words), href=f"#{name}")) for name, words in [*places, ("machine", "machine")])
+    places.append(("machine", "machine"))
+    links = "".join(element("li", element("a", escape(words), href=f"#{name}")) for name, words in places)
     return element("nav", element("ul", links), aria_label="Sections")

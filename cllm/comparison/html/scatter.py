@@ -42,7 +42,8 @@ def _shift(frame: Frame, panel: list[Series]) -> str:
     lines = []
     for name, measured in places.get("measured", {}).items():
         predicted = places["predicted"][name]
-        lines.append(element("line", class_="shift", x1=number(frame.x(predicted.nbytes)), y1=number(frame.y(predicted.seconds)),
+        lines.append(element("line", class_="shift",
+                             x1=number(frame.x(predicted.nbytes)), y1=number(frame.y(predicted.seconds)),
                              x2=number(frame.x(measured.nbytes)), y2=number(frame.y(measured.seconds))))
     return "".join(lines)
 

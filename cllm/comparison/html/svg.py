@@ -100,5 +100,5 @@ class Frame:
 
     def picture(self, label: str, *inside: str, role: str = "img") -> str:
         """The whole picture; `label` is its title, and what a screen reader says."""
-        return element("svg", element("title", escape(label)), *inside, viewBox=f"0 0 {number(self.width)} {number(self.height)}",
-                       role=role, aria_label=label)
+        return element("svg", element("title", escape(label)), *inside, role=role, aria_label=label,
+                       viewBox=f"0 0 {number(self.width)} {number(self.height)}")

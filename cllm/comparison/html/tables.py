@@ -26,10 +26,10 @@ def _strategy(row: dict) -> str:
     slowdown = row["slowdown_vs_cache"]
     off = ("0", "1") if row["exact"] else (_figure(error and error["relative_error"], ".2e"),
                                            _figure(error and error["cosine"], ".8f"))
-    cells = (seconds(step["median"]), f"{seconds(step['min'])} to {seconds(step['max'])}", seconds(row["predicted_step_seconds"]),
-             f"{row['tokens_per_second']:,.0f}", _figure(slowdown, ".2f"), megabytes(row["arena_bytes"]),
-             megabytes(row["high_water_bytes"]), megabytes(row["total_bytes"]), megabytes(growth_bytes(row)),
-             f"{row['losses'][-1]:.4f}", row["grad_sha256"][:12], *off)
+    cells = (seconds(step["median"]), f"{seconds(step['min'])} to {seconds(step['max'])}",
+             seconds(row["predicted_step_seconds"]), f"{row['tokens_per_second']:,.0f}", _figure(slowdown, ".2f"),
+             megabytes(row["arena_bytes"]), megabytes(row["high_water_bytes"]), megabytes(row["total_bytes"]),
+             megabytes(growth_bytes(row)), f"{row['losses'][-1]:.4f}", row["grad_sha256"][:12], *off)
     return element("tr", name, *(element("td", escape(cell)) for cell in cells))
 
 

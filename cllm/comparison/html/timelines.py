@@ -3,7 +3,7 @@
 import json
 
 from cllm.comparison.description import KINDS
-from cllm.comparison.html.svg import TOP, Frame, element, escape, megabytes, number, round_marks, text
+from cllm.comparison.html.svg import TOP, Frame, element, escape, megabytes, number, round_marks
 
 WIDTH, HEIGHT = 520, 290
 
