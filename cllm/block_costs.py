@@ -102,12 +102,13 @@ class OneBlock:
         return self._tables[key].costs(self._run)
 
     def decisions(self, recompute: bool) -> Iterator[Decisions]:
-        """All ways to drop: a step's values are kept or dropped together, since one rebuild makes them all."""
+        """All ways to drop: a step's values are kept or dropped together, since one rebuild makes them all. Sums of the
+        residual stream stay: to make one again takes the branch, and deep nests of such rebuilds pack badly."""
         steps = []
         for step in self.program.regions[1][0]:
             values = [self.program.values[v] for v in step.outputs.values()]
             keys = tuple(v.key for v in values if self.program.readers[v.name] and not v.optional
-                         and v.name not in self.program.block_inputs)
+                         and v.name not in self.program.block_inputs and v.group != "residual")
             if keys:
                 steps.append(keys)
         for dropped in product((False, True), repeat=len(steps) if recompute else 0):
