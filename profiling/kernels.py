@@ -88,7 +88,8 @@ def shapes_of(config: dict, batch: int, time: int) -> dict[str, tuple]:
     return {**{kernel: tuple(products) for kernel in ("linear_backward_weight", "linear_forward", "linear_backward_input")},
             "block_backward_weight": ((rows, heads, channels // heads),) if lattice else (), "attention": (attention,),
             "head": ((rows, channels, config["vocab_size"]),), "layernorm_forward": row, "layernorm_backward": row,
-            "gelu_forward": wide, "gelu_backward": wide, "adamw": ((channels * hidden,),)}
+            "gelu_forward": wide, "gelu_backward": wide, "adamw": ((channels * hidden,),),
+            **dict.fromkeys(("bfloat16_compress", "bfloat16_expand", "int8_compress", "int8_expand", "int8_stochastic"), row)}
 
 
 def flops(kernel: str, shape: tuple[int, ...]) -> float:
