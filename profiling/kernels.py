@@ -4,6 +4,7 @@
     python profiling/kernels.py --peer-python /path/to/python/with/torch --threads 1
     python profiling/kernels.py --only linear_backward_weight,attention --largest 20
     python profiling/kernels.py --preset gpt2 --batch-size 2 --seq-len 512     # the shapes of that model
+    python profiling/kernels.py --only head --largest 500 --rounds 3
 
 One process a library; for each case all three prepare the same numbers, show by a digest of their results that they
 compute the same, and take short bursts in turn. Products and attention are measured against the rate of fused
@@ -19,6 +20,8 @@ import draw
 import harness
 import jobs
 from limits import Limits
+
+from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
 
 PRODUCTS = ((512, 64, 64), (1024, 512, 512), (1024, 512, 2048), (1024, 2048, 512), (4096, 768, 3072),
             (2048, 768, 50257), (333, 129, 517), (64, 512, 2048))
@@ -56,7 +59,7 @@ def main() -> int:
     parser.set_defaults(preset=None)
     parser.add_argument("--only", default=",".join(SHAPES), metavar="A,B,...", help="kernels to measure")
     parser.add_argument("--largest", type=float, default=50.0, metavar="GFLOP",
-                        help="leave out cases of more work than this; 400 takes all")
+                        help="leave out cases of more work than this; 500 takes all")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
                         help="interpreter that has PyTorch (default: this one)")
     arguments = jobs.parsed(parser)
@@ -123,7 +126,13 @@ def _measure(arguments, cases: list) -> tuple[list[dict], list[str]]:
                 harness.say(f"{kernel} {shape}")
                 prepared = _prepared(peers, kernel, shape, arguments.threads, problems)
                 if prepared:
-                    rows.append(_row(kernel, shape, peers, prepared, arguments.rounds, limits))
+                    resident = {library: resident_bytes(peers[library].pid) for library in prepared
+                                if forget_peak(peers[library].pid)}
+                    row = _row(kernel, shape, peers, prepared, arguments.rounds, limits)
+                    # What a call takes for itself and gives back; its inputs and results were there before.
+                    row["working_bytes"] = {library: peak_resident_bytes(peers[library].pid) - before
+                                            for library, before in resident.items()}
+                    rows.append(row)
             for row in rows:  # the limits are the best that was seen in all this time
                 _set_limit(row, limits)
     finally:
@@ -190,6 +199,9 @@ def _print(rows: list[dict], problems: list[str]) -> None:
               + "  ".join(f"{library} {text}" for library, text in row["text"].items()))
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         _print_mean(kernel, [row for row in rows if row["kernel"] == kernel and row["time_against"]])
+    for row in [row for row in rows if row["kernel"] == "head"]:
+        print(f"{row['kernel']:24s} {'x'.join(map(str, row['shape'])):18s} a call's own memory, MB: "
+              + "  ".join(f"{library} {nbytes / 1e6:.1f}" for library, nbytes in row["working_bytes"].items()))
     for problem in problems:
         print(problem)
 

@@ -98,6 +98,14 @@ def _kernels(data: dict) -> Table:
     return header, rows
 
 
+def _working(data: dict) -> Table:
+    """What one call of each kernel takes for itself and gives back."""
+    libraries = [one for one in ("cllm", "numpy", "torch") if any(one in row["working_bytes"] for row in data["rows"])]
+    return ("kernel", "shape", *[f"{one}, MB" for one in libraries]), [
+        (_code(row["kernel"]), " × ".join(map(str, row["shape"])),
+         *[megabytes(row["working_bytes"].get(one)) for one in libraries]) for row in data["rows"]]
+
+
 def _against(data: dict) -> str:
     return f"time against {data['rows'][0]['against']}" if data["rows"] else "ratio"
 
@@ -171,6 +179,7 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("compare", ""): _contested,
     ("compare", "predictions"): _contested_predictions,
     ("kernels", ""): _kernels,
+    ("kernels", "memory"): _working,
     ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
     ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
     ("overhead", ""): _overheads,

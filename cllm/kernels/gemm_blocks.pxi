@@ -32,6 +32,22 @@ cdef struct Product:
     Py_ssize_t depth
 
 
+cdef struct Ahead:
+    # What the next panels of A will be packed from. It is fetched to level 2 a few rows at a time, between the tiles,
+    # so that packing need not wait for level 3 or memory.
+    const void *start
+    Py_ssize_t row_bytes    # step to the next row
+    Py_ssize_t rows
+    Py_ssize_t nbytes       # of a row
+
+
+cdef inline void fetch_share(const Ahead *ahead, Py_ssize_t share, Py_ssize_t shares) noexcept nogil:
+    """Ask for one of `shares` equal parts of the rows."""
+    cdef Py_ssize_t i
+    for i in range(ahead.rows * share // shares, ahead.rows * (share + 1) // shares):
+        fetch_row(<const char*> ahead.start + i * ahead.row_bytes, ahead.nbytes)
+
+
 cdef inline Py_ssize_t left_room(Py_ssize_t depth, int itemsize) noexcept nogil:
     """Elements of a packed group of A, whichever way its rows lie."""
     return max(<Py_ssize_t> TILE_ROWS * (PITCH_BYTES // itemsize), GROUP_ROWS * depth)
@@ -47,7 +63,7 @@ cdef inline Py_ssize_t piece_workspace(Py_ssize_t columns, Py_ssize_t depth, int
 
 cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t column0,
                                 Py_ssize_t column1, Py_ssize_t k0, Py_ssize_t depth, const vec *panel,
-                                const vec *block, vec *edge) noexcept nogil:
+                                const vec *block, const Ahead *ahead, vec *edge) noexcept nogil:
     """The tiles of one panel of rows with all columns of one block of B.
 
     `edge` has TILE_ROWS rows of a tile, where one that is not full is run, and a row of zeros behind them.
@@ -60,7 +76,10 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
     cdef vec *c
     cdef const vec *next
     cdef const vec *start
+    cdef Py_ssize_t tile = 0, tiles = (column1 - column0 + tile_columns - 1) // tile_columns
     while j < column1:
+        fetch_share(ahead, tile, tiles)
+        tile += 1
         columns = min(tile_columns, column1 - j)
         vectors = <int> ((columns + lanes(edge) - 1) // lanes(edge))
         c = address(<vec*> p.c, row * p.c_row + j)
@@ -102,7 +121,9 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
     cdef Py_ssize_t full = (column1 - column0) // tile_columns * tile_columns
     cdef int vectors = <int> ((column1 - column0 - full + lanes(workspace) - 1) // lanes(workspace))
     cdef const vec *b = address(<const vec*> p.b, k0 * p.b_row + column0 * p.b_col)
-    cdef Py_ssize_t j, row, rows, end
+    cdef Py_ssize_t itemsize = VECTOR_BYTES // lanes(workspace)
+    cdef Py_ssize_t j, row, rows, end, k
+    cdef Ahead ahead
     if p.b_col == 1:
         pack_right_rows(b, p.b_row, full, TILE_VECTORS, depth, block)
         pack_right_rows(address(b, full), p.b_row, column1 - column0 - full, vectors, depth,
@@ -120,17 +141,27 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
         if p.a_col == 1:
             rows = tile_height(row1 - row)
             pack_left_rows(address(<const vec*> p.a, row * p.a_row + k0), p.a_row, rows, depth, group)
-            multiply_panel(p, row, rows, column0, column1, k0, depth, group, block, edge)
+            ahead.start = address(<const vec*> p.a, (row + rows) * p.a_row + k0)
+            ahead.row_bytes = p.a_row * itemsize
+            ahead.rows = min(<Py_ssize_t> TILE_ROWS, row1 - row - rows)
+            ahead.nbytes = depth * itemsize
+            multiply_panel(p, row, rows, column0, column1, k0, depth, group, block, &ahead, edge)
             row += rows
         else:
             end = min(row + GROUP_ROWS, row1)
             pack_left_columns(address(<const vec*> p.a, row + k0 * p.a_col), p.a_col, end - row, depth, group)
+            ahead.row_bytes = p.a_col * itemsize
+            ahead.nbytes = min(<Py_ssize_t> GROUP_ROWS, row1 - end) * itemsize
             j = 0
             while row < end:
                 # The tiles of a low last panel (4 + 2 + 1 rows) all read it from its own row on.
                 rows = tile_height(end - row)
+                # Each panel of this group asks for its part of the rows of the next.
+                k = depth * j // GROUP_ROWS
+                ahead.start = address(<const vec*> p.a, end + (k0 + k) * p.a_col)
+                ahead.rows = depth * (j + rows) // GROUP_ROWS - k
                 multiply_panel(p, row, rows, column0, column1, k0, depth,
-                               address(group, j // TILE_ROWS * TILE_ROWS * depth + j % TILE_ROWS), block, edge)
+                               address(group, j // TILE_ROWS * TILE_ROWS * depth + j % TILE_ROWS), block, &ahead, edge)
                 row += rows
                 j += rows
 
