@@ -229,14 +229,17 @@ def serve(**functions: Callable) -> None:
         answers.write(json.dumps(reply) + "\n")
 
 
-def serve_kernels(cases: Callable[[int], dict]) -> None:
+def serve_kernels(cases: Callable[..., dict]) -> None:
     """Be a contestant of kernels: `cases(threads)` maps a kernel's name to a function of the shape, which returns a
-    call and the list of arrays that hold its results."""
+    call and the list of arrays that hold its results. A kernel that it does not have is prepared as None."""
     made: dict[str, Callable[[], object]] = {}
 
-    def prepare(kernel: str, shape: list[int], threads: int) -> dict:
+    def prepare(kernel: str, shape: list[int], settings: dict) -> dict | None:
         made.clear()  # the arrays of the case before
-        call, results = cases(threads)[kernel](*shape)
+        known = cases(**settings)
+        if kernel not in known:
+            return None
+        call, results = known[kernel](*shape)
         call()
         # One number that tells a wrong result: the mean magnitude, over all that the first call wrote.
         digest = sum(float(abs(one).sum()) for one in results) / sum(prod(one.shape) for one in results)

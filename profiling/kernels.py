@@ -26,7 +26,10 @@ from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_
 PRODUCTS = ((512, 64, 64), (1024, 512, 512), (1024, 512, 2048), (1024, 2048, 512), (4096, 768, 3072),
             (2048, 768, 50257), (333, 129, 517), (64, 512, 2048))
 ROWS = ((2048, 512), (512, 768))
+FAR_ROWS = (16384, 1024)        # 64 MiB an array in float32: out of every cache
 HIDDEN = ((2048, 2048), (512, 3072))
+PARAMETERS = ((19_000_000,), (100_000,))
+ACTIVATIONS = ("gelu", "relu", "tanh")
 COPIED = ((8192, 2048), (2048, 2048), (512, 512))
 
 SHAPES = {
@@ -36,18 +39,27 @@ SHAPES = {
     "block_backward_weight": ((2048, 8, 64), (512, 8, 64)),                             # N, H, D
     "attention": ((8, 8, 256, 64), (4, 8, 1024, 64), (1, 12, 2048, 64), (16, 4, 64, 32)),  # B, H, T, D
     "head": ((2048, 768, 50257), (2048, 512, 256)),                                     # N, C, V
-    "layernorm_forward": ROWS, "layernorm_backward": ROWS,                              # N, C
-    "gelu_forward": HIDDEN, "gelu_backward": HIDDEN,                                    # N, F
-    "adamw": ((19_000_000,), (100_000,)),                                               # elements
+    "layernorm_forward": (*ROWS, FAR_ROWS), "layernorm_backward": (*ROWS, FAR_ROWS),    # N, C
+    "residual": (*ROWS, FAR_ROWS),
+    **{f"{kind}{part}": (*HIDDEN, FAR_ROWS) for kind in ACTIVATIONS for part in ("_forward", "_backward", "")},  # N, F
+    "adamw": PARAMETERS, "optimizer_step": PARAMETERS,                                  # elements
+    "sum_of_squares": PARAMETERS, "scale": PARAMETERS, "zero": PARAMETERS,
     "bfloat16_compress": COPIED, "bfloat16_expand": COPIED,                             # N, C
     "int8_compress": COPIED, "int8_expand": COPIED, "int8_stochastic": COPIED,
 }
 
 # float32 words read and written for each element, for what is bound by memory. int8 has a scale to 128 elements.
 INT8_WORDS = 1.25 + 1 / 128
-WORDS = {"layernorm_forward": 2, "layernorm_backward": 4, "gelu_forward": 2, "gelu_backward": 3, "adamw": 7,
+# An activation without `_forward` or `_backward` is both; a step of the optimizer is norm, clipping, AdamW and zeroing.
+WORDS = {"layernorm_forward": 2, "layernorm_backward": 4, "residual": 3, "adamw": 7, "optimizer_step": 11,
+         "sum_of_squares": 1, "scale": 2, "zero": 1,
+         **{f"{kind}{part}": words for kind in ACTIVATIONS
+            for part, words in (("_forward", 2), ("_backward", 3), ("", 5))},
          "bfloat16_compress": 1.5, "bfloat16_expand": 1.5, "int8_compress": INT8_WORDS, "int8_expand": INT8_WORDS,
          "int8_stochastic": INT8_WORDS}
+
+# Whom cllm is compared with.
+LIBRARIES = ("numpy", "torch")
 
 # Relative difference of the digests (mean magnitudes) that float32 sums in another order explain.
 TOLERANCE = 1e-4
@@ -60,6 +72,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(SHAPES), metavar="A,B,...", help="kernels to measure")
     parser.add_argument("--largest", type=float, default=50.0, metavar="GFLOP",
                         help="leave out cases of more work than this; 500 takes all")
+    parser.add_argument("--float64", action="store_true", help="also how fast cllm's float64 is beside its float32")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
                         help="interpreter that has PyTorch (default: this one)")
     arguments = jobs.parsed(parser)
@@ -87,12 +100,12 @@ def shapes_of(config: dict, batch: int, time: int) -> dict[str, tuple]:
     products = [*([] if lattice else [(rows, channels, 3 * channels)]), *([(rows, channels, channels)] if config["out_proj"]
                 else []), (rows, channels, hidden), (rows, hidden, channels)]
     attention = (batch, heads, time, channels // heads)
-    row, wide = ((rows, channels),), ((rows, hidden),)
+    row, wide, weight = ((rows, channels),), ((rows, hidden),), ((channels * hidden,),)
     return {**{kernel: tuple(products) for kernel in ("linear_backward_weight", "linear_forward", "linear_backward_input")},
             "block_backward_weight": ((rows, heads, channels // heads),) if lattice else (), "attention": (attention,),
-            "head": ((rows, channels, config["vocab_size"]),), "layernorm_forward": row, "layernorm_backward": row,
-            "gelu_forward": wide, "gelu_backward": wide, "adamw": ((channels * hidden,),),
-            **dict.fromkeys(("bfloat16_compress", "bfloat16_expand", "int8_compress", "int8_expand", "int8_stochastic"), row)}
+            "head": ((rows, channels, config["vocab_size"]),),
+            **{kernel: weight if len(SHAPES[kernel][0]) == 1 else wide if kernel.startswith(ACTIVATIONS) else row
+               for kernel in WORDS}}
 
 
 def flops(kernel: str, shape: tuple[int, ...]) -> float:
@@ -119,6 +132,8 @@ def _measure(arguments, cases: list) -> tuple[list[dict], list[str]]:
     peers = {"cllm": harness.Peer("kernels_cllm.py", arguments.threads),
              "numpy": harness.Peer("kernels_numpy.py", arguments.threads),
              "torch": harness.Peer("kernels_torch.py", arguments.threads, arguments.peer_python)}
+    if arguments.float64:
+        peers["float64"] = harness.Peer("kernels_cllm.py", arguments.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
             limits = Limits(Path(folder), arguments.threads)
@@ -151,8 +166,11 @@ def _set_limit(row: dict, limits: Limits) -> None:
 def _prepared(peers: dict, kernel: str, shape: tuple, threads: int, problems: list[str]) -> dict[str, dict]:
     prepared = {}
     for library, peer in list(peers.items()):
+        settings = {"threads": threads} | ({"dtype": "float64"} if library == "float64" else {})
         try:
-            prepared[library] = peer.ask("prepare", kernel=kernel, shape=list(shape), threads=threads)
+            one = peer.ask("prepare", kernel=kernel, shape=list(shape), settings=settings)
+            if one is not None:
+                prepared[library] = one
         except harness.PeerError as error:
             if library == "torch" and "No module named" in str(error):
                 print("PyTorch is not installed there: its column stays empty", file=sys.stderr)
@@ -176,18 +194,21 @@ def _row(kernel: str, shape: tuple, peers: dict, prepared: dict, rounds: int, li
     work = flops(kernel, shape)
     nbytes = moved_bytes(kernel, shape)
     limits.look(nbytes)
-    rates = {library: (work or nbytes) / timing.median for library, timing in timings.items()}
+    rates = {library: (work or nbytes * (2 if library == "float64" else 1)) / timing.median
+             for library, timing in timings.items()}
     row = {"kernel": kernel, "shape": list(shape), "unit": "GFLOP/s" if work else "GB/s", "rate": rates,
            "seconds": {library: timing.to_dict() for library, timing in timings.items()}, "time_against": {},
-           "text": {}}
-    for library in [one for one in timings if one != "cllm" and "cllm" in timings]:
+           "text": {}, "float64_speed": None}
+    if "cllm" in timings and "float64" in timings:
+        row["float64_speed"] = harness.ratio(timings["cllm"], timings["float64"]).to_dict()
+    for library in [one for one in timings if one in LIBRARIES and "cllm" in timings]:
         ratio = harness.ratio(timings["cllm"], timings[library])
         row["time_against"][library], row["text"][library] = ratio.to_dict(), str(ratio)
     return row
 
 
 def _print(rows: list[dict], problems: list[str]) -> None:
-    libraries = [library for library in ("cllm", "numpy", "torch") if any(library in row["rate"] for row in rows)]
+    libraries = [library for library in ("cllm", *LIBRARIES) if any(library in row["rate"] for row in rows)]
     print(f"{'kernel':24s} {'shape':18s} {'unit':8s} " + " ".join(f"{library:>8s}" for library in libraries)
           + f" {'limit':>8s} {'share':>6s}  time of cllm against each: median of paired ratios (least to most)")
     for row in rows:
@@ -196,7 +217,8 @@ def _print(rows: list[dict], problems: list[str]) -> None:
         share = row["share"].get("cllm")
         print(f"{row['kernel']:24s} {'x'.join(map(str, row['shape'])):18s} {row['unit']:8s} {' '.join(cells)} {limit} "
               f"{'-' if share is None else f'{share:.2f}':>6s}  "
-              + "  ".join(f"{library} {text}" for library, text in row["text"].items()))
+              + "  ".join(f"{library} {text}" for library, text in row["text"].items())
+              + (f"  float64 at {row['float64_speed']['value']:.2f} of its speed" if row["float64_speed"] else ""))
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         _print_mean(kernel, [row for row in rows if row["kernel"] == kernel and row["time_against"]])
     for row in [row for row in rows if row["kernel"] == "head"]:

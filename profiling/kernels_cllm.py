@@ -7,7 +7,7 @@ import kernel_data as data
 LOSS_ROWS = 256
 
 
-def cases(threads: int) -> dict:
+def cases(threads: int, dtype: str = "float32") -> dict:
     """By name of the kernel, a function of the shape that returns the call and its results."""
     import numpy as np
 
@@ -15,15 +15,21 @@ def cases(threads: int) -> dict:
     from cllm.arrays import aligned_empty
 
     k.set_threads(threads)
+    itemsize = np.dtype(dtype).itemsize
+
+    def given(arrays: dict) -> dict:
+        """The case's arrays; those of real numbers in `dtype`."""
+        return {name: data.aligned(array.astype(dtype)) if array.dtype.kind == "f" else array
+                for name, array in arrays.items()}
 
     def scratch(elements: int) -> np.ndarray:
-        return np.zeros(max(1, elements), np.float32)
+        return data.aligned(np.zeros(max(1, elements), dtype))
 
     def like(array: np.ndarray) -> np.ndarray:
-        return np.zeros_like(array)
+        return data.aligned(np.zeros_like(array))
 
     def linear(n, n_in, n_out):
-        return data.product(n, n_in, n_out), scratch(k.linear_workspace(n, n_in, n_out, threads, 4))
+        return given(data.product(n, n_in, n_out)), scratch(k.linear_workspace(n, n_in, n_out, threads, itemsize))
 
     def linear_backward_weight(n, n_in, n_out):
         a, space = linear(n, n_in, n_out)
@@ -42,16 +48,16 @@ def cases(threads: int) -> dict:
         return lambda: k.linear_backward_input(a["dy"], a["weight"], dx=dx, workspace=space), [dx]
 
     def block_backward_weight(n, heads, head_dim):
-        a = data.block_product(n, heads, head_dim)
-        space = scratch(k.block_linear_workspace(n, 1, heads, head_dim, threads, 4))
+        a = given(data.block_product(n, heads, head_dim))
+        space = scratch(k.block_linear_workspace(n, 1, heads, head_dim, threads, itemsize))
         dweight = like(a["weight"])
         return (lambda: k.block_linear_backward_weight(a["x"], a["dy"], dweight=dweight, dbias=None, workspace=space),
                 [dweight])
 
     def attention(batch, heads, time, head_dim):
-        a = data.attention(batch, heads, time, head_dim)
-        y, dqkv, lse = like(a["dy"]), like(a["qkv"]), np.zeros((batch, heads, time), np.float32)
-        space = scratch(k.attention_workspace(batch, time, heads, head_dim, threads, 4))
+        a = given(data.attention(batch, heads, time, head_dim))
+        y, dqkv, lse = like(a["dy"]), like(a["qkv"]), np.zeros((batch, heads, time), dtype)
+        space = scratch(k.attention_workspace(batch, time, heads, head_dim, threads, itemsize))
 
         def call():
             k.attention_forward(a["qkv"], batch, heads, y=y, lse=lse, workspace=space)
@@ -60,16 +66,16 @@ def cases(threads: int) -> dict:
         return call, [y, dqkv]
 
     def head(n, channels, vocabulary):
-        a = data.head(n, channels, vocabulary)
+        a = given(data.head(n, channels, vocabulary))
         step = min(n, LOSS_ROWS)
         losses = np.zeros(n)
         dh, dembedding, scale = like(a["h"]), like(a["embedding"]), np.full(1, 1.0 / n)
-        room = max(k.linear_workspace(step, vocabulary, channels, threads, 4),
-                   k.linear_workspace(step, channels, vocabulary, threads, 4))
+        room = max(k.linear_workspace(step, vocabulary, channels, threads, itemsize),
+                   k.linear_workspace(step, channels, vocabulary, threads, itemsize))
 
         def call():
             # Made in the call, as the other libraries do, so that its memory is measured in the same way.
-            logits, space = aligned_empty((step, vocabulary)), aligned_empty(room)
+            logits, space = aligned_empty((step, vocabulary), dtype), aligned_empty(room, dtype)
             for start in range(0, n, step):
                 cut = slice(start, min(n, start + step))
                 h, some, targets = a["h"][cut], logits[:cut.stop - cut.start], a["targets"][cut]
@@ -81,32 +87,81 @@ def cases(threads: int) -> dict:
         return call, [dh, dembedding]
 
     def layernorm_forward(n, channels):
-        a = data.rows(n, channels)
+        a = given(data.rows(n, channels))
         y, mean, rstd = like(a["x"]), np.zeros(n), np.zeros(n)
         return lambda: k.layernorm_forward(a["x"], a["weight"], a["bias"], 1e-5, y=y, mean=mean, rstd=rstd), [y]
 
     def layernorm_backward(n, channels):
-        a = data.rows(n, channels)
+        a = given(data.rows(n, channels))
         y, mean, rstd = like(a["x"]), np.zeros(n), np.zeros(n)
         k.layernorm_forward(a["x"], a["weight"], a["bias"], 1e-5, y=y, mean=mean, rstd=rstd)
         dx, dweight, dbias = like(y), like(a["weight"]), like(a["bias"])
         return (lambda: k.layernorm_backward(a["dy"], a["x"], mean, rstd, a["weight"], dx=dx, dweight=dweight,
                                              dbias=dbias), [dx, dweight])
 
-    def gelu_forward(n, channels):
-        a = data.rows(n, channels)
-        y = like(a["x"])
-        return lambda: k.activation_forward(a["x"], 0, y=y), [y]
+    def activation(kind):
+        def forward(n, channels):
+            a = given(data.rows(n, channels))
+            y = like(a["x"])
+            return lambda: k.activation_forward(a["x"], kind, y=y), [y]
 
-    def gelu_backward(n, channels):
-        a = data.rows(n, channels)
-        dx = like(a["x"])
-        return lambda: k.activation_backward(a["dy"], a["x"], 0, dx=dx), [dx]
+        def backward(n, channels):
+            a = given(data.rows(n, channels))
+            dx = like(a["x"])
+            return lambda: k.activation_backward(a["dy"], a["x"], kind, dx=dx), [dx]
+
+        def pair(n, channels):
+            a = given(data.rows(n, channels))
+            y, dx = like(a["x"]), like(a["x"])
+
+            def call():
+                k.activation_forward(a["x"], kind, y=y)
+                k.activation_backward(a["dy"], a["x"], kind, dx=dx)
+
+            return call, [y, dx]
+
+        return forward, backward, pair
+
+    gelu_forward, gelu_backward, gelu = activation(0)
+    relu_forward, relu_backward, relu = activation(1)
+    tanh_forward, tanh_backward, tanh = activation(2)
+
+    def residual(n, channels):
+        a = given(data.rows(n, channels))
+        y = like(a["x"])
+        return lambda: k.residual_forward(a["x"], a["dy"], y=y), [y]
 
     def adamw(elements):
-        a = data.parameters(elements)
+        a = given(data.parameters(elements))
         return (lambda: k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, 0.1, 10, param=a["param"], m=a["m"], v=a["v"]),
                 [a["param"]])
+
+    def optimizer_step(elements):
+        a = given(data.parameters(elements))
+        spare = like(a["grad"])  # zeroed in the gradient's stead, which every call needs
+
+        def call():
+            k.scale_in_place(k.sum_of_squares(a["grad"]) ** -0.5, x=a["grad"])
+            k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, 0.1, 10, param=a["param"], m=a["m"], v=a["v"])
+            k.fill_zero(x=spare)
+
+        return call, [a["param"]]
+
+    def sum_of_squares(elements):
+        grad, found = given(data.parameters(elements))["grad"], np.zeros(1)
+
+        def call():
+            found[0] = k.sum_of_squares(grad)
+
+        return call, [found]
+
+    def scale(elements):
+        grad = given(data.parameters(elements))["grad"]
+        return lambda: k.scale_in_place(-1.0, x=grad), [grad]
+
+    def zero(elements):
+        grad = given(data.parameters(elements))["grad"]
+        return lambda: k.fill_zero(x=grad), [grad]
 
     def bfloat16_compress(n, channels):
         x = data.rows(n, channels)["x"].reshape(-1)
@@ -140,7 +195,8 @@ def cases(threads: int) -> dict:
         return y[y.size - n * channels:].view(np.int8)
 
     return {name: function for name, function in locals().items()
-            if callable(function) and name not in ("scratch", "like", "linear", "packed", "codes", "aligned_empty")}
+            if callable(function) and name not in ("given", "scratch", "like", "linear", "activation", "packed", "codes",
+                                                   "aligned_empty")}
 
 
 if __name__ == "__main__":

@@ -154,22 +154,90 @@ def cases(threads: int) -> dict:
 
         return call, [dx]
 
-    def adamw(elements):
-        a = data.parameters(elements)
-        param, grad, m, v = a["param"], a["grad"], a["m"], a["v"]
-        rate, beta1, beta2, eps, decay, step = 3e-4, 0.9, 0.95, 1e-8, 0.1, 10
+    def relu_forward(n, channels):
+        x = data.rows(n, channels)["x"]
+        y = np.zeros_like(x)
+        return lambda: np.maximum(x, 0, out=y), [y]
+
+    def relu_backward(n, channels):
+        a = data.rows(n, channels)
+        dx = np.zeros_like(a["x"])
+        return lambda: np.multiply(a["dy"], a["x"] > 0, out=dx), [dx]
+
+    def tanh_forward(n, channels):
+        x = data.rows(n, channels)["x"]
+        y = np.zeros_like(x)
+        return lambda: np.tanh(x, out=y), [y]
+
+    def tanh_backward(n, channels):
+        a = data.rows(n, channels)
+        dx = np.zeros_like(a["x"])
 
         def call():
-            np.multiply(m, np.float32(beta1), out=m)
-            np.add(m, np.float32(1 - beta1) * grad, out=m)
-            np.multiply(v, np.float32(beta2), out=v)
-            np.add(v, np.float32(1 - beta2) * grad * grad, out=v)
-            denominator = np.sqrt(v / np.float32(1 - beta2 ** step))
-            denominator += np.float32(eps)
-            np.multiply(param, np.float32(1 - rate * decay), out=param)
-            np.subtract(param, np.float32(rate / (1 - beta1 ** step)) * m / denominator, out=param)
+            np.tanh(a["x"], out=dx)
+            np.multiply(dx, dx, out=dx)
+            np.subtract(1, dx, out=dx)
+            np.multiply(dx, a["dy"], out=dx)
 
-        return call, [param]
+        return call, [dx]
+
+    def both(forward, backward):
+        def case(*shape):
+            calls, results = zip(forward(*shape), backward(*shape), strict=True)
+            return lambda: [call() for call in calls], [array for one in results for array in one]
+
+        return case
+
+    gelu, relu, tanh = both(gelu_forward, gelu_backward), both(relu_forward, relu_backward), both(tanh_forward,
+                                                                                                  tanh_backward)
+
+    def residual(n, channels):
+        a = data.rows(n, channels)
+        y = np.zeros_like(a["x"])
+        return lambda: np.add(a["x"], a["dy"], out=y), [y]
+
+    def update(a, step=10):
+        param, grad, m, v = a["param"], a["grad"], a["m"], a["v"]
+        rate, beta1, beta2, eps, decay = 3e-4, 0.9, 0.95, 1e-8, 0.1
+        np.multiply(m, np.float32(beta1), out=m)
+        np.add(m, np.float32(1 - beta1) * grad, out=m)
+        np.multiply(v, np.float32(beta2), out=v)
+        np.add(v, np.float32(1 - beta2) * grad * grad, out=v)
+        denominator = np.sqrt(v / np.float32(1 - beta2 ** step))
+        denominator += np.float32(eps)
+        np.multiply(param, np.float32(1 - rate * decay), out=param)
+        np.subtract(param, np.float32(rate / (1 - beta1 ** step)) * m / denominator, out=param)
+
+    def adamw(elements):
+        a = data.parameters(elements)
+        return lambda: update(a), [a["param"]]
+
+    def optimizer_step(elements):
+        a = data.parameters(elements)
+        spare = np.zeros_like(a["grad"])
+
+        def call():
+            a["grad"] *= np.float32(np.dot(a["grad"], a["grad"]) ** -0.5)
+            update(a)
+            spare.fill(0)
+
+        return call, [a["param"]]
+
+    def sum_of_squares(elements):
+        grad, found = data.parameters(elements)["grad"], np.zeros(1)
+
+        def call():
+            found[0] = np.dot(grad, grad)
+
+        return call, [found]
+
+    def scale(elements):
+        grad = data.parameters(elements)["grad"]
+        return lambda: np.multiply(grad, np.float32(-1), out=grad), [grad]
+
+    def zero(elements):
+        grad = data.parameters(elements)["grad"]
+        return lambda: grad.fill(0), [grad]
 
     def bfloat16_compress(n, channels):
         x = data.rows(n, channels)["x"].view(np.uint32)
@@ -228,7 +296,7 @@ def cases(threads: int) -> dict:
         return lambda: np.multiply(codes, scale[:, :, None], out=y), [y]
 
     return {name: function for name, function in locals().items()
-            if callable(function) and name not in ("normalised", "groups", "np")}
+            if callable(function) and name not in ("normalised", "both", "update", "groups", "np")}
 
 
 if __name__ == "__main__":

@@ -91,15 +91,51 @@ def cases(threads: int) -> dict:
 
         return call, results
 
-    def gelu_forward(n, channels):
-        a = tensors(data.rows(n, channels))
-        y = torch.zeros(n, channels)
-        return lambda: torch.ops.aten.gelu(a["x"], approximate="tanh", out=y), [y]
+    def elementwise(function, arrays, **more):
+        """A function of some of a row case's arrays, written where the call before wrote."""
+        def case(n, channels):
+            a = tensors(data.rows(n, channels))
+            y = torch.zeros(n, channels)
+            return lambda: function(*(a[name] for name in arrays), out=y, **more), [y]
 
-    def gelu_backward(n, channels):
+        return case
+
+    def gelu_backward_into(dy, x, out):
+        torch.ops.aten.gelu_backward(dy, x, approximate="tanh", grad_input=out)
+
+    def relu_backward_into(dy, x, out):
+        torch.ops.aten.threshold_backward(dy, x, 0.0, grad_input=out)
+
+    gelu_forward = elementwise(torch.ops.aten.gelu, ("x",), approximate="tanh")
+    gelu_backward = elementwise(gelu_backward_into, ("dy", "x"))
+    relu_forward = elementwise(torch.ops.aten.relu, ("x",))
+    relu_backward = elementwise(relu_backward_into, ("dy", "x"))
+    tanh_forward = elementwise(torch.tanh, ("x",))
+    residual = elementwise(torch.add, ("x", "dy"))
+
+    def tanh_backward(n, channels):
         a = tensors(data.rows(n, channels))
-        dx = torch.zeros(n, channels)
-        return lambda: torch.ops.aten.gelu_backward(a["dy"], a["x"], approximate="tanh", grad_input=dx), [dx]
+        y, dx = torch.tanh(a["x"]), torch.zeros(n, channels)  # its derivative reads the output
+        return lambda: torch.ops.aten.tanh_backward(a["dy"], y, grad_input=dx), [dx]
+
+    def activation_pair(function):
+        """Forward and backward under autograd, the way a model runs them."""
+        def case(n, channels):
+            a = tensors(data.rows(n, channels))
+            x = a["x"].requires_grad_()
+
+            def call():
+                y = function(x)
+                y.backward(a["dy"])
+                return [y.detach()]
+
+            return with_grad(call, [x], [])
+
+        return case
+
+    gelu = activation_pair(lambda x: F.gelu(x, approximate="tanh"))
+    relu = activation_pair(F.relu)
+    tanh = activation_pair(torch.tanh)
 
     def adamw(elements):
         a = tensors(data.parameters(elements))
@@ -111,6 +147,37 @@ def cases(threads: int) -> dict:
                                 beta2=0.95, weight_decay=0.1, eps=1e-8, amsgrad=False, maximize=False)
 
         return call, [a["param"]]
+
+    def optimizer_step(elements):
+        a = tensors(data.parameters(elements))
+        param, spare = torch.nn.Parameter(a["param"]), torch.zeros(elements)
+        param.grad = a["grad"]
+        step = torch.tensor(9.0)
+
+        def call():
+            torch.nn.utils.clip_grad_norm_([param], 1.0)
+            step.fill_(9.0)
+            torch._fused_adamw_([param], [param.grad], [a["m"]], [a["v"]], [], [step], lr=3e-4, beta1=0.9,
+                                beta2=0.95, weight_decay=0.1, eps=1e-8, amsgrad=False, maximize=False)
+            spare.zero_()
+
+        return call, [a["param"]]
+
+    def sum_of_squares(elements):
+        grad, found = tensors(data.parameters(elements))["grad"], torch.zeros(1)
+
+        def call():
+            found[0] = torch.linalg.vector_norm(grad) ** 2
+
+        return call, [found]
+
+    def scale(elements):
+        grad = tensors(data.parameters(elements))["grad"]
+        return lambda: grad.mul_(-1.0), [grad]
+
+    def zero(elements):
+        grad = tensors(data.parameters(elements))["grad"]
+        return lambda: grad.zero_(), [grad]
 
     def bfloat16_compress(n, channels):
         x = tensors(data.rows(n, channels))["x"]
@@ -154,8 +221,10 @@ def cases(threads: int) -> dict:
         codes = (x * (127 / x.abs().amax(2, keepdim=True))).round_().to(torch.int8)
         return lambda: torch.mul(codes, scale, out=y), [y]
 
+    helpers = ("tensors", "with_grad", "elementwise", "gelu_backward_into", "relu_backward_into", "activation_pair", "groups",
+               "torch", "F")
     return {name: function for name, function in locals().items()
-            if callable(function) and name not in ("tensors", "with_grad", "groups", "torch", "F")}
+            if callable(function) and name not in helpers}
 
 
 if __name__ == "__main__":

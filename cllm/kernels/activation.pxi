@@ -4,6 +4,8 @@
 #     0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)) = s,   so   gelu(z) = z s   and
 #     gelu'(z) = s + z s (1 - s) 2 du/dz,   du/dz = sqrt(2/pi) (1 + 3 * 0.044715 z^2)
 #
+#     tanh'(z) = 1 - tanh(z)^2 = 4 e / (1 + e)^2,   e = exp(-2|z|)
+#
 # The form with s needs one exponential and keeps the left tail, where 1 + tanh cancels. The slope is computed at |z|,
 # where 1 - s = exp(-2u) s neither cancels nor overflows, and gelu'(-z) = 1 - gelu'(z) gives the other side.
 
@@ -41,6 +43,12 @@ cdef inline vec gelu_slope(const vec *like, vec z) noexcept nogil:
     return select_positive(z, s + bend, rest - bend)
 
 
+cdef inline vec tanh_slope(const vec *like, vec z) noexcept nogil:
+    """tanh'(z) = 4 e / (1 + e)^2, e = exp(-2|z|): even, and without the cancellation of 1 - tanh^2."""
+    cdef vec e = vexp(splat(like, -2.0) * vabs(z)), s = splat(like, 2.0) / (splat(like, 1.0) + e)
+    return e * (s * s)
+
+
 cdef inline vec activate(const vec *like, int kind, vec z) noexcept nogil:
     if kind == GELU:
         return gelu(like, z)
@@ -55,24 +63,24 @@ cdef inline vec activate_backward(const vec *like, int kind, vec dy, vec z) noex
         return dy * gelu_slope(like, z)
     if kind == RELU:
         return select_positive(z, dy, zero)
-    z = vtanh(z)
-    return dy * (splat(like, 1.0) - z * z)
+    return dy * tanh_slope(like, z)
 
 
-cdef inline void activation_span(const vec *x, int kind, vec *y, Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
+cdef inline void activation_span(const vec *x, int kind, vec *y, bint far, Py_ssize_t i,
+                                 Py_ssize_t stop) noexcept nogil:
     cdef Py_ssize_t L = lanes(x)
     while i + L <= stop:
-        store(y, i, activate(x, kind, load(x, i)))
+        store_far(y, i, activate(x, kind, load(x, i)), far)
         i += L
     if i < stop:
         store_partial(y, i, activate(x, kind, load_partial(x, i, stop - i)), stop - i)
 
 
-cdef inline void activation_backward_span(const vec *dy, const vec *x, int kind, vec *dx, Py_ssize_t i,
+cdef inline void activation_backward_span(const vec *dy, const vec *x, int kind, vec *dx, bint far, Py_ssize_t i,
                                           Py_ssize_t stop) noexcept nogil:
     cdef Py_ssize_t L = lanes(x)
     while i + L <= stop:
-        store(dx, i, activate_backward(x, kind, load(dy, i), load(x, i)))
+        store_far(dx, i, activate_backward(x, kind, load(dy, i), load(x, i)), far)
         i += L
     if i < stop:
         store_partial(dx, i, activate_backward(x, kind, load_partial(dy, i, stop - i), load_partial(x, i, stop - i)),
@@ -81,31 +89,37 @@ cdef inline void activation_backward_span(const vec *dy, const vec *x, int kind,
 
 cdef void activation_spans(const vec *x, int kind, vec *y, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t p, i, stop
+    cdef bint far = goes_far(y, size, x)
     for p in prange((size + SPAN - 1) // SPAN, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM,
                     schedule="static"):
         i = p * SPAN
         stop = min(size, i + SPAN)
         # One loop for each kind: the choice is made outside the loop.
         if kind == GELU:
-            activation_span(x, GELU, y, i, stop)
+            activation_span(x, GELU, y, far, i, stop)
         elif kind == RELU:
-            activation_span(x, RELU, y, i, stop)
+            activation_span(x, RELU, y, far, i, stop)
         else:
-            activation_span(x, TANH, y, i, stop)
+            activation_span(x, TANH, y, far, i, stop)
+        if far:
+            stream_end()
 
 
 cdef void activation_backward_spans(const vec *dy, const vec *x, int kind, vec *dx, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t p, i, stop
+    cdef bint far = goes_far(dx, size, dy) and dx != x
     for p in prange((size + SPAN - 1) // SPAN, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM,
                     schedule="static"):
         i = p * SPAN
         stop = min(size, i + SPAN)
         if kind == GELU:
-            activation_backward_span(dy, x, GELU, dx, i, stop)
+            activation_backward_span(dy, x, GELU, dx, far, i, stop)
         elif kind == RELU:
-            activation_backward_span(dy, x, RELU, dx, i, stop)
+            activation_backward_span(dy, x, RELU, dx, far, i, stop)
         else:
-            activation_backward_span(dy, x, TANH, dx, i, stop)
+            activation_backward_span(dy, x, TANH, dx, far, i, stop)
+        if far:
+            stream_end()
 
 
 cdef int check_kind(str kernel, int kind) except -1:

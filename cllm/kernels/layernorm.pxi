@@ -8,21 +8,38 @@
 #     dweight += sum_n dy * xhat
 #     dbias   += sum_n dy
 #
-# The statistics are float64 sums of one sweep:  d = x - x_0,  mean = x_0 + sum(d)/C,
-# variance = sum(d^2)/C - (sum(d)/C)^2. An element lies within sqrt(C) deviations of its own row's mean, so the
-# difference loses at most a factor C of float64's precision, wherever the row stands. xhat is taken as
-# (x - high) * rstd + rest, where high is the mean in the array's dtype and rest = (high - mean) * rstd: a row far from
-# zero loses nothing. Forward and backward share that function.
+# The statistics are float64 sums of one sweep:  d = x - shift,  mean = shift + sum(d)/C,
+# variance = sum(d^2)/C - (sum(d)/C)^2. In float64 the shift is x_0: an element lies within sqrt(C) deviations of its own
+# row's mean, so the difference loses at most a factor C of the precision, wherever the row stands. In float32 it is 0: the
+# squares are exact in float64, and a row whose mean is r deviations loses r^2 / 2^53 of its variance, always less than the
+# r / 2^24 of a deviation to which its elements are rounded. xhat is taken as (x - high) * rstd + rest, where high is the
+# mean in the array's dtype and rest = (high - mean) * rstd: a row far from zero loses nothing. Forward and backward share
+# that function.
+#
+# Both sweep over row n+1 for its sums before they write row n: the sums end in a chain of dependent steps (tree, root,
+# division), and the processor has a row's worth of other work to do meanwhile.
 #
 # The two sums of the backward add four terms, 32 elements apart, in the array's dtype and all the rest in float64.
-# One thread does a row of dx and of the column sums in one sweep. Several split the rows for dx and the columns for
-# dweight and dbias, in turn over blocks of rows, so the second half finds dy and x in L3; the bits are the same.
+# Threads split the rows for dx and the columns for dweight and dbias, in turn over blocks of rows, so the second half
+# finds dy and x in L2; its sums stay in registers for all rows of a block.
 
 from libc.math cimport sqrt
 
+cdef extern from *:
+    """
+    /* Vectors of dweight and of dbias that stay in registers while rows go by: all sums in half the register file. */
+    #if defined(__AVX512F__) || defined(__aarch64__)
+    #define CLLM_LN_VECTORS 8
+    #else
+    #define CLLM_LN_VECTORS 4
+    #endif
+    """
+    enum:
+        LN_VECTORS "CLLM_LN_VECTORS"
+
 cdef enum:
-    LN_BLOCK = 2097152      # elements of dy in one block of rows: with x 16 MB in float32, half of a common L3
-    LN_COLUMNS = 128        # columns of dweight and dbias in one piece
+    LN_PIECES = 16          # spans of rows in a block, of each of dy, x and dx 512 KiB in float32: within two L2
+    LN_COLUMNS = 128        # columns of dweight and dbias in one strip
 
 
 cdef inline vec normalized(vec x, vec high, vec rstd, vec rest) noexcept nogil:
@@ -42,15 +59,20 @@ cdef inline void row_statistics(const vec *x, Py_ssize_t start, Py_ssize_t n, do
     cdef vf64 acc[WIDE_VECTORS]
     cdef vf64 acc_square[WIDE_VECTORS]
     cdef double tail[WIDE_LANES]
-    cdef double shift = element(x, start), offset, variance
-    cdef vf64 d, s = splat_f64(shift)
+    cdef double shift = 0.0, offset, variance
+    cdef vf64 d, s
     cdef Py_ssize_t i = 0, j
+    if vec is vf64:
+        shift = element(x, start)
+    s = splat_f64(shift)
     for j in range(WIDE_VECTORS):
         acc[j] = splat_f64(0.0)
         acc_square[j] = splat_f64(0.0)
     while i + WIDE_LANES <= n:
         for j in range(WIDE_VECTORS):
-            d = load_wide(x, start + i + j * LANES_F64) - s
+            d = load_wide(x, start + i + j * LANES_F64)
+            if vec is vf64:
+                d = d - s
             acc[j] = acc[j] + d
             acc_square[j] = d * d + acc_square[j]
         i += WIDE_LANES
@@ -69,11 +91,12 @@ cdef inline void row_statistics(const vec *x, Py_ssize_t start, Py_ssize_t n, do
 
 
 cdef inline void layernorm_row(const vec *x, const vec *weight, const vec *bias, double mean, double rstd, vec *y,
-                               Py_ssize_t start, Py_ssize_t n_channels) noexcept nogil:
+                               bint far, Py_ssize_t start, Py_ssize_t n_channels) noexcept nogil:
     cdef Py_ssize_t L = lanes(x), i = 0
     cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
     while i + L <= n_channels:
-        store(y, start + i, normalized(load(x, start + i), high, scale, rest) * load(weight, i) + load(bias, i))
+        store_far(y, start + i, normalized(load(x, start + i), high, scale, rest) * load(weight, i) + load(bias, i),
+                  far)
         i += L
     if i < n_channels:
         L = n_channels - i
@@ -81,13 +104,28 @@ cdef inline void layernorm_row(const vec *x, const vec *weight, const vec *bias,
                       * load_partial(weight, i, L) + load_partial(bias, i, L), L)
 
 
+cdef inline void layernorm_piece(const vec *x, const vec *weight, const vec *bias, double eps, vec *y, bint far,
+                                 double *mean, double *rstd, Py_ssize_t first, Py_ssize_t last,
+                                 Py_ssize_t n_channels) noexcept nogil:
+    """Rows first .. last-1."""
+    cdef Py_ssize_t n
+    for n in range(first, last + 1):
+        if n < last:
+            row_statistics(x, n * n_channels, n_channels, eps, &mean[n], &rstd[n])
+        if n > first:
+            layernorm_row(x, weight, bias, mean[n - 1], rstd[n - 1], y, far, (n - 1) * n_channels, n_channels)
+    if far:
+        stream_end()
+
+
 cdef void layernorm_rows(const vec *x, const vec *weight, const vec *bias, double eps, vec *y, double *mean,
                          double *rstd, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
-    cdef Py_ssize_t n
-    for n in prange(n_rows, num_threads=_threads, use_threads_if=n_rows * n_channels >= PARALLEL_FROM,
-                    schedule="static"):
-        row_statistics(x, n * n_channels, n_channels, eps, &mean[n], &rstd[n])
-        layernorm_row(x, weight, bias, mean[n], rstd[n], y, n * n_channels, n_channels)
+    cdef Py_ssize_t p, rows = rows_per_piece(n_channels)
+    cdef bint far = goes_far(y, n_rows * n_channels, x) and n_channels % lanes(y) == 0
+    for p in prange((n_rows + rows - 1) // rows, num_threads=_threads, schedule="static",
+                    use_threads_if=n_rows * n_channels >= PARALLEL_FROM):
+        layernorm_piece(x, weight, bias, eps, y, far, mean, rstd, p * rows, min(n_rows, (p + 1) * rows),
+                        n_channels)
 
 
 def layernorm_forward(const floating[:, ::1] x not None, const floating[::1] weight not None,
@@ -157,11 +195,13 @@ cdef inline void layernorm_tail_terms(const vec *dy, const vec *x, const vec *we
         j += 1
 
 
-cdef inline void layernorm_sums(const vec *dy, const vec *x, const vec *weight, vec high, vec scale, vec rest,
-                                Py_ssize_t start, Py_ssize_t n_channels, double *sum_g, double *sum_gx) noexcept nogil:
-    """Sums over one row of g and of g * xhat."""
+cdef inline void layernorm_means(const vec *dy, const vec *x, double mean, double rstd, const vec *weight,
+                                 Py_ssize_t start, Py_ssize_t n_channels, double *mean_g,
+                                 double *mean_gx) noexcept nogil:
+    """Means over one row of g and of g * xhat."""
     cdef vf64 acc_g[WIDE_VECTORS]
     cdef vf64 acc_gx[WIDE_VECTORS]
+    cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
     cdef Py_ssize_t i = 0, j
     for j in range(WIDE_VECTORS):
         acc_g[j] = splat_f64(0.0)
@@ -174,84 +214,116 @@ cdef inline void layernorm_sums(const vec *dy, const vec *x, const vec *weight, 
         i += WIDE_LANES
     if i < n_channels:
         layernorm_tail_terms(dy, x, weight, high, scale, rest, start, i, n_channels, acc_g, acc_gx)
-    sum_g[0] = wide_tree(acc_g)
-    sum_gx[0] = wide_tree(acc_gx)
+    mean_g[0] = wide_tree(acc_g) / n_channels
+    mean_gx[0] = wide_tree(acc_gx) / n_channels
 
 
 cdef inline void layernorm_row_backward(const vec *dy, const vec *x, double mean, double rstd, const vec *weight,
-                                        vec *dx, vec *dweight, vec *dbias, Py_ssize_t start,
+                                        double mean_g, double mean_gx, vec *dx, Py_ssize_t start,
                                         Py_ssize_t n_channels) noexcept nogil:
-    """One row of dx, and its part of dweight and dbias unless these are NULL."""
     cdef Py_ssize_t L = lanes(x), i = 0
-    cdef double sum_g = 0.0, sum_gx = 0.0
     cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
-    cdef vec mean_g, mean_gx, xhat, d
-    layernorm_sums(dy, x, weight, high, scale, rest, start, n_channels, &sum_g, &sum_gx)
-    mean_g = splat(x, sum_g / n_channels)
-    mean_gx = splat(x, sum_gx / n_channels)
+    cdef vec of_g = splat(x, mean_g), of_gx = splat(x, mean_gx), xhat, d
     while i + L <= n_channels:
         xhat = normalized(load(x, start + i), high, scale, rest)
         d = load(dy, start + i)
-        store(dx, start + i, scale * ((d * load(weight, i) - mean_g) - xhat * mean_gx) + load(dx, start + i))   # +=
-        if dweight != NULL:
-            store(dweight, i, d * xhat + load(dweight, i))                                                # +=
-            store(dbias, i, load(dbias, i) + d)                                                           # +=
+        store(dx, start + i, scale * ((d * load(weight, i) - of_g) - xhat * of_gx) + load(dx, start + i))     # +=
         i += L
     if i < n_channels:
         L = n_channels - i
         xhat = normalized(load_partial(x, start + i, L), high, scale, rest)
         d = load_partial(dy, start + i, L)
-        store_partial(dx, start + i, scale * ((d * load_partial(weight, i, L) - mean_g) - xhat * mean_gx)
+        store_partial(dx, start + i, scale * ((d * load_partial(weight, i, L) - of_g) - xhat * of_gx)
                       + load_partial(dx, start + i, L), L)                                                # +=
-        if dweight != NULL:
-            store_partial(dweight, i, d * xhat + load_partial(dweight, i, L), L)                          # +=
-            store_partial(dbias, i, load_partial(dbias, i, L) + d, L)                                     # +=
+
+
+cdef inline void layernorm_piece_backward(const vec *dy, const vec *x, const double *mean, const double *rstd,
+                                          const vec *weight, vec *dx, Py_ssize_t first, Py_ssize_t last,
+                                          Py_ssize_t n_channels) noexcept nogil:
+    """Rows first .. last-1 of dx."""
+    cdef double mean_g = 0.0, mean_gx = 0.0, next_g = 0.0, next_gx = 0.0
+    cdef Py_ssize_t n
+    for n in range(first, last + 1):
+        if n < last:
+            layernorm_means(dy, x, mean[n], rstd[n], weight, n * n_channels, n_channels, &next_g, &next_gx)
+        if n > first:
+            layernorm_row_backward(dy, x, mean[n - 1], rstd[n - 1], weight, mean_g, mean_gx, dx, (n - 1) * n_channels,
+                                   n_channels)
+        mean_g, mean_gx = next_g, next_gx
 
 
 cdef inline void layernorm_columns(const vec *dy, const vec *x, const double *mean, const double *rstd, vec *dweight,
                                    vec *dbias, Py_ssize_t n_channels, Py_ssize_t first, Py_ssize_t last,
-                                   Py_ssize_t left, Py_ssize_t right) noexcept nogil:
-    """Rows first .. last-1, in order, into columns left .. right-1 of dweight and dbias."""
-    cdef Py_ssize_t L = lanes(x), n, i, at, tail
-    cdef vec high, scale, rest, xhat, d
+                                   Py_ssize_t left, int vectors) noexcept nogil:
+    """Rows first .. last-1, in order, into whole vectors of dweight and dbias from column left on."""
+    cdef Py_ssize_t L = lanes(x), n, at
+    cdef vec high, scale, rest, d
+    cdef vec sum_weight[LN_VECTORS]
+    cdef vec sum_bias[LN_VECTORS]
+    cdef int j
+    for j in range(vectors):
+        sum_weight[j] = load(dweight, left + j * L)
+        sum_bias[j] = load(dbias, left + j * L)
     for n in range(first, last):
         high = splat(x, mean[n])
         scale = splat(x, rstd[n])
         rest = splat(x, -low_part(x, mean[n]) * rstd[n])
-        at = n * n_channels
-        i = left
-        while i + L <= right:
-            xhat = normalized(load(x, at + i), high, scale, rest)
-            d = load(dy, at + i)
-            store(dweight, i, d * xhat + load(dweight, i))                                                # +=
-            store(dbias, i, load(dbias, i) + d)                                                           # +=
-            i += L
-        if i < right:
-            tail = right - i
-            xhat = normalized(load_partial(x, at + i, tail), high, scale, rest)
-            d = load_partial(dy, at + i, tail)
-            store_partial(dweight, i, d * xhat + load_partial(dweight, i, tail), tail)                    # +=
-            store_partial(dbias, i, load_partial(dbias, i, tail) + d, tail)                               # +=
+        at = n * n_channels + left
+        for j in range(vectors):
+            d = load(dy, at + j * L)
+            sum_weight[j] = d * normalized(load(x, at + j * L), high, scale, rest) + sum_weight[j]        # +=
+            sum_bias[j] = sum_bias[j] + d                                                                 # +=
+    for j in range(vectors):
+        store(dweight, left + j * L, sum_weight[j])
+        store(dbias, left + j * L, sum_bias[j])
+
+
+cdef inline void layernorm_last_columns(const vec *dy, const vec *x, const double *mean, const double *rstd,
+                                        vec *dweight, vec *dbias, Py_ssize_t n_channels, Py_ssize_t first,
+                                        Py_ssize_t last, Py_ssize_t left) noexcept nogil:
+    """The columns from `left` on, fewer than a vector."""
+    cdef Py_ssize_t n, at, have = n_channels - left
+    cdef vec xhat, d, sum_weight = load_partial(dweight, left, have), sum_bias = load_partial(dbias, left, have)
+    for n in range(first, last):
+        at = n * n_channels + left
+        d = load_partial(dy, at, have)
+        xhat = normalized(load_partial(x, at, have), splat(x, mean[n]), splat(x, rstd[n]),
+                          splat(x, -low_part(x, mean[n]) * rstd[n]))
+        sum_weight = d * xhat + sum_weight                                                                # +=
+        sum_bias = sum_bias + d                                                                           # +=
+    store_partial(dweight, left, sum_weight, have)
+    store_partial(dbias, left, sum_bias, have)
+
+
+cdef inline void layernorm_strip(const vec *dy, const vec *x, const double *mean, const double *rstd, vec *dweight,
+                                 vec *dbias, Py_ssize_t n_channels, Py_ssize_t first, Py_ssize_t last,
+                                 Py_ssize_t left) noexcept nogil:
+    """Rows first .. last-1 into the LN_COLUMNS columns from `left` on, or as many as there are."""
+    cdef Py_ssize_t L = lanes(x), right = min(n_channels, left + LN_COLUMNS)
+    while left + LN_VECTORS * L <= right:
+        layernorm_columns(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, left, LN_VECTORS)
+        left += LN_VECTORS * L
+    while left + L <= right:
+        layernorm_columns(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, left, 1)
+        left += L
+    if left < right:
+        layernorm_last_columns(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, left)
 
 
 cdef void layernorm_backward_blocks(const vec *dy, const vec *x, const double *mean, const double *rstd,
                                     const vec *weight, vec *dx, vec *dweight, vec *dbias, Py_ssize_t n_rows,
                                     Py_ssize_t n_channels) noexcept nogil:
-    cdef Py_ssize_t block = max(<Py_ssize_t> 1, LN_BLOCK // n_channels), first = 0, last, n, p
-    cdef Py_ssize_t pieces = (n_channels + LN_COLUMNS - 1) // LN_COLUMNS
-    if _threads == 1 or n_rows * n_channels < PARALLEL_FROM:
-        for n in range(n_rows):
-            layernorm_row_backward(dy, x, mean[n], rstd[n], weight, dx, dweight, dbias, n * n_channels, n_channels)
-        return
+    cdef Py_ssize_t rows = rows_per_piece(n_channels), strips = (n_channels + LN_COLUMNS - 1) // LN_COLUMNS
+    cdef Py_ssize_t first = 0, last, p
+    cdef int n_threads = _threads if n_rows * n_channels >= PARALLEL_FROM else 1
     while first < n_rows:
-        last = min(n_rows, first + block)
-        with parallel(num_threads=_threads):
-            for n in prange(first, last, schedule="static"):
-                layernorm_row_backward(dy, x, mean[n], rstd[n], weight, dx, <vec*> NULL, <vec*> NULL, n * n_channels,
-                                       n_channels)
-            for p in prange(pieces, schedule="static"):
-                layernorm_columns(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, p * LN_COLUMNS,
-                                  min(n_channels, (p + 1) * LN_COLUMNS))
+        last = min(n_rows, first + LN_PIECES * rows)
+        with parallel(num_threads=n_threads):
+            for p in prange((last - first + rows - 1) // rows, schedule="static"):
+                layernorm_piece_backward(dy, x, mean, rstd, weight, dx, first + p * rows,
+                                         min(last, first + (p + 1) * rows), n_channels)
+            for p in prange(strips, schedule="static"):
+                layernorm_strip(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, p * LN_COLUMNS)
         first = last
 
 

@@ -8,7 +8,6 @@
 # Sums over an array are float64, pieces of fixed size added in order.
 
 from libc.math cimport pow, sqrt
-from libc.string cimport memset
 
 cdef enum:
     SUM_PIECES = 256        # pieces whose sums are held before they are added in order
@@ -208,16 +207,33 @@ def scale_in_place(double factor, *, floating[::1] x not None):
             scale_spans(factor, <vf64*> &x[0], x.shape[0])
 
 
+cdef inline void zero_span(vec *x, bint far, Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
+    cdef Py_ssize_t L = lanes(x)
+    while i + L <= stop:
+        store_far(x, i, splat(x, 0.0), far)
+        i += L
+    store_partial(x, i, splat(x, 0.0), stop - i)
+
+
+cdef void zero_spans(vec *x, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t p
+    cdef bint far = goes_far(x, size, <const vec*> NULL)
+    for p in prange((size + SPAN - 1) // SPAN, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM,
+                    schedule="static"):
+        zero_span(x, far, p * SPAN, min(size, (p + 1) * SPAN))
+        if far:
+            stream_end()
+
+
 def fill_zero(*, floating[::1] x not None):
     """Set every element of an array of shape P to zero."""
-    cdef Py_ssize_t size = x.shape[0], p
-    cdef floating *start
-    if size == 0:
+    if x.shape[0] == 0:
         return
-    start = &x[0]
-    for p in prange((size + SPAN - 1) // SPAN, nogil=True, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM,
-                    schedule="static"):
-        memset(start + p * SPAN, 0, min(<Py_ssize_t> SPAN, size - p * SPAN) * sizeof(floating))
+    with nogil:
+        if floating is float:
+            zero_spans(<vf32*> &x[0], x.shape[0])
+        else:
+            zero_spans(<vf64*> &x[0], x.shape[0])
 
 
 def add_in_place(const floating[::1] x not None, *, floating[::1] y not None):

@@ -1,10 +1,10 @@
 # Residual addition: y = x + branch, element by element. Its backward needs no kernel: both gradients are dy.
 
 
-cdef inline void sum_span(const vec *a, const vec *b, vec *y, Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
+cdef inline void sum_span(const vec *a, const vec *b, vec *y, bint far, Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
     cdef Py_ssize_t L = lanes(a)
     while i + L <= stop:
-        store(y, i, load(a, i) + load(b, i))
+        store_far(y, i, load(a, i) + load(b, i), far)
         i += L
     if i < stop:
         store_partial(y, i, load_partial(a, i, stop - i) + load_partial(b, i, stop - i), stop - i)
@@ -12,9 +12,12 @@ cdef inline void sum_span(const vec *a, const vec *b, vec *y, Py_ssize_t i, Py_s
 
 cdef void sum_spans(const vec *a, const vec *b, vec *y, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t p
+    cdef bint far = goes_far(y, size, a) and y != b
     for p in prange((size + SPAN - 1) // SPAN, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM,
                     schedule="static"):
-        sum_span(a, b, y, p * SPAN, min(size, (p + 1) * SPAN))
+        sum_span(a, b, y, far, p * SPAN, min(size, (p + 1) * SPAN))
+        if far:
+            stream_end()
 
 
 def residual_forward(const floating[:, ::1] x not None, const floating[:, ::1] branch not None, *,

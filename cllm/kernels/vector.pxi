@@ -15,6 +15,9 @@ cdef extern from *:
     """
     #include <string.h>
     #include <stdint.h>
+    #if defined(__AVX__)
+    #include <immintrin.h>
+    #endif
     #if !defined(__GNUC__)
     #error "cllm needs a compiler with vector extensions (GCC or clang)"
     #endif
@@ -32,7 +35,43 @@ cdef extern from *:
     #define CLLM_LANES_F32 (CLLM_VECTOR_BYTES / 4)
     #define CLLM_LANES_F64 (CLLM_VECTOR_BYTES / 8)
 
-    #define CLLM_VECTOR_HELPERS(S, V, I, F, INT)                                                                  \\
+    /* a > b ? a : b, a < b ? a : b and c > 0 ? a : b by lanes. C has no such operator on vectors, and GCC does not find
+       the one instruction that does each in the detour over masks; where it exists, it is named. Same bits either way. */
+    #if defined(__AVX512F__)
+    #define CLLM_CHOOSE(V, F, PS, NATIVE)                                                                         \\
+    static inline __attribute__((always_inline)) V cllm_max_##F(V a, V b)                                         \\
+        { return (V)_mm512_max_##PS((NATIVE)a, (NATIVE)b); }                                                      \\
+    static inline __attribute__((always_inline)) V cllm_min_##F(V a, V b)                                         \\
+        { return (V)_mm512_min_##PS((NATIVE)a, (NATIVE)b); }                                                      \\
+    static inline __attribute__((always_inline)) V cllm_select_positive_##F(V c, V a, V b)                        \\
+        { return (V)_mm512_mask_blend_##PS(_mm512_cmp_##PS##_mask((NATIVE)c, _mm512_setzero_##PS(), _CMP_GT_OQ),  \\
+                                           (NATIVE)b, (NATIVE)a); }
+    CLLM_CHOOSE(cllm_vf32, f32, ps, __m512)
+    CLLM_CHOOSE(cllm_vf64, f64, pd, __m512d)
+    #elif defined(__AVX__)
+    #define CLLM_CHOOSE(V, F, PS, NATIVE)                                                                         \\
+    static inline __attribute__((always_inline)) V cllm_max_##F(V a, V b)                                         \\
+        { return (V)_mm256_max_##PS((NATIVE)a, (NATIVE)b); }                                                      \\
+    static inline __attribute__((always_inline)) V cllm_min_##F(V a, V b)                                         \\
+        { return (V)_mm256_min_##PS((NATIVE)a, (NATIVE)b); }                                                      \\
+    static inline __attribute__((always_inline)) V cllm_select_positive_##F(V c, V a, V b)                        \\
+        { return (V)_mm256_blendv_##PS((NATIVE)b, (NATIVE)a,                                                      \\
+                                       _mm256_cmp_##PS((NATIVE)c, _mm256_setzero_##PS(), _CMP_GT_OQ)); }
+    CLLM_CHOOSE(cllm_vf32, f32, ps, __m256)
+    CLLM_CHOOSE(cllm_vf64, f64, pd, __m256d)
+    #else
+    #define CLLM_CHOOSE(V, I, F)                                                                                  \\
+    static inline __attribute__((always_inline)) V cllm_max_##F(V a, V b)                                         \\
+        { I m = (I)(a > b); return (V)(((I)a & m) | ((I)b & ~m)); }                                               \\
+    static inline __attribute__((always_inline)) V cllm_min_##F(V a, V b)                                         \\
+        { I m = (I)(a < b); return (V)(((I)a & m) | ((I)b & ~m)); }                                               \\
+    static inline __attribute__((always_inline)) V cllm_select_positive_##F(V c, V a, V b)                        \\
+        { I m = (I)(c > (V){0}); return (V)(((I)a & m) | ((I)b & ~m)); }
+    CLLM_CHOOSE(cllm_vf32, cllm_vi32, f32)
+    CLLM_CHOOSE(cllm_vf64, cllm_vi64, f64)
+    #endif
+
+    #define CLLM_VECTOR_HELPERS(S, V, F)                                                                          \\
     static inline __attribute__((always_inline)) V cllm_load_##F(const void *p, Py_ssize_t i)                     \\
         { V v; memcpy(&v, (const S *)p + i, sizeof v); return v; }                                                \\
     static inline __attribute__((always_inline)) void cllm_store_##F(void *p, Py_ssize_t i, V v)                  \\
@@ -45,16 +84,32 @@ cdef extern from *:
         { return s - (V){0}; }                                                                                    \\
     static inline __attribute__((always_inline)) V cllm_splat_at_##F(const void *p, Py_ssize_t i)                 \\
         { return ((const S *)p)[i] - (V){0}; }                                                                    \\
-    static inline __attribute__((always_inline)) V cllm_max_##F(V a, V b)                                         \\
-        { I m = (I)(a > b); return (V)(((I)a & m) | ((I)b & ~m)); }                                               \\
-    static inline __attribute__((always_inline)) V cllm_min_##F(V a, V b)                                         \\
-        { I m = (I)(a < b); return (V)(((I)a & m) | ((I)b & ~m)); }                                               \\
-    static inline __attribute__((always_inline)) V cllm_select_positive_##F(V c, V a, V b)                        \\
-        { I m = (I)(c > (V){0}); return (V)(((I)a & m) | ((I)b & ~m)); }                                          \\
-    static inline S cllm_lane_##F(V v, int i) { return v[i]; }
+    static inline S cllm_lane_##F(V v, int i) { return v[i]; }                                                    \\
+    static inline __attribute__((always_inline)) void cllm_stream_##F(void *p, Py_ssize_t i, V v)                 \\
+        { CLLM_STREAM((V *)((S *)p + i), v); }
 
-    CLLM_VECTOR_HELPERS(float, cllm_vf32, cllm_vi32, f32, int32_t)
-    CLLM_VECTOR_HELPERS(double, cllm_vf64, cllm_vi64, f64, int64_t)
+    /* Stores that go to memory past the caches, to an address that is a multiple of the vector; ordinary ones where the
+       compiler has no way to ask. The fence puts them in order with what follows. */
+    #if defined(__clang__)
+    #define CLLM_STREAM(P, v) __builtin_nontemporal_store(v, P)
+    #elif defined(__AVX512F__)
+    #define CLLM_STREAM(P, v) _mm512_stream_si512((__m512i *)(P), (__m512i)(v))
+    #elif defined(__AVX__)
+    #define CLLM_STREAM(P, v) _mm256_stream_si256((__m256i *)(P), (__m256i)(v))
+    #else
+    #define CLLM_STREAM(P, v) memcpy(P, &(v), sizeof(v))
+    #endif
+    static inline void cllm_stream_end(void)
+    {
+    #if defined(__AVX__)
+        _mm_sfence();
+    #else
+        __sync_synchronize();
+    #endif
+    }
+
+    CLLM_VECTOR_HELPERS(float, cllm_vf32, f32)
+    CLLM_VECTOR_HELPERS(double, cllm_vf64, f64)
     """
     ctypedef float vf32 "cllm_vf32"
     ctypedef double vf64 "cllm_vf64"
@@ -79,6 +134,9 @@ cdef extern from *:
     vf64 min_f64 "cllm_min_f64"(vf64 a, vf64 b) noexcept nogil
     vf32 select_positive_f32 "cllm_select_positive_f32"(vf32 c, vf32 a, vf32 b) noexcept nogil
     vf64 select_positive_f64 "cllm_select_positive_f64"(vf64 c, vf64 a, vf64 b) noexcept nogil
+    void stream_f32 "cllm_stream_f32"(void *p, Py_ssize_t i, vf32 v) noexcept nogil
+    void stream_f64 "cllm_stream_f64"(void *p, Py_ssize_t i, vf64 v) noexcept nogil
+    void stream_end "cllm_stream_end"() noexcept nogil
     float lane_f32 "cllm_lane_f32"(vf32 v, int i) noexcept nogil
     double lane_f64 "cllm_lane_f64"(vf64 v, int i) noexcept nogil
 
@@ -108,6 +166,16 @@ cdef inline void store(vec *p, Py_ssize_t i, vec v) noexcept nogil:
         store_f32(p, i, v)
     else:
         store_f64(p, i, v)
+
+
+cdef inline void store_far(vec *p, Py_ssize_t i, vec v, bint far) noexcept nogil:
+    """`store`, or where `far` past the caches; the piece of work then ends with `stream_end`."""
+    if not far:
+        store(p, i, v)
+    elif vec is vf32:
+        stream_f32(p, i, v)
+    else:
+        stream_f64(p, i, v)
 
 
 cdef inline vec load_partial(const vec *p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:

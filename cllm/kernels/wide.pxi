@@ -9,9 +9,6 @@
 cdef extern from *:
     """
     #include <math.h>
-    #if defined(__AVX__)
-    #include <immintrin.h>
-    #endif
     #define CLLM_WIDE_LANES 32
     #define CLLM_WIDE_VECTORS (CLLM_WIDE_LANES / CLLM_LANES_F64)
     typedef float cllm_half_f32 __attribute__((vector_size(CLLM_VECTOR_BYTES / 2)));
@@ -75,14 +72,24 @@ cdef extern from *:
 
 # Work is cut by shape alone: SPAN elements are one piece (a float32 span of four arrays lies in a 512 KiB L2), below
 # PARALLEL_FROM elements one thread does all, because opening a parallel region costs more than it saves.
+#
+# An array of FAR_BYTES that is only written goes past the caches: nobody will find it there, and an ordinary store would
+# first read what it overwrites. Measured with relu and its backward, two threads: with 8 MiB an array streaming halves
+# the speed or keeps it, with 16 MiB it is even or 1.8 times faster, with 64 MiB 1.7 times (docs/performance-elementwise.md).
 cdef enum:
     SPAN = 8192
     PARALLEL_FROM = 32768
+    FAR_BYTES = 16777216
 
 
 cdef inline Py_ssize_t rows_per_piece(Py_ssize_t n_columns) noexcept nogil:
     """Rows that make about one span."""
     return SPAN // n_columns if 0 < n_columns < SPAN else 1
+
+
+cdef inline bint goes_far(const vec *y, Py_ssize_t size, const vec *read) noexcept nogil:
+    """Whether y, size elements that are only written, goes past the caches: large, aligned, and not what is read."""
+    return (size * (VECTOR_BYTES // lanes(y)) >= FAR_BYTES and <size_t> y % VECTOR_BYTES == 0 and y != read)
 
 
 cdef inline vec vsqrt(vec v) noexcept nogil:
