@@ -7,7 +7,8 @@ from lawtools import blank, draw
 from cllm import _kernels
 
 EPS = 1e-5
-# Around the lanes of a sum (16), the columns of a piece (128), the rows of a block, and enough for threads.
+# Around the lanes of a sum (32), the columns of a strip (128), the rows of a piece and of a block (256 at 512 columns),
+# and enough for threads.
 SHAPES = [(0, 5), (1, 1), (1, 15), (2, 16), (3, 17), (5, 40), (7, 127), (15, 128), (16, 129), (17, 33), (70, 520),
           (257, 512)]
 
