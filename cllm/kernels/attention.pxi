@@ -17,7 +17,6 @@
 # The terms of crystalline attention, all off by default, stand in crystal.pxi.
 
 
-
 def attention_workspace(Py_ssize_t batch, Py_ssize_t time, Py_ssize_t heads, Py_ssize_t head_dim, int threads,
                         Py_ssize_t itemsize, bint distance=False, bint bias=False):
     """Elements of workspace for every kernel of attention: linear in the time, some planes of a head for each thread.

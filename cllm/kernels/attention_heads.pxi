@@ -20,7 +20,7 @@ cdef struct Attention:
     double scale
     # The terms of crystalline attention, each NULL or false where it is off.
     const int32_t *tokens   # N
-    const void *coordinates # V x 3
+    const void *coordinates  # V x 3
     const void *alpha       # H
     const void *beta        # H x GROUPS
     bint turns

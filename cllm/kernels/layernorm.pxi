@@ -9,12 +9,12 @@
 #     dbias   += sum_n dy
 #
 # The statistics are float64 sums of one sweep:  d = x - shift,  mean = shift + sum(d)/C,
-# variance = sum(d^2)/C - (sum(d)/C)^2. In float64 the shift is x_0: an element lies within sqrt(C) deviations of its own
-# row's mean, so the difference loses at most a factor C of the precision, wherever the row stands. In float32 it is 0: the
-# squares are exact in float64, and a row whose mean is r deviations loses r^2 / 2^53 of its variance, always less than the
-# r / 2^24 of a deviation to which its elements are rounded. xhat is taken as (x - high) * rstd + rest, where high is the
-# mean in the array's dtype and rest = (high - mean) * rstd: a row far from zero loses nothing. Forward and backward share
-# that function.
+# variance = sum(d^2)/C - (sum(d)/C)^2. In float64 the shift is x_0: an element lies within sqrt(C) deviations of its
+# own row's mean, so the difference loses at most a factor C of the precision, wherever the row stands. In float32 it is
+# 0: the squares are exact in float64, and a row whose mean is r deviations loses r^2 / 2^53 of its variance, less than
+# the r / 2^24 of a deviation to which its elements are rounded (while r < 2^29). xhat is taken as
+# (x - high) * rstd + rest, where high is the mean in the array's dtype and rest = (high - mean) * rstd: a row far from
+# zero loses nothing. Forward and backward share that function.
 #
 # Both sweep over row n+1 for its sums before they write row n: the sums end in a chain of dependent steps (tree, root,
 # division), and the processor has a row's worth of other work to do meanwhile.

@@ -35,8 +35,9 @@ cdef extern from *:
     #define CLLM_LANES_F32 (CLLM_VECTOR_BYTES / 4)
     #define CLLM_LANES_F64 (CLLM_VECTOR_BYTES / 8)
 
-    /* a > b ? a : b, a < b ? a : b and c > 0 ? a : b by lanes. C has no such operator on vectors, and GCC does not find
-       the one instruction that does each in the detour over masks; where it exists, it is named. Same bits either way. */
+    /* a > b ? a : b, a < b ? a : b and c > 0 ? a : b by lanes. C has no such operator on vectors, and GCC does not
+       find the one instruction that does each in the detour over masks; where it exists, it is named. The bits are the
+       same either way. */
     #if defined(__AVX512F__)
     #define CLLM_CHOOSE(V, F, PS, NATIVE)                                                                         \\
     static inline __attribute__((always_inline)) V cllm_max_##F(V a, V b)                                         \\

@@ -73,9 +73,9 @@ cdef extern from *:
 # Work is cut by shape alone: SPAN elements are one piece (a float32 span of four arrays lies in a 512 KiB L2), below
 # PARALLEL_FROM elements one thread does all, because opening a parallel region costs more than it saves.
 #
-# An array of FAR_BYTES that is only written goes past the caches: an ordinary store would first read what it overwrites.
-# 16 MiB is half of a common L3, which an input as large then fills: nobody will find the output there. Below that size
-# streaming is slower, for then it is found (docs/performance-elementwise.md).
+# An array of FAR_BYTES that is only written goes past the caches: an ordinary store would first read what it
+# overwrites. 16 MiB is half of a common L3, which an input as large then fills: nobody will find the output there.
+# Below that size streaming is slower, for then it is found (docs/performance-elementwise.md).
 cdef enum:
     SPAN = 8192
     PARALLEL_FROM = 32768
