@@ -1,9 +1,11 @@
 """How far a plan's gradient is from the exact one, as measured on a batch, and budgets that bound it."""
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
+from cllm.closeness import Closeness, closeness
 from cllm.compression import PACKED
 from cllm.errors import BudgetError, ConfigError
 from cllm.executor import Executor
@@ -16,7 +18,8 @@ from cllm.workload import Workload
 
 
 def gradient_error(model: GPT, tokens, targets, strategy, num_threads: int | None = None, seed: int = 0) -> float:
-    """Relative error of the whole gradient: ``|g - exact| / |exact|`` in the Euclidean norm over all parameters.
+    """Relative error of the whole gradient: ``|g - exact| / |exact|`` in the Euclidean norm over all parameters;
+    infinite where the exact one is zero and the other is not.
 
     A copy of the model does the work, so `model` and its gradients stay as they are; it needs twice the gradients and an
     exact plan's arena while it runs.
@@ -45,9 +48,8 @@ def gradient_error(model: GPT, tokens, targets, strategy, num_threads: int | Non
 
     exact = {name: g.copy() for name, g in gradients(RecomputeAll(micro_batch=1)).items()}
     found = gradients(strategy)
-    difference = sum(float(np.square(found[name] - g, dtype="float64").sum()) for name, g in exact.items())
-    whole = sum(float(np.square(g, dtype="float64").sum()) for g in exact.values())
-    return (difference / whole) ** 0.5 if whole else float(difference > 0)
+    error = sum((closeness(g, found[name]) for name, g in exact.items()), Closeness()).relative_error
+    return inf if error is None else error
 
 
 def plan_within_error(model: GPT, tokens, targets, budget: MemoryBudget, optimizer: str = "adamw",

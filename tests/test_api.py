@@ -21,7 +21,7 @@ PUBLIC = """
 
 # Modules and packages of cllm, in groups: a module imports only from groups above its own.
 GROUPS = """
-    errors dims machine primes segments overlap gradient_error _build_info
+    errors dims machine primes segments overlap closeness _build_info
     platform_guard config declare positions crystal explaining _kernels
     measurements workload arrays compression spilling
     batches products layers witness

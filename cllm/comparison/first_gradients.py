@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cllm.closeness import Closeness, closeness
 from cllm.comparison.job import Job
 from cllm.errors import CllmError
-from cllm.gradient_error import Closeness, closeness
 from cllm.models.wiring import wire
 from cllm.planning import plan
 

@@ -63,6 +63,7 @@ def linear_workspace(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, int t
                          piece_workspace(n_out, n_rows, itemsize))
 
 
+@cython.boundscheck(False)  # the address of an empty operand is taken, and not used
 def linear_forward(const floating[:, ::1] x not None, const floating[:, ::1] weight not None,
                    const floating[::1] bias, *, floating[:, ::1] y not None, floating[::1] workspace not None):
     """y = x W + bias.
@@ -100,6 +101,7 @@ def linear_forward(const floating[:, ::1] x not None, const floating[:, ::1] wei
             multiply(&p, <vf64*> &workspace[0])
 
 
+@cython.boundscheck(False)  # the address of an empty operand is taken, and not used
 def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, ::1] weight not None, *,
                           floating[:, ::1] dx not None, floating[::1] workspace not None):
     """dx = dy W^T.
@@ -132,6 +134,7 @@ def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, 
             multiply(&p, <vf64*> &workspace[0])
 
 
+@cython.boundscheck(False)  # the address of an empty operand is taken, and not used
 def linear_backward_weight(const floating[:, ::1] x not None, const floating[:, ::1] dy not None, *,
                            floating[:, ::1] dweight not None, floating[::1] dbias, floating[::1] workspace not None):
     """dW += x^T dy and dbias += sum over rows of dy.

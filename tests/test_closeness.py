@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 
+from cllm.closeness import PIECE, Closeness, closeness
 from cllm.comparison.first_gradients import FirstGradients, gradient_errors, inexact_strategies, write_gradients
 from cllm.comparison.job import Job
 from cllm.config import ModelConfig
-from cllm.gradient_error import PIECE, Closeness, closeness
 
 JOB = Job(ModelConfig(13, 2, 16, 2, 24, 9), batch_size=2, seq_len=8, steps=1, threads=1)
 
