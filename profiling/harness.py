@@ -31,10 +31,10 @@ RESULTS = ROOT / "profiling" / "results"
 # Between two bursts: long enough for the threads of the one before to fall asleep, and for a power budget to refill.
 PAUSE_SECONDS = 0.035
 
-# What OpenMP's idle threads do in every contestant: "passive" sleeps at once, so that nobody taxes the next; "default"
-# spins for about a millisecond first, as users have it, which the pause between bursts outlasts.
-WAIT_POLICIES = ("passive", "default", "active")
-wait_policy = "passive"
+# What OpenMP's idle threads do in every contestant: "default" spins for about a millisecond and then sleeps, as users
+# have it, which the pause between bursts outlasts; "passive" sleeps at once, which short parallel regions pay for.
+WAIT_POLICIES = ("default", "passive", "active")
+wait_policy = "default"
 
 # A build in the checkout serves when nothing is installed; what is installed comes first.
 if str(ROOT) not in sys.path:

@@ -31,7 +31,7 @@ def main() -> int:
     """Measure and write JSON; the exit code is 1 when a strategy failed. Where profiling adds more than 2 % beyond doubt,
     the result names it among its problems."""
     parser = jobs.parser(__doc__.splitlines()[0], "cache,recompute,cache@1", rounds=101)
-    parser.set_defaults(preset="tiny", batch_size=4, seq_len=32, wait_policy="default")  # nobody else takes turns
+    parser.set_defaults(preset="tiny", batch_size=4, seq_len=32)
     arguments = jobs.parsed(parser)
     config = jobs.config_of(arguments)
     rows, reasons = [], []

@@ -25,7 +25,6 @@ TRIAL_STEPS = 12  # of which the first half warms up
 def main() -> int:
     """Train, print, write; the exit code is 1 when the two ended more than half a per cent apart."""
     arguments = _arguments()
-    harness.wait_policy = "default"  # a stretch lasts seconds: the other's idle threads have long fallen asleep
     config = ModelConfig(256, arguments.layers, arguments.d_model, arguments.heads, 4 * arguments.d_model,
                          arguments.seq_len).to_dict()
     settings = {"batch_size": arguments.batch_size, "seq_len": arguments.seq_len, "lr": arguments.lr, "seed": 0,
