@@ -293,13 +293,14 @@ def surroundings(threads: int) -> dict:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with a plus sign when files differ from it; None outside a repository."""
+    """The checkout's commit, with a plus sign when code differs from it; None outside a repository."""
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True,
                               check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "--", ".",
+                                                                      ":!profiling/results", ":!*.md") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
