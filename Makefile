@@ -21,6 +21,8 @@ PROFILES := compare memory speed overhead depth kernels predictions
 PEER_PYTHON ?=
 MEASURE := $(BIN)/python profiling
 RESULTS := profiling/results
+AGAINST = $(MEASURE)/compare.py --rounds 3 --together 7 --peer-python $(PEER_PYTHON)
+OURS := cache,recompute,selective
 PEERS := eager,checkpoint,micro:1,micro:2,micro:4,compile,compile:0.5,compile:0.1
 
 .PHONY: build test compare profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
@@ -58,24 +60,37 @@ profile-predictions: $(VENV)/extra-plot
 	$(MEASURE)/predictions.py --strategies cache,recompute,every:2,selective,cache@2 --budgets 5 --rounds 3 \
 		--out $(RESULTS)/predictions.json
 
+# Steps of PyTorch beside ours at five sizes, then a training run of some ten minutes each.
 peers: $(VENV)/extra-plot
 	@test -n "$(PEER_PYTHON)" || { echo "make peers needs PEER_PYTHON=, an interpreter that has PyTorch"; exit 1; }
-	$(MEASURE)/compare.py --peers $(PEERS) --rounds 3 --together 6 --peer-python $(PEER_PYTHON) --out $(RESULTS)/peers-8x256.json
-	$(MEASURE)/compare.py --batch-size 4 --seq-len 1024 --peers $(PEERS) --rounds 3 --together 6 \
-		--strategies cache,recompute,selective,cache@1 --peer-python $(PEER_PYTHON) --out $(RESULTS)/peers-4x1024.json
+	$(AGAINST) --peers $(PEERS) --strategies $(OURS),cache@2,budget:450MB --out $(RESULTS)/peers-8x256.json
+	$(AGAINST) --batch-size 4 --seq-len 1024 --peers $(PEERS) --strategies $(OURS),cache@1,budget:600MB \
+		--out $(RESULTS)/peers-4x1024.json
+	$(AGAINST) --preset gpt2 --batch-size 1 --seq-len 1024 --together 5 \
+		--peers eager,checkpoint,compile,compile:0.5,compile:0.1 --strategies $(OURS),budget:2400MB \
+		--out $(RESULTS)/peers-gpt2-1x1024.json
+	$(AGAINST) --preset gpt2 --batch-size 2 --seq-len 256 --together 5 --peers eager,compile --strategies cache \
+		--out $(RESULTS)/peers-gpt2-2x256.json
+	$(AGAINST) --preset tiny --batch-size 4 --seq-len 32 --rounds 15 --peers eager,compile --strategies cache \
+		--out $(RESULTS)/peers-tiny.json
+	$(MEASURE)/compare.py --picture $(RESULTS)/peers-8x256.json $(RESULTS)/peers-4x1024.json \
+		$(RESULTS)/peers-gpt2-1x1024.json --out $(RESULTS)/peers.png
 	$(MEASURE)/training.py --peer-python $(PEER_PYTHON) --out $(RESULTS)/training.json
 	$(MEASURE)/tables.py
 
 experiments: $(VENV)/extra-plot $(VENV)/extra-profile
+	mkdir -p out
 	$(BIN)/python -m cllm compare --batch-size 4 --seq-len 1024 --steps 2 --strategies cache,recompute,selective \
 		--json $(RESULTS)/compare-4x1024.json
-	$(MEASURE)/memory.py --draw cache,recompute --rounds 1 --out $(RESULTS)/memory.json \
-		--strategies cache,recompute,every:2,selective,sqrt,binomial:2,cache@2,bf16,int8,budget:450MB
 	$(MEASURE)/predictions.py --budgets 8 --out $(RESULTS)/predictions.json
 	$(MEASURE)/predictions.py --batch-size 4 --seq-len 1024 --rounds 5 --out $(RESULTS)/predictions-4x1024.json
 	$(MEASURE)/overhead.py --preset small --batch-size 8 --seq-len 256 --strategies cache --rounds 15 \
 		--out $(RESULTS)/overhead-small.json
-	$(MEASURE)/crystalline.py
+	$(MEASURE)/compare.py --batch-size 4 --seq-len 1024 --strategies cache,spill:out --out $(RESULTS)/spill-4x1024.json
+	$(MEASURE)/compression.py --out $(RESULTS)/compression.json
+	$(MEASURE)/leaks.py --out $(RESULTS)/leaks.json
+	$(MEASURE)/planning.py --out $(RESULTS)/planning.json
+	$(MEASURE)/crystalline.py --page --out $(RESULTS)/crystalline.json
 	$(MEASURE)/tables.py
 
 lint: $(VENV)/extra-lint

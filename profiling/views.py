@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from math import exp, log
 from statistics import median
 
 import precision_views
@@ -82,6 +83,12 @@ def _contested(data: dict) -> Table:
                      megabytes(row.get("arena_bytes")), f"{row['loss']:.6f}") for row in data["rows"]]
 
 
+def _beaten(data: dict) -> Table:
+    return ("PyTorch's point", "growth MB", "time against cache", "faster with no more growth"), [
+        (_code(row["name"]), megabytes(row["growth_bytes"]), row["ratio_text"],
+         ", ".join(map(_code, row["beaten_by"])) or "none") for row in data["rows"] if "beaten_by" in row]
+
+
 def _contested_predictions(data: dict) -> Table:
     return _predictions([(row["name"], row["predicted_seconds"], row["seconds"]["median"]) for row in data["rows"]
                          if row.get("predicted_seconds")])
@@ -96,6 +103,26 @@ def _kernels(data: dict) -> Table:
              number(row["share"].get("cllm"), ".2f"),
              *[row["text"].get(one, NOTHING) for one in libraries if one != "cllm"]) for row in data["rows"]]
     return header, rows
+
+
+def _kernel_means(data: dict) -> Table:
+    """Speed over the better peer of each kernel, over its shapes; and that of float64 over float32."""
+    rows = []
+    for kernel in dict.fromkeys(row["kernel"] for row in data["rows"]):
+        mine = [row for row in data["rows"] if row["kernel"] == kernel and row["time_against"]]
+        # The better peer is the one against whom we look worse.
+        worst = [max(row["time_against"].values(), key=lambda one: one["value"]) for row in mine]
+        wide = [row["float64_speed"]["value"] for row in mine if row.get("float64_speed")]
+        rows.append((_code(kernel), str(len(mine)), *_mean_and_least([1 / one["value"] for one in worst]),
+                     str(sum(one["intervals_overlap"] for one in worst)), *_mean_and_least(wide)))
+    return ("kernel", "shapes", "speed over the better peer, geometric mean", "least", "shapes whose intervals overlap",
+            "float64 over float32, geometric mean", "least"), rows
+
+
+def _mean_and_least(ratios: list[float]) -> tuple[str, str]:
+    if not ratios:
+        return NOTHING, NOTHING
+    return f"{exp(sum(map(log, ratios)) / len(ratios)):.2f}", f"{min(ratios):.2f}"
 
 
 def _working(data: dict) -> Table:
@@ -178,7 +205,9 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("speed", "roofline"): _roofline,
     ("compare", ""): _contested,
     ("compare", "predictions"): _contested_predictions,
+    ("compare", "beaten"): _beaten,
     ("kernels", ""): _kernels,
+    ("kernels", "means"): _kernel_means,
     ("kernels", "memory"): _working,
     ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
     ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
