@@ -54,7 +54,7 @@ profile-speed profile-overhead profile-depth: profile-%: $(VENV)/extra-plot
 	$(MEASURE)/$*.py --out $(RESULTS)/$*.json
 
 profile-kernels: $(VENV)/extra-plot
-	$(MEASURE)/kernels.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) --out $(RESULTS)/kernels.json
+	$(MEASURE)/kernels.py --rounds 3 $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) --out $(RESULTS)/kernels.json
 
 profile-predictions: $(VENV)/extra-plot
 	$(MEASURE)/predictions.py --strategies cache,recompute,every:2,selective,cache@2 --budgets 5 --rounds 3 \
@@ -87,6 +87,8 @@ experiments: $(VENV)/extra-plot $(VENV)/extra-profile
 	$(MEASURE)/overhead.py --preset small --batch-size 8 --seq-len 256 --strategies cache --rounds 15 \
 		--out $(RESULTS)/overhead-small.json
 	$(MEASURE)/compare.py --batch-size 4 --seq-len 1024 --strategies cache,spill:out --out $(RESULTS)/spill-4x1024.json
+	$(BIN)/python -m cllm compare --strategies cache,bf16:selective,int8:selective,int8-stochastic:selective \
+		--json $(RESULTS)/compare-inexact.json
 	$(MEASURE)/compression.py --out $(RESULTS)/compression.json
 	$(MEASURE)/leaks.py --out $(RESULTS)/leaks.json
 	$(MEASURE)/planning.py --out $(RESULTS)/planning.json

@@ -11,6 +11,8 @@ seed; one that has not the same sign under every seed is called none. Nothing is
 
 import argparse
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
@@ -42,24 +44,24 @@ def main() -> int:
     """Train, print, write."""
     arguments = _arguments()
     sizes = QUICK if arguments.quick else SIZES
-    text = np.frombuffer(corpus.embedded_text(), np.uint8)
-    train, validation = corpus.split(text, 0.1, sizes["max_seq_len"])
     names = arguments.variants.split(",") if arguments.variants else list(VARIANTS)
     target = parameters_of(cllm.ModelConfig(**sizes))
-    rows = []
-    for number, name in enumerate(names):
-        config = matched(sizes, VARIANTS[name], target)
-        losses = []
-        for seed in range(arguments.seeds):
-            harness.say(f"{number + 1} of {len(names)}: {name}, seed {seed}")
-            losses.append(trained(config, train, validation, arguments, seed))
-        rows.append({"name": name, "config": config.to_dict(), "parameters": parameters_of(config), "losses": losses})
+    configs = {name: matched(sizes, VARIANTS[name], target) for name in names}
+    runs = [(name, seed) for name in names for seed in range(arguments.seeds)]
+    losses = {}
+    with ProcessPoolExecutor(arguments.at_once, get_context("spawn")) as pool:
+        waiting = {pool.submit(trained, configs[name], arguments, seed): (name, seed) for name, seed in runs}
+        for done in as_completed(waiting):
+            losses[waiting[done]] = done.result()
+            harness.say(f"{len(losses)} of {len(runs)}")
     harness.say("")
+    rows = [{"name": name, "config": config.to_dict(), "parameters": parameters_of(config),
+             "losses": [losses[name, seed] for seed in range(arguments.seeds)]} for name, config in configs.items()]
     judge(rows)
     lines = table(rows)
     print("\n".join(lines))
     data = {"steps": arguments.steps, "batch_size": arguments.batch_size, "lr": arguments.lr, "rows": rows}
-    path = harness.write_result("crystalline", arguments.threads, data, arguments.out)
+    path = harness.write_result("crystalline", 1, data, arguments.out)
     draw(rows, path.with_suffix(".png"))
     if arguments.page:
         PAGE.write_text(page(lines, data, path))
@@ -80,11 +82,13 @@ def matched(sizes: dict, changes: dict, target: int) -> cllm.ModelConfig:
     return cllm.ModelConfig(**{**sizes, **changes, "d_ff": d_ff})
 
 
-def trained(config: cllm.ModelConfig, train: np.ndarray, validation: np.ndarray, arguments, seed: int) -> float:
-    """Loss on the validation part after training."""
+def trained(config: cllm.ModelConfig, arguments: argparse.Namespace, seed: int) -> float:
+    """Loss on the validation part after training, on one thread."""
+    text = np.frombuffer(corpus.embedded_text(), np.uint8)
+    train, validation = corpus.split(text, 0.1, config.max_seq_len)
     model = cllm.GPT(config, seed=seed)
     B, T, steps = arguments.batch_size, config.max_seq_len, arguments.steps
-    ex = cllm.Executor(model, batch_size=B, seq_len=T, num_threads=arguments.threads)
+    ex = cllm.Executor(model, batch_size=B, seq_len=T, num_threads=1)
     opt = cllm.AdamW(model, lr=arguments.lr)
     rate = Rate(arguments.lr, total=steps, warmup=max(1, steps // 20), min_lr=arguments.lr / 10)
     for step in range(steps):
@@ -171,14 +175,14 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--steps", type=int, default=None, help="400, or 20 with --quick")
     made.add_argument("--batch-size", type=int, default=None, help="16, or 4 with --quick")
     made.add_argument("--lr", type=float, default=2e-3)
-    made.add_argument("--threads", type=int, default=None, help="all cores where it is left out")
+    made.add_argument("--at-once", type=int, default=len(harness.processors(1 << 10) or "1"),
+                      help="runs at a time, each on one thread (default: %(default)s)")
     made.add_argument("--page", action="store_true", help=f"write {PAGE.relative_to(harness.ROOT)} too")
     made.add_argument("--out", type=Path, default=None, help="JSON file; the picture goes beside it")
     arguments = made.parse_args()
     for name, usual, quick in (("seeds", 3, 2), ("steps", 400, 20), ("batch_size", 16, 4)):
         if getattr(arguments, name) is None:
             setattr(arguments, name, quick if arguments.quick else usual)
-    arguments.threads = arguments.threads or len(harness.processors(1 << 10) or "1")
     return arguments
 
 

@@ -8,7 +8,8 @@
 
 One process a library; for each case all three prepare the same numbers, show by a digest of their results that they
 compute the same, and take short bursts in turn. Products and attention are measured against the rate of fused
-multiply-adds, what works element by element against moving as many bytes (`limits.py`), both measured in the same run.
+multiply-adds, what works element by element against the best way to move as many bytes (`limits.py`), both measured in
+the same run, and against a copy of as many bytes that takes its bursts in turn with the others.
 """
 
 import sys
@@ -137,9 +138,15 @@ def _measure(arguments, cases: list) -> tuple[list[dict], list[str]]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             limits = Limits(Path(folder), arguments.threads)
+            if limits.library:
+                peers["copy"] = harness.Peer("kernels_copy.py", arguments.threads)
             for kernel, shape in cases:
                 harness.say(f"{kernel} {shape}")
                 prepared = _prepared(peers, kernel, shape, arguments.threads, problems)
+                nbytes = moved_bytes(kernel, shape)
+                if nbytes and "copy" in peers:
+                    prepared["copy"] = peers["copy"].ask("prepare", library=str(limits.library), nbytes=nbytes // 2,
+                                                         threads=arguments.threads)
                 if prepared:
                     resident = {library: resident_bytes(peers[library].pid) for library in prepared
                                 if forget_peak(peers[library].pid)}
@@ -165,7 +172,7 @@ def _set_limit(row: dict, limits: Limits) -> None:
 
 def _prepared(peers: dict, kernel: str, shape: tuple, threads: int, problems: list[str]) -> dict[str, dict]:
     prepared = {}
-    for library, peer in list(peers.items()):
+    for library, peer in [one for one in peers.items() if one[0] != "copy"]:
         settings = {"threads": threads} | ({"dtype": "float64"} if library == "float64" else {})
         try:
             one = peer.ask("prepare", kernel=kernel, shape=list(shape), settings=settings)
@@ -198,9 +205,11 @@ def _row(kernel: str, shape: tuple, peers: dict, prepared: dict, rounds: int, li
              for library, timing in timings.items()}
     row = {"kernel": kernel, "shape": list(shape), "unit": "GFLOP/s" if work else "GB/s", "rate": rates,
            "seconds": {library: timing.to_dict() for library, timing in timings.items()}, "time_against": {},
-           "text": {}, "float64_speed": None}
+           "text": {}, "float64_speed": None, "share_of_copy": None}
     if "cllm" in timings and "float64" in timings:
         row["float64_speed"] = harness.ratio(timings["cllm"], timings["float64"]).to_dict()
+    if "cllm" in timings and "copy" in timings:  # as many bytes, in turn with it
+        row["share_of_copy"] = harness.ratio(timings["copy"], timings["cllm"]).to_dict()
     for library in [one for one in timings if one in LIBRARIES and "cllm" in timings]:
         ratio = harness.ratio(timings["cllm"], timings[library])
         row["time_against"][library], row["text"][library] = ratio.to_dict(), str(ratio)
@@ -218,6 +227,7 @@ def _print(rows: list[dict], problems: list[str]) -> None:
         print(f"{row['kernel']:24s} {'x'.join(map(str, row['shape'])):18s} {row['unit']:8s} {' '.join(cells)} {limit} "
               f"{'-' if share is None else f'{share:.2f}':>6s}  "
               + "  ".join(f"{library} {text}" for library, text in row["text"].items())
+              + (f"  {row['share_of_copy']['value']:.2f} of a copy" if row["share_of_copy"] else "")
               + (f"  float64 at {row['float64_speed']['value']:.2f} of its speed" if row["float64_speed"] else ""))
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         _print_mean(kernel, [row for row in rows if row["kernel"] == kernel and row["time_against"]])

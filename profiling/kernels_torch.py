@@ -164,10 +164,10 @@ def cases(threads: int) -> dict:
         return call, [a["param"]]
 
     def sum_of_squares(elements):
-        grad, found = tensors(data.parameters(elements))["grad"], torch.zeros(1)
+        grad, found = tensors(data.parameters(elements))["grad"], torch.zeros(1, dtype=torch.float64)
 
         def call():
-            found[0] = torch.linalg.vector_norm(grad) ** 2
+            found[0] = torch.linalg.vector_norm(grad, dtype=torch.float64) ** 2
 
         return call, [found]
 

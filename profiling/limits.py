@@ -14,6 +14,8 @@ SMALLEST_BYTES = 1 << 16
 class Limits:
     """The two roofs of the machine, from a small C program built for it; None where there is no compiler.
 
+    ``library`` is the same file as a library, which `kernels_copy.py` takes its turns with.
+
     Parameters
     ----------
     folder : Path
@@ -22,16 +24,18 @@ class Limits:
     """
 
     def __init__(self, folder: Path, threads: int):
-        self._program, self._threads = folder / "limits", threads
+        self._program: Path | None = folder / "limits"
+        self.library: Path | None = folder / "limits.so"
+        self._threads = threads
         self._flops: float | None = None
         self._moved: dict[int, float] = {}
-        source = Path(__file__).with_name("limits.c")
+        command = ["cc", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", str(Path(__file__).with_name("limits.c"))]
         try:
-            subprocess.run(["cc", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", str(source), "-o",
-                            str(self._program)], check=True, capture_output=True)
+            for path, more in ((self._program, ()), (self.library, ("-shared", "-fPIC"))):
+                subprocess.run([*command, *more, "-o", str(path)], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
             print("no C compiler with OpenMP: the shares of the machine's limit stay empty", file=sys.stderr)
-            self._program = None
+            self._program = self.library = None
 
     def look(self, nbytes: float = 0) -> None:
         """Measure both roofs with `nbytes` at work; what is known only grows."""

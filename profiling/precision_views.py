@@ -17,6 +17,17 @@ def _curves(data: dict) -> Table:
                      f"{row['largest_share']:.2f}", "yes" if row["within"] else "no") for row in data["rows"]]
 
 
+def _first_gradients(data: dict) -> Table:
+    """What inexact strategies save and cost, and how far their first gradients are off."""
+    base = next(row for row in data["rows"] if row["strategy"] == "cache")
+    return ("strategy", "arena MB", "saved of cache's arena", "time against cache", "relative error of the gradient",
+            "cosine"), [
+        (f"`{row['strategy']}`", f"{row['arena_bytes'] / 1e6:.1f}", f"{1 - row['arena_bytes'] / base['arena_bytes']:.1%}",
+         f"{row['slowdown_vs_cache']:.2f}", *(["0", "1"] if row["exact"] else [
+             f"{row['gradient_error']['relative_error']:.1e}", f"{row['gradient_error']['cosine']:.7f}"]))
+        for row in data["rows"]]
+
+
 def _mixed_memory(data: dict) -> Table:
     found = data["memory"]
     copy = found["working_copy_bytes"]
@@ -75,6 +86,7 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("mixed_precision", "steps"): _mixed_steps,
     ("mixed_precision", "products"): _mixed_products,
     ("mixed_precision", "bound"): _mixed_bound,
+    ("cllm compare", "gradients"): _first_gradients,
     ("leaks", ""): _leaks,
     ("compare", "disks"): _disks,
 }
