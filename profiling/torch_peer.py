@@ -116,6 +116,8 @@ class Training:
         self.forward = self.model
         if kind == "compile":
             if value:
+                import torch._functorch.config
+
                 torch._functorch.config.activation_memory_budget = float(value)
             self.forward = torch.compile(self.model)
         elif kind not in ("eager", "checkpoint", "micro"):
