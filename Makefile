@@ -54,7 +54,7 @@ profile-speed profile-overhead profile-depth: profile-%: $(VENV)/extra-plot
 	$(MEASURE)/$*.py --out $(RESULTS)/$*.json
 
 profile-kernels: $(VENV)/extra-plot
-	$(MEASURE)/kernels.py --rounds 3 $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) --out $(RESULTS)/kernels.json
+	$(MEASURE)/kernels.py --rounds 3 $(if $(PEER_PYTHON),--float64 --peer-python $(PEER_PYTHON)) --out $(RESULTS)/kernels.json
 
 profile-predictions: $(VENV)/extra-plot
 	$(MEASURE)/predictions.py --strategies cache,recompute,every:2,selective,cache@2 --budgets 5 --rounds 3 \
