@@ -175,7 +175,8 @@ def _predictions(rows: list[tuple[str, float, float]]) -> Table:
 
 
 def _foretold(data: dict) -> Table:
-    return _predictions([(row["name"], row["predicted_seconds"], row["seconds"]["median"]) for row in data["rows"]])
+    return _predictions([(f"plan for {megabytes(row['total_bytes'])} MB" if row["is_budget"] else row["name"],
+                          row["predicted_seconds"], row["seconds"]["median"]) for row in data["rows"]])
 
 
 def _budgets(data: dict) -> Table:
