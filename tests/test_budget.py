@@ -6,7 +6,7 @@ import oracle
 import pytest
 
 import cllm
-from cllm.costs import Rates
+from cllm.costs import BYTES_PER_SECOND, Rates
 from cllm.ledger import Ledger
 from cllm.models.wiring import wire
 from cllm.segments import Compress, Segment, Tape
@@ -268,3 +268,12 @@ def test_budgets_are_frozen_data():
     assert hash(cllm.MemoryBudget("1GB")) == hash(cllm.MemoryBudget("1GB"))
     with pytest.raises(AttributeError):
         cllm.MemoryBudget("1GB").limit = 5
+
+
+def test_few_rows_of_the_head_at_once_cost_the_time_to_read_its_weights_again():
+    config = cllm.ModelConfig(50257, 1, 256, 4, 512, 256)
+    ledger = Ledger(wire(config), Workload(config, 1, 256, threads=2), Rates())
+    plan = cllm.CacheAll().decide(ledger)
+    seconds = {rows: ledger.evaluate(dataclasses.replace(plan, loss_rows=rows)).seconds for rows in (256, 16)}
+    again = 15 * 3 * 4 * 50257 * 256  # bytes: fifteen more runs, each reads E and its gradient and writes the latter
+    assert seconds[16] - seconds[256] == pytest.approx(again / BYTES_PER_SECOND, rel=0.05)
