@@ -83,6 +83,7 @@ def test_environment_caps_every_pool(harness, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     made = harness.environment(2)
     assert "OPENBLAS_CORETYPE" not in made
+    assert made["OPENBLAS_THREAD_TIMEOUT"] == harness.OPENBLAS_SPIN
     assert made["OMP_NUM_THREADS"] == made["OPENBLAS_NUM_THREADS"] == made["MKL_NUM_THREADS"] == "2"
     assert "OMP_WAIT_POLICY" not in made and made["OMP_PROC_BIND"] == "close"
     monkeypatch.setattr(harness, "wait_policy", "passive")
