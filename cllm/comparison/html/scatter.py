@@ -26,7 +26,7 @@ def figure(report: dict) -> str:
     return element("figure", frame.picture("Memory of the training against the time of a step", *inside, role="group"),
                    element("ul", legend, class_="legend"),
                    element("figcaption", "Measured memory is what the process's peak lies above what it had before the model "
-                           "was made. Predicted seconds leave out the optimizer. Tab goes from point to point."))
+                           "was made. Seconds are of whole steps, with the optimizer. Tab goes from point to point."))
 
 
 def _line(frame: Frame, series: Series) -> str:
