@@ -49,7 +49,7 @@ def main() -> int:
     configs = {name: matched(sizes, VARIANTS[name], target) for name in names}
     runs = [(name, seed) for name in names for seed in range(arguments.seeds)]
     losses = {}
-    with ProcessPoolExecutor(arguments.at_once, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(arguments.threads, get_context("spawn")) as pool:
         waiting = {pool.submit(trained, configs[name], arguments, seed): (name, seed) for name, seed in runs}
         for done in as_completed(waiting):
             losses[waiting[done]] = done.result()
@@ -175,7 +175,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--steps", type=int, default=None, help="400, or 20 with --quick")
     made.add_argument("--batch-size", type=int, default=None, help="16, or 4 with --quick")
     made.add_argument("--lr", type=float, default=2e-3)
-    made.add_argument("--at-once", type=int, default=len(harness.processors(1 << 10) or "1"),
+    made.add_argument("--threads", type=int, default=len(harness.processors(1 << 10) or "1"),
                       help="runs at a time, each on one thread (default: %(default)s)")
     made.add_argument("--page", action="store_true", help=f"write {PAGE.relative_to(harness.ROOT)} too")
     made.add_argument("--out", type=Path, default=None, help="JSON file; the picture goes beside it")

@@ -96,11 +96,14 @@ def _contested_predictions(data: dict) -> Table:
 
 def _kernels(data: dict) -> Table:
     libraries = [one for one in ("cllm", "numpy", "torch") if any(one in row["rate"] for row in data["rows"])]
-    header = ("kernel", "shape", "unit", *libraries, "limit", "share of the limit", "share of a copy, paired",
+    copied = any(row.get("share_of_copy") for row in data["rows"])
+    header = ("kernel", "shape", "unit", *libraries, "limit", "share of the limit",
+              *(["share of a copy, paired"] if copied else []),
               *[f"time of cllm against {one}" for one in libraries if one != "cllm"])
     rows = [(_code(row["kernel"]), " × ".join(map(str, row["shape"])), row["unit"],
              *[number(row["rate"].get(one), ".1f", 1e-9) for one in libraries], number(row["limit"], ".1f", 1e-9),
-             number(row["share"].get("cllm"), ".2f"), number((row.get("share_of_copy") or {}).get("value"), ".2f"),
+             number(row["share"].get("cllm"), ".2f"),
+             *([number((row.get("share_of_copy") or {}).get("value"), ".2f")] if copied else []),
              *[row["text"].get(one, NOTHING) for one in libraries if one != "cllm"]) for row in data["rows"]]
     return header, rows
 
