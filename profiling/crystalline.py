@@ -132,7 +132,7 @@ def table(rows: list[dict]) -> list[str]:
 def page(lines: list[str], data: dict, path: Path) -> str:
     """The page of the result."""
     words = {says: [row["name"] for row in data["rows"] if row["says"] == says] for says in ("helps", "harms", "none")}
-    picture = path.with_suffix(".png").relative_to(harness.ROOT)
+    picture = path.resolve().with_suffix(".png").relative_to(harness.ROOT)
     seeds = len(data["rows"][0]["losses"])
     said = [f"* {title}: {', '.join(words[says]) or 'nothing'}." for says, title in (
         ("helps", "Better than plain under every seed"), ("harms", "Worse than plain under every seed"),
