@@ -2,7 +2,7 @@
 #   make test      build, install the tests' packages, run the tests
 #   make compare   build, then train one model under several strategies: table, out/compare.json, out/compare.png
 #   make profile   build, then measure and draw what README and docs show, into profiling/results/, and fill the pages:
-#                  under ten minutes on two cores; make profile-memory and so on make one part of it
+#                  make profile-memory and so on make one part of it
 #   make peers PEER_PYTHON=PYTHON_WITH_TORCH   the comparisons with PyTorch
 #   make experiments   what takes longer: the same at 4 x 1024, every strategy against its prediction, the variants
 #   make build     the environment and the compiled package alone

@@ -10,7 +10,6 @@ import argparse
 import sys
 
 import curves
-import harness
 
 import cllm
 from cllm.strategies import parse
@@ -28,12 +27,7 @@ def main() -> int:
     for row in rows:
         plan = cllm.plan(job.config, job.batch_size, job.config.max_seq_len, strategy=row["name"], num_threads=1)
         row["arena_bytes"] = plan.arena_bytes
-    curves.print_rows(rows)
-    path = harness.write_result("compression", arguments.threads, {**job.to_dict(), "rows": rows}, arguments.out)
-    curves.draw(rows, f"{job.steps} steps, {arguments.seeds} seeds: activations kept in fewer bits",
-                path.with_suffix(".png"))
-    print(f"\nwritten: {path} and its picture")
-    return int(not all(row["within"] for row in rows))
+    return curves.publish("compression", "activations kept in fewer bits", job, rows, arguments)
 
 
 if __name__ == "__main__":

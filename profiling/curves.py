@@ -146,6 +146,15 @@ def print_rows(rows: list[dict]) -> None:
               f"{'' if row['within'] else '  NOT within'}")
 
 
+def publish(script: str, subject: str, job: Job, rows: list[dict], arguments) -> int:
+    """Print, write and draw the rows; returns the exit code, 1 when a curve leaves the spread of seeds."""
+    print_rows(rows)
+    path = harness.write_result(script, arguments.threads, {**job.to_dict(), "rows": rows}, arguments.out)
+    draw(rows, f"{job.steps} steps, {arguments.seeds} seeds: {subject}", path.with_suffix(".png"))
+    print(f"\nwritten: {path} and its picture")
+    return int(not all(row["within"] for row in rows))
+
+
 def draw(rows: list[dict], title: str, path: Path) -> None:
     """Validation loss of every run, and its distance from the exact run of its seed inside the spread of seeds."""
     try:

@@ -12,7 +12,6 @@ import argparse
 import sys
 
 import curves
-import harness
 import numpy as np
 
 import cllm
@@ -39,12 +38,7 @@ def main() -> int:
     arguments = parser.parse_args()
     job = curves.job_of(arguments)
     rows = curves.compare(job, VARIANTS, arguments.seeds)
-    curves.print_rows(rows)
-    path = harness.write_result("mixed_precision_loss", arguments.threads, {**job.to_dict(), "rows": rows}, arguments.out)
-    curves.draw(rows, f"{job.steps} steps, {arguments.seeds} seeds: bfloat16 working copy, float32 masters and sums",
-                path.with_suffix(".png"))
-    print(f"\nwritten: {path} and its picture")
-    return int(not all(row["within"] for row in rows))
+    return curves.publish("mixed_precision_loss", "bfloat16 working copy, float32 masters and sums", job, rows, arguments)
 
 
 if __name__ == "__main__":

@@ -196,6 +196,19 @@ def _budgets(data: dict) -> Table:
                     for row in sorted(data["rows"], key=lambda row: row["total_bytes"]) if row["is_budget"]]
 
 
+def _planned(data: dict) -> Table:
+    return ("workload", "plan s", "refusal s", "plans on the curve"), [
+        (row["job"], f"{row['plan_seconds']:.2f}", f"{row['refusal_seconds']:.2f}", str(row["points"]))
+        for row in data["rows"]]
+
+
+def _thinned(data: dict) -> Table:
+    found = data["thinned"]
+    return ("seconds of the thinned curve's plan over the whole one's", ""), [
+        ("median over the limits", f"{found['median']:.4f}"), ("most at the same limit", f"{found['worst']:.4f}"),
+        ("most where the limit is 1 % larger", f"{found['worst_near']:.4f}")]
+
+
 def _interval(one: dict | None) -> str:
     return NOTHING if one is None else f"{one['ratio']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
@@ -218,6 +231,8 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("overhead", ""): _overheads,
     ("predictions", ""): _foretold,
     ("predictions", "budgets"): _budgets,
+    ("planning", ""): _planned,
+    ("planning", "thinned"): _thinned,
     ("training", ""): _trained,
     **precision_views.VIEWS,
 }
