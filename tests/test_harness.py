@@ -336,3 +336,40 @@ def test_scripts_have_help(harness, script):
 
     done = subprocess.run([sys.executable, str(PROFILING / f"{script}.py"), "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--threads" in done.stdout and "--out" in done.stdout, done.stderr
+
+
+def test_a_point_of_pytorch_is_beaten_by_what_is_faster_with_no_more_growth(harness):
+    compare = _from_profiling("compare")
+
+    def row(name, growth, ratio):
+        return {"name": name, "growth_bytes": growth, "ratio": {"value": ratio}}
+
+    rows = [row("large", 9, 0.5), row("slow", 3, 2.0), row("both", 5, 1.0), row("unknown", None, 0.1),
+            row("torch eager", 5, 1.5)]
+    compare._judge(rows)
+    assert rows[-1]["beaten_by"] == ["both"] and all("beaten_by" not in one for one in rows[:-1])
+
+
+def test_every_group_of_contestants_has_the_first(harness):
+    compare = _from_profiling("compare")
+
+    assert compare._groups(list("abcdef"), 3) == [["a", "b", "c"], ["a", "d", "e"], ["a", "f"]]
+    assert compare._groups(["a"], 1) == [["a"]]
+
+
+def test_share_of_a_copy_is_the_time_of_the_copy_over_that_of_the_kernel(harness):
+    kernels = _from_profiling("kernels")
+
+    class Fake:
+        def __init__(self, seconds):
+            self.seconds = seconds
+
+        def ask(self, what, repeats):
+            return [self.seconds] * repeats
+
+        def look(self, nbytes):
+            pass
+
+    peers = {"cllm": Fake(4.0), "copy": Fake(1.0)}
+    row = kernels._row("scale", (8,), peers, {name: {"seconds": one.seconds} for name, one in peers.items()}, 1, Fake(0.0))
+    assert row["share_of_copy"]["value"] == 0.25 and row["time_against"] == {}
