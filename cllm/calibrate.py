@@ -4,9 +4,9 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -25,8 +25,9 @@ from cllm.workload import Workload
 
 MOST_SECONDS = 20.0  # that a calibration should take; what it then has not measured is estimated from what it has
 LAYERS = 3  # of the model that is measured: blocks of a kind cost the same, and three give each operation enough samples
-LEAST_ROUNDS, MOST_ROUNDS = 2, 6  # timed steps of a size of micro-batch, after one that warms up
-ROUND_SECONDS = 1.0  # after which a size has been timed long enough
+ROUNDS = 4  # in each of them every size of micro-batch has its turn, so that a slow phase of the machine meets them all
+TURN_SECONDS = 0.15  # of timed steps in a turn, after one that warms up; one step at least
+UPDATES = 6  # timed updates by the optimizer
 DISK_PROBE_BYTES = 64 << 20
 
 
@@ -43,9 +44,10 @@ def wants_seconds(strategy: object) -> bool:
 def calibrate(workload: Workload, tell: Callable[[str], None] = lambda text: None, limit: int | None = None) -> Path:
     """Measure a workload's operations and store their means.
 
-    Sizes of micro-batch from one sequence up, each twice the one before, are run for a few steps with block inputs only:
-    such a step runs every operation that a plan may run, in the order and with the buffers of a real one. Compressed
-    copies are measured at one sequence: their seconds grow with their bytes. Random tokens serve as well as text.
+    Sizes of micro-batch from one sequence up, each twice the one before, take a few steps in turn with block inputs only:
+    such a step runs every operation that a plan may run, in the order and with the buffers of a real one. One sequence is
+    run as half of a batch of two, which also puts gradients aside for the epilogue. Compressed copies are measured at one
+    sequence: their seconds grow with their bytes. Random tokens serve as well as text.
 
     Parameters
     ----------
@@ -63,20 +65,30 @@ def calibrate(workload: Workload, tell: Callable[[str], None] = lambda text: Non
     config = replace(workload.config, n_layers=min(LAYERS, workload.config.n_layers))
     began = perf_counter()
     model = GPT(config, dtype=workload.dtype)
-    seconds: dict[str, float] = {}
+    sizes: list[_Steps] = []
     for size in _sizes(workload.batch):
-        part = replace(workload, config=config, batch=size)
+        part = replace(workload, config=config, batch=min(2, workload.batch) if size == 1 else size)
         if size > 1 and perf_counter() - began > MOST_SECONDS / 3:  # the next takes twice as long as the last
             tell(f"micro-batches of {size} and more are estimated")
             break
         if size > 1 and limit is not None and decide(RecomputeAll(), Ledger(model.program, part)).total_bytes > limit:
             break
         tell(f"micro-batch of {size}")
-        seconds |= _measure_ops(model, part, RecomputeAll(), MOST_ROUNDS)
-        if size == 1:
-            tell("compressed copies")
-            for dtype in PACKED:
-                seconds = _measure_ops(model, part, Compressed(dtype), 1) | seconds
+        sizes.append(_Steps(part, RecomputeAll(micro_batch=size)))
+        sizes[-1].turn(model)
+    compressed = [_Steps(sizes[0].workload, Compressed(dtype, micro_batch=1)) for dtype in PACKED]
+    for number in range(1, ROUNDS):
+        if perf_counter() - began > MOST_SECONDS / 2:
+            break
+        tell(f"round {number + 1} of {ROUNDS}")
+        for steps in sizes:
+            steps.turn(model)
+    tell("compressed copies")
+    for steps in compressed:
+        steps.turn(model)
+    seconds: dict[str, float] = {}
+    for steps in reversed(sizes + compressed):  # what several measured is told by the first
+        seconds |= steps.seconds()
     tell("optimizer")
     if workload.optimizer == "adamw":  # the others are reckoned by the bytes they move
         seconds[f"{UPDATE} adamw"] = _measure_update(model)
@@ -96,36 +108,49 @@ def _mark(workload: Workload) -> str:
     return f"done {config};{workload.batch}x{workload.time}"
 
 
-def _measure_ops(model: GPT, workload: Workload, strategy, most_rounds: int) -> dict[str, float]:
-    executor = Executor(model, workload.batch, workload.time, strategy=strategy, optimizer=workload.optimizer,
-                        num_threads=workload.threads)
-    generator = np.random.default_rng(0)
-    tokens, targets = generator.integers(0, workload.config.vocab_size, (2, workload.batch, workload.time))
-    found = defaultdict(list)
-    spent, rounds = 0.0, -1
-    while rounds < min(LEAST_ROUNDS, most_rounds) or (rounds < most_rounds and spent < ROUND_SECONDS):
+@dataclass
+class _Steps:
+    """Timed steps of a plan: seconds of each operation, by signature, and of every step."""
+
+    workload: Workload
+    strategy: object
+    found: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    names: list[str] = field(default_factory=list)
+    totals: list[float] = field(default_factory=list)
+
+    def turn(self, model: GPT) -> None:
+        """A step that warms up, then timed ones."""
+        work = self.workload
+        executor = Executor(model, work.batch, work.time, strategy=self.strategy, optimizer=work.optimizer,
+                            num_threads=work.threads)
+        schedule, repeats = executor.schedule, work.batch // executor.schedule.micro_batch
+        self.names = [op_signature(op, schedule, work) for op in
+                      (*schedule.ops[:schedule.epilogue] * repeats, *schedule.ops[schedule.epilogue:])]
+        tokens, targets = np.random.default_rng(0).integers(0, work.config.vocab_size, (2, work.batch, work.time))
         model.zero_grad()
-        timed = executor.timed_step(tokens, targets)
-        rounds += 1
-        if rounds:
-            for op, (_, _, seconds) in zip(executor.schedule.ops, timed, strict=True):
-                found[op_signature(op, executor.schedule, workload)].append(seconds)
-                spent += seconds
-    return {name: _typical(samples) for name, samples in found.items()}
+        executor.loss_and_grad(tokens, targets)
+        spent = 0.0
+        while spent < TURN_SECONDS:
+            model.zero_grad()
+            timed = [seconds for *_, seconds in executor.timed_step(tokens, targets)]
+            for name, seconds in zip(self.names, timed, strict=True):
+                self.found[name].append(seconds)
+            self.totals.append(sum(timed))
+            spent += self.totals[-1]
 
-
-def _typical(samples: list[float]) -> float:
-    """The mean, where no sample counts for more than three medians: what an operation adds to a step. (Medians of skewed
-    samples, summed, fall short of the step by some percent.)"""
-    most = 3 * median(samples)
-    return fmean(min(sample, most) for sample in samples)
+    def seconds(self) -> dict[str, float]:
+        """What each operation adds to a step: medians, in the proportion that makes their sum the median step. (Seconds are
+        skewed: medians alone fall short of the step by some percent, and means hear every disturbance.)"""
+        medians = {name: median(samples) for name, samples in self.found.items()}
+        share = median(self.totals) / sum(medians[name] for name in self.names)
+        return {name: share * seconds for name, seconds in medians.items()}
 
 
 def _measure_update(model: GPT) -> float:
     """Seconds per byte of parameters of what a step does beside its operations: zero, look for NaN, clip, update."""
     optimizer = AdamW(model)
     samples = []
-    for _ in range(1 + MOST_ROUNDS):
+    for _ in range(1 + UPDATES):
         began = perf_counter()
         model.zero_grad()
         for gradient in model.gradients.values():
@@ -133,7 +158,7 @@ def _measure_update(model: GPT) -> float:
         clip_grad_norm(model, 1.0)
         optimizer.step()
         samples.append(perf_counter() - began)
-    return _typical(samples[1:]) / sum(p.nbytes for p in model.parameters.values())
+    return median(samples[1:]) / sum(p.nbytes for p in model.parameters.values())
 
 
 def _measure_disk() -> float:

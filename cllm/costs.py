@@ -44,7 +44,7 @@ class Rates:
         kind = "forward" if op.kind == "rebuild" else op.kind
         if kind in ("spill_start", "spill_wait", "fetch_start", "fetch_wait"):
             return SECONDS_PER_CALL
-        nbytes = _moved_bytes(op, schedule)
+        nbytes = _moved_bytes(op, schedule, workload)
         letters = _letters(op, schedule, workload)
         key = (kind, op.step.layer, letters["B"], letters["T"], letters["R"], nbytes, workload.threads)
         if key not in self._known:
@@ -147,7 +147,7 @@ def op_work(op: Op, schedule: Schedule, workload: Workload, micro_batch: int) ->
 def op_signature(op: Op, schedule: Schedule, workload: Workload) -> str:
     """The signature of an operation of a schedule."""
     kind = "forward" if op.kind == "rebuild" else op.kind
-    return signature(kind, op.step, _letters(op, schedule, workload), _moved_bytes(op, schedule))
+    return signature(kind, op.step, _letters(op, schedule, workload), _moved_bytes(op, schedule, workload))
 
 
 def _letters(op: Op, schedule: Schedule, workload: Workload) -> dict[str, int]:
@@ -155,5 +155,8 @@ def _letters(op: Op, schedule: Schedule, workload: Workload) -> dict[str, int]:
             **op.step.layer.letters}
 
 
-def _moved_bytes(op: Op, schedule: Schedule) -> int:
-    return sum(schedule.buffers[b].nbytes for _, b in (*op.reads, *op.writes) if schedule.buffers[b].kind != "scratch")
+def _moved_bytes(op: Op, schedule: Schedule, workload: Workload) -> int:
+    """Bytes of what an operation reads and writes; of a whole batch's buffer, an operation on a micro-batch moves its part."""
+    buffers = [schedule.buffers[b] for _, b in (*op.reads, *op.writes)]
+    return sum(b.nbytes * (schedule.micro_batch if b.whole and not op.whole else workload.batch) // workload.batch
+               for b in buffers if b.kind != "scratch")
