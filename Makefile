@@ -1,8 +1,8 @@
 # One command each, from a fresh clone; every target makes the environment that it needs in .venv.
 #   make test      build, install the tests' packages, run the tests
 #   make compare   build, then train one model under several strategies: table, out/compare.json, out/compare.png
-#   make profile   build, then measure and draw what README and docs show, into profiling/results/, and fill the pages:
-#                  make profile-memory and so on make one part of it
+#   make profile   build, measure what README and docs show, into profiling/results/, draw every picture anew (what takes
+#                  PyTorch or hours from the stored figures) and fill the pages; make profile-memory makes one part of it
 #   make peers PEER_PYTHON=PYTHON_WITH_TORCH   the comparisons with PyTorch
 #   make experiments   what takes longer: the same at 4 x 1024, every strategy against its prediction, the variants
 #   make build     the environment and the compiled package alone
@@ -41,6 +41,7 @@ compare: $(VENV)/extra-plot
 .NOTPARALLEL:
 
 profile: $(addprefix profile-,$(PROFILES))
+	$(MEASURE)/draw.py
 	$(MEASURE)/tables.py
 
 profile-compare: $(VENV)/extra-plot
@@ -73,9 +74,8 @@ peers: $(VENV)/extra-plot
 		--out $(RESULTS)/peers-gpt2-2x256.json
 	$(AGAINST) --preset tiny --batch-size 4 --seq-len 32 --rounds 15 --peers eager,compile --strategies cache \
 		--out $(RESULTS)/peers-tiny.json
-	$(MEASURE)/compare.py --picture $(RESULTS)/peers-8x256.json $(RESULTS)/peers-4x1024.json \
-		$(RESULTS)/peers-gpt2-1x1024.json --out $(RESULTS)/peers.png
 	$(MEASURE)/training.py --peer-python $(PEER_PYTHON) --out $(RESULTS)/training.json
+	$(MEASURE)/draw.py
 	$(MEASURE)/tables.py
 
 experiments: $(VENV)/extra-plot $(VENV)/extra-profile

@@ -10,7 +10,6 @@ Growth is the peak resident memory of the steady steps over what was resident wh
 strategies that spill, the bandwidth of their directory is measured before and written beside them.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +18,6 @@ import disk
 import draw
 import harness
 import jobs
-import pictures_memory
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes
 
@@ -39,11 +37,7 @@ def main() -> int:
     parser.add_argument("--together", type=int, default=None, metavar="N",
                         help="contestants alive at once, where memory does not hold all of them (default: all); the first "
                              "one stands in every group, and ratios to it are of the same group")
-    parser.add_argument("--picture", nargs="+", type=Path, metavar="FILE.json",
-                        help="measure nothing: draw these results side by side into --out")
     arguments = jobs.parsed(parser)
-    if arguments.picture:
-        return _draw_stored(arguments.picture, arguments.out)
     config = jobs.config_of(arguments)
     names = jobs.strategies_of(arguments) + [f"torch {mode}" for mode in arguments.peers.split(",") if mode]
     disks = [disk.bandwidth(folder) for folder in spill_directories(names) if Path(folder).is_dir()]
@@ -97,14 +91,6 @@ def _judge(rows: list[dict]) -> None:
             row["beaten_by"] = [one["name"] for one in rows if not one["name"].startswith("torch ")
                                 and one["growth_bytes"] is not None and one["growth_bytes"] <= row["growth_bytes"]
                                 and one["ratio"]["value"] < row["ratio"]["value"]]
-
-
-def _draw_stored(paths: list[Path], out: Path | None) -> int:
-    if out is None:
-        raise SystemExit("--picture needs --out FILE.png")
-    pictures_memory.memory_against_time([json.loads(path.read_text()) for path in paths], out)
-    print(f"written: {out}")
-    return 0
 
 
 def _add_peers(arguments, config: dict, names: list[str], made: dict, failed: dict) -> None:

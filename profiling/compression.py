@@ -27,7 +27,7 @@ def main() -> int:
     for row in rows:
         plan = cllm.plan(job.config, job.batch_size, job.config.max_seq_len, strategy=row["name"], num_threads=1)
         row["arena_bytes"] = plan.arena_bytes
-    return curves.publish("compression", "activations kept in fewer bits", job, rows, arguments)
+    return curves.publish("compression", job, rows, arguments)
 
 
 if __name__ == "__main__":

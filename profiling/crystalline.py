@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
+import draw
 import harness
 import numpy as np
 
@@ -62,7 +63,7 @@ def main() -> int:
     print("\n".join(lines))
     data = {"steps": arguments.steps, "batch_size": arguments.batch_size, "lr": arguments.lr, "rows": rows}
     path = harness.write_result("crystalline", 1, data, arguments.out)
-    draw(rows, path.with_suffix(".png"))
+    draw.draw(path)
     if arguments.page:
         PAGE.write_text(page(lines, data, path))
     print(f"\nwritten: {path}")
@@ -145,25 +146,6 @@ def page(lines: list[str], data: dict, path: Path) -> str:
         "seed, and are judged on the last tenth of the text. One small model on one text: a statement about this",
         "setting.", "",
         *lines, "", f"![validation loss by variant](../{picture.as_posix()})", "", *said]) + "\n"
-
-
-def draw(rows: list[dict], path: Path) -> None:
-    """Loss of every seed, one line a variant."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no picture: matplotlib is missing (pip install 'cllm[plot]')", file=sys.stderr)
-        return
-    figure = Figure(figsize=(8, 0.35 * len(rows) + 1.2), layout="constrained")
-    axis = figure.subplots()
-    for place, row in enumerate(reversed(rows)):
-        axis.plot(row["losses"], [place] * len(row["losses"]), "o", color="#0072B2", alpha=0.6)
-        axis.plot(row["mean"], place, "|", color="#000000", markersize=14)
-    axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
-    axis.set_xlabel("validation loss, nats a byte: each seed, and the mean")
-    axis.grid(axis="x", color="#e2e2e2", linewidth=0.7)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
 
 
 def _arguments() -> argparse.Namespace:

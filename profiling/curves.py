@@ -7,12 +7,12 @@ mean of these differences over the seeds; it counts as nothing where it is below
 the spread, greatest less least over the seeds, of the same evaluation.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
+import draw
 import harness
 import numpy as np
 
@@ -23,7 +23,6 @@ from cllm.rates import Rate
 SIZES = dict(vocab_size=256, n_layers=4, d_model=128, n_heads=4, d_ff=512, max_seq_len=128)
 QUICK = dict(vocab_size=256, n_layers=2, d_model=32, n_heads=2, d_ff=64, max_seq_len=32)
 VALIDATION_BATCHES = 12
-COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")
 
 
 @dataclass(frozen=True)
@@ -146,45 +145,13 @@ def print_rows(rows: list[dict]) -> None:
               f"{'' if row['within'] else '  NOT within'}")
 
 
-def publish(script: str, subject: str, job: Job, rows: list[dict], arguments) -> int:
+def publish(script: str, job: Job, rows: list[dict], arguments) -> int:
     """Print, write and draw the rows; returns the exit code, 1 when a curve leaves the spread of seeds."""
     print_rows(rows)
     path = harness.write_result(script, arguments.threads, {**job.to_dict(), "rows": rows}, arguments.out)
-    draw(rows, f"{job.steps} steps, {arguments.seeds} seeds: {subject}", path.with_suffix(".png"))
+    draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return int(not all(row["within"] for row in rows))
-
-
-def draw(rows: list[dict], title: str, path: Path) -> None:
-    """Validation loss of every run, and its distance from the exact run of its seed inside the spread of seeds."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no picture: matplotlib is missing (pip install 'cllm[plot]')", file=sys.stderr)
-        return
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    left, right = figure.subplots(1, 2)
-    exact = [run["evaluations"] for run in rows[0]["runs"]]
-    steps = [step for step, _ in exact[0]]
-    spreads = [max(points) - min(points) for points in zip(*([loss for _, loss in one] for one in exact), strict=True)]
-    right.fill_between(steps, [-s for s in spreads], spreads, color="#dddddd", label="spread of seeds, exact runs")
-    for row, colour in zip(rows, COLOURS, strict=False):
-        for seed, (run, reference) in enumerate(zip(row["runs"], exact, strict=True)):
-            label = row["name"] if seed == 0 else None
-            loss = [one for _, one in run["evaluations"]]
-            left.plot(steps, loss, color=colour, linewidth=1, alpha=0.8, label=label)
-            if row is not rows[0]:
-                right.plot(steps, [one - other for one, (_, other) in zip(loss, reference, strict=True)], color=colour,
-                           linewidth=1, marker=".", alpha=0.8)
-    left.set_ylabel("validation loss, nats a byte")
-    right.set_ylabel("less the exact run of the same seed")
-    for axis in (left, right):
-        axis.set_xlabel("step")
-        axis.grid(color="#e2e2e2", linewidth=0.7)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
 
 
 def options(parser) -> None:

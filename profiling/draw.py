@@ -1,6 +1,8 @@
 """Draws the pictures of results anew, from their JSON alone.
 
-    python profiling/draw.py profiling/results/*.json
+    python profiling/draw.py                            every picture of profiling/results
+    python profiling/draw.py profiling/results/speed.json
+    python profiling/draw.py A.json B.json --side-by-side C.png     results of `compare.py`, a panel each
 
 Scripts draw through the same door when they have measured: what a picture shows is what its file holds.
 """
@@ -10,8 +12,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import harness
 import pictures_memory
 import pictures_speed
+import pictures_training
 
 # By script: the endings of the pictures' names, and what draws each.
 PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
@@ -21,16 +25,35 @@ PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
     "compare": {"": lambda data, path: pictures_memory.memory_against_time([data], path)},
     "predictions": {"": pictures_memory.curve},
     "depth": {"": pictures_memory.growth},
+    "training": {"": pictures_training.beside_peer},
+    "compression": {"": pictures_training.curves},
+    "mixed_precision_loss": {"": pictures_training.curves},
+    "crystalline": {"": pictures_training.variants},
 }
+
+# Of several results together, by name of the picture in profiling/results.
+SIDE_BY_SIDE = {"peers": ("peers-8x256", "peers-4x1024", "peers-gpt2-1x1024")}
 
 
 def main() -> None:
     """Draw what was asked for; results that have no picture here are passed over, by name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", nargs="+", type=Path, metavar="FILE.json")
-    for path in parser.parse_args().results:
+    parser.add_argument("results", nargs="*", type=Path, metavar="FILE.json", help="(default: all of profiling/results)")
+    parser.add_argument("--side-by-side", type=Path, metavar="FILE.png", help="one picture of all, results of compare.py")
+    arguments = parser.parse_args()
+    if arguments.side_by_side:
+        _draw_together(arguments.results, arguments.side_by_side)
+        return
+    for path in arguments.results or sorted(harness.RESULTS.glob("*.json")):
         made = draw(path)
-        print(f"{path}: " + (", ".join(one.name for one in made) or "no picture is drawn here"))
+        print(f"{path.name}: " + (", ".join(one.name for one in made) or "no picture is drawn here"))
+    for name, parts in {} if arguments.results else SIDE_BY_SIDE.items():
+        _draw_together([harness.RESULTS / f"{part}.json" for part in parts], harness.RESULTS / f"{name}.png")
+
+
+def _draw_together(paths: list[Path], picture: Path) -> None:
+    pictures_memory.memory_against_time([json.loads(path.read_text(encoding="utf-8")) for path in paths], picture)
+    print(f"{', '.join(path.name for path in paths)}: {picture.name}")
 
 
 def draw(path: Path) -> list[Path]:

@@ -38,7 +38,7 @@ def main() -> int:
     arguments = parser.parse_args()
     job = curves.job_of(arguments)
     rows = curves.compare(job, VARIANTS, arguments.seeds)
-    return curves.publish("mixed_precision_loss", "bfloat16 working copy, float32 masters and sums", job, rows, arguments)
+    return curves.publish("mixed_precision_loss", job, rows, arguments)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+import draw
 import harness
 
 from cllm.config import ModelConfig
@@ -50,7 +51,7 @@ def main() -> int:
         data["time_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
     path = harness.write_result("training", arguments.threads, data, arguments.out)
     _print(data)
-    _draw(data, path.with_suffix(".png"))
+    draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return int(abs(data.get("val_loss_difference", 0.0)) > 0.005)
 
@@ -107,31 +108,6 @@ def _print(data: dict) -> None:
     if "time_ratio" in data:
         print(f"validation of cllm over PyTorch's: {100 * data['val_loss_difference']:+.2f} %; "
               f"PyTorch's time over cllm's: {data['time_ratio']:.2f}")
-
-
-def _draw(data: dict, path: Path) -> None:
-    """Validation loss against the seconds trained, and against the steps."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no picture: matplotlib is missing (pip install 'cllm[plot]')", file=sys.stderr)
-        return
-    from figures import OURS, THEIRS
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    panels = zip(figure.subplots(1, 2, sharey=True), ("seconds", "step"), ("seconds of training", "steps"), strict=True)
-    for axis, key, words in panels:
-        for row, colour, style in zip(data["rows"], (OURS, THEIRS), ("-", "--"), strict=False):
-            points = [(one[key], one["val_loss"]) for one in row["evaluations"]]
-            axis.plot(*zip(*points, strict=True), style, color=colour, label=row["name"], marker=".", linewidth=1.4)
-        axis.set_xlabel(words)
-        axis.grid(color="#e2e2e2", linewidth=0.7)
-        axis.legend(frameon=False)
-    figure.axes[0].set_ylabel("validation loss, nats per byte")
-    config = data["config"]
-    figure.suptitle(f"{config['n_layers']} layers, C {config['d_model']}, {data['settings']['batch_size']} x "
-                    f"{data['settings']['seq_len']}, bytes of the embedded text", fontsize=10)
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,17 @@ def test_tables_and_pictures_are_in_sync(tables):
         assert text == tables.filled(text, page.parent), f"{page}: run python profiling/tables.py"
 
 
+def test_make_profile_draws_every_picture_of_the_pages():
+    draw = module_of("profiling/draw.py")
+    drawn = {"compare", *draw.SIDE_BY_SIDE}  # the first by `cllm compare` itself
+    for result in (ROOT / "profiling" / "results").glob("*.json"):
+        script = json.loads(result.read_text(encoding="utf-8")).get("script")
+        drawn |= {result.stem + ending for ending in draw.PICTURES.get(script, {})}
+    shown = {found[1] for page in PAGES for found in re.finditer(r"profiling/results/([\w.-]+)\.png",
+                                                                page.read_text(encoding="utf-8"))}
+    assert shown and not shown - drawn
+
+
 MACHINE = {"cpu": "Some CPU", "cores": 2, "versions": {"compiler": "gcc 12"}}
 CONFIG = {"n_layers": 6, "d_model": 512, "n_heads": 8, "d_ff": 2048, "vocab_size": 256}
 JOB = {"machine": MACHINE, "config": CONFIG, "batch_size": 8, "seq_len": 256, "threads": 2}
