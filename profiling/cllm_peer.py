@@ -31,7 +31,7 @@ class Training:
         memory = self.executor.memory
         return {"loss": loss, "rss_start_bytes": self.rss_start, "rss_model_bytes": rss_model,
                 "arena_bytes": int(memory.arena_bytes), "total_bytes": int(memory.total_bytes),
-                "predicted_seconds": self.executor.plan.predicted_seconds}
+                "predicted_seconds": self.executor.plan.predicted_seconds, "exact": self.executor.plan.exact}
 
     def step(self) -> float:
         """One whole step: zero, loss and gradients, clip, AdamW."""

@@ -306,12 +306,13 @@ def test_verdicts_on_budgets(harness):
     def measured(**seconds):
         timings = {name: harness.Timing(tuple((value * drift,) for drift in (1.0, 1.5, 0.9, 1.2, 1.1, 1.0, 2.0)))
                    for name, value in seconds.items()}
-        sizes = {"least": 100, "recompute": 110, "middle": 200, "cache": 300, "most": 400}
+        sizes = {"least": 100, "int8": 105, "recompute": 110, "middle": 200, "cache": 300, "most": 400}
         rows = [{"name": name, "is_budget": name in ("least", "middle", "most"), "seconds": timing.to_dict(),
-                 "arena_bytes": sizes[name], "total_bytes": sizes[name]} for name, timing in timings.items()]
+                 "exact": name != "int8", "arena_bytes": sizes[name], "total_bytes": sizes[name]}
+                for name, timing in timings.items()]
         return predictions.judged(rows, timings)
 
-    good = measured(least=3.0, middle=2.0, most=1.02, cache=1.0, recompute=2.5)
+    good = measured(least=3.0, middle=2.0, most=1.02, cache=1.0, recompute=2.5, int8=0.5)
     assert good["falls"] and good["within"]
     assert [(one["budget"], one["best"]) for one in good["against_best"]] == [("middle", "recompute"), ("most", "cache")]
     rising = measured(least=3.0, middle=2.0, most=2.1, cache=2.2, recompute=2.5)
@@ -319,6 +320,20 @@ def test_verdicts_on_budgets(harness):
     beaten = measured(least=3.0, middle=2.7, most=1.0, cache=1.0, recompute=2.5)
     assert beaten["falls"] and not beaten["within"]
     assert measured(cache=1.0, least=2.0) is None
+
+
+def test_one_rise_in_many_steps_must_be_surer_than_one_in_one(harness):
+    predictions = _from_profiling("predictions")
+
+    def rises(budgets):
+        """The last of so many is slower in eight rounds of nine; the others are all equal."""
+        timings = {str(n): harness.Timing(tuple((1.0,) for _ in range(9))) for n in range(budgets - 1)}
+        timings["last"] = harness.Timing(tuple((1.02 if number else 0.99,) for number in range(9)))
+        rows = [{"name": name, "is_budget": True, "exact": True, "total_bytes": size, "arena_bytes": size,
+                 "seconds": timing.to_dict()} for size, (name, timing) in enumerate(timings.items())]
+        return [one["rises"] for one in predictions.judged(rows, timings)["steps"]]
+
+    assert rises(2) == [True] and rises(8) == 7 * [False]
 
 
 def test_result_is_complete_in_itself(harness, tmp_path):
