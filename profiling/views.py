@@ -108,6 +108,10 @@ def _kernels(data: dict) -> Table:
     return header, rows
 
 
+def _of_kernel(data: dict, kernel: str) -> dict:
+    return {**data, "rows": [row for row in data["rows"] if row["kernel"] == kernel]}
+
+
 def _kernel_means(data: dict) -> Table:
     """Speed over the better peer of each kernel, over its shapes; and that of float64 over float32."""
     rows = []
@@ -225,6 +229,7 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("compare", "beaten"): _beaten,
     ("kernels", ""): _kernels,
     ("kernels", "means"): _kernel_means,
+    ("kernels", "attention"): lambda data: _kernels(_of_kernel(data, "attention")),
     ("kernels", "memory"): _working,
     ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
     ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
