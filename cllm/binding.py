@@ -15,6 +15,7 @@ from cllm.schedule import Buffer, Op, Schedule
 from cllm.spilling import SpillFile
 
 Arrays = Mapping[str, np.ndarray]
+Call = Callable[[], None]
 SPILL_KINDS = ("spill_start", "spill_wait", "fetch_start", "fetch_wait")
 METHODS = {"rebuild": "forward", "logits": "forward"}  # kinds of operations not named as the method that they call
 
@@ -56,7 +57,7 @@ class Binder:
         nbytes *= np.dtype(buffer.dtype).itemsize
         return self.slab[start:start + nbytes].view(buffer.dtype).reshape(shape)
 
-    def call(self, op: Op) -> Callable[[], None]:
+    def call(self, op: Op) -> Call:
         """What the operation does, ready to be called."""
         arrays = {name: self.array(self.schedule.buffers[b]) for name, b in (*op.reads, *op.writes)
                   if self.schedule.buffers[b].kind != "disk"}
@@ -86,7 +87,7 @@ class Binder:
         scratch = [arrays[name] for name, b in op.writes if self.schedule.buffers[b].kind == "scratch"]
         return partial(_claimed, call, scratch) if scratch else call
 
-    def _spill(self, op: Op, arrays: Arrays) -> Callable[[], None]:
+    def _spill(self, op: Op, arrays: Arrays) -> Call:
         kind, moment = op.kind.split("_")
         way = {"spill": "write", "fetch": "read"}[kind]
         disk = next(b for _, b in (*op.reads, *op.writes) if self.schedule.buffers[b].kind == "disk")
@@ -95,7 +96,7 @@ class Binder:
         start = self.spill.write_call if way == "write" else self.spill.read_call
         return start(disk, next(iter(arrays.values())))
 
-    def poisoned(self, calls: list[Callable[[], None]]) -> list[Callable[[], None]]:
+    def poisoned(self, calls: list[Call]) -> list[Call]:
         """The same calls, each followed by NaN over what it frees, so that a read of freed memory shows."""
         return [partial(_then_poison, call, [self.bytes(self.schedule.buffers[b]) for b in op.frees])
                 for call, op in zip(calls, self.schedule.ops, strict=True)]
@@ -127,7 +128,7 @@ def _claimed(call: Callable[..., None], scratch: list[np.ndarray], **late) -> No
     call(**late)
 
 
-def _then_poison(call: Callable[[], None], freed: list[np.ndarray]) -> None:
+def _then_poison(call: Call, freed: list[np.ndarray]) -> None:
     call()
     for place in freed:
         place.fill(0xFF)  # every float of these bytes is NaN

@@ -8,26 +8,23 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm._build_info import DEBUG
-from cllm.arena import Arena, lay_out
-from cllm.arrays import aligned_empty
-from cllm.batches import checked_batch, checked_tokens
-from cllm.binding import Binder
+from cllm.binding import Binder, Call
 from cllm.config import LARGEST_SEED, checked_size
-from cllm.declare import FEEDS
-from cllm.dims import elements, resolve
-from cllm.errors import ConfigError, NonFiniteError
+from cllm.dims import elements
+from cllm.errors import ConfigError
+from cllm.feeds import Feeds
+from cllm.forward_runs import ForwardRuns
 from cllm.ledger import Ledger
 from cllm.memory import MemoryReport
 from cllm.models.gpt import GPT
+from cllm.nonfinite import check_gradients, check_loss
 from cllm.planning import decide
 from cllm.plans import Plan
 from cllm.rebuild_check import RebuildCheck
-from cllm.schedule import ITEMSIZES, Schedule, build_schedule
+from cllm.schedule import ITEMSIZES, Schedule
 from cllm.spilling import SpillFile
 from cllm.witness import Slab
 from cllm.workload import Workload
-
-Call = Callable[[], None]
 
 
 class Executor:
@@ -73,11 +70,9 @@ class Executor:
         self._step = 0
         self._slab = Slab(self.memory.arena_bytes)
         self._spill = self._open_spill()
-        self._feeds = _make_feeds(self.workload.letters(self.schedule.micro_batch))
-        self._whole = {**self._feeds, **{n: np.empty(resolve(FEEDS[n][0], self.workload.letters()), FEEDS[n][1])
-                                         for n in ("tokens", "targets")}}
-        self._calls: dict[tuple[str, int], list[Call]] = {}
-        self._forward: dict[str, tuple[Schedule, Arena, np.ndarray]] = {}
+        self._feeds = Feeds(self.workload, self.schedule.micro_batch)
+        self._forward = ForwardRuns(model, self.workload, self.plan, self._slab.bytes, self._feeds)
+        self._calls: dict[int, list[Call]] = {}
         model.attach(self.workload.optimizer)
 
     @property
@@ -116,179 +111,82 @@ class Executor:
         NonFiniteError
             Loss or a gradient is NaN or infinite; gradients are undefined until ``zero_grad``.
         """
-        return self._train(tokens, targets, num_targets, self._run)
+        return self._train(tokens, targets, num_targets, _run)
 
     def timed_step(self, tokens, targets) -> list[tuple[str, str, float]]:
         """`loss_and_grad`, with (kind, step name, seconds) of every operation in the order in which it ran.
 
-        The clock is read once between two operations and names are looked up afterwards, so that the record costs a step
-        next to nothing (`profiling/overhead.py` measures what).
+        The clock stands between the operations as one more call, and names are looked up afterwards, so that the record
+        costs a step next to nothing (`profiling/overhead.py` measures what).
         """
-        moments: list[tuple[int, list[float]]] = []
+        seconds: list[float] = []
 
-        def run(calls: list[Call], schedule: Schedule, start: int) -> None:
-            clock = perf_counter
-            read = [clock()]
-            moments.append((start, read))
-            note = read.append
-            for call in calls:
-                call()
-                note(clock())
+        def run(calls: list[Call]) -> None:
+            turns = [perf_counter] * (2 * len(calls) + 1)
+            turns[1::2] = calls
+            read = [turn() for turn in turns][::2]
+            seconds.extend(map(sub, read[1:], read))
 
         self._train(tokens, targets, None, run)
-        kinds = [op.kind for op in self.schedule.ops]
-        names = [op.step.name for op in self.schedule.ops]
-        record: list[tuple[str, str, float]] = []
-        for start, read in moments:  # zip and map end with the shortest: a body is followed by other operations
-            record += zip(kinds[start:], names[start:], map(sub, read[1:], read), strict=False)
-        return record
+        body, epilogue = self.schedule.ops[:self.schedule.epilogue], self.schedule.ops[self.schedule.epilogue:]
+        ran = body * self.schedule.n_micro + epilogue
+        return [(op.kind, op.step.name, taken) for op, taken in zip(ran, seconds, strict=True)]
 
     def loss(self, tokens, targets) -> float:
         """Mean loss over the valid targets, without gradients, dropout or kept activations; errors as `loss_and_grad`."""
-        count = self._take(tokens, targets, None)
+        count = self._feeds.take(tokens, targets)
         kernels.set_threads(self.workload.threads)
-        self._feeds["loss"][0] = 0.0
-        for start, size in self._micro_batches():
-            self._feed(start, size)
-            for call in self._bound("loss", size):
-                call()
-        loss = float(self._feeds["loss"][0]) / count
-        if not np.isfinite(loss):
-            self._refuse_nonfinite(f"loss, {self._first_nonfinite_value()}", f"loss {loss}")
+        loss = self._forward.loss() / count
+        check_loss("loss", loss, self._model.parameters, self._forward)
         return loss
 
     def logits(self, tokens) -> np.ndarray:
         """Scores of every next token, an array of shape B T V, without dropout; errors as `loss_and_grad`."""
-        self._whole["tokens"][...] = checked_tokens(self.workload, tokens)
+        self._feeds.take_tokens(tokens)
         kernels.set_threads(self.workload.threads)
-        letters = self.workload.letters()
-        out = np.empty((letters["N"], letters["V"]), self.workload.dtype)
-        for start, size in self._micro_batches():
-            self._feed(start, size)
-            *calls, head = self._bound("logits", size)
-            for call in calls:
-                call()
-            first = start * letters["T"]
-            head(logits=out[first:first + size * letters["T"]])
-        return out.reshape(resolve("B T V", letters))
+        return self._forward.logits()
 
     # a step
 
-    def _train(self, tokens, targets, num_targets: int | None, run) -> float:
-        count = self._take(tokens, targets, num_targets)
+    def _train(self, tokens, targets, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
+        count = self._feeds.take(tokens, targets, num_targets)
         kernels.set_threads(self.workload.threads)
         self._slab.mark()
-        self._feeds["scale"][0] = 1.0 / count
-        self._feeds["loss"][0] = 0.0
-        self._feeds["key"][:2] = self._seed, self._step
+        self._feeds.key(self._seed, self._step)
         try:
-            for start, size in self._micro_batches():
-                self._feed(start, size)
-                calls = self._bound("train", size)
+            for start, size in self._feeds.cuts():
+                self._feeds.place(start, size)
+                calls = self._bound(size)
                 self._check.begin(self._step, start)
-                run(calls[:self.schedule.epilogue], self.schedule, 0)
-            run(calls[self.schedule.epilogue:], self.schedule, self.schedule.epilogue)
+                run(calls[:self.schedule.epilogue])
+            run(calls[self.schedule.epilogue:])
         finally:
             if self._spill is not None:
                 self._spill.settle()
-        loss = float(self._feeds["loss"][0]) / count
-        self._check_finite(loss)
+        loss = float(self._feeds.part["loss"][0]) / count
+        where = f"loss_and_grad, step {self._step}"
+        check_loss(where, loss, self._model.parameters, self._forward)
+        check_gradients(where, self._model.gradients)
         self._step += 1
         return loss
 
-    @staticmethod
-    def _run(calls: list[Call], schedule: Schedule, start: int) -> None:
-        for call in calls:
-            call()
-
-    def _micro_batches(self):
-        micro, batch = self.schedule.micro_batch, self.workload.batch
-        return [(start, min(micro, batch - start)) for start in range(0, batch, micro)]
-
-    def _take(self, tokens, targets, num_targets: int | None) -> int:
-        """Check the batch, copy it to the feeds, and return the divisor of the loss."""
-        tokens, targets, count = checked_batch(self.workload, tokens, targets, num_targets)
-        self._whole["tokens"][...] = tokens
-        self._whole["targets"][...] = targets
-        return count
-
-    def _feed(self, start: int, size: int) -> None:
-        for name in ("tokens", "targets"):
-            self._feeds[name][:size] = self._whole[name][start:start + size]
-        self._feeds["key"][2] = start * self.workload.time
-
-    # binding
-
-    def _bound(self, mode: str, size: int) -> list[Call]:
-        """The calls of a schedule for micro-batches of `size` sequences, made at first use."""
-        if (mode, size) not in self._calls:
-            if mode == "train":
-                schedule, arena, slab = self.schedule, self.memory.arena, self._slab.bytes
-            else:
-                schedule, arena, slab = self._forward_only(mode)
-            letters = {**self.workload.letters(size), "R": schedule.loss_rows}
-            feeds = {name: array[:size] if name in ("tokens", "targets") else array for name, array in self._feeds.items()
-                     if mode == "train" or name != "key"}
-            whole_letters = {**self.workload.letters(), "R": schedule.loss_rows}
-            binder = Binder(schedule, arena, slab, letters, whole_letters, self._model.parameters, self._model.tables,
-                            self._model.gradients if mode == "train" else {}, feeds, self._whole, self._spill)
-            calls = [binder.call(op) for op in schedule.ops]
-            if mode == "train":
-                calls = self._check.wrap(calls, schedule, binder)
-                if DEBUG:
-                    calls = binder.poisoned(calls)
-            self._calls[mode, size] = calls
-        return self._calls[mode, size]
+    def _bound(self, size: int) -> list[Call]:
+        """The calls of the schedule for micro-batches of `size` sequences, made at first use."""
+        if size not in self._calls:
+            rows = {"R": self.schedule.loss_rows}
+            binder = Binder(self.schedule, self.memory.arena, self._slab.bytes, self.workload.letters(size) | rows,
+                            self.workload.letters() | rows, self._model.parameters, self._model.tables,
+                            self._model.gradients, self._feeds.of(size), self._feeds.whole, self._spill)
+            calls = self._check.wrap([binder.call(op) for op in self.schedule.ops], self.schedule, binder)
+            self._calls[size] = binder.poisoned(calls) if DEBUG else calls
+        return self._calls[size]
 
     def _open_spill(self) -> SpillFile | None:
         letters = self.workload.letters(self.schedule.micro_batch)
         sizes = {b.index: elements(b.shape, letters) * ITEMSIZES[b.dtype] for b in self.schedule.buffers if b.kind == "disk"}
         return SpillFile(self.plan.spill_directory, sizes) if sizes else None
 
-    def _forward_only(self, mode: str) -> tuple[Schedule, Arena, np.ndarray]:
-        """A forward schedule in the slab of training, or in one of its own should that be too small."""
-        if mode not in self._forward:
-            schedule = build_schedule(self._model.program, self.workload, self.plan, mode)
-            arena = lay_out(schedule)
-            fits = arena.nbytes <= self.memory.arena_bytes
-            self._forward[mode] = schedule, arena, self._slab.bytes if fits else aligned_empty(arena.nbytes, np.uint8)
-        return self._forward[mode]
 
-    # NaN and infinity
-
-    def _check_finite(self, loss: float) -> None:
-        where = f"loss_and_grad, step {self._step}"
-        if not np.isfinite(loss):
-            self._refuse_nonfinite(f"{where}, {self._first_nonfinite_value()}", f"loss {loss}")
-        bad = [n for n, g in self._model.gradients.items() if kernels.first_nonfinite(g.reshape(-1)) >= 0]
-        if bad:
-            self._refuse_nonfinite(f"{where}, gradient of {bad[-1]}", "NaN or infinity, first in backward there")
-
-    @staticmethod
-    def _refuse_nonfinite(where: str, got: str) -> None:
-        raise NonFiniteError(where, "must be finite", got,
-                             "Call model.zero_grad() and skip the batch, or lower the learning rate.")
-
-    def _first_nonfinite_value(self) -> str:
-        """Run forward once more, value by value, and name the first that is not finite."""
-        for name, parameter in self._model.parameters.items():
-            if kernels.first_nonfinite(parameter.reshape(-1)) >= 0:
-                return f"parameter {name}"
-        schedule, arena, slab = self._forward_only("loss")
-        for start, size in self._micro_batches():
-            self._feed(start, size)
-            calls = self._bound("loss", size)
-            letters = {**self.workload.letters(size), "R": schedule.loss_rows}
-            binder = Binder(schedule, arena, slab, letters, letters, {}, {}, {}, {}, {})
-            for op, call in zip(schedule.ops, calls, strict=True):
-                call()
-                for _, b in op.writes:
-                    buffer = schedule.buffers[b]
-                    if buffer.kind != "scratch" and not np.isfinite(binder.array(buffer)).all():
-                        return f"value {buffer.label}"
-        return "loss"
-
-
-def _make_feeds(letters) -> dict[str, np.ndarray]:
-    return {name: np.zeros(resolve(shape, letters), dtype) for name, (shape, dtype) in FEEDS.items()}
-
+def _run(calls: list[Call]) -> None:
+    for call in calls:
+        call()

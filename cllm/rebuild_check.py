@@ -1,10 +1,9 @@
 """The determinism check: rebuilt values are held against the originals, bit by bit."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from cllm.binding import Binder
+from cllm.binding import Binder, Call
 from cllm.errors import ConfigError, RebuildError
 from cllm.schedule import Op, Schedule
 
@@ -39,7 +38,7 @@ class RebuildCheck:
         self.step, self.start = step, start
         self.digests.clear()
 
-    def wrap(self, calls: list[Callable[[], None]], schedule: Schedule, binder: Binder) -> list[Callable[[], None]]:
+    def wrap(self, calls: list[Call], schedule: Schedule, binder: Binder) -> list[Call]:
         """The same calls, those of forward and rebuild followed by the check."""
         if not self.every:
             return calls
@@ -49,7 +48,7 @@ class RebuildCheck:
         return [self._checked(call, op, schedule, binder, chosen) if op.kind in ("forward", "rebuild") else call
                 for call, op in zip(calls, schedule.ops, strict=True)]
 
-    def _checked(self, call, op: Op, schedule: Schedule, binder: Binder, chosen: set[str]) -> Callable[[], None]:
+    def _checked(self, call, op: Op, schedule: Schedule, binder: Binder, chosen: set[str]) -> Call:
         watched = [(buffer.label, binder.array(buffer)) for _, b in op.writes
                    if (buffer := schedule.buffers[b]).label in chosen and buffer.kind != "scratch"]
 

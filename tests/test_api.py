@@ -35,8 +35,9 @@ GROUPS = """
     ledger
     strategies
     planning
-    binding
-    rebuild_check
+    binding feeds
+    rebuild_check forward_runs
+    nonfinite
     executor
     optim rates corpus tokenizer snapshot sampling gradcheck inexact testing about
     calibrate train comparison

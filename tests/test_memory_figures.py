@@ -61,7 +61,7 @@ def test_every_figure_is_what_is_allocated(name, dtype, tmp_path):
     total = found["total_bytes"]
     assert total["arena"] == ex._slab.bytes.nbytes == ex.high_water_bytes
     assert total["tables"] == sum(t.nbytes for t in model.tables.values())
-    feeds = {id(a): a for a in (*ex._feeds.values(), *ex._whole.values())}
+    feeds = {id(a): a for a in (*ex._feeds.part.values(), *ex._feeds.whole.values())}
     assert total["batch"] == sum(a.nbytes for a in feeds.values())
     assert total["total"] == sum(n for key, n in total.items() if key != "total")
 
