@@ -1,5 +1,6 @@
-"""The contestant cllm: whole training steps under one strategy, in a process of its own (see `harness.Peer`)."""
+"""The contestant cllm: whole training steps under one strategy, in a process of its own (see `contestants.Peer`)."""
 
+import contestants
 import harness
 
 MAX_NORM = 1.0
@@ -134,6 +135,6 @@ def export(config: dict, batch_size: int, seq_len: int, weights: str, data: str)
 
 if __name__ == "__main__":
     training = Training()
-    harness.serve(make=training.make, burst=training.burst, watched_burst=training.watched_burst,
+    contestants.serve(make=training.make, burst=training.burst, watched_burst=training.watched_burst,
                   parts=training.parts, work=training.work, timeline=training.timeline, export=export,
                   calibrate=calibrate)

@@ -14,10 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import contestants
 import disk
 import draw
 import harness
 import jobs
+import record
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes
 
@@ -52,7 +54,7 @@ def main() -> int:
     for number, one in enumerate(disks, 1):
         print(f"disk {number}: {disk.in_words(one)}")
     data = {**jobs.job_of(arguments, config), "rows": rows, "disks": disks, "problems": problems}
-    path = harness.write_result("compare", arguments.threads, data, arguments.out)
+    path = record.write_result("compare", arguments.threads, data, arguments.out)
     draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return 1 if problems else 0
@@ -98,26 +100,26 @@ def _add_peers(arguments, config: dict, names: list[str], made: dict, failed: di
         return
     with tempfile.TemporaryDirectory() as folder:
         files = {"weights": str(Path(folder) / "weights.npz"), "data": str(Path(folder) / "data.npz")}
-        with harness.Peer("cllm_peer.py", arguments.threads) as ours:
+        with contestants.Peer("cllm_peer.py", arguments.threads) as ours:
             ours.ask("export", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len, **files)
         for name in names:
             mode = name.removeprefix("torch ")
             harness.say(f"making PyTorch {mode}")
-            peer = harness.Peer("torch_peer.py", arguments.threads, arguments.peer_python)
+            peer = contestants.Peer("torch_peer.py", arguments.threads, arguments.peer_python)
             try:
                 made[name] = (peer, peer.ask("make", config=config, mode=mode, threads=arguments.threads, **files))
-            except harness.PeerError as error:
+            except contestants.PeerError as error:
                 failed[name] = str(error)
                 peer.close()
 
 
-def _bursts(peer: harness.Peer):
+def _bursts(peer: contestants.Peer):
     # The second step shows how long a step is; the first allocated and, in some modes, compiled.
     repeats = harness.repeats_for(peer.ask("burst", repeats=2)[-1])
     return lambda: peer.ask("burst", repeats=repeats)
 
 
-def _growth(peer: harness.Peer, facts: dict) -> int | None:
+def _growth(peer: contestants.Peer, facts: dict) -> int | None:
     peak = peak_resident_bytes(peer.pid)
     return None if peak is None or facts["rss_model_bytes"] is None else peak - facts["rss_model_bytes"]
 

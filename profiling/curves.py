@@ -15,6 +15,7 @@ from statistics import mean
 import draw
 import harness
 import numpy as np
+import record
 
 import cllm
 from cllm import corpus
@@ -148,7 +149,7 @@ def print_rows(rows: list[dict]) -> None:
 def publish(script: str, job: Job, rows: list[dict], arguments) -> int:
     """Print, write and draw the rows; returns the exit code, 1 when a curve leaves the spread of seeds."""
     print_rows(rows)
-    path = harness.write_result(script, arguments.threads, {**job.to_dict(), "rows": rows}, arguments.out)
+    path = record.write_result(script, arguments.threads, {**job.to_dict(), "rows": rows}, arguments.out)
     draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return int(not all(row["within"] for row in rows))

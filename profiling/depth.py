@@ -15,6 +15,7 @@ import draw
 import harness
 import jobs
 import numpy as np
+import record
 
 from cllm import GPT, Executor, ModelConfig
 
@@ -43,7 +44,7 @@ def main() -> int:
         both = dict.fromkeys((names[0], f"{names[0].partition('@')[0]}@1"))
         rows += _measure({**config, "n_layers": arguments.depths[0]}, {WORDS.get(name, name): (batch, name) for name in both},
                          arguments, "batch")
-    path = harness.write_result("depth", arguments.threads, {"time": arguments.seq_len, "base": config, "rows": rows},
+    path = record.write_result("depth", arguments.threads, {"time": arguments.seq_len, "base": config, "rows": rows},
                                 arguments.out)
     draw.draw(path)
     for row in rows:

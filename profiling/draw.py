@@ -12,10 +12,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import harness
 import pictures_memory
 import pictures_speed
 import pictures_training
+from record import RESULTS
 
 # By script: the endings of the pictures' names, and what draws each.
 PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
@@ -44,11 +44,11 @@ def main() -> None:
     if arguments.side_by_side:
         _draw_together(arguments.results, arguments.side_by_side)
         return
-    for path in arguments.results or sorted(harness.RESULTS.glob("*.json")):
+    for path in arguments.results or sorted(RESULTS.glob("*.json")):
         made = draw(path)
         print(f"{path.name}: " + (", ".join(one.name for one in made) or "no picture is drawn here"))
     for name, parts in {} if arguments.results else SIDE_BY_SIDE.items():
-        _draw_together([harness.RESULTS / f"{part}.json" for part in parts], harness.RESULTS / f"{name}.png")
+        _draw_together([RESULTS / f"{part}.json" for part in parts], RESULTS / f"{name}.png")
 
 
 def _draw_together(paths: list[Path], picture: Path) -> None:

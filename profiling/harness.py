@@ -1,48 +1,23 @@
 """The one clock of profiling, and what makes its figures worth reading.
 
-A machine with shared cores drifts by tens of per cent within seconds. So nothing is timed alone: contestants sit in a
-process each (two libraries in one process disturb each other: their idle threads spin, their buffers share caches),
-take short bursts in turn with pauses between, and are compared round by round. A ratio is the median over rounds of
-the paired ratios; where the two sides' intervals overlap, the ratio says so and never stands alone.
+A machine with shared cores drifts by tens of per cent within seconds. So nothing is timed alone: contestants take short
+bursts in turn with pauses between, and are compared round by round. A ratio is the median over rounds of the paired
+ratios; where the two sides' intervals overlap, the ratio says so and never stands alone.
 
-Threads are pinned to as many processors as they are, BLAS pools are capped, and every result is written with the
-machine, the build, the commit and the load. This module needs the standard library alone, so that a contestant's
-environment needs no more than the contestant.
+`contestants.py` gives each contestant a pinned process of its own, `record.py` writes the result with machine, build,
+commit and load. This module needs the standard library alone, so that a contestant's environment needs no more than the
+contestant.
 """
 
-import json
-import os
-import platform
-import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from math import comb, prod
-from pathlib import Path
+from math import comb
 from statistics import median
 from time import perf_counter, sleep, time
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "profiling" / "results"
-
 # Between two bursts: long enough for the threads of the one before to fall asleep, and for a power budget to refill.
 PAUSE_SECONDS = 0.035
-
-# What OpenMP's idle threads do in every contestant: "default" spins for about a millisecond and then sleeps, as users
-# have it, which the pause between bursts outlasts; "passive" sleeps at once, which short parallel regions pay for.
-WAIT_POLICIES = ("default", "passive", "active")
-wait_policy = "default"
-
-# The same for OpenBLAS, whose threads otherwise spin for a tenth of a second after a burst and halve the next contestant:
-# 2 to this power cycles, about a millisecond.
-OPENBLAS_SPIN = "22"
-
-# A build in the checkout serves when nothing is installed; what is installed comes first.
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,174 +138,6 @@ def interleave(bursts: Mapping[str, Callable[[], Sequence[float]]], rounds: int,
             sleep(PAUSE_SECONDS)
             seen[name].append(tuple(bursts[name]()))
     return {name: Timing(tuple(one)) for name, one in seen.items()}
-
-
-# Contestants in processes of their own -------------------------------------------------------------------------------
-
-class PeerError(RuntimeError):
-    """A contestant could not do what was asked; the others go on."""
-
-
-class Peer:
-    """A contestant in a fresh process: ``peer.ask("burst", repeats=3)`` calls its function of that name."""
-
-    def __init__(self, script: str, threads: int, python: str = sys.executable):
-        if shutil.which(python) is None:
-            raise PeerError(f"there is no interpreter {python}")
-        prefix = _pin_prefix(threads)
-        self._process = subprocess.Popen([*prefix, python, str(ROOT / "profiling" / script)], text=True,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(threads))
-        self.pid = self._process.pid
-
-    def ask(self, what: str, **arguments):
-        """Call one of the contestant's functions and wait for what it returns.
-
-        Raises
-        ------
-        PeerError
-            When it raised, or died.
-        """
-        try:
-            self._process.stdin.write(json.dumps({"what": what, "arguments": arguments}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise PeerError(f"the process ended with code {self._process.wait()}")
-        reply = json.loads(line)
-        if "error" in reply:
-            raise PeerError(reply["error"])
-        return reply["value"]
-
-    def close(self) -> None:
-        """End the process and wait for its end."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                pass
-
-    def __enter__(self) -> "Peer":
-        return self
-
-    def __exit__(self, *_exception) -> None:
-        self.close()
-
-
-def serve(**functions: Callable) -> None:
-    """Be a contestant: answer the requests of `Peer.ask` until the pipe closes."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever prints by mistake must not get between the answers
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            reply = {"value": functions[request["what"]](**request["arguments"])}
-        except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(reply) + "\n")
-
-
-def serve_kernels(cases: Callable[..., dict]) -> None:
-    """Be a contestant of kernels: `cases(threads)` maps a kernel's name to a function of the shape, which returns a
-    call and the list of arrays that hold its results. A kernel that it does not have is prepared as None."""
-    made: dict[str, Callable[[], object]] = {}
-
-    def prepare(kernel: str, shape: list[int], settings: dict) -> dict | None:
-        made.clear()  # the arrays of the case before
-        known = cases(**settings)
-        if kernel not in known:
-            return None
-        call, results = known[kernel](*shape)
-        call()
-        # One number that tells a wrong result: the mean magnitude, over all that the first call wrote.
-        digest = sum(float(abs(one).sum()) for one in results) / sum(prod(one.shape) for one in results)
-        made["call"] = call
-        return {"digest": digest, "seconds": burst(call, 1)[0]}
-
-    serve(prepare=prepare, burst=lambda repeats: burst(made["call"], repeats))
-
-
-def environment(threads: int) -> dict[str, str]:
-    """Environment of a contestant: every pool capped at `threads`, each OpenMP thread on a processor of its own, idle
-    ones as `wait_policy` says, and BLAS choosing its kernels for itself.
-
-    Binding matters where idle threads sleep: the system likes to wake them on the processor of the one that wakes.
-    """
-    tuned = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_WAIT_POLICY")
-    kept = {name: value for name, value in os.environ.items() if name not in tuned}
-    pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-             "NUMEXPR_NUM_THREADS")
-    waiting = {} if wait_policy == "default" else {"OMP_WAIT_POLICY": wait_policy}
-    return {**kept, **dict.fromkeys(pools, str(threads)), **waiting, "OPENBLAS_THREAD_TIMEOUT": OPENBLAS_SPIN,
-            "OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE", "OMP_PROC_BIND": "close", "OMP_PLACES": "threads"}
-
-
-def processors(threads: int) -> set[int] | None:
-    """The last `threads` processors this process may use (the first serve most interrupts); None if not known."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    return set(sorted(os.sched_getaffinity(0))[-threads:])
-
-
-def _pin_prefix(threads: int) -> list[str]:
-    """A command that pins itself, then becomes the contestant: affinity must stand before any pool is made."""
-    chosen = processors(threads)
-    if chosen is None:
-        return []
-    pin = f"import os, sys; os.sched_setaffinity(0, {sorted(chosen)}); os.execvp(sys.argv[1], sys.argv[1:])"
-    return [sys.executable, "-S", "-c", pin]
-
-
-# What stands beside every figure --------------------------------------------------------------------------------------
-
-def surroundings(threads: int) -> dict:
-    """Machine, build, commit, load and the pools' limits, as plain data."""
-    from cllm.comparison.machine import describe_machine
-
-    return {
-        "date": date.today().isoformat(), "machine": describe_machine(), "commit": commit(),
-        "threads": threads, "processors": sorted(processors(threads) or ()), "wait_policy": wait_policy,
-    }
-
-
-def commit() -> str | None:
-    """The checkout's commit, with a plus sign when code differs from it; None outside a repository."""
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True,
-                              check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "--", ".",
-                                                                      ":!profiling/results", ":!*.md") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def result_path(script: str, suffix: str) -> Path:
-    """Where a script's result belongs: by script, date and kind of machine."""
-    from cllm.comparison.machine import cpu_name
-
-    machine = re.sub(r"[^a-z0-9]+", "-", f"{cpu_name()} {platform.machine()}".lower()).strip("-")
-    return RESULTS / f"{script}-{date.today().isoformat()}-{machine}{suffix}"
-
-
-def write_result(script: str, threads: int, data: dict, path: Path | None = None) -> Path:
-    """Write `data` and its surroundings as JSON; returns where."""
-    path = result_path(script, ".json") if path is None else path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json_text({"script": script, **surroundings(threads), **data}), encoding="utf-8")
-    return path
-
-
-def json_text(data: dict) -> str:
-    """Indented JSON with every list of plain values on one line: thousands of samples must not take thousands of lines."""
-    def on_one_line(found: re.Match) -> str:
-        return "[" + re.sub(r"\n\s+", " ", found[1]) + "]"  # a string of JSON holds no line break
-
-    return re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", on_one_line, json.dumps(data, indent=1, ensure_ascii=False)) + "\n"
 
 
 def say(text: str) -> None:

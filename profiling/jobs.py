@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
+import contestants
 import harness
 
 
@@ -32,7 +33,7 @@ def add_common(made: argparse.ArgumentParser) -> None:
     from cllm.workload import all_cores
 
     made.add_argument("--threads", type=positive, default=all_cores(), help="threads, and processors to pin to")
-    made.add_argument("--wait-policy", choices=harness.WAIT_POLICIES, default=harness.wait_policy,
+    made.add_argument("--wait-policy", choices=contestants.WAIT_POLICIES, default=contestants.wait_policy,
                       help="what OpenMP's idle threads do")
     made.add_argument("--out", type=Path, default=None, metavar="FILE.json",
                       help="where to write; the picture goes beside it (default: profiling/results, by script, date "
@@ -47,9 +48,9 @@ def positive(text: str) -> int:
 
 
 def parsed(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line, with what holds for all contestants handed to the harness."""
+    """The command line, with what holds for all contestants handed on to them."""
     arguments = made.parse_args()
-    harness.wait_policy = arguments.wait_policy
+    contestants.wait_policy = arguments.wait_policy
     return arguments
 
 
@@ -59,7 +60,7 @@ def run(main: Callable[[], int]) -> int:
 
     try:
         return main()
-    except (CllmError, harness.PeerError) as error:
+    except (CllmError, contestants.PeerError) as error:
         print(" ".join(f"{Path(sys.argv[0]).name}: {error}".split()), file=sys.stderr)
         return 2
 
@@ -125,17 +126,17 @@ def trainings(arguments: argparse.Namespace, config: dict, names: Iterable[str],
     failed : dict
         By strategy: why there is none.
     """
-    made: dict[str, tuple[harness.Peer, dict]] = {}
+    made: dict[str, tuple[contestants.Peer, dict]] = {}
     failed: dict[str, str] = {}
     try:
         for name in names:
             harness.say(f"making {name}")
-            peer = harness.Peer(script, arguments.threads)
+            peer = contestants.Peer(script, arguments.threads)
             try:
                 facts = peer.ask("make", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
                                  strategy=name, threads=arguments.threads)
                 made[name] = (peer, facts)
-            except harness.PeerError as error:
+            except contestants.PeerError as error:
                 failed[name] = str(error)
                 peer.close()
         yield made, failed
@@ -144,7 +145,7 @@ def trainings(arguments: argparse.Namespace, config: dict, names: Iterable[str],
             peer.close()
 
 
-def bursts(peer: harness.Peer):
+def bursts(peer: contestants.Peer):
     """Bursts of whole steps of a contestant; one step now shows how many make a burst."""
     repeats = harness.repeats_for(peer.ask("burst", repeats=1)[0])
     return lambda: peer.ask("burst", repeats=repeats)

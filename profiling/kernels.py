@@ -17,9 +17,11 @@ import tempfile
 from math import exp, log, prod
 from pathlib import Path
 
+import contestants
 import draw
 import harness
 import jobs
+import record
 from limits import Limits
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
@@ -87,7 +89,7 @@ def main() -> int:
     rows, problems = _measure(arguments, cases)
     harness.say("")
     _print(rows, problems)
-    path = harness.write_result("kernels", arguments.threads, {"rounds": arguments.rounds, "rows": rows,
+    path = record.write_result("kernels", arguments.threads, {"rounds": arguments.rounds, "rows": rows,
                                                                "problems": problems}, arguments.out)
     draw.draw(path)
     print(f"\nwritten: {path} and its picture")
@@ -130,16 +132,16 @@ def moved_bytes(kernel: str, shape: tuple[int, ...]) -> int:
 
 def _measure(arguments, cases: list) -> tuple[list[dict], list[str]]:
     rows, problems = [], []
-    peers = {"cllm": harness.Peer("kernels_cllm.py", arguments.threads),
-             "numpy": harness.Peer("kernels_numpy.py", arguments.threads),
-             "torch": harness.Peer("kernels_torch.py", arguments.threads, arguments.peer_python)}
+    peers = {"cllm": contestants.Peer("kernels_cllm.py", arguments.threads),
+             "numpy": contestants.Peer("kernels_numpy.py", arguments.threads),
+             "torch": contestants.Peer("kernels_torch.py", arguments.threads, arguments.peer_python)}
     if arguments.float64:
-        peers["float64"] = harness.Peer("kernels_cllm.py", arguments.threads)
+        peers["float64"] = contestants.Peer("kernels_cllm.py", arguments.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
             limits = Limits(Path(folder), arguments.threads)
             if limits.library:
-                peers["copy"] = harness.Peer("kernels_copy.py", arguments.threads)
+                peers["copy"] = contestants.Peer("kernels_copy.py", arguments.threads)
             for kernel, shape in cases:
                 harness.say(f"{kernel} {shape}")
                 prepared = _prepared(peers, kernel, shape, arguments.threads, problems)
@@ -178,7 +180,7 @@ def _prepared(peers: dict, kernel: str, shape: tuple, threads: int, problems: li
             one = peer.ask("prepare", kernel=kernel, shape=list(shape), settings=settings)
             if one is not None:
                 prepared[library] = one
-        except harness.PeerError as error:
+        except contestants.PeerError as error:
             if library == "torch" and "No module named" in str(error):
                 print("PyTorch is not installed there: its column stays empty", file=sys.stderr)
                 peers.pop(library).close()

@@ -1,6 +1,6 @@
 """cllm's side of the kernel cases: for each, a call and the arrays that it writes."""
 
-import harness
+import contestants
 import kernel_data as data
 
 # Rows of logits in work at once: what the executor takes when a plan leaves it open, at V = 50257.
@@ -200,4 +200,4 @@ def cases(threads: int, dtype: str = "float32") -> dict:
 
 
 if __name__ == "__main__":
-    harness.serve_kernels(cases)
+    contestants.serve_kernels(cases)

@@ -1,303 +1,107 @@
-"""NumPy's side of the kernel cases: what a NumPy user writes, with preallocated outputs where NumPy takes them."""
+"""NumPy's side of the kernel cases: what a NumPy user writes, with preallocated outputs where NumPy takes them.
 
-import harness
+Here stand products, attention and the head; `kernels_numpy_elementwise.py` has what works element by element.
+"""
+
+from collections.abc import Callable
+
+import contestants
 import kernel_data as data
+import kernels_numpy_elementwise
+import numpy as np
 
 
-def cases(threads: int) -> dict:
-    """By name of the kernel, a function of the shape that returns the call and its results."""
-    import numpy as np
-
-    def linear_backward_weight(n, n_in, n_out):
-        a = data.product(n, n_in, n_out)
-        dweight = np.zeros_like(a["weight"])
-
-        def call():
-            nonlocal dweight
-            dweight += a["x"].T @ a["dy"]
-
-        return call, [dweight]
-
-    def linear_forward(n, n_in, n_out):
-        a = data.product(n, n_in, n_out)
-        y = np.zeros_like(a["dy"])
-
-        def call():
-            np.matmul(a["x"], a["weight"], out=y)
-            np.add(y, a["bias"], out=y)
-
-        return call, [y]
-
-    def linear_backward_input(n, n_in, n_out):
-        a = data.product(n, n_in, n_out)
-        dx = np.zeros_like(a["x"])
-        return lambda: np.matmul(a["dy"], a["weight"].T, out=dx), [dx]
-
-    def block_backward_weight(n, heads, head_dim):
-        a = data.block_product(n, heads, head_dim)
-        x, dy = (a[name].reshape(n, heads, head_dim) for name in ("x", "dy"))
-        dweight = np.zeros((heads, head_dim, head_dim), np.float32)
-
-        def call():
-            nonlocal dweight
-            dweight += np.matmul(dy.transpose(1, 2, 0), x.transpose(1, 0, 2))
-
-        return call, [dweight]
-
-    def attention(batch, heads, time, head_dim):
-        a = data.attention(batch, heads, time, head_dim)
-        q, k, v = data.heads_of(a["qkv"], batch, heads)
-        dy = data.heads_of(a["dy"], batch, heads)[0]
-        masked = np.triu(np.full((time, time), -np.inf, np.float32), 1)
-        scale = np.float32(head_dim ** -0.5)
-        y, dq, dk, dv = np.zeros_like(q), np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-
-        def call():
-            p = np.matmul(q, k.swapaxes(2, 3))
-            p *= scale
-            p += masked
-            p -= p.max(axis=3, keepdims=True)
-            np.exp(p, out=p)
-            p /= p.sum(axis=3, keepdims=True)
-            np.matmul(p, v, out=y)
-            np.matmul(p.swapaxes(2, 3), dy, out=dv)
-            ds = np.matmul(dy, v.swapaxes(2, 3))
-            ds -= (dy * y).sum(axis=3, keepdims=True)
-            ds *= p
-            ds *= scale
-            np.matmul(ds, k, out=dq)
-            np.matmul(ds.swapaxes(2, 3), q, out=dk)
-
-        return call, [y, dq, dk, dv]
-
-    def head(n, channels, vocabulary):
-        a = data.head(n, channels, vocabulary)
-        dh, dembedding = np.zeros_like(a["h"]), np.zeros_like(a["embedding"])
-
-        def call():
-            nonlocal dembedding
-            p = a["h"] @ a["embedding"].T
-            p -= p.max(axis=1, keepdims=True)
-            np.exp(p, out=p)
-            p /= p.sum(axis=1, keepdims=True)
-            p[np.arange(n), a["targets"]] -= 1
-            p /= n
-            np.matmul(p, a["embedding"], out=dh)
-            dembedding += p.T @ a["h"]
-
-        return call, [dh, dembedding]
-
-    def normalised(x):
-        mean = x.mean(axis=1, keepdims=True)
-        centred = x - mean
-        rstd = 1 / np.sqrt((centred * centred).mean(axis=1, keepdims=True) + np.float32(1e-5))
-        return centred, rstd
-
-    def layernorm_forward(n, channels):
-        a = data.rows(n, channels)
-        y = np.zeros_like(a["x"])
-
-        def call():
-            centred, rstd = normalised(a["x"])
-            centred *= rstd
-            np.multiply(centred, a["weight"], out=y)
-            np.add(y, a["bias"], out=y)
-
-        return call, [y]
-
-    def layernorm_backward(n, channels):
-        a = data.rows(n, channels)
-        centred, rstd = normalised(a["x"])
-        mean = a["x"].mean(axis=1, keepdims=True)
-        dx = np.zeros_like(a["x"])
-        dweight, dbias = np.zeros_like(a["weight"]), np.zeros_like(a["bias"])
-
-        def call():
-            nonlocal dx, dweight, dbias
-            xhat = (a["x"] - mean) * rstd
-            dweight += (a["dy"] * xhat).sum(axis=0)
-            dbias += a["dy"].sum(axis=0)
-            g = a["dy"] * a["weight"]
-            dx += rstd * (g - g.mean(axis=1, keepdims=True) - xhat * (g * xhat).mean(axis=1, keepdims=True))
-
-        return call, [dx, dweight]
-
-    root = np.float32((2 / np.pi) ** 0.5)
-    cube = np.float32(0.044715)
-
-    def gelu_forward(n, channels):
-        x = data.rows(n, channels)["x"]
-        y = np.zeros_like(x)
-
-        def call():
-            t = x * x
-            t *= cube
-            t += 1
-            t *= x
-            t *= root
-            np.tanh(t, out=t)
-            t += 1
-            t *= x
-            np.multiply(t, np.float32(0.5), out=y)
-
-        return call, [y]
-
-    def gelu_backward(n, channels):
-        a = data.rows(n, channels)
-        x, dx = a["x"], np.zeros_like(a["x"])
-
-        def call():
-            square = x * x
-            t = np.tanh(root * x * (1 + cube * square))
-            slope = root * (1 + 3 * cube * square)
-            np.multiply(a["dy"], np.float32(0.5) * (1 + t) + np.float32(0.5) * x * (1 - t * t) * slope, out=dx)
-
-        return call, [dx]
-
-    def relu_forward(n, channels):
-        x = data.rows(n, channels)["x"]
-        y = np.zeros_like(x)
-        return lambda: np.maximum(x, 0, out=y), [y]
-
-    def relu_backward(n, channels):
-        a = data.rows(n, channels)
-        dx = np.zeros_like(a["x"])
-        return lambda: np.multiply(a["dy"], a["x"] > 0, out=dx), [dx]
-
-    def tanh_forward(n, channels):
-        x = data.rows(n, channels)["x"]
-        y = np.zeros_like(x)
-        return lambda: np.tanh(x, out=y), [y]
-
-    def tanh_backward(n, channels):
-        a = data.rows(n, channels)
-        dx = np.zeros_like(a["x"])
-
-        def call():
-            np.tanh(a["x"], out=dx)
-            np.multiply(dx, dx, out=dx)
-            np.subtract(1, dx, out=dx)
-            np.multiply(dx, a["dy"], out=dx)
-
-        return call, [dx]
-
-    def both(forward, backward):
-        def case(*shape):
-            calls, results = zip(forward(*shape), backward(*shape), strict=True)
-            return lambda: [call() for call in calls], [array for one in results for array in one]
-
-        return case
-
-    gelu, relu, tanh = both(gelu_forward, gelu_backward), both(relu_forward, relu_backward), both(tanh_forward,
-                                                                                                  tanh_backward)
-
-    def residual(n, channels):
-        a = data.rows(n, channels)
-        y = np.zeros_like(a["x"])
-        return lambda: np.add(a["x"], a["dy"], out=y), [y]
-
-    def update(a, step=10):
-        param, grad, m, v = a["param"], a["grad"], a["m"], a["v"]
-        rate, beta1, beta2, eps, decay = 3e-4, 0.9, 0.95, 1e-8, 0.1
-        np.multiply(m, np.float32(beta1), out=m)
-        np.add(m, np.float32(1 - beta1) * grad, out=m)
-        np.multiply(v, np.float32(beta2), out=v)
-        np.add(v, np.float32(1 - beta2) * grad * grad, out=v)
-        denominator = np.sqrt(v / np.float32(1 - beta2 ** step))
-        denominator += np.float32(eps)
-        np.multiply(param, np.float32(1 - rate * decay), out=param)
-        np.subtract(param, np.float32(rate / (1 - beta1 ** step)) * m / denominator, out=param)
-
-    def adamw(elements):
-        a = data.parameters(elements)
-        return lambda: update(a), [a["param"]]
-
-    def optimizer_step(elements):
-        a = data.parameters(elements)
-        spare = np.zeros_like(a["grad"])
-
-        def call():
-            a["grad"] *= np.float32(np.dot(a["grad"], a["grad"]) ** -0.5)
-            update(a)
-            spare.fill(0)
-
-        return call, [a["param"]]
-
-    def sum_of_squares(elements):
-        grad, found = data.parameters(elements)["grad"], np.zeros(1)
-
-        def call():
-            found[0] = np.dot(grad, grad)
-
-        return call, [found]
-
-    def scale(elements):
-        grad = data.parameters(elements)["grad"]
-        return lambda: np.multiply(grad, np.float32(-1), out=grad), [grad]
-
-    def zero(elements):
-        grad = data.parameters(elements)["grad"]
-        return lambda: grad.fill(0), [grad]
-
-    def bfloat16_compress(n, channels):
-        x = data.rows(n, channels)["x"].view(np.uint32)
-        y = np.zeros(x.shape, np.uint16)
-
-        def call():
-            odd = x >> np.uint32(16)
-            odd &= np.uint32(1)
-            odd += np.uint32(0x7FFF)
-            odd += x
-            np.right_shift(odd, np.uint32(16), out=y, casting="unsafe")
-
-        return call, [y.view(np.int16)]
-
-    def bfloat16_expand(n, channels):
-        x = data.bfloat16(n, channels)
-        y = np.zeros(x.shape, np.float32)
-        return lambda: np.left_shift(x, np.uint32(16), out=y.view(np.uint32), dtype=np.uint32), [y]
-
-    def groups(n, channels):
-        width = min(channels, 128)
-        return data.rows(n, channels)["x"].reshape(n, channels // width, width)
-
-    def int8_compress(n, channels):
-        parts = groups(n, channels)
-        y, scale = np.zeros(parts.shape, np.int8), np.zeros(parts.shape[:2], np.float32)
-
-        def call():
-            largest = np.abs(parts).max(axis=2)
-            np.divide(largest, np.float32(127), out=scale)
-            scaled = parts * (np.float32(127) / largest)[:, :, None]
-            np.rint(scaled, out=y, casting="unsafe")
-
-        return call, [y]
-
-    def int8_stochastic(n, channels):
-        parts = groups(n, channels)
-        y, scale = np.zeros(parts.shape, np.int8), np.zeros(parts.shape[:2], np.float32)
-        draw = np.random.Generator(np.random.Philox(0))
-
-        def call():
-            largest = np.abs(parts).max(axis=2)
-            np.divide(largest, np.float32(127), out=scale)
-            scaled = parts * (np.float32(127) / largest)[:, :, None]
-            scaled += draw.random(scaled.shape, np.float32)
-            np.floor(scaled, out=scaled)
-            np.minimum(scaled, np.float32(127), out=y, casting="unsafe")
-
-        return call, [y]
-
-    def int8_expand(n, channels):
-        parts = groups(n, channels)
-        largest = np.abs(parts).max(axis=2)
-        codes = np.rint(parts * (np.float32(127) / largest)[:, :, None]).astype(np.int8)
-        scale, y = largest / np.float32(127), np.zeros(parts.shape, np.float32)
-        return lambda: np.multiply(codes, scale[:, :, None], out=y), [y]
-
-    return {name: function for name, function in locals().items()
-            if callable(function) and name not in ("normalised", "both", "update", "groups", "np")}
+def cases(threads: int) -> dict[str, Callable]:
+    """By name of the kernel, a function of the shape that returns the call and its results. Threads are NumPy's own
+    affair: the environment of a contestant caps them."""
+    ours = (linear_backward_weight, linear_forward, linear_backward_input, block_backward_weight, attention, head)
+    return {case.__name__: case for case in ours} | kernels_numpy_elementwise.CASES
+
+
+def linear_backward_weight(n, n_in, n_out):
+    a = data.product(n, n_in, n_out)
+    dweight = np.zeros_like(a["weight"])
+
+    def call():
+        nonlocal dweight
+        dweight += a["x"].T @ a["dy"]
+
+    return call, [dweight]
+
+
+def linear_forward(n, n_in, n_out):
+    a = data.product(n, n_in, n_out)
+    y = np.zeros_like(a["dy"])
+
+    def call():
+        np.matmul(a["x"], a["weight"], out=y)
+        np.add(y, a["bias"], out=y)
+
+    return call, [y]
+
+
+def linear_backward_input(n, n_in, n_out):
+    a = data.product(n, n_in, n_out)
+    dx = np.zeros_like(a["x"])
+    return lambda: np.matmul(a["dy"], a["weight"].T, out=dx), [dx]
+
+
+def block_backward_weight(n, heads, head_dim):
+    a = data.block_product(n, heads, head_dim)
+    x, dy = (a[name].reshape(n, heads, head_dim) for name in ("x", "dy"))
+    dweight = np.zeros((heads, head_dim, head_dim), np.float32)
+
+    def call():
+        nonlocal dweight
+        dweight += np.matmul(dy.transpose(1, 2, 0), x.transpose(1, 0, 2))
+
+    return call, [dweight]
+
+
+def attention(batch, heads, time, head_dim):
+    a = data.attention(batch, heads, time, head_dim)
+    q, k, v = data.heads_of(a["qkv"], batch, heads)
+    dy = data.heads_of(a["dy"], batch, heads)[0]
+    masked = np.triu(np.full((time, time), -np.inf, np.float32), 1)
+    scale = np.float32(head_dim ** -0.5)
+    y, dq, dk, dv = np.zeros_like(q), np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+
+    def call():
+        p = np.matmul(q, k.swapaxes(2, 3))
+        p *= scale
+        p += masked
+        p -= p.max(axis=3, keepdims=True)
+        np.exp(p, out=p)
+        p /= p.sum(axis=3, keepdims=True)
+        np.matmul(p, v, out=y)
+        np.matmul(p.swapaxes(2, 3), dy, out=dv)
+        ds = np.matmul(dy, v.swapaxes(2, 3))
+        ds -= (dy * y).sum(axis=3, keepdims=True)
+        ds *= p
+        ds *= scale
+        np.matmul(ds, k, out=dq)
+        np.matmul(ds.swapaxes(2, 3), q, out=dk)
+
+    return call, [y, dq, dk, dv]
+
+
+def head(n, channels, vocabulary):
+    a = data.head(n, channels, vocabulary)
+    dh, dembedding = np.zeros_like(a["h"]), np.zeros_like(a["embedding"])
+
+    def call():
+        nonlocal dembedding
+        p = a["h"] @ a["embedding"].T
+        p -= p.max(axis=1, keepdims=True)
+        np.exp(p, out=p)
+        p /= p.sum(axis=1, keepdims=True)
+        p[np.arange(n), a["targets"]] -= 1
+        p /= n
+        np.matmul(p, a["embedding"], out=dh)
+        dembedding += p.T @ a["h"]
+
+    return call, [dh, dembedding]
 
 
 if __name__ == "__main__":
-    harness.serve_kernels(cases)
+    contestants.serve_kernels(cases)

@@ -1,6 +1,6 @@
 """PyTorch's side of the kernel cases: its own fused calls, autograd where it has no direct backward."""
 
-import harness
+import contestants
 import kernel_data as data
 
 
@@ -228,4 +228,4 @@ def cases(threads: int) -> dict:
 
 
 if __name__ == "__main__":
-    harness.serve_kernels(cases)
+    contestants.serve_kernels(cases)

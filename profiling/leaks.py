@@ -15,7 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import contestants
 import harness
+import record
 
 NOISE_BYTES = 2 << 20
 CONFIG = {"vocab_size": 256, "n_layers": 3, "d_model": 32, "n_heads": 2, "d_ff": 128, "max_seq_len": 32}
@@ -29,12 +31,12 @@ def main() -> int:
         rows = []
         for name in ("cache", "recompute", f"spill:{folder}"):
             harness.say(name)
-            with harness.Peer("leaks_peer.py", arguments.threads) as peer:
+            with contestants.Peer("leaks_peer.py", arguments.threads) as peer:
                 samples = peer.ask("train", config=CONFIG, batch_size=BATCH, seq_len=TIME, strategy=name,
                                    steps=arguments.steps, threads=arguments.threads)
             rows.append({"name": name.partition(":")[0], "samples": samples, **judged(samples)})
     harness.say("")
-    path = harness.write_result("leaks", arguments.threads, {
+    path = record.write_result("leaks", arguments.threads, {
         "config": {**CONFIG}, "batch_size": BATCH, "seq_len": TIME, "steps": arguments.steps, "rows": rows}, arguments.out)
     for row in rows:
         print(f"{row['name']:10s} after {arguments.steps} steps: resident {row['resident_growth_bytes']:+,} bytes, Python "

@@ -1,6 +1,6 @@
 """The contestant of leaks.py: a process that trains and says what it holds."""
 
-import harness
+import contestants
 
 WARM_UP = 50  # steps, before the samples and again under the eyes of tracemalloc
 SAMPLES = 10
@@ -50,4 +50,4 @@ def train(config: dict, batch_size: int, seq_len: int, strategy: str, steps: int
 
 
 if __name__ == "__main__":
-    harness.serve(train=train)
+    contestants.serve(train=train)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import harness
+import contestants
 
 # A buffer of this size is in no processor's cache: what a copy of it does is the memory's doing.
 MEMORY_BYTES = 256 << 20
@@ -43,7 +43,7 @@ class Limits:
         if self._program is None:
             return
         done = subprocess.run([str(self._program), str(self._threads), str(size)], check=True, capture_output=True,
-                              text=True, env=harness.environment(self._threads))
+                              text=True, env=contestants.environment(self._threads))
         flops, *moved = map(float, done.stdout.split())
         self._flops = max(self._flops or 0.0, flops)
         self._moved[size] = max(self._moved.get(size, 0.0), *moved)

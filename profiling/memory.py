@@ -14,9 +14,11 @@ import sys
 import threading
 from itertools import accumulate
 
+import contestants
 import draw
 import harness
 import jobs
+import record
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes
 
@@ -57,14 +59,14 @@ def main() -> int:
     for row in rows:
         if row["name"] not in drawn:  # the picture's alone, and most of the file
             del row["timeline"], row["samples"]
-    path = harness.write_result("memory", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
+    path = record.write_result("memory", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
                                                               "drawn": drawn, "problems": problems}, arguments.out)
     draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return 1 if problems else 0
 
 
-def _watch(name: str, peer: harness.Peer, facts: dict, steps: int) -> dict:
+def _watch(name: str, peer: contestants.Peer, facts: dict, steps: int) -> dict:
     parts = peer.ask("parts")
     timeline = peer.ask("timeline")
     peak = timeline.pop("peak")
@@ -100,7 +102,7 @@ def ends(operations: int, parts: dict) -> list[float]:
     return [one / sum(durations) for one in accumulate(durations)]
 
 
-def _sampled(peer: harness.Peer, steps: int) -> tuple[list, dict]:
+def _sampled(peer: contestants.Peer, steps: int) -> tuple[list, dict]:
     """memory_profiler's samples of the process, ``(moment, bytes)``, while it takes some steps."""
     from memory_profiler import memory_usage
 

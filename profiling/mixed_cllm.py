@@ -1,6 +1,6 @@
 """cllm's side of the mixed-precision cases: products of float32 weights and of weights that are kept as bfloat16."""
 
-import harness
+import contestants
 import kernel_data as data
 
 
@@ -40,4 +40,4 @@ def cases(threads: int) -> dict:
 
 
 if __name__ == "__main__":
-    harness.serve_kernels(cases)
+    contestants.serve_kernels(cases)

@@ -16,8 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import contestants
 import harness
 import jobs
+import record
 
 import cllm
 from cllm.models.wiring import wire
@@ -46,7 +48,7 @@ def main() -> int:
     data["bound"] = bound(data)
     harness.say("")
     report(data)
-    path = harness.write_result("mixed_precision", arguments.threads, data, arguments.out)
+    path = record.write_result("mixed_precision", arguments.threads, data, arguments.out)
     print(f"\nwritten: {path}")
     return 0
 
@@ -72,7 +74,7 @@ def instruction(threads: int) -> dict | None:
         try:
             subprocess.run(build, check=True, capture_output=True)
             done = subprocess.run([program, str(threads)], check=True, capture_output=True, text=True,
-                                  env=harness.environment(threads))
+                                  env=contestants.environment(threads))
         except (OSError, subprocess.CalledProcessError):
             return None
     fused, dotted = map(float, done.stdout.split())
@@ -82,8 +84,8 @@ def instruction(threads: int) -> dict | None:
 def steps(config: cllm.ModelConfig, arguments) -> dict:
     """Whole steps by strategy, the part of their time that is products, and the rounding of all matrices."""
     elements = memory(config)["matrix_elements"]
-    peers = {name: harness.Peer("cllm_peer.py", arguments.threads) for name in STEPS}
-    peers["round_weights"] = harness.Peer("mixed_cllm.py", arguments.threads)
+    peers = {name: contestants.Peer("cllm_peer.py", arguments.threads) for name in STEPS}
+    peers["round_weights"] = contestants.Peer("mixed_cllm.py", arguments.threads)
     try:
         for name in STEPS:
             harness.say(f"making {name}")
@@ -116,11 +118,11 @@ def products(arguments) -> list[dict]:
             python = arguments.peer_python if library == "torch" else sys.executable
             for case in cases:
                 harness.say(f"{name}: {library} {case}")
-                peer = harness.Peer(f"mixed_{library}.py", arguments.threads, python)
+                peer = contestants.Peer(f"mixed_{library}.py", arguments.threads, python)
                 peers.append(peer)
                 try:
                     one = peer.ask("prepare", kernel=case, shape=list(shape), threads=arguments.threads)
-                except harness.PeerError as error:
+                except contestants.PeerError as error:
                     print(f"{library} {case}: {error}", file=sys.stderr)
                     continue
                 repeats = harness.repeats_for(one["seconds"])

@@ -1,6 +1,6 @@
 """PyTorch's side of the mixed-precision cases: the same products in float32 and in bfloat16."""
 
-import harness
+import contestants
 import kernel_data as data
 
 
@@ -35,4 +35,4 @@ def cases(threads: int) -> dict:
 
 
 if __name__ == "__main__":
-    harness.serve_kernels(cases)
+    contestants.serve_kernels(cases)

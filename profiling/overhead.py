@@ -19,8 +19,10 @@ shared machine drifts by more than is looked for.
 
 import sys
 
+import contestants
 import harness
 import jobs
+import record
 
 BURST_SECONDS = 0.03
 ADDS_AT_MOST = 0.02
@@ -43,7 +45,7 @@ def main() -> int:
     harness.say("")
     problems = reasons + [f"{row['strategy']}: profiling adds {row['adds_text']}" for row in rows
                  if row["what"] == "profiled" and row["adds"][1] > ADDS_AT_MOST]
-    path = harness.write_result("overhead", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
+    path = record.write_result("overhead", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
                                                                 "problems": problems}, arguments.out)
     print(jobs.title(arguments, config))
     for row in rows:
@@ -55,7 +57,7 @@ def main() -> int:
     return 1 if reasons else 0
 
 
-def _rows(name: str, peer: harness.Peer, facts: dict, rounds: int) -> list[dict]:
+def _rows(name: str, peer: contestants.Peer, facts: dict, rounds: int) -> list[dict]:
     first = peer.ask("turns", ways=list(WAYS), repeats=2)
     taken: dict[str, list] = {way: [] for way in WAYS}
     for ways in (WAYS[:-1], WAYS[-1:]):  # a step without kernels leaves other things in the processor's caches

@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from unittest import mock
 
+import contestants
 import harness
 from cllm_peer import Training
 
@@ -53,4 +54,4 @@ def _without_kernels(stack: ExitStack) -> None:
 
 if __name__ == "__main__":
     ways = Ways()
-    harness.serve(make=ways.make, turns=ways.turns)
+    contestants.serve(make=ways.make, turns=ways.turns)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import harness
 import numpy as np
+import record
 
 import cllm
 from cllm import frontier
@@ -41,7 +42,7 @@ def main() -> int:
     arguments = made.parse_args()
     rows = [_times(name, *job, arguments) for name, job in JOBS.items()]
     thinned = _thinned(arguments.threads)
-    path = harness.write_result("planning", arguments.threads, {"rows": rows, "thinned": thinned}, arguments.out)
+    path = record.write_result("planning", arguments.threads, {"rows": rows, "thinned": thinned}, arguments.out)
     for row in rows:
         print(f"{row['job']:<26} plan {row['plan_seconds']:.3f} s, refusal {row['refusal_seconds']:.3f} s, "
               f"{row['points']} points")

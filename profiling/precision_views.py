@@ -1,9 +1,9 @@
 """Views of what was measured about numbers in fewer bits, about spilling, and about a thousand steps; see views.py."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import mean
 
-Table = tuple[Sequence[str], list[Sequence[str]]]
+from words import Table, code
 
 
 def _curves(data: dict) -> Table:
@@ -11,7 +11,7 @@ def _curves(data: dict) -> Table:
     arenas = "arena_bytes" in data["rows"][0]
     header = ("", *(["arena MB"] if arenas else []), "validation loss, mean (least to most)", "against exact, by seed",
               "mean difference as a share of the spread of seeds", "the same of the greatest difference", "within the spread")
-    return header, [(f"`{row['name']}`", *([f"{row['arena_bytes'] / 1e6:.1f}"] if arenas else []),
+    return header, [(code(row["name"]), *([f"{row['arena_bytes'] / 1e6:.1f}"] if arenas else []),
                      f"{mean(row['last']):.4f} ({min(row['last']):.4f} to {max(row['last']):.4f})",
                      ", ".join(f"{d:+.4f}" for d in row["differences"]), f"{row['mean_share']:.2f}",
                      f"{row['largest_share']:.2f}", "yes" if row["within"] else "no") for row in data["rows"]]
@@ -22,7 +22,7 @@ def _first_gradients(data: dict) -> Table:
     base = next(row for row in data["rows"] if row["strategy"] == "cache")
     return ("strategy", "arena MB", "saved of cache's arena", "time against cache", "relative error of the gradient",
             "cosine"), [
-        (f"`{row['strategy']}`", f"{row['arena_bytes'] / 1e6:.1f}", f"{1 - row['arena_bytes'] / base['arena_bytes']:.1%}",
+        (code(row["strategy"]), f"{row['arena_bytes'] / 1e6:.1f}", f"{1 - row['arena_bytes'] / base['arena_bytes']:.1%}",
          f"{row['slowdown_vs_cache']:.2f}", *(["0", "1"] if row["exact"] else [
              f"{row['gradient_error']['relative_error']:.1e}", f"{row['gradient_error']['cosine']:.7f}"]))
         for row in data["rows"]]
@@ -32,7 +32,7 @@ def _mixed_memory(data: dict) -> Table:
     found = data["memory"]
     copy = found["working_copy_bytes"]
     return ("activations", "arena MB", "in total MB", "in total with a bfloat16 copy of the matrices, MB"), [
-        (f"`{name}`", f"{arena / 1e6:.1f}", f"{found['total_bytes'][name] / 1e6:.1f}",
+        (code(name), f"{arena / 1e6:.1f}", f"{found['total_bytes'][name] / 1e6:.1f}",
          f"{(found['total_bytes'][name] + copy) / 1e6:.1f}") for name, arena in found["arena_bytes"].items()]
 
 
@@ -49,7 +49,7 @@ def _mixed_products(data: dict) -> Table:
              "torch float32": "PyTorch, float32", "torch bfloat16": "PyTorch, bfloat16",
              "torch rounded": "PyTorch, bfloat16 from float32 and back"}
     there = [name for name in names if name in data["products"][0]["rate"]]
-    rows = [(f"`{row['name']}`", " × ".join(map(str, row["shape"])),
+    rows = [(code(row["name"]), " × ".join(map(str, row["shape"])),
              *[f"{row['rate'][name] / 1e9:.0f}" for name in there]) for row in data["products"]]
     if data["instruction"]:
         found = data["instruction"]
@@ -69,7 +69,7 @@ def _mixed_bound(data: dict) -> Table:
 
 def _leaks(data: dict) -> Table:
     return ("strategy", "steps", "resident bytes more", "bytes of Python's more", "threads more", "descriptors more"), [
-        (f"`{row['name']}`", str(data["steps"]), f"{row['resident_growth_bytes']:+,}", f"{row['python_growth_bytes']:+,}",
+        (code(row["name"]), str(data["steps"]), f"{row['resident_growth_bytes']:+,}", f"{row['python_growth_bytes']:+,}",
          f"{row['threads_growth']:+d}", f"{row['descriptors_growth']:+d}") for row in data["rows"]]
 
 

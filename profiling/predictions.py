@@ -21,9 +21,11 @@ import sys
 import tempfile
 from statistics import median
 
+import contestants
 import draw
 import harness
 import jobs
+import record
 
 STRATEGIES = "cache,recompute,every:2,selective,sqrt,binomial:2,per-block,cache@2,cache@1,selective@2,recompute@2,bf16,int8"
 WITHIN = 0.03
@@ -39,7 +41,7 @@ def main() -> int:
     config = jobs.config_of(arguments)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CLLM_CACHE_DIR"] = folder  # contestants inherit it
-        with harness.Peer("cllm_peer.py", arguments.threads) as peer:
+        with contestants.Peer("cllm_peer.py", arguments.threads) as peer:
             harness.say("calibrating")
             spent = peer.ask("calibrate", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
                              threads=arguments.threads)
@@ -57,7 +59,7 @@ def main() -> int:
             "median_error": median(abs(row["error"]) for row in rows) if rows else None,
             "budgets": judged(rows, timings), "problems": problems}
     _print(arguments, config, data)
-    path = harness.write_result("predictions", arguments.threads, data, arguments.out)
+    path = record.write_result("predictions", arguments.threads, data, arguments.out)
     draw.draw(path)
     print(f"\nwritten: {path} and its picture")
     return 1 if problems else 0

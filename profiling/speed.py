@@ -18,6 +18,7 @@ from statistics import median
 import draw
 import harness
 import jobs
+import record
 import roofline
 from figures import in_order
 from limits import Limits
@@ -44,7 +45,7 @@ def main() -> int:
     problems = [f"{name} failed: {reason}" for name, reason in failed.items()]
     data = {**jobs.job_of(arguments, config), "rows": rows, "roofs": roofs, "points": points, "problems": problems}
     _print(arguments, config, data)
-    path = harness.write_result("speed", arguments.threads, data, arguments.out)
+    path = record.write_result("speed", arguments.threads, data, arguments.out)
     draw.draw(path)
     print(f"\nwritten: {path} and its pictures")
     return 1 if problems else 0

@@ -18,10 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from record import RESULTS, ROOT
 from views import VIEWS
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "profiling" / "results"
 
 _BEGIN = re.compile(r"^<!-- (table|picture):(\S+)(?: (.+?))? -->$", re.MULTILINE)
 _END = "<!-- end -->"

@@ -13,6 +13,7 @@ Modes:
 Needs PyTorch and NumPy, not cllm.
 """
 
+import contestants
 import harness
 
 MAX_NORM = 1.0
@@ -162,7 +163,7 @@ def _resident() -> int | None:
     # This environment need not have cllm: the same reader, by its file.
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("resident", harness.ROOT / "cllm" / "comparison" / "resident.py")
+    spec = spec_from_file_location("resident", contestants.ROOT / "cllm" / "comparison" / "resident.py")
     resident = module_from_spec(spec)
     spec.loader.exec_module(resident)
     return resident.resident_bytes()
@@ -170,4 +171,4 @@ def _resident() -> int | None:
 
 if __name__ == "__main__":
     training = Training()
-    harness.serve(make=training.make, burst=training.burst)
+    contestants.serve(make=training.make, burst=training.burst)

@@ -15,8 +15,10 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+import contestants
 import draw
 import harness
+import record
 
 from cllm.config import ModelConfig
 
@@ -35,10 +37,10 @@ def main() -> int:
     settings["steps"] = arguments.steps or _steps_in(arguments, config, settings)
     with tempfile.TemporaryDirectory() as folder:
         files = {name: str(Path(folder) / f"{name}.npz") for name in ("weights", "data")}
-        peers = {"cllm": harness.Peer("training_cllm.py", arguments.threads)}
+        peers = {"cllm": contestants.Peer("training_cllm.py", arguments.threads)}
         facts = peers["cllm"].ask("make", config=config, settings=settings, files=files)
         if arguments.peer_python:
-            peers["torch"] = harness.Peer("training_torch.py", arguments.threads, arguments.peer_python)
+            peers["torch"] = contestants.Peer("training_torch.py", arguments.threads, arguments.peer_python)
             facts |= peers["torch"].ask("make", config=config, settings=facts["settings"], threads=arguments.threads,
                                         files=files)
         rows = _train(peers, settings["steps"], arguments.evaluations)
@@ -49,7 +51,7 @@ def main() -> int:
         ours, theirs = (row["evaluations"][-1]["val_loss"] for row in rows)
         data["val_loss_difference"] = ours / theirs - 1
         data["time_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
-    path = harness.write_result("training", arguments.threads, data, arguments.out)
+    path = record.write_result("training", arguments.threads, data, arguments.out)
     _print(data)
     draw.draw(path)
     print(f"\nwritten: {path} and its picture")
@@ -72,7 +74,7 @@ def _arguments() -> argparse.Namespace:
 
 def _steps_in(arguments, config: dict, settings: dict) -> int:
     """Steps that cllm takes in the seconds asked for, from a short trial."""
-    with harness.Peer("training_cllm.py", arguments.threads) as peer:
+    with contestants.Peer("training_cllm.py", arguments.threads) as peer:
         peer.ask("make", config=config, settings={**settings, "steps": TRIAL_STEPS})
         seconds = median(peer.ask("stretch", steps=TRIAL_STEPS)["seconds"][TRIAL_STEPS // 2:])
     return max(1, int(arguments.seconds / seconds))

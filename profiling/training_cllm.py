@@ -1,5 +1,6 @@
-"""The contestant cllm of a whole training run: a `cllm.train.Trainer`, stepped in stretches (see `harness.Peer`)."""
+"""The contestant cllm of a whole training run: a `cllm.train.Trainer`, stepped in stretches (see `contestants.Peer`)."""
 
+import contestants
 import harness
 
 
@@ -46,4 +47,4 @@ class Run:
 
 if __name__ == "__main__":
     run = Run()
-    harness.serve(make=run.make, stretch=run.stretch, evaluate=run.evaluate)
+    contestants.serve(make=run.make, stretch=run.stretch, evaluate=run.evaluate)

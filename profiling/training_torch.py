@@ -3,6 +3,7 @@
 Needs PyTorch and NumPy, not cllm.
 """
 
+import contestants
 import harness
 import torch_peer
 
@@ -74,4 +75,4 @@ class Run:
 
 if __name__ == "__main__":
     run = Run()
-    harness.serve(make=run.make, stretch=run.stretch, evaluate=run.evaluate)
+    contestants.serve(make=run.make, stretch=run.stretch, evaluate=run.evaluate)

@@ -1,0 +1,26 @@
+"""Words of the tables: from a figure to a cell. `views.py` says which tables there are."""
+
+from collections.abc import Sequence
+
+NOTHING = "–"
+Table = tuple[Sequence[str], list[Sequence[str]]]
+
+
+def number(value: float | None, form: str, scale: float = 1.0) -> str:
+    """A figure in that form, or a dash where there is none."""
+    return NOTHING if value is None else format(value * scale, form)
+
+
+def megabytes(nbytes: int | None) -> str:
+    """Bytes as MB of 10^6."""
+    return number(nbytes, ".1f", 1e-6)
+
+
+def spread(seconds: dict) -> str:
+    """Median, least and most."""
+    return f"{seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f})"
+
+
+def code(word: str) -> str:
+    """A name as it is typed."""
+    return f"`{word}`"
