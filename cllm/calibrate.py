@@ -123,16 +123,15 @@ class _Steps:
         work = self.workload
         executor = Executor(model, work.batch, work.time, strategy=self.strategy, optimizer=work.optimizer,
                             num_threads=work.threads)
-        schedule, repeats = executor.schedule, work.batch // executor.schedule.micro_batch
-        self.names = [op_signature(op, schedule, work) for op in
-                      (*schedule.ops[:schedule.epilogue] * repeats, *schedule.ops[schedule.epilogue:])]
+        schedule = executor.schedule
+        self.names = [op_signature(op, schedule, work) for op in schedule.whole_step(schedule.ops)]
         tokens, targets = np.random.default_rng(0).integers(0, work.config.vocab_size, (2, work.batch, work.time))
         model.zero_grad()
         executor.loss_and_grad(tokens, targets)
         spent = 0.0
         while spent < TURN_SECONDS:
             model.zero_grad()
-            timed = [seconds for *_, seconds in executor.timed_step(tokens, targets)]
+            timed = executor.timed_step(tokens, targets).tolist()
             for name, seconds in zip(self.names, timed, strict=True):
                 self.found[name].append(seconds)
             self.totals.append(sum(timed))

@@ -1,8 +1,6 @@
 """Interprets a schedule; names no strategy and no layer."""
 
 from collections.abc import Callable
-from operator import sub
-from time import perf_counter
 
 import numpy as np
 
@@ -113,24 +111,21 @@ class Executor:
         """
         return self._train(tokens, targets, num_targets, _run)
 
-    def timed_step(self, tokens, targets) -> list[tuple[str, str, float]]:
-        """`loss_and_grad`, with (kind, step name, seconds) of every operation in the order in which it ran.
+    def timed_step(self, tokens, targets) -> np.ndarray:
+        """`loss_and_grad`, with the seconds of every operation, in the order of ``schedule.whole_step(schedule.ops)``.
 
-        The clock stands between the operations as one more call, and names are looked up afterwards, so that the record
-        costs a step next to nothing (`profiling/overhead.py` measures what).
+        The clock is read once between two operations, in compiled code; `profiling/overhead.py` measures what it costs.
         """
-        seconds: list[float] = []
+        seconds = np.empty(len(self.schedule.whole_step(self.schedule.ops)))
+        done = 0
 
         def run(calls: list[Call]) -> None:
-            turns = [perf_counter] * (2 * len(calls) + 1)
-            turns[1::2] = calls
-            read = [turn() for turn in turns][::2]
-            seconds.extend(map(sub, read[1:], read))
+            nonlocal done
+            kernels.call_timed(calls, seconds=seconds[done:done + len(calls)])
+            done += len(calls)
 
         self._train(tokens, targets, None, run)
-        body, epilogue = self.schedule.ops[:self.schedule.epilogue], self.schedule.ops[self.schedule.epilogue:]
-        ran = body * self.schedule.n_micro + epilogue
-        return [(op.kind, op.step.name, taken) for op, taken in zip(ran, seconds, strict=True)]
+        return seconds
 
     def loss(self, tokens, targets) -> float:
         """Mean loss over the valid targets, without gradients, dropout or kept activations; errors as `loss_and_grad`."""

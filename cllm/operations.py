@@ -1,5 +1,6 @@
 """What a schedule is made of: `Buffer`, `Op`, `Schedule`, pure data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cllm.program import Step
@@ -60,6 +61,10 @@ class Schedule:
     micro_batch: int
     n_micro: int
     loss_rows: int
+
+    def whole_step(self, once: Sequence) -> list:
+        """What belongs to the operations, such as `ops` or their names, once for each time that a step runs them."""
+        return [*once[:self.epilogue]] * self.n_micro + [*once[self.epilogue:]]
 
     def count(self, kind: str, step: str | None = None) -> int:
         """How many operations of that kind (and step) one micro-batch runs."""

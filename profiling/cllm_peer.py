@@ -56,7 +56,9 @@ class Training:
     def parts(self) -> dict:
         """One step, part by part: the operations of the schedule, then what follows them."""
         zero = harness.burst(self.model.zero_grad, 1)[0]
-        operations = [list(one) for one in self.executor.timed_step(self.inputs, self.targets)]
+        seconds = self.executor.timed_step(self.inputs, self.targets).tolist()
+        ran = self.executor.schedule.whole_step(self.executor.schedule.ops)
+        operations = [[op.kind, op.step.name, one] for op, one in zip(ran, seconds, strict=True)]
         clip = harness.burst(lambda: self.clip(self.model, MAX_NORM), 1)[0]
         adamw = harness.burst(self.optimizer.step, 1)[0]
         return {"operations": operations, "zero_grad": zero, "clip": clip, "adamw": adamw}
@@ -83,13 +85,9 @@ class Training:
             each buffer that is, as (site, block or None, kind, bytes).
         """
         schedule, memory = self.executor.schedule, self.executor.memory
-
-        def whole_step(once: list) -> list:
-            return once[:schedule.epilogue] * schedule.n_micro + once[schedule.epilogue:]
-
         names, live = zip(*memory.timeline(), strict=True)
-        return {"operations": whole_step(list(names)), "live_bytes": whole_step(list(live)),
-                "by_kind": {kind: whole_step(list(sizes)) for kind, sizes in memory.timeline_by_kind().items()},
+        return {"operations": schedule.whole_step(names), "live_bytes": schedule.whole_step(live),
+                "by_kind": {kind: schedule.whole_step(sizes) for kind, sizes in memory.timeline_by_kind().items()},
                 "peak": {"operation": names[memory.peak], "alive": [list(one) for one in memory.alive_at_peak()]}}
 
 

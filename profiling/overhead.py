@@ -7,7 +7,7 @@ By default a tiny model, where Python weighs most. For each strategy, in one pro
 ways, a step of each in turn:
 
 * as users take it;
-* with profiling on: `Executor.timed_step`, which records every operation;
+* with profiling on: `Executor.timed_step`, which takes the seconds of every operation;
 * without the witness: the pattern that a step lays into the arena, so that the highest byte written can be found, is
   left out;
 * in Python alone: every kernel is replaced by a call that does nothing. What is left are the executor's loop over bound

@@ -7,7 +7,7 @@ import oracle
 import pytest
 
 import cllm
-from cllm import executor as module
+from cllm import _kernels
 
 B, T = 4, 8
 
@@ -38,10 +38,10 @@ def traced(call, times):
 def test_without_profiling_no_clock_is_read(made, monkeypatch):
     model, executor, batch = made
 
-    def refuse():
+    def refuse(*arguments, **named):
         raise AssertionError("the clock was read")
 
-    monkeypatch.setattr(module, "perf_counter", refuse)
+    monkeypatch.setattr(_kernels, "call_timed", refuse)
     executor.loss_and_grad(*batch)
     executor.loss(*batch)
     executor.logits(batch[0])
@@ -55,11 +55,11 @@ def test_without_profiling_nothing_is_kept(made):
     executor.loss_and_grad(*batch)
     # An int that leaves the small ones, the step's number, is all that may differ.
     assert traced(lambda: executor.loss_and_grad(*batch), 20) < 100
-    assert traced(lambda: records.append(executor.timed_step(*batch)), 20) > 20 * 50 * 40, "and a record would be seen"
+    assert traced(lambda: records.append(executor.timed_step(*batch)), 20) > 20 * 50 * 8, "and a record would be seen"
 
 
 def test_without_profiling_nothing_is_allocated_for_operations(made):
-    """The most that a step holds in passing is the same for 9 blocks as for 1 or nearly: no entry is made for an operation."""
+    """The most that a step holds in passing grows by no record's entry for each operation."""
     def most(n_blocks, profiled):
         config = cllm.ModelConfig(**{**oracle.CONFIG, "n_layers": n_blocks})
         executor = cllm.Executor(cllm.GPT(config, seed=0), B, T, num_threads=1)
@@ -73,9 +73,9 @@ def test_without_profiling_nothing_is_allocated_for_operations(made):
         finally:
             tracemalloc.stop()
 
-    # Loss and gradients of 9 blocks have 160 operations more than those of 1; parameters pass too, a name at a time.
-    assert most(9, True) - most(1, True) > 160 * (24 + 8), "a record holds a float and a place for each"
-    assert most(9, False) - most(1, False) < 160 * 16, "no entry for each"
+    # 9 blocks have 176 operations more than 1. A place in a list of calls is 8 bytes, a double of the record 8 more.
+    assert most(9, True) - most(1, True) > 176 * 12
+    assert most(9, False) - most(1, False) < 176 * 12, "no entry for each"
 
 
 def test_a_profiled_step_is_the_same_step(made):
@@ -88,5 +88,5 @@ def test_a_profiled_step_is_the_same_step(made):
     assert all((model.gradients[name] == plain[name]).all() for name in plain) and executor.step == 1 and loss > 0
     schedule, body = executor.schedule, executor.schedule.ops[:executor.schedule.epilogue]
     ran = [*body] * schedule.n_micro + [*schedule.ops[schedule.epilogue:]]
-    assert [(kind, name) for kind, name, _ in record] == [(op.kind, op.step.name) for op in ran]
-    assert all(seconds >= 0 for *_, seconds in record)
+    assert schedule.whole_step(schedule.ops) == ran and record.shape == (len(ran),)
+    assert (record > 0).all()
