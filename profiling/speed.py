@@ -3,8 +3,9 @@
     python profiling/speed.py
     python profiling/speed.py --preset tiny --strategies cache,recompute --rounds 9
 
-Whole steps of all strategies are timed in turn, without any instrument. Then some steps are timed operation by
-operation (`Executor.timed_step`); each figure is the median over these, so that the parts need not add up to the whole.
+The strategies take turns. In each round each takes whole steps without any instrument, then one that is timed operation
+by operation (`Executor.timed_step`): both meet the same moods of a shared machine. Each figure is the median over the
+rounds, so that the parts need not add up to the whole; where they are far from it, the result names it as a problem.
 From the work that layers declare follow GFLOP/s and GB/s of every step, forward, rebuilt and backward, and its share of
 what the machine can do (`roofline.py`).
 """
@@ -15,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
+import contestants
 import draw
 import harness
 import jobs
@@ -23,18 +25,19 @@ import roofline
 from figures import in_order
 from limits import Limits
 
-INSTRUMENTED_STEPS = 3
+APART = 1.25  # the sum of the parts over the whole step, or the other way round: beyond it they were not of the same step
 AFTERWARDS = ("zero_grad", "clip", "adamw")
 
 
 def main() -> int:
-    """Measure, print, write; the exit code is 1 when a strategy failed."""
+    """Measure, print, write; the exit code is 1 when a strategy failed. Parts that are far from their whole are named
+    among the result's problems."""
     arguments = jobs.parsed(jobs.parser(__doc__.splitlines()[0], "cache,recompute,every:2,selective", rounds=5))
     config = jobs.config_of(arguments)
     with jobs.trainings(arguments, config, jobs.strategies_of(arguments)) as (made, failed):
-        bursts = {name: jobs.bursts(peer) for name, (peer, _) in made.items()}
+        parts: dict[str, list[dict]] = {name: [] for name in made}
+        bursts = {name: _with_parts(peer, parts[name]) for name, (peer, _) in made.items()}
         timings = harness.interleave(bursts, arguments.rounds, harness.say)
-        parts = {name: [peer.ask("parts") for _ in range(INSTRUMENTED_STEPS)] for name, (peer, _) in made.items()}
         work = {name: peer.ask("work") for name, (peer, _) in made.items()}
         step_bytes = max((facts["total_bytes"] for _, facts in made.values()), default=0)
     harness.say("")
@@ -42,13 +45,32 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         roofs = roofline.measured_roofs(Limits(Path(folder), arguments.threads), step_bytes)
     points = _points(parts, work, roofs)
-    problems = [f"{name} failed: {reason}" for name, reason in failed.items()]
+    problems = [f"{name} failed: {reason}" for name, reason in failed.items()] + apart(rows)
     data = {**jobs.job_of(arguments, config), "rows": rows, "roofs": roofs, "points": points, "problems": problems}
     _print(arguments, config, data)
     path = record.write_result("speed", arguments.threads, data, arguments.out)
     draw.draw(path)
     print(f"\nwritten: {path} and its pictures")
-    return 1 if problems else 0
+    return 1 if failed else 0
+
+
+def _with_parts(peer: contestants.Peer, parts: list[dict]):
+    """Bursts of whole steps, each followed by a step whose parts are put down in `parts`."""
+    whole = jobs.bursts(peer)
+
+    def burst() -> list[float]:
+        seconds = whole()
+        parts.append(peer.ask("parts"))
+        return seconds
+
+    return burst
+
+
+def apart(rows: list[dict]) -> list[str]:
+    """Which strategies' parts do not add up to anything like their whole step, in words."""
+    shares = {row["name"]: sum(row["by_kind"].values()) / row["seconds"]["median"] for row in rows}
+    return [f"{name}: the parts add up to {share:.2f} of the whole step" for name, share in shares.items()
+            if not 1 / APART <= share <= APART]
 
 
 def _points(parts: dict, work: dict, roofs: dict | None) -> list[dict]:

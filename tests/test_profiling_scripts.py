@@ -24,6 +24,28 @@ def test_parts_of_a_step_are_folded_by_kind():
     assert speed.by_kind(steps) == {"forward": 3.0, "backward": 4.0, "zero_grad": 0.1, "clip": 0.2, "adamw": 0.3}
 
 
+def test_parts_that_are_not_of_the_same_step_are_named():
+    speed = script("speed")
+
+    def row(name, *parts):
+        return {"name": name, "seconds": {"median": 1.0}, "by_kind": dict(enumerate(parts))}
+
+    assert speed.apart([row("cache", 0.5, 0.7), row("recompute", 0.5, 0.5, 0.3), row("sqrt", 0.4, 0.3)]) == [
+        "recompute: the parts add up to 1.30 of the whole step", "sqrt: the parts add up to 0.70 of the whole step"]
+
+
+def test_parts_are_taken_in_each_round():
+    speed = script("speed")
+
+    class Fake:
+        def ask(self, what, **_arguments):
+            return [0.5] if what == "burst" else {"operations": []}
+
+    parts = []
+    burst = speed._with_parts(Fake(), parts)
+    assert burst() == [0.5] == burst() and len(parts) == 2
+
+
 def test_points_of_the_roofline():
     roofline = script("roofline")
     step = [["forward", "blocks.0.fc", 2.0], ["forward", "ln_f", 1.0], ["forward", "blocks.1.fc", 3.0]]
