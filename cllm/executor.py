@@ -57,14 +57,14 @@ class Executor:
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
         self._model = model
-        self._ledger = Ledger(model.program, self.workload)
-        self.plan: Plan = decide(strategy, self._ledger)
+        ledger = Ledger(model.program, self.workload)
+        self.plan: Plan = decide(strategy, ledger)
         if self._check.every and not self.plan.exact:
             raise ConfigError("Executor(determinism_check=...)", "must be 'off' where values are compressed",
                               repr(determinism_check), "What is rebuilt from a compressed value differs by design.")
         self.schedule: Schedule
         self.memory: MemoryReport
-        self.schedule, self.memory = self._ledger.build(self.plan)
+        self.schedule, self.memory = ledger.build(self.plan)
         self._step = 0
         self._slab = Slab(self.memory.arena_bytes)
         self._spill = self._open_spill()

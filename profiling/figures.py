@@ -50,26 +50,35 @@ def title(data: dict) -> str:
     return "; ".join([*words, f"{threads} thread{'' if threads == 1 else 's'}"])
 
 
-def write_labels(axis, marks: list[tuple[float, float, str]], size: float = 7.5, lift: float = 0.0) -> None:
-    """Names beside their points, `(x, y, name)`, moved up or down until none lies on another; thin lines lead back.
+MARKER = 3.5  # points from the middle of a point's mark to its edge
 
-    Limits and scales of the axis must stand. Names go to the right of their points, from the top down, each as near to
-    its own height as those placed before leave room for.
+
+def write_labels(axis, marks: list[tuple[float, float, str]], size: float = 7.5, lift: float = 0.0) -> None:
+    """Names beside their points, `(x, y, name)`, moved up or down until none lies on another or on a point; thin lines
+    lead back.
+
+    Limits and scales of the axis must stand. From the top down, each name goes as near to its own height as those placed
+    before leave room for, inside the axes: to the right of its point, or to the left where it would leave them.
     """
     figure = axis.figure
     figure.draw_without_rendering()  # the layout decides where points lie
-    scale = 72.0 / figure.dpi
-    height, placed = size * 1.25, []
+    scale, half = 72.0 / figure.dpi, size * 1.25 / 2
+    box = axis.get_window_extent()
+    right_end, low_end, high_end = box.x1 * scale, box.y0 * scale, box.y1 * scale
     spots = sorted(((*(axis.transData.transform((x, y)) * scale), x, y, name) for x, y, name in marks),
                    key=lambda spot: -spot[1])
+    taken = [(across - MARKER, across + MARKER, up - MARKER, up + MARKER) for across, up, *_ in spots]
     for across, up, x, y, name in spots:
         width = 0.62 * size * len(name)
-        start, middle = across + 7, up
-        for shift in sorted((k * height / 4 for k in range(-160, 161)), key=abs):
+        left = across + 7 + width > right_end
+        start, middle = across - 7 - width if left else across + 7, up + lift
+        for shift in sorted((k * half / 2 for k in range(-160, 161)), key=abs):
             middle = up + lift + shift
-            if all(abs(middle - other) >= height or start + width < left or right < start for left, right, other in placed):
+            if low_end + half <= middle <= high_end - half and not any(
+                    start < end and begin < start + width and middle - half < high and low < middle + half
+                    for begin, end, low, high in taken):
                 break
-        placed.append((start, start + width, middle))
-        axis.annotate(name, (x, y), xytext=(7, middle - up), textcoords="offset points", fontsize=size, va="center",
-                      arrowprops=None if abs(middle - up - lift) < height / 2 else
+        taken.append((start, start + width, middle - half, middle + half))
+        axis.annotate(name, (x, y), xytext=(-7 if left else 7, middle - up), textcoords="offset points", fontsize=size,
+                      va="center", ha="right" if left else "left", arrowprops=None if abs(middle - up - lift) < half else
                       {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2})

@@ -19,7 +19,9 @@ def memory_against_time(results: list[dict], path: Path) -> None:
                              (THEIRS, [row for row in shown if row["name"].startswith("torch")])):
             _draw_contestants(axis, side, colour)
         axis.set_title(title(data), fontsize=10)
-        axis.margins(x=0.12)
+        axis.margins(x=0.05, y=0.1)
+        left, right = axis.get_xlim()
+        axis.set_xlim(left, right + 0.2 * (right - left))  # room for the names
         axis.set_ylim(bottom=0)
         axis.set_xlabel("seconds of one step: median, and least to most")
     axes[0, 0].set_ylabel("growth of the process over the model, MB (10⁶ bytes)")

@@ -52,7 +52,7 @@ def test_compare_end_to_end(tmp_path):
     assert "equal to the last bit" in done.output and "recompute" in done.output
     report = json.loads(path.read_text())
     assert [row["strategy"] for row in report["rows"]] == ["cache", "recompute"]
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*partial*"))
 
 
 def test_compare_on_a_file_with_other_settings(tmp_path):
@@ -117,6 +117,8 @@ def test_plan(tmp_path):
     assert plan["arena_bytes"] < plan["total_bytes"] and plan["predicted_seconds"] > 0
     assert plan["strategy"] == "every:2" and plan["plan"]["children"]
     assert run("plan", "--strategy", "nonsense").exit_code == 1
+    done = run("plan", *SMALL_JOB, "--plot", tmp_path / "curve.png")
+    assert done.exit_code == 2 and "--pareto" in done.stderr and not (tmp_path / "curve.png").exists()
 
 
 # The table of model.md: six layers, C = 512, H = 8, F = 2048, float32, no output projection, no bias on q, k, v.

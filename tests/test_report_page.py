@@ -218,13 +218,17 @@ def test_in_a_browser(tmp_path):
     text = page.render(a_report(swept=True))
     # The script also measures what the browser made of each picture, where an empty or broken one has no size.
     probe = """<script>for (const svg of document.querySelectorAll("svg")) {
-        const box = svg.getBBox(); svg.setAttribute("data-size", Math.min(box.width, box.height + 9)); }</script>"""
+        const box = svg.getBBox(); svg.setAttribute("data-size", Math.min(box.width, box.height + 9)); }
+        for (const table of document.querySelectorAll(".plans .wide")) {
+        table.setAttribute("data-hidden", table.scrollWidth - table.clientWidth); }</script>"""
     path.write_text(text.replace("</body>", probe + "</body>"))
     shown, complaints = browse(path, tmp_path)
     assert not complaints
     found = Page(shown.replace("<!DOCTYPE html>", ""))
     pictures = found.all("svg")
     assert len(pictures) == len(Page(text).all("svg")) and all(float(one["data-size"]) > 5 for one in pictures)
+    plans = found.all("div", class_="wide", data_hidden="0")
+    assert len(plans) == len(found.all("table", class_="plan")), "no block of a plan lies outside its room"
     outputs = found.all("output")
     assert outputs and all(re.fullmatch(r"\d+ of \d+, .*: .* MB \(.*\)", one["text"]) for one in outputs), "the script ran"
     assert all(float(one["x1"]) > 0 for one in found.all("line", class_="cursor"))

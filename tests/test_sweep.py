@@ -1,11 +1,14 @@
 """Sweeps, budgets from least to most, peers' points: what is asked, what runs, what is kept."""
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from cllm.cli import main
-from cllm.cli.options import write_json
+from cllm.cli.files import write_json
 from cllm.comparison import experiment as experiments
 from cllm.comparison import runner
 from cllm.comparison.budgets import budget_strategies, planned_curve
@@ -147,12 +150,47 @@ def test_an_interrupted_comparison_writes_page_and_picture_too(quick, tmp_path):
     assert "interrupted before it ran" in (tmp_path / "out.html").read_text() and (tmp_path / "out.png").stat().st_size > 1000
 
 
+def test_what_cannot_be_written_keeps_no_other_file_from_it(quick, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    write = Path.write_text
+
+    def full(path, text, **how):
+        write(path, text[:100], **how)
+        if path.suffix == ".html" or "recompute" in text:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    (tmp_path / "out.html").write_bytes(b"old")
+    done = run(*SMALL, "--strategies", "cache,recompute", "--json", tmp_path / "out.json", "--html", tmp_path / "out.html",
+               "--plot", tmp_path / "out.svg")
+    assert done.exit_code == 1 and "equal to the last bit" in done.output
+    for name in ("out.html", "out.json"):
+        assert f"{name}: must take what is written there; got No space left on device" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "out.svg"]
+    assert (tmp_path / "out.html").read_bytes() == b"old" and b"</svg>" in (tmp_path / "out.svg").read_bytes()
+
+
+def test_a_pipe_gets_the_report_once_and_stays_a_pipe(quick, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text)
+        assert run(*SMALL, "--strategies", "cache,recompute", "--json", pipe).exit_code == 0
+        assert len(json.loads(read.result())["rows"]) == 2 and pipe.is_fifo()
+
+
+def test_a_file_is_written_through_a_link(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "there.json")
+    write_json(tmp_path / "link.json", {})
+    assert (tmp_path / "link.json").is_symlink() and (tmp_path / "there.json").read_text() == "{}\n"
+
+
 def test_json_is_written_after_every_run(quick, tmp_path, monkeypatch):
     from cllm.cli import compare
     sizes = []
     monkeypatch.setattr(compare, "write_json", lambda path, report: sizes.append(
         sum(row["step_seconds"] is not None for point in points_of(report) for row in point["rows"])))
-    run(*SMALL, "--strategies", "cache,recompute", "--sweep", "seq_len=16,32")
+    run(*SMALL, "--strategies", "cache,recompute", "--sweep", "seq_len=16,32", "--json", tmp_path / "out.json")
     assert sizes == [1, 2, 3, 4, 4]
 
 
@@ -332,7 +370,7 @@ def test_lines_of_a_sweep(quick):
 @pytest.mark.parametrize("settings, places, labels, name", [
     ([{"qkv": "full"}, {"qkv": "lattice"}], [0, 1], ["full", "lattice"], "qkv"),
     ([{"tied": True}, {"tied": False}], [0, 1], ["True", "False"], "tied"),
-    ([{"a": 1, "b": 2}, {"a": 1, "b": 3}], [0, 1], ["a=1, b=2", "a=1, b=3"], "point of the sweep")])
+    ([{"a": 1, "b": 2}, {"a": 1, "b": 3}], [0, 1], ["1, 2", "1, 3"], "a, b")])
 def test_places_of_a_sweep(settings, places, labels, name):
     assert places_of([{"setting": setting} for setting in settings]) == (places, labels, name)
 

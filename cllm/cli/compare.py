@@ -1,6 +1,8 @@
 """``cllm compare``: the same training under several strategies, measured side by side."""
 
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cllm.cli.compare_tables import print_report
-from cllm.cli.options import (
-    calibrate_first,
-    calibrate_option,
-    config_of,
-    json_option,
-    model_options,
-    size_options,
-    writable,
-    write_json,
-    write_whole,
-)
+from cllm.cli.files import is_stream, whole, writable, write_json, write_whole
+from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options, size_options
 from cllm.cli.sweep import settings, swept
 from cllm.comparison.budgets import budget_strategies, planned_curve
 from cllm.comparison.curve import draw_curve
@@ -99,20 +92,32 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     machine = describe_machine()
 
     def keep(done: list[Runs]) -> None:
-        write_json(json_path, report_of(points, done, machine, values))
+        if json_path is not None and not is_stream(json_path):
+            with suppress(DataError):  # a full disk ends no measurement; the last writing tells of it
+                write_json(json_path, report_of(points, done, machine, values))
 
     done = _run_with_progress(points, rounds, keep)
     report = report_of(points, done, machine, values)
-    write_json(json_path, report)
     print_report(report, by_parameter)
-    if html is not None:
-        write_whole(html, page.render(report))
-    if plot is not None:
-        _draw(report, plot)
-    for problem in report["problems"]:
+    problems = report["problems"] + _written({
+        json_path: lambda path: write_json(path, report), html: lambda path: write_whole(path, page.render(report)),
+        plot: lambda path: _draw(report, path)})
+    for problem in problems:
         click.echo(f"Error: {problem}", err=True)
-    if report["problems"]:
+    if problems:
         sys.exit(INTERRUPTED if report["interrupted"] else 1)
+
+
+def _written(files: dict[Path | None, Callable[[Path], None]]) -> list[str]:
+    """Write each file that was asked for; what cannot be written keeps no other from it. Returns what went wrong."""
+    problems = []
+    for path, write in files.items():
+        if path is not None:
+            try:
+                write(path)
+            except DataError as error:
+                problems.append(str(error))
+    return problems
 
 
 def _job(sizes: dict, steps: int, text: str | None, seed: int) -> Job:
@@ -148,13 +153,14 @@ def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Exper
 
 def _draw(report: dict, path: Path) -> None:
     points = points_of(report)
-    if any(point["curve"] or point["peers"] for point in points):
-        panels = [(setting_name(point["setting"]), memory_against_time(point)) for point in points]
-        draw_curve(panels, path, caption(points[0]) if len(points) == 1 else "")
-    elif "points" in report:
-        draw_sweep(points, path)
-    else:
-        draw(report, path)
+    with whole(path) as place:
+        if any(point["curve"] or point["peers"] for point in points):
+            panels = [(setting_name(point["setting"]), memory_against_time(point)) for point in points]
+            draw_curve(panels, place, caption(points[0]) if len(points) == 1 else "")
+        elif "points" in report:
+            draw_sweep(points, place)
+        else:
+            draw(report, place)
 
 
 def _run_with_progress(points: list[Experiment], rounds: int, keep) -> list[Runs]:

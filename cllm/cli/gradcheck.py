@@ -5,7 +5,8 @@ import sys
 import click
 import numpy as np
 
-from cllm.cli.options import config_of, json_option, model_options, write_json
+from cllm.cli.files import write_json
+from cllm.cli.options import config_of, json_option, model_options
 from cllm.config import checked_size
 from cllm.gradcheck import gradcheck
 from cllm.models.gpt import GPT

@@ -3,7 +3,8 @@
 import click
 
 from cllm.about import versions
-from cllm.cli.options import json_option, write_json
+from cllm.cli.files import write_json
+from cllm.cli.options import json_option
 
 
 @click.command("info")

@@ -4,7 +4,8 @@ from math import prod
 
 import click
 
-from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options, write_json
+from cllm.cli.files import write_json
+from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options
 from cllm.cli.tables import console, megabytes, table
 from cllm.ledger import Ledger
 from cllm.models.wiring import wire

@@ -4,8 +4,6 @@ The options of the model are made from the fields of `ModelConfig`, so a new set
 born.
 """
 
-import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -13,12 +11,9 @@ from pathlib import Path
 import click
 
 from cllm.calibrate import calibrate, is_calibrated, wants_seconds
+from cllm.cli.files import writable
 from cllm.config import CHOICES, PRESETS, ModelConfig
 from cllm.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
-
-# A line break cannot stand inside a JSON string, so these breaks are those of the indentation.
-_ITEM = r'(?:"(?:[^"\\\n]|\\.)*"|[-+.\w]+)'
-_PLAIN_LIST = re.compile(rf"\[\n\s*{_ITEM}(?:,\n\s*{_ITEM})*\n\s*\]")
 
 # Names that differ from the field's: what people type.
 SPELLED = {"n_layers": "layers", "n_heads": "heads"}
@@ -102,32 +97,6 @@ def json_option(command):
     """Option ``--json FILE``, passed on as ``json_path``."""
     return click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), default=None,
                         callback=writable, help="Write the result there, as JSON.")(command)
-
-
-def writable(_ctx, param: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a file whose directory is missing before the work, not after it."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no directory {str(path.parent)!r}", param=param)
-    return path
-
-
-def write_json(path: Path | None, data) -> None:
-    """Write `data` to `path`, whole or not at all; nothing when `path` is None."""
-    if path is None:
-        return
-    write_whole(path, _plain_lists_on_one_line(json.dumps(data, indent=2)) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def _plain_lists_on_one_line(text: str) -> str:
-    """Indented JSON with every list of numbers and strings on one line: timelines have thousands of them."""
-    return _PLAIN_LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]).replace("[ ", "[", 1).removesuffix(" ]") + "]", text)
 
 
 def _all(*decorators: Callable) -> Callable:

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from cllm.calibrate import calibrate
-from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options, writable, write_json
+from cllm.cli.files import writable, write_json
+from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options
 from cllm.cli.tables import console, megabytes, seconds, table
 from cllm.comparison.curve import draw_curve
 from cllm.comparison.picture import check_picture
@@ -34,6 +35,8 @@ def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, th
     """
     config = config_of(model, seq_len)
     if plot is not None:
+        if not whole_curve:
+            raise click.UsageError("--plot draws the curve of --pareto: give both")
         check_picture(plot)
     if measure:
         workload = Workload(config, batch_size, seq_len, dtype, optimizer, threads)
@@ -46,7 +49,8 @@ def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, th
         _print_curve(plans)
         if plot is not None:
             points = tuple(Point(p.total_bytes, p.predicted_seconds) for p in plans)
-            draw_curve([("", [Series("the planner's curve, predicted", "curve", points)])], plot)
+            with whole(plot) as place:
+                draw_curve([("", [Series("the planner's curve, predicted", "curve", points)])], place)
         return
     made = plan(config, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
                 num_threads=threads)

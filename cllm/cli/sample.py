@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from cllm.cli.options import json_option, write_json
+from cllm.cli.files import write_json
+from cllm.cli.options import json_option
 from cllm.errors import SnapshotError
 from cllm.models.gpt import GPT, load
 from cllm.sampling import stream

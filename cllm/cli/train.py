@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options, write_json
+from cllm.cli.files import write_json
+from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options
 from cllm.config import ModelConfig
 from cllm.errors import ConfigError
 from cllm.models.gpt import GPT

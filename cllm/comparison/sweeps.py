@@ -52,7 +52,7 @@ def lines_of(points: list[dict], quantity: Quantity) -> list[Line]:
 def places_of(points: list[dict]) -> tuple[list[float], list[str], str]:
     """Where points stand on the x axis, their labels, and the axis's name.
 
-    One swept key with numbers gives its values, anything else 0, 1, 2, ...
+    One swept key with numbers gives its values, anything else 0, 1, 2, ... with all values of a point as its label.
     """
     settings = [point["setting"] for point in points]
     keys = list(settings[0])
@@ -61,7 +61,8 @@ def places_of(points: list[dict]) -> tuple[list[float], list[str], str]:
         if all(type(value) in (int, float) for value in values):
             return values, [f"{value:g}" for value in values], keys[0]
         return list(range(len(points))), [setting_name({"": value})[1:] for value in values], keys[0]
-    return list(range(len(points))), [setting_name(setting) for setting in settings], "point of the sweep"
+    labels = [", ".join(setting_name({"": value})[1:] for value in setting.values()) for setting in settings]
+    return list(range(len(points))), labels, ", ".join(keys)
 
 
 def draw_sweep(points: list[dict], path: Path) -> None:
