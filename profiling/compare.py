@@ -55,8 +55,8 @@ def main() -> int:
         print(f"disk {number}: {disk.in_words(one)}")
     data = {**jobs.job_of(arguments, config), "rows": rows, "disks": disks, "problems": problems}
     path = record.write_result("compare", arguments.threads, data, arguments.out)
-    draw.draw(path)
-    print(f"\nwritten: {path} and its picture")
+    pictures = draw.draw(path)
+    print(draw.told(path, pictures))
     return 1 if problems else 0
 
 

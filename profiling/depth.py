@@ -46,11 +46,11 @@ def main() -> int:
                          arguments, "batch")
     path = record.write_result("depth", arguments.threads, {"time": arguments.seq_len, "base": config, "rows": rows},
                                 arguments.out)
-    draw.draw(path)
+    pictures = draw.draw(path)
     for row in rows:
         print(f"{row['sweep']:<6} L {row['layers']:>3} B {row['batch']:>3}  {row['name']:<24} "
               f"{row['arena_bytes'] / 1e6:>9.2f} MB  {row['seconds']['median']:.4f} s")
-    print(f"\nwritten: {path} and its picture")
+    print(draw.told(path, pictures))
     return 0
 
 

@@ -57,13 +57,20 @@ def _draw_together(paths: list[Path], picture: Path) -> None:
 
 
 def draw(path: Path) -> list[Path]:
-    """Draw the pictures of one result beside it, and return where they are."""
+    """Draw the pictures of one result beside it, and return where those are that had something to show."""
     data = json.loads(path.read_text(encoding="utf-8"))
     made = []
     for ending, picture in PICTURES.get(data.get("script"), {}).items():
-        made.append(path.with_name(f"{path.stem}{ending}.png"))
-        picture(data, made[-1])
+        place = path.with_name(f"{path.stem}{ending}.png")
+        older = place.stat().st_mtime_ns if place.exists() else None
+        picture(data, place)
+        made += [place] if place.exists() and place.stat().st_mtime_ns != older else []
     return made
+
+
+def told(path: Path, pictures: list[Path]) -> str:
+    """The last line of a script: what it wrote."""
+    return f"\nwritten: {', '.join(str(one) for one in (path, *pictures))}"
 
 
 if __name__ == "__main__":

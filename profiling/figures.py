@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Iterable
 
+from words import count, model
+
 # Colour-blind safe (Okabe and Ito). What runs, in the order of a step:
 COLOURS = {"forward": "#0072B2", "rebuild": "#E69F00", "backward": "#009E73", "accumulate": "#56B4E9",
            "zero_grad": "#bbbbbb", "clip": "#888888", "adamw": "#CC79A7"}
@@ -43,11 +45,9 @@ def title(data: dict) -> str:
     config, words = data.get("config"), []
     settings = {**data, **data.get("settings", {})}
     if config:
-        words.append(f"{config['n_layers']} layers, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
-                     f"V {config['vocab_size']}")
+        words.append(model(config))
         words.append(f"batch {settings['batch_size']} × {settings['seq_len']}")
-    threads = settings["threads"]
-    return "; ".join([*words, f"{threads} thread{'' if threads == 1 else 's'}"])
+    return "; ".join([*words, count(settings["threads"], "thread")])
 
 
 MARKER = 3.5  # points from the middle of a point's mark to its edge

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import contestants
 import harness
+from words import count, model
 
 
 def parser(description: str, strategies: str | None, rounds: int) -> argparse.ArgumentParser:
@@ -109,9 +110,7 @@ def job_of(arguments: argparse.Namespace, config: dict) -> dict:
 
 def title(arguments: argparse.Namespace, config: dict) -> str:
     """What is measured, in one line."""
-    return (f"{config['n_layers']} layers, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
-            f"V {config['vocab_size']}; batch {arguments.batch_size} × {arguments.seq_len}; "
-            f"{arguments.threads} thread{'' if arguments.threads == 1 else 's'}")
+    return f"{model(config)}; batch {arguments.batch_size} × {arguments.seq_len}; {count(arguments.threads, 'thread')}"
 
 
 @contextmanager

@@ -61,8 +61,8 @@ def main() -> int:
             del row["timeline"], row["samples"]
     path = record.write_result("memory", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
                                                               "drawn": drawn, "problems": problems}, arguments.out)
-    draw.draw(path)
-    print(f"\nwritten: {path} and its picture")
+    pictures = draw.draw(path)
+    print(draw.told(path, pictures))
     return 1 if problems else 0
 
 

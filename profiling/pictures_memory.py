@@ -11,7 +11,7 @@ def memory_against_time(results: list[dict], path: Path) -> None:
     with the spread of its rounds; a line joins, for cllm and for PyTorch, those that no other of the same side beats in
     both."""
     figure, axes = new_figure(1, len(results), (2 + 6 * len(results), 5), "")
-    if figure is None:
+    if figure is None or not any(data["rows"] for data in results):
         return
     for axis, data in zip(axes.flat, results, strict=True):
         shown = [row for row in data["rows"] if row["growth_bytes"] is not None]
@@ -82,10 +82,14 @@ def _draw_timeline(axis, row: dict) -> None:
     axis.axhline(fixed + row["high_water_bytes"] / 1e6, color="black", linestyle="--", linewidth=1.4, zorder=4)
     axis.annotate(f"{fixed + row['high_water_bytes'] / 1e6:.1f} MB", (0.985, fixed + row["high_water_bytes"] / 1e6), ha="right",
                   fontsize=9, xytext=(0, 5), textcoords="offset points")
-    first = row["step_seconds"][0]
-    samples = [(moment / first, nbytes) for moment, nbytes in row["samples"] if moment <= first]
-    axis.plot([moment for moment, _ in samples], [(nbytes - (row["rss_start_bytes"] or 0)) / 1e6
-                                                  for _, nbytes in samples], color="#D55E00", linewidth=1.6, zorder=3)
+    if samples := _samples(row):
+        axis.plot(*zip(*samples, strict=True), color="#D55E00", linewidth=1.6, zorder=3)
+
+
+def _samples(row: dict) -> list[tuple[float, float]]:
+    """Of the first step: its share that had passed, and MB of the process over its start."""
+    first, start = row["step_seconds"][0], row["rss_start_bytes"] or 0
+    return [(moment / first, (nbytes - start) / 1e6) for moment, nbytes in row["samples"] if moment <= first]
 
 
 def _timeline_legend(figure, rows: list[dict]) -> None:
@@ -94,9 +98,10 @@ def _timeline_legend(figure, rows: list[dict]) -> None:
 
     alive = [kind for kind in BUFFERS if any(any(row["timeline"]["by_kind"][kind]) for row in rows)]
     kinds = in_order(name.split()[0] for row in rows for name in row["timeline"]["operations"])
-    handles = [Line2D([], [], color="black", linestyle="--", linewidth=1.4, label="arena's own record"),
-               Line2D([], [], color="#D55E00", linewidth=1.6, label="memory_profiler: process less its start"),
-               Patch(color="#dddddd", label="parameters, gradients, optimizer, batch")]
+    handles = [Line2D([], [], color="black", linestyle="--", linewidth=1.4, label="arena's own record")]
+    if any(_samples(row) for row in rows):
+        handles.append(Line2D([], [], color="#D55E00", linewidth=1.6, label="memory_profiler: process less its start"))
+    handles.append(Patch(color="#dddddd", label="parameters, gradients, optimizer, batch"))
     handles += [Patch(color=BUFFERS[kind], alpha=0.75, label=f"predicted: {kind}") for kind in alive]
     handles += [Patch(color=COLOURS[kind], label=f"strip: {kind}") for kind in kinds if kind in COLOURS]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)

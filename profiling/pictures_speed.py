@@ -47,7 +47,7 @@ def roofline(data: dict, path: Path) -> None:
     """Left: the roofline, a point for each step of the program that declares arithmetic. Right: the speed of those that
     only move memory, beside the roof."""
     points, roofs = data["points"], data["roofs"]
-    figure, axes = new_figure(1, 2, (13, 5.6), title(data), width_ratios=(3, 2))
+    figure, axes = new_figure(1, 2, (13, 6), title(data), width_ratios=(3, 2))
     if figure is None or roofs is None or not points:
         return
     from matplotlib.ticker import LogLocator
@@ -71,7 +71,8 @@ def roofline(data: dict, path: Path) -> None:
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("")
     left.xaxis.set_major_formatter("{x:g}")
-    left.legend(fontsize=8, frameon=False, loc="lower right", ncols=3)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=7, fontsize=8, frameon=False)
     _draw_traffic(right, [point for point in points if not point["flops"]][:16], roofs["memory"])
     figure.savefig(path, dpi=150)
 

@@ -60,8 +60,8 @@ def main() -> int:
             "budgets": judged(rows, timings), "problems": problems}
     _print(arguments, config, data)
     path = record.write_result("predictions", arguments.threads, data, arguments.out)
-    draw.draw(path)
-    print(f"\nwritten: {path} and its picture")
+    pictures = draw.draw(path)
+    print(draw.told(path, pictures))
     return 1 if problems else 0
 
 

@@ -49,8 +49,8 @@ def main() -> int:
     data = {**jobs.job_of(arguments, config), "rows": rows, "roofs": roofs, "points": points, "problems": problems}
     _print(arguments, config, data)
     path = record.write_result("speed", arguments.threads, data, arguments.out)
-    draw.draw(path)
-    print(f"\nwritten: {path} and its pictures")
+    pictures = draw.draw(path)
+    print(draw.told(path, pictures))
     return 1 if failed else 0
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from record import RESULTS, ROOT
 from views import VIEWS
+from words import count, model
 
 _BEGIN = re.compile(r"^<!-- (table|picture):(\S+)(?: (.+?))? -->$", re.MULTILINE)
 _END = "<!-- end -->"
@@ -106,17 +107,12 @@ def caption(data: dict, name: str) -> str:
     job = data.get("job") or {**data, **data.get("settings", {})}
     config, words = data.get("config"), []
     if config:
-        words.append(f"{config['n_layers']} layers, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
-                     f"V {config['vocab_size']}")
+        words.append(model(config))
         words.append(f"batch {job['batch_size']} × {job['seq_len']}")
     machine = data["machine"]
-    words += [job.get("dtype", "float32"), _threads(job.get('threads') or machine['cores']), machine["cpu"],
+    words += [job.get("dtype", "float32"), count(job.get("threads") or machine["cores"], "thread"), machine["cpu"],
               machine["versions"]["compiler"]]
     return f"{'; '.join(words)}. MB are 10⁶ bytes. From `profiling/results/{name}.json`."
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def _line(cells: Sequence[str]) -> str:

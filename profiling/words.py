@@ -1,4 +1,4 @@
-"""Words of the tables: from a figure to a cell. `views.py` says which tables there are."""
+"""Words of tables and pictures: from a figure to a cell, from a configuration to a line."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,17 @@ Table = tuple[Sequence[str], list[Sequence[str]]]
 def number(value: float | None, form: str, scale: float = 1.0) -> str:
     """A figure in that form, or a dash where there is none."""
     return NOTHING if value is None else format(value * scale, form)
+
+
+def count(n: int, thing: str) -> str:
+    """So many of a thing."""
+    return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
+def model(config: dict) -> str:
+    """The sizes of a model in one line."""
+    return (f"{count(config['n_layers'], 'layer')}, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
+            f"V {config['vocab_size']}")
 
 
 def megabytes(nbytes: int | None) -> str:

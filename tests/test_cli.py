@@ -119,6 +119,9 @@ def test_plan(tmp_path):
     assert run("plan", "--strategy", "nonsense").exit_code == 1
     done = run("plan", *SMALL_JOB, "--plot", tmp_path / "curve.png")
     assert done.exit_code == 2 and "--pareto" in done.stderr and not (tmp_path / "curve.png").exists()
+    pytest.importorskip("matplotlib")
+    assert run("plan", *SMALL_JOB, "--pareto", "--plot", tmp_path / "curve.svg").exit_code == 0
+    assert b"</svg>" in (tmp_path / "curve.svg").read_bytes()
 
 
 # The table of model.md: six layers, C = 512, H = 8, F = 2048, float32, no output projection, no bias on q, k, v.

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from cllm.comparison.job import Job
@@ -143,7 +144,9 @@ def test_ctrl_c_on_the_command_line_leaves_the_file(tmp_path):
     command = [sys.executable, "-m", "cllm", "compare", "--preset", "tiny", "--batch-size", "2", "--seq-len", "16",
                "--steps", "2000000", "--rounds", "1", "--strategies", "recompute", "--json", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(3)
+    started = time.monotonic()
+    while not psutil.Process(process.pid).children() and process.poll() is None and time.monotonic() < started + 60:
+        time.sleep(0.05)  # until the worker is there
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -1,4 +1,5 @@
 """What the profiling scripts make of what was measured, and what they refuse."""
+import json
 import subprocess
 import sys
 
@@ -59,6 +60,28 @@ def test_points_of_the_roofline():
     assert roofline.points("cache", [step], work, None, ("rebuild",)) == []
     with pytest.raises(ValueError, match="2 operations"):
         roofline.points("cache", [step], work[:2], None)
+
+
+def test_only_what_was_drawn_is_told_of(tmp_path):
+    pytest.importorskip("matplotlib")
+    draw = script("draw")
+    path = tmp_path / "speed.json"
+    nothing = {"script": "speed", "rows": [], "points": [], "roofs": None, "batch_size": 1, "seq_len": 1, "threads": 1,
+               "config": {"n_layers": 1, "d_model": 1, "n_heads": 1, "d_ff": 1, "vocab_size": 1}}
+    row = {"name": "cache", "seconds": {"median": 1.0}, "by_kind": {"forward": 1.0}}
+    (tmp_path / "speed.png").write_bytes(b"an older picture")
+    path.write_text(json.dumps(nothing))
+    assert draw.draw(path) == [] and draw.told(path, []) == f"\nwritten: {path}"
+    path.write_text(json.dumps({**nothing, "rows": [row]}))
+    assert draw.draw(path) == [tmp_path / "speed.png"]
+    assert draw.told(path, draw.draw(path)) == f"\nwritten: {path}, {tmp_path / 'speed.png'}"
+
+
+def test_what_is_rounded_at_random_differs_by_chance():
+    kernels = script("kernels")
+    assert kernels.tolerance("int8_compress", (1, 64)) == kernels.TOLERANCE
+    assert abs(31.75 - 31.625) <= kernels.tolerance("int8_stochastic", (1, 64)) * 31.75 < 1
+    assert kernels.tolerance("int8_stochastic", (8192, 2048)) < 2 * kernels.TOLERANCE
 
 
 def test_sizes_of_the_limits_are_few():

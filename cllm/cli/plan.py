@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cllm.calibrate import calibrate
-from cllm.cli.files import writable, write_json
+from cllm.cli.files import whole, writable, write_json
 from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options
 from cllm.cli.tables import console, megabytes, seconds, table
 from cllm.comparison.curve import draw_curve

@@ -72,9 +72,13 @@ def caption(report: dict) -> str:
     """What was trained, and on what, in one line."""
     config, job, machine = report["config"], report["job"], report["machine"]
     threads = job["threads"] or machine["cores"]
-    return (f"{config['n_layers']} layers, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
+    return (f"{_count(config['n_layers'], 'layer')}, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
             f"V {config['vocab_size']}; batch {job['batch_size']} × {job['seq_len']}, {job['dtype']}, "
-            f"{threads} thread{'' if threads == 1 else 's'}; {machine['cpu']}")
+            f"{_count(threads, 'thread')}; {machine['cpu']}")
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def _draw_bars(axes, panel: Panel, rows: list[dict]) -> None:
