@@ -65,10 +65,10 @@ def main() -> int:
     print("\n".join(lines))
     data = {"steps": arguments.steps, "batch_size": arguments.batch_size, "lr": arguments.lr, "rows": rows}
     path = record.write_result("crystalline", 1, data, arguments.out)
-    draw.draw(path)
+    pictures = draw.draw(path)
     if arguments.page:
         PAGE.write_text(page(lines, data, path))
-    print(f"\nwritten: {path}")
+    print(draw.told(path, pictures))
     return 0
 
 

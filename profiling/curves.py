@@ -150,8 +150,8 @@ def publish(script: str, job: Job, rows: list[dict], arguments) -> int:
     """Print, write and draw the rows; returns the exit code, 1 when a curve leaves the spread of seeds."""
     print_rows(rows)
     path = record.write_result(script, arguments.threads, {**job.to_dict(), "rows": rows}, arguments.out)
-    draw.draw(path)
-    print(f"\nwritten: {path} and its picture")
+    pictures = draw.draw(path)
+    print(draw.told(path, pictures))
     return int(not all(row["within"] for row in rows))
 
 

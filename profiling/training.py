@@ -53,8 +53,8 @@ def main() -> int:
         data["time_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
     path = record.write_result("training", arguments.threads, data, arguments.out)
     _print(data)
-    draw.draw(path)
-    print(f"\nwritten: {path} and its picture")
+    pictures = draw.draw(path)
+    print(draw.told(path, pictures))
     return int(abs(data.get("val_loss_difference", 0.0)) > 0.005)
 
 
