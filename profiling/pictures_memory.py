@@ -53,7 +53,7 @@ def timelines(data: dict, path: Path) -> None:
         return
     for axis in axes.flat[len(rows):]:
         axis.set_axis_off()
-    top = max(row["total_bytes"] for row in rows) / 1e6
+    top = max(max([row["total_bytes"] / 1e6, *(size for _, size in _samples(row))]) for row in rows)
     for axis, row in zip(axes.flat, rows, strict=False):
         _draw_timeline(axis, row)
         axis.set_title(f"{row['name']}: one step, {min(row['step_seconds']):.3g} s", fontsize=11)
