@@ -260,9 +260,10 @@ class Executor:
         where = f"loss_and_grad, step {self._step}"
         if not np.isfinite(loss):
             self._refuse_nonfinite(f"{where}, {self._first_nonfinite_value()}", f"loss {loss}")
-        bad = [n for n, g in self._model.gradients.items() if kernels.first_nonfinite(g.reshape(-1)) >= 0]
+        bad = kernels.nonfinite_arrays(self._model.gradient_list)
         if bad:
-            self._refuse_nonfinite(f"{where}, gradient of {bad[-1]}", "NaN or infinity, first in backward there")
+            name = list(self._model.gradients)[bad[-1]]
+            self._refuse_nonfinite(f"{where}, gradient of {name}", "NaN or infinity, first in backward there")
 
     @staticmethod
     def _refuse_nonfinite(where: str, got: str) -> None:
@@ -271,9 +272,10 @@ class Executor:
 
     def _first_nonfinite_value(self) -> str:
         """Run forward once more, value by value, and name the first that is not finite."""
-        for name, parameter in self._model.parameters.items():
-            if kernels.first_nonfinite(parameter.reshape(-1)) >= 0:
-                return f"parameter {name}"
+        parameters = self._model.parameters
+        bad = kernels.nonfinite_arrays(kernels.ArrayList(parameters.values()))
+        if bad:
+            return f"parameter {list(parameters)[bad[0]]}"
         schedule, arena, slab = self._forward_only("loss")
         for start, size in self._micro_batches():
             self._feed(start, size)

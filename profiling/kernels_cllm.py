@@ -131,37 +131,42 @@ def cases(threads: int, dtype: str = "float32") -> dict:
         y = like(a["x"])
         return lambda: k.residual_forward(a["x"], a["dy"], y=y), [y]
 
+    def bound(elements: int) -> dict:
+        """Parameters and what belongs to them, each array as a list of its own."""
+        return {name: k.ArrayList([array]) for name, array in given(data.parameters(elements)).items()}
+
+    def update(a: dict) -> None:
+        k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, decay, False, 10, params=a["param"], m=a["m"], v=a["v"])
+
+    decay, total, factor = np.full(1, 0.1), np.zeros(1), np.full(1, -1.0)
+
     def adamw(elements):
-        a = given(data.parameters(elements))
-        return (lambda: k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, 0.1, 10, param=a["param"], m=a["m"], v=a["v"]),
-                [a["param"]])
+        a = bound(elements)
+        return lambda: update(a), list(a["param"].arrays)
 
     def optimizer_step(elements):
-        a = given(data.parameters(elements))
-        spare = like(a["grad"])  # zeroed in the gradient's stead, which every call needs
+        a = bound(elements)
+        spare = k.ArrayList([like(a["grad"].arrays[0])])  # zeroed in the gradient's stead, which every call needs
 
         def call():
-            k.scale_in_place(k.sum_of_squares(a["grad"]) ** -0.5, x=a["grad"])
-            k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, 0.1, 10, param=a["param"], m=a["m"], v=a["v"])
+            k.sum_of_squares(a["grad"], out=total)
+            k.scale_in_place(total ** -0.5, x=a["grad"])
+            update(a)
             k.fill_zero(x=spare)
 
-        return call, [a["param"]]
+        return call, list(a["param"].arrays)
 
     def sum_of_squares(elements):
-        grad, found = given(data.parameters(elements))["grad"], np.zeros(1)
-
-        def call():
-            found[0] = k.sum_of_squares(grad)
-
-        return call, [found]
+        grad = bound(elements)["grad"]
+        return lambda: k.sum_of_squares(grad, out=total), [total]
 
     def scale(elements):
-        grad = given(data.parameters(elements))["grad"]
-        return lambda: k.scale_in_place(-1.0, x=grad), [grad]
+        grad = bound(elements)["grad"]
+        return lambda: k.scale_in_place(factor, x=grad), list(grad.arrays)
 
     def zero(elements):
-        grad = given(data.parameters(elements))["grad"]
-        return lambda: k.fill_zero(x=grad), [grad]
+        grad = bound(elements)["grad"]
+        return lambda: k.fill_zero(x=grad), list(grad.arrays)
 
     def bfloat16_compress(n, channels):
         x = data.rows(n, channels)["x"].reshape(-1)
