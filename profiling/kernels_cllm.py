@@ -131,37 +131,39 @@ def cases(threads: int, dtype: str = "float32") -> dict:
         y = like(a["x"])
         return lambda: k.residual_forward(a["x"], a["dy"], y=y), [y]
 
-    def bound(elements: int) -> dict:
-        """Parameters and what belongs to them, each array as a list of its own."""
-        return {name: k.ArrayList([array]) for name, array in given(data.parameters(elements)).items()}
+    def bound(elements: int, n_arrays: int = 1) -> dict:
+        """Parameters and what belongs to them, each part a list of as many arrays."""
+        made = [given(data.parameters(elements)) for _ in range(n_arrays)]
+        return {name: k.ArrayList(one[name] for one in made) for name in made[0]}
 
-    def update(a: dict) -> None:
+    def update(a: dict, decay: np.ndarray) -> None:
         k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, decay, False, 10, params=a["param"], m=a["m"], v=a["v"])
 
-    decay, total, factor = np.full(1, 0.1), np.zeros(1), np.full(1, -1.0)
-
     def adamw(elements):
-        a = bound(elements)
-        return lambda: update(a), list(a["param"].arrays)
+        a, decay = bound(elements), np.full(1, 0.1)
+        return lambda: update(a, decay), list(a["param"].arrays)
 
-    def optimizer_step(elements):
-        a = bound(elements)
-        spare = k.ArrayList([like(a["grad"].arrays[0])])  # zeroed in the gradient's stead, which every call needs
+    def optimizer_list(n_arrays, elements):
+        a, decay, squares = bound(elements, n_arrays), np.full(n_arrays, 0.1), np.zeros(n_arrays)
+        spare = k.ArrayList(map(like, a["grad"].arrays))  # zeroed in the gradients' stead, which every call needs
 
         def call():
-            k.sum_of_squares(a["grad"], out=total)
-            k.scale_in_place(total ** -0.5, x=a["grad"])
-            update(a)
+            k.sum_of_squares(a["grad"], out=squares)
+            k.scale_in_place(np.full(n_arrays, squares.sum() ** -0.5), x=a["grad"])
+            update(a, decay)
             k.fill_zero(x=spare)
 
         return call, list(a["param"].arrays)
 
+    def optimizer_step(elements):
+        return optimizer_list(1, elements)
+
     def sum_of_squares(elements):
-        grad = bound(elements)["grad"]
-        return lambda: k.sum_of_squares(grad, out=total), [total]
+        grad, found = bound(elements)["grad"], np.zeros(1)
+        return lambda: k.sum_of_squares(grad, out=found), [found]
 
     def scale(elements):
-        grad = bound(elements)["grad"]
+        grad, factor = bound(elements)["grad"], np.full(1, -1.0)
         return lambda: k.scale_in_place(factor, x=grad), list(grad.arrays)
 
     def zero(elements):
@@ -200,8 +202,8 @@ def cases(threads: int, dtype: str = "float32") -> dict:
         return y[y.size - n * channels:].view(np.int8)
 
     return {name: function for name, function in locals().items()
-            if callable(function) and name not in ("given", "scratch", "like", "linear", "activation", "packed", "codes",
-                                                   "aligned_empty")}
+            if callable(function) and name not in ("given", "scratch", "like", "linear", "activation", "bound", "update",
+                                                   "packed", "codes", "aligned_empty")}
 
 
 if __name__ == "__main__":

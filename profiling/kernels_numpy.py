@@ -212,16 +212,21 @@ def cases(threads: int) -> dict:
         a = data.parameters(elements)
         return lambda: update(a), [a["param"]]
 
-    def optimizer_step(elements):
-        a = data.parameters(elements)
-        spare = np.zeros_like(a["grad"])
+    def optimizer_list(n_arrays, elements):
+        made = [data.parameters(elements) for _ in range(n_arrays)]
+        spare = [np.zeros_like(a["grad"]) for a in made]
 
         def call():
-            a["grad"] *= np.float32(np.dot(a["grad"], a["grad"]) ** -0.5)
-            update(a)
-            spare.fill(0)
+            factor = np.float32(sum(np.dot(a["grad"], a["grad"]) for a in made) ** -0.5)
+            for a, zeroed in zip(made, spare, strict=True):
+                a["grad"] *= factor
+                update(a)
+                zeroed.fill(0)
 
-        return call, [a["param"]]
+        return call, [a["param"] for a in made]
+
+    def optimizer_step(elements):
+        return optimizer_list(1, elements)
 
     def sum_of_squares(elements):
         grad, found = data.parameters(elements)["grad"], np.zeros(1)
