@@ -1,5 +1,5 @@
-# What is done to gradients between a backward and an update, over lists of arrays: zeroing, the sum of squares, scaling,
-# the search for NaN and infinity. Sums over an array are float64, pieces of fixed size added in order.
+# What is done to gradients between a backward and an update, over lists of arrays: zeroing, the sum of squares,
+# scaling, the search for NaN and infinity. Sums over an array are float64, pieces of fixed size added in order.
 
 cdef enum:
     SUM_PIECES = 256        # pieces whose results are held before they are taken in order

@@ -105,9 +105,11 @@ def adamw_update(ArrayList grads not None, double lr, double beta1, double beta2
     s.root = 1.0 / sqrt(1.0 - pow(beta2, <double> step))
     with nogil:
         if grads.is_double:
-            adamw_pieces(<const vf64*> NULL, s, &weight_decay[0], lr, coupled, grads.bound, params.bound, m.bound, v.bound)
+            adamw_pieces(<const vf64*> NULL, s, &weight_decay[0], lr, coupled, grads.bound, params.bound, m.bound,
+                         v.bound)
         else:
-            adamw_pieces(<const vf32*> NULL, s, &weight_decay[0], lr, coupled, grads.bound, params.bound, m.bound, v.bound)
+            adamw_pieces(<const vf32*> NULL, s, &weight_decay[0], lr, coupled, grads.bound, params.bound, m.bound,
+                         v.bound)
 
 
 cdef inline void sgd_span(const vec *grad, double lr, double momentum, double weight_decay, vec *param, vec *velocity,
