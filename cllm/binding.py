@@ -62,7 +62,7 @@ class Binder:
         arrays = {name: self.array(self.schedule.buffers[b]) for name, b in (*op.reads, *op.writes)
                   if self.schedule.buffers[b].kind != "disk"}
         if op.kind == "zero":
-            return partial(kernels.fill_zero, x=arrays["dst"].reshape(-1))
+            return partial(kernels.fill_zero, x=kernels.ArrayList([arrays["dst"]]))
         if op.kind == "add":
             return partial(kernels.add_in_place, arrays["src"].reshape(-1), y=arrays["dst"].reshape(-1))
         if op.kind == "copy":

@@ -132,7 +132,7 @@ class Executor:
         count = self._feeds.take(tokens, targets)
         kernels.set_threads(self.workload.threads)
         loss = self._forward.loss() / count
-        check_loss("loss", loss, self._model.parameters, self._forward)
+        check_loss("loss", loss, self._model, self._forward)
         return loss
 
     def logits(self, tokens) -> np.ndarray:
@@ -160,8 +160,8 @@ class Executor:
                 self._spill.settle()
         loss = float(self._feeds.part["loss"][0]) / count
         where = f"loss_and_grad, step {self._step}"
-        check_loss(where, loss, self._model.parameters, self._forward)
-        check_gradients(where, self._model.gradients)
+        check_loss(where, loss, self._model, self._forward)
+        check_gradients(where, self._model)
         self._step += 1
         return loss
 

@@ -25,6 +25,8 @@ import record
 from limits import Limits
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
+from cllm.config import ModelConfig
+from cllm.models.wiring import wire
 
 PRODUCTS = ((512, 64, 64), (1024, 512, 512), (1024, 512, 2048), (1024, 2048, 512), (4096, 768, 3072),
             (2048, 768, 50257), (333, 129, 517), (64, 512, 2048))
@@ -32,6 +34,7 @@ ROWS = ((2048, 512), (512, 768))
 FAR_ROWS = (16384, 1024)        # 64 MiB an array in float32: out of every cache
 HIDDEN = ((2048, 2048), (512, 3072))
 PARAMETERS = ((19_000_000,), (100_000,))
+ARRAYS = ((28, 4745), (76, 257_509))  # the parameters of the presets tiny and small, were they all of one length
 ACTIVATIONS = ("gelu", "relu", "tanh")
 COPIED = ((8192, 2048), (2048, 2048), (512, 512))
 
@@ -46,6 +49,7 @@ SHAPES = {
     "residual": (*ROWS, FAR_ROWS),
     **{f"{kind}{part}": (*HIDDEN, FAR_ROWS) for kind in ACTIVATIONS for part in ("_forward", "_backward", "")},  # N, F
     "adamw": PARAMETERS, "optimizer_step": PARAMETERS,                                  # elements
+    "optimizer_list": ARRAYS,                                                           # arrays, elements of each
     "sum_of_squares": PARAMETERS, "scale": PARAMETERS, "zero": PARAMETERS,
     "bfloat16_compress": COPIED, "bfloat16_expand": COPIED,                             # N, C
     "int8_compress": COPIED, "int8_expand": COPIED, "int8_stochastic": COPIED,
@@ -53,9 +57,10 @@ SHAPES = {
 
 # float32 words read and written for each element, for what is bound by memory. int8 has a scale to 128 elements.
 INT8_WORDS = 1.25 + 1 / 128
-# An activation without `_forward` or `_backward` is both; a step of the optimizer is norm, clipping, AdamW and zeroing.
+# An activation without `_forward` or `_backward` is both; a step of the optimizer is norm, clipping, AdamW and zeroing,
+# `optimizer_list` the same over many arrays.
 WORDS = {"layernorm_forward": 2, "layernorm_backward": 4, "residual": 3, "adamw": 7, "optimizer_step": 11,
-         "sum_of_squares": 1, "scale": 2, "zero": 1,
+         "optimizer_list": 11, "sum_of_squares": 1, "scale": 2, "zero": 1,
          **{f"{kind}{part}": words for kind in ACTIVATIONS
             for part, words in (("_forward", 2), ("_backward", 3), ("", 5))},
          "bfloat16_compress": 1.5, "bfloat16_expand": 1.5, "int8_compress": INT8_WORDS, "int8_expand": INT8_WORDS,
@@ -104,11 +109,12 @@ def shapes_of(config: dict, batch: int, time: int) -> dict[str, tuple]:
                 else []), (rows, channels, hidden), (rows, hidden, channels)]
     attention = (batch, heads, time, channels // heads)
     row, wide, weight = ((rows, channels),), ((rows, hidden),), ((channels * hidden,),)
+    sizes = [prod(parameter.shape) for parameter in wire(ModelConfig(**config)).parameters.values()]
     return {**{kernel: tuple(products) for kernel in ("linear_backward_weight", "linear_forward", "linear_backward_input")},
             "block_backward_weight": ((rows, heads, channels // heads),) if lattice else (), "attention": (attention,),
-            "head": ((rows, channels, config["vocab_size"]),),
+            "head": ((rows, channels, config["vocab_size"]),), "optimizer_list": ((len(sizes), sum(sizes) // len(sizes)),),
             **{kernel: weight if len(SHAPES[kernel][0]) == 1 else wide if kernel.startswith(ACTIVATIONS) else row
-               for kernel in WORDS}}
+               for kernel in WORDS if kernel != "optimizer_list"}}
 
 
 def flops(kernel: str, shape: tuple[int, ...]) -> float:

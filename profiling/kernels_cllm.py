@@ -131,37 +131,44 @@ def cases(threads: int, dtype: str = "float32") -> dict:
         y = like(a["x"])
         return lambda: k.residual_forward(a["x"], a["dy"], y=y), [y]
 
-    def adamw(elements):
-        a = given(data.parameters(elements))
-        return (lambda: k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, 0.1, 10, param=a["param"], m=a["m"], v=a["v"]),
-                [a["param"]])
+    def bound(elements: int, n_arrays: int = 1) -> dict:
+        """Parameters and what belongs to them, each part a list of as many arrays."""
+        made = [given(data.parameters(elements)) for _ in range(n_arrays)]
+        return {name: k.ArrayList(one[name] for one in made) for name in made[0]}
 
-    def optimizer_step(elements):
-        a = given(data.parameters(elements))
-        spare = like(a["grad"])  # zeroed in the gradient's stead, which every call needs
+    def update(a: dict, decay: np.ndarray) -> None:
+        k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, decay, False, 10, params=a["param"], m=a["m"], v=a["v"])
+
+    def adamw(elements):
+        a, decay = bound(elements), np.full(1, 0.1)
+        return lambda: update(a, decay), list(a["param"].arrays)
+
+    def optimizer_list(n_arrays, elements):
+        a, decay, squares = bound(elements, n_arrays), np.full(n_arrays, 0.1), np.zeros(n_arrays)
+        spare = k.ArrayList(map(like, a["grad"].arrays))  # zeroed in the gradients' stead, which every call needs
 
         def call():
-            k.scale_in_place(k.sum_of_squares(a["grad"]) ** -0.5, x=a["grad"])
-            k.adamw_update(a["grad"], 3e-4, 0.9, 0.95, 1e-8, 0.1, 10, param=a["param"], m=a["m"], v=a["v"])
+            k.sum_of_squares(a["grad"], out=squares)
+            k.scale_in_place(np.full(n_arrays, squares.sum() ** -0.5), x=a["grad"])
+            update(a, decay)
             k.fill_zero(x=spare)
 
-        return call, [a["param"]]
+        return call, list(a["param"].arrays)
+
+    def optimizer_step(elements):
+        return optimizer_list(1, elements)
 
     def sum_of_squares(elements):
-        grad, found = given(data.parameters(elements))["grad"], np.zeros(1)
-
-        def call():
-            found[0] = k.sum_of_squares(grad)
-
-        return call, [found]
+        grad, found = bound(elements)["grad"], np.zeros(1)
+        return lambda: k.sum_of_squares(grad, out=found), [found]
 
     def scale(elements):
-        grad = given(data.parameters(elements))["grad"]
-        return lambda: k.scale_in_place(-1.0, x=grad), [grad]
+        grad, factor = bound(elements)["grad"], np.full(1, -1.0)
+        return lambda: k.scale_in_place(factor, x=grad), list(grad.arrays)
 
     def zero(elements):
-        grad = given(data.parameters(elements))["grad"]
-        return lambda: k.fill_zero(x=grad), [grad]
+        grad = bound(elements)["grad"]
+        return lambda: k.fill_zero(x=grad), list(grad.arrays)
 
     def bfloat16_compress(n, channels):
         x = data.rows(n, channels)["x"].reshape(-1)
@@ -195,8 +202,8 @@ def cases(threads: int, dtype: str = "float32") -> dict:
         return y[y.size - n * channels:].view(np.int8)
 
     return {name: function for name, function in locals().items()
-            if callable(function) and name not in ("given", "scratch", "like", "linear", "activation", "packed", "codes",
-                                                   "aligned_empty")}
+            if callable(function) and name not in ("given", "scratch", "like", "linear", "activation", "bound", "update",
+                                                   "packed", "codes", "aligned_empty")}
 
 
 if __name__ == "__main__":

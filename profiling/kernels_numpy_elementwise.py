@@ -140,16 +140,22 @@ def adamw(elements):
     return lambda: _update(a), [a["param"]]
 
 
-def optimizer_step(elements):
-    a = data.parameters(elements)
-    spare = np.zeros_like(a["grad"])
+def optimizer_list(n_arrays, elements):
+    made = [data.parameters(elements) for _ in range(n_arrays)]
+    spare = [np.zeros_like(a["grad"]) for a in made]
 
     def call():
-        a["grad"] *= np.float32(np.dot(a["grad"], a["grad"]) ** -0.5)
-        _update(a)
-        spare.fill(0)
+        factor = np.float32(sum(np.dot(a["grad"], a["grad"]) for a in made) ** -0.5)
+        for a, zeroed in zip(made, spare, strict=True):
+            a["grad"] *= factor
+            _update(a)
+            zeroed.fill(0)
 
-    return call, [a["param"]]
+    return call, [a["param"] for a in made]
+
+
+def optimizer_step(elements):
+    return optimizer_list(1, elements)
 
 
 def sum_of_squares(elements):
@@ -235,7 +241,7 @@ def int8_expand(n, channels):
 
 CASES = {case.__name__: case for case in (
     layernorm_forward, layernorm_backward, gelu_forward, gelu_backward, relu_forward, relu_backward, tanh_forward,
-    tanh_backward, residual, adamw, optimizer_step, sum_of_squares, scale, zero, bfloat16_compress, bfloat16_expand,
-    int8_compress, int8_stochastic, int8_expand)}
+    tanh_backward, residual, adamw, optimizer_list, optimizer_step, sum_of_squares, scale, zero, bfloat16_compress,
+    bfloat16_expand, int8_compress, int8_stochastic, int8_expand)}
 CASES |= {"gelu": _both(gelu_forward, gelu_backward), "relu": _both(relu_forward, relu_backward),
           "tanh": _both(tanh_forward, tanh_backward)}

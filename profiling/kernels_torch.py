@@ -148,20 +148,25 @@ def cases(threads: int) -> dict:
 
         return call, [a["param"]]
 
-    def optimizer_step(elements):
-        a = tensors(data.parameters(elements))
-        param, spare = torch.nn.Parameter(a["param"]), torch.zeros(elements)
-        param.grad = a["grad"]
-        step = torch.tensor(9.0)
+    def optimizer_list(n_arrays, elements):
+        made = [tensors(data.parameters(elements)) for _ in range(n_arrays)]
+        params, spare = [torch.nn.Parameter(a["param"]) for a in made], [torch.zeros(elements) for _ in made]
+        for param, a in zip(params, made, strict=True):
+            param.grad = a["grad"]
+        grads, m, v = ([a[name] for a in made] for name in ("grad", "m", "v"))
+        steps, nine = ([torch.tensor(9.0) for _ in made] for _ in range(2))
 
         def call():
-            torch.nn.utils.clip_grad_norm_([param], 1.0)
-            step.fill_(9.0)
-            torch._fused_adamw_([param], [param.grad], [a["m"]], [a["v"]], [], [step], lr=3e-4, beta1=0.9,
-                                beta2=0.95, weight_decay=0.1, eps=1e-8, amsgrad=False, maximize=False)
-            spare.zero_()
+            torch.nn.utils.clip_grad_norm_(params, 1.0)
+            torch._foreach_copy_(steps, nine)  # counted up before they are used
+            torch._fused_adamw_(params, grads, m, v, [], steps, lr=3e-4, beta1=0.9, beta2=0.95, weight_decay=0.1,
+                                eps=1e-8, amsgrad=False, maximize=False)
+            torch._foreach_zero_(spare)
 
-        return call, [a["param"]]
+        return call, [a["param"] for a in made]
+
+    def optimizer_step(elements):
+        return optimizer_list(1, elements)
 
     def sum_of_squares(elements):
         grad, found = tensors(data.parameters(elements))["grad"], torch.zeros(1, dtype=torch.float64)

@@ -157,9 +157,12 @@ def _(patch):
 def _(patch):
     update = kernels.adamw_update
 
-    def part(grad, *rest, param, m, v):
-        n = max(1, len(param) // 2)
-        update(grad[:n], *rest, param=param[:n], m=m[:n], v=v[:n])
+    def part(grads, *rest, **lists):
+        arrays = [array.reshape(-1) for moved in lists.values() for array in moved.arrays]
+        before = [array.copy() for array in arrays]
+        update(grads, *rest, **lists)
+        for array, old in zip(arrays, before, strict=True):
+            array[max(1, len(array) // 2):] = old[max(1, len(array) // 2):]
 
     patch.setattr(kernels, "adamw_update", part)
 
@@ -183,10 +186,11 @@ def _(patch):
 def _(patch):
     update = Adam._update
 
-    def climb(self, decays, grad, param, state):
-        before = param.copy()
-        update(self, decays, grad, param, state)
-        param[...] = 2 * before - param
+    def climb(self, grads, params, *rest):
+        before = [param.copy() for param in params.arrays]
+        update(self, grads, params, *rest)
+        for param, old in zip(params.arrays, before, strict=True):
+            param[...] = 2 * old - param
 
     patch.setattr(Adam, "_update", climb)
 

@@ -9,7 +9,6 @@ from cllm.optim import (
     Adam,
     AdamW,
     Grouped,
-    base,
     clip_each_grad_norm,
     clip_grad_norm,
     optimizer_kind,
@@ -82,18 +81,34 @@ def test_gradient_descent(weight_decay, momentum, model, copies):
     run(model, lambda m: SGD(m, 1e-2, momentum, weight_decay), reference, copies)
 
 
-@pytest.mark.parametrize("make", [lambda m: Adam(m, weight_decay=0.1), lambda m: SGD(m, 0.1, 0.9, weight_decay=0.1)])
-def test_bits_do_not_depend_on_the_pieces_of_coupled_decay(make, new_model, monkeypatch):
-    found = []
-    for piece in (1 << 16, 7):
-        monkeypatch.setattr(base, "PIECE", piece)
-        model = new_model(CONFIG, "float32")
-        optimizer = make(model)
-        for step in range(3):
-            fill_gradients(model, step)
-            optimizer.step()
-        found.append(dict(model.parameters))
-    oracle.assert_same_bits(*found)
+@pytest.mark.parametrize("make", [AdamW, lambda m: SGD(m, 0.1, 0.9)])
+def test_what_a_step_binds_is_written_into_and_cannot_be_replaced(make, new_model, copies):
+    """Arrays are bound at the first step: values that are put into them later count, other arrays in their stead are
+    refused."""
+    model, other = new_model(CONFIG), new_model(CONFIG)
+    optimizer, fresh = make(model), make(other)
+    fill_gradients(model, 0)
+    optimizer.step()
+    before = copies(optimizer.arrays())
+    name = "ln_f.bias"
+    for mapping in (model.parameters, model.gradients, optimizer.state):
+        with pytest.raises(TypeError, match="assignment"):
+            mapping[name] = mapping[name]
+    for attribute in ("names", "state"):
+        with pytest.raises(AttributeError):
+            setattr(optimizer, attribute, getattr(optimizer, attribute))
+    for array in (model.parameters[name], model.gradients[name], optimizer.arrays()[f"{name}.{optimizer.state_names[0]}"]):
+        with pytest.raises(ValueError, match="resize"):
+            array.resize(1)
+    oracle.assert_same_bits(optimizer.arrays(), before)
+    fresh.steps = optimizer.steps
+    for m, o in ((model, optimizer), (other, fresh)):
+        fill_gradients(m, 1)
+        for k, array in enumerate((*m.parameters.values(), *o.arrays().values())):
+            array[...] = np.random.default_rng(k).uniform(0.1, 1, array.shape)
+        o.step()
+    oracle.assert_same_bits(dict(model.parameters), dict(other.parameters))
+    oracle.assert_same_bits(optimizer.arrays(), fresh.arrays())
 
 
 def test_each_parameter_has_its_own_state(model):

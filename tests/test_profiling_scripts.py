@@ -97,6 +97,7 @@ def test_kernels_take_the_shapes_of_a_model():
     plain = kernels.shapes_of(ModelConfig.preset("tiny").to_dict(), 2, 8)
     assert set(plain) == set(kernels.SHAPES) and plain["attention"] == ((2, 4, 8, 16),) and not plain["block_backward_weight"]
     assert plain["linear_forward"] == ((16, 64, 192), (16, 64, 64), (16, 64, 256), (16, 256, 64))
+    assert plain["optimizer_list"] == kernels.ARRAYS[:1]
     lattice = kernels.shapes_of(ModelConfig.preset("tiny", qkv="lattice", out_proj=False).to_dict(), 2, 8)
     assert lattice["linear_forward"] == ((16, 64, 256), (16, 256, 64)) and lattice["block_backward_weight"] == ((16, 4, 16),)
 

@@ -1,4 +1,5 @@
-# Residual addition: y = x + branch, element by element. Its backward needs no kernel: both gradients are dy.
+# Sums element by element: the residual addition y = x + branch, whose backward needs no kernel (both gradients are dy),
+# and the sum of two gradients of one value, y += x.
 
 
 cdef inline void sum_span(const vec *a, const vec *b, vec *y, bint far, Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
@@ -42,3 +43,15 @@ def residual_forward(const floating[:, ::1] x not None, const floating[:, ::1] b
             sum_spans(<const vf32*> &x[0, 0], <const vf32*> &branch[0, 0], <vf32*> &y[0, 0], size)
         else:
             sum_spans(<const vf64*> &x[0, 0], <const vf64*> &branch[0, 0], <vf64*> &y[0, 0], size)
+
+
+def add_in_place(const floating[::1] x not None, *, floating[::1] y not None):
+    """y += x, arrays of shape P."""
+    check_length("add_in_place", "len(y)", y.shape[0], x.shape[0])
+    if x.shape[0] == 0:
+        return
+    with nogil:
+        if floating is float:
+            sum_spans(<const vf32*> &y[0], <const vf32*> &x[0], <vf32*> &y[0], x.shape[0])                # +=
+        else:
+            sum_spans(<const vf64*> &y[0], <const vf64*> &x[0], <vf64*> &y[0], x.shape[0])                # +=

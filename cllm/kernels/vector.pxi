@@ -86,6 +86,8 @@ cdef extern from *:
     static inline __attribute__((always_inline)) V cllm_splat_at_##F(const void *p, Py_ssize_t i)                 \\
         { return ((const S *)p)[i] - (V){0}; }                                                                    \\
     static inline S cllm_lane_##F(V v, int i) { return v[i]; }                                                    \\
+    /* v, of which the compiler knows nothing more: a product that goes through here is not contracted. */        \\
+    static inline __attribute__((always_inline)) V cllm_rounded_##F(V v) { __asm__("" : "+m"(v)); return v; }     \\
     static inline __attribute__((always_inline)) void cllm_stream_##F(void *p, Py_ssize_t i, V v)                 \\
         { CLLM_STREAM((V *)((S *)p + i), v); }
 
@@ -138,6 +140,8 @@ cdef extern from *:
     void stream_f32 "cllm_stream_f32"(void *p, Py_ssize_t i, vf32 v) noexcept nogil
     void stream_f64 "cllm_stream_f64"(void *p, Py_ssize_t i, vf64 v) noexcept nogil
     void stream_end "cllm_stream_end"() noexcept nogil
+    vf32 rounded_f32 "cllm_rounded_f32"(vf32 v) noexcept nogil
+    vf64 rounded_f64 "cllm_rounded_f64"(vf64 v) noexcept nogil
     float lane_f32 "cllm_lane_f32"(vf32 v, int i) noexcept nogil
     double lane_f64 "cllm_lane_f64"(vf64 v, int i) noexcept nogil
 
@@ -233,3 +237,11 @@ cdef inline vec select_positive(vec c, vec a, vec b) noexcept nogil:
         return select_positive_f32(c, a, b)
     else:
         return select_positive_f64(c, a, b)
+
+
+cdef inline vec rounded(vec v) noexcept nogil:
+    """v as it is: the compiler may not contract the product that gave it with what follows."""
+    if vec is vf32:
+        return rounded_f32(v)
+    else:
+        return rounded_f64(v)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,11 @@ class GPT:
             self._gradients = zero_gradients(self._parameters)
         return self._gradients
 
+    @cached_property
+    def gradient_list(self) -> kernels.ArrayList:
+        """The gradients in the order of their names, bound for kernels that go over all of them in one call."""
+        return kernels.ArrayList(self.gradients.values())
+
     @property
     def tables(self) -> Mapping[str, np.ndarray]:
         """Arrays of constants by name, read-only, made at first use: fixed positions, lattice coordinates."""
@@ -78,8 +84,7 @@ class GPT:
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
         if self._gradients is not None:
-            for gradient in self._gradients.values():
-                kernels.fill_zero(x=gradient.reshape(-1))
+            kernels.fill_zero(x=self.gradient_list)
 
     def save(self, path: str | Path) -> None:
         """Write configuration and parameters as one safetensors file.

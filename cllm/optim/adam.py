@@ -36,16 +36,15 @@ class Adam(Optimizer):
             raise ConfigError(f"{kind}(betas=...)", "must be two numbers", repr(betas), "Pass (beta1, beta2).")
         self.betas = tuple(real(f"{kind}(betas=...)", b, below=1.0) for b in betas)
         self.eps = real(f"{kind}(eps=...)", eps)
-        self.state = {n: (zeros_like(model, n), zeros_like(model, n)) for n in self.names}
+        self._state = {n: (zeros_like(model, n), zeros_like(model, n)) for n in self.names}
 
     @property
     def kind(self) -> str:
         return "adam" if self.couples_decay else "adamw"
 
-    def _update(self, decays, grad, param, state):
-        decay = self.weight_decay if decays and not self.couples_decay else 0.0
-        kernels.adamw_update(grad, self.lr, *self.betas, self.eps, decay, self.steps, param=param, m=state[0],
-                             v=state[1])
+    def _update(self, grads, params, state, weight_decay):
+        kernels.adamw_update(grads, self.lr, *self.betas, self.eps, weight_decay, self.couples_decay, self.steps,
+                             params=params, m=state[0], v=state[1])
 
 
 class AdamW(Adam):
@@ -55,7 +54,7 @@ class AdamW(Adam):
 
     Attributes
     ----------
-    state : dict
+    state : Mapping
         ``name -> (m, v)``, arrays of the parameter's shape.
     """
 

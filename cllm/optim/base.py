@@ -4,20 +4,24 @@ Zeroing gradients belongs to the loop, never to a step: gradients may be added u
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
 
+from cllm import _kernels as kernels
 from cllm.arrays import aligned_zeros
 from cllm.models.gpt import GPT
 from cllm.optim.checks import checked_model, matching, real, refuse_nonfinite, refuse_unplanned
 
-PIECE = 1 << 16  # elements in work at once where decay is coupled: gradient, parameter and state stay in the L2 cache
-
 
 class Optimizer(ABC):
     """What every optimizer has: the parameters it moves, a rate that may change between steps, and its state.
+
+    A step goes over the arrays of all parameters at once. They are bound at the first one, so neither `names` nor the
+    entries of `state` can be replaced: write into the arrays.
 
     Attributes
     ----------
@@ -27,7 +31,7 @@ class Optimizer(ABC):
         Steps taken.
     names : tuple of str
         Parameters that it moves.
-    state : dict
+    state : Mapping
         By parameter name, arrays of the parameter's shape.
     """
 
@@ -39,8 +43,18 @@ class Optimizer(ABC):
         self._model = checked_model(kind, model)
         self.lr = real(f"{kind}(lr=...)", lr)
         self.weight_decay = real(f"{kind}(weight_decay=...)", weight_decay)
-        self.names = matching(kind, model, names)
+        self._names = matching(kind, model, names)
+        self._state: dict[str, np.ndarray | tuple[np.ndarray, ...]] = {}
+        self._decays = np.array([model.program.parameters[name].decays for name in self._names], np.float64)
         self.steps = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    @property
+    def state(self) -> Mapping[str, np.ndarray | tuple[np.ndarray, ...]]:
+        return MappingProxyType(self._state)
 
     @property
     @abstractmethod
@@ -48,8 +62,9 @@ class Optimizer(ABC):
         """The name under which its state is counted: what `Executor` takes as ``optimizer``."""
 
     @abstractmethod
-    def _update(self, decays: bool, grad: np.ndarray, param: np.ndarray, state: tuple[np.ndarray, ...]) -> None:
-        """Move `param` and `state`, flat arrays."""
+    def _update(self, grads: kernels.ArrayList, params: kernels.ArrayList, state: tuple[kernels.ArrayList, ...],
+                weight_decay: np.ndarray) -> None:
+        """Move `params`, and `state` by its parts; `weight_decay` of each array is 0 for those that do not decay."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All state as flat names, ``tok_emb.weight.m``; what a snapshot keeps beside `steps`."""
@@ -67,33 +82,25 @@ class Optimizer(ABC):
             When a gradient is NaN or infinite. Nothing is changed.
         """
         refuse_unplanned(self._model, self.kind, self.names)
-        refuse_nonfinite(self._model, self.names, f"{type(self).__name__}.step()")
+        refuse_nonfinite(f"{type(self).__name__}.step()", self.names, self._lists[0])
         self._apply()
 
     def _apply(self) -> None:
         real(f"{type(self).__name__}.lr", self.lr)
         real(f"{type(self).__name__}.weight_decay", self.weight_decay)
         self.steps += 1
-        for name in self.names:
-            decays = self._model.program.parameters[name].decays and self.weight_decay > 0
-            arrays = (self._model.gradients[name], self._model.parameters[name], *self._state_of(name))
-            for grad, param, *state in self._pieces([a.reshape(-1) for a in arrays], decays and self.couples_decay):
-                self._update(decays, grad, param, tuple(state))
+        self._update(*self._lists, self.weight_decay * self._decays)
 
-    def _pieces(self, arrays: list[np.ndarray], coupled: bool) -> Iterator[list[np.ndarray]]:
-        """Gradient, parameter and state; with coupled decay piece by piece, the gradient plus weight_decay * param."""
-        if not coupled:
-            yield arrays
-            return
-        room = np.empty(min(PIECE, arrays[0].size), arrays[0].dtype)
-        for start in range(0, arrays[0].size, PIECE):
-            grad, param, *state = (a[start:start + PIECE] for a in arrays)
-            decayed = np.multiply(param, self.weight_decay, out=room[:grad.size])
-            decayed += grad
-            yield [decayed, param, *state]
+    @cached_property
+    def _lists(self) -> tuple[kernels.ArrayList, kernels.ArrayList, tuple[kernels.ArrayList, ...]]:
+        gradients, parameters = self._model.gradients, self._model.parameters
+        parts = zip(*(self._state_of(name) for name in self.names), strict=True)
+        return (kernels.ArrayList(gradients[name] for name in self.names),
+                kernels.ArrayList(parameters[name] for name in self.names),
+                tuple(kernels.ArrayList(part) for part in parts))
 
     def _state_of(self, name: str) -> tuple[np.ndarray, ...]:
-        state = self.state.get(name, ())
+        state = self._state.get(name, ())
         return state if isinstance(state, tuple) else (state,)
 
 

@@ -52,9 +52,9 @@ def refuse_unplanned(model: GPT, kind: str, names: tuple[str, ...]) -> None:
                              f"Make the executor with optimizer={kind!r}.")
 
 
-def refuse_nonfinite(model: GPT, names: tuple[str, ...], where: str) -> None:
+def refuse_nonfinite(where: str, names: tuple[str, ...], gradients: kernels.ArrayList) -> None:
     """Refuse gradients with NaN or infinity in them, naming the parameter that backward came to first."""
-    for name in reversed(names):
-        if kernels.first_nonfinite(model.gradients[name].reshape(-1)) >= 0:
-            raise NonFiniteError(where, "gradients must be finite", f"NaN or infinity in the gradient of {name}",
-                                 "Call model.zero_grad() and skip the batch, or lower the learning rate.")
+    bad = kernels.nonfinite_arrays(gradients)
+    if bad:
+        raise NonFiniteError(where, "gradients must be finite", f"NaN or infinity in the gradient of {names[bad[-1]]}",
+                             "Call model.zero_grad() and skip the batch, or lower the learning rate.")

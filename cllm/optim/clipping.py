@@ -2,6 +2,8 @@
 
 from math import isfinite, sqrt
 
+import numpy as np
+
 from cllm import _kernels as kernels
 from cllm.errors import NonFiniteError
 from cllm.models.gpt import GPT
@@ -22,10 +24,9 @@ def clip_grad_norm(model: GPT, max_norm: float) -> float:
         When the norm is NaN or infinite; gradients are unchanged.
     """
     max_norm, squares = _squares("clip_grad_norm", model, max_norm)
-    norm = sqrt(sum(squares.values()))
+    norm = sqrt(sum(squares))
     if norm > max_norm:
-        for gradient in model.gradients.values():
-            kernels.scale_in_place(max_norm / norm, x=gradient.reshape(-1))
+        kernels.scale_in_place(np.full(len(squares), max_norm / norm), x=model.gradient_list)
     return norm
 
 
@@ -38,19 +39,20 @@ def clip_each_grad_norm(model: GPT, max_norm: float) -> dict[str, float]:
         The norm of each gradient by name, before; errors as `clip_grad_norm`.
     """
     max_norm, squares = _squares("clip_each_grad_norm", model, max_norm)
-    norms = {name: sqrt(square) for name, square in squares.items()}
-    for name, norm in norms.items():
-        if norm > max_norm:
-            kernels.scale_in_place(max_norm / norm, x=model.gradients[name].reshape(-1))
-    return norms
+    norms = [sqrt(square) for square in squares]
+    factors = np.array([max_norm / norm if norm > max_norm else 1.0 for norm in norms])
+    kernels.scale_in_place(factors, x=model.gradient_list)
+    return dict(zip(model.gradients, norms, strict=True))
 
 
-def _squares(where: str, model: GPT, max_norm: float) -> tuple[float, dict[str, float]]:
+def _squares(where: str, model: GPT, max_norm: float) -> tuple[float, list[float]]:
     """The checked limit, and the sum of squares of each gradient; refused unless all are finite."""
     max_norm = real(f"{where}(max_norm)", max_norm)
-    squares = {n: kernels.sum_of_squares(g.reshape(-1)) for n, g in checked_model(where, model).gradients.items()}
-    bad = [name for name, square in squares.items() if not isfinite(square)]
-    if bad or not isfinite(sum(squares.values())):
+    sums = np.empty(len(checked_model(where, model).gradients))
+    kernels.sum_of_squares(model.gradient_list, out=sums)
+    squares = sums.tolist()
+    if not isfinite(sum(squares)):
+        bad = [name for name, square in zip(model.gradients, squares, strict=True) if not isfinite(square)]
         raise NonFiniteError(where, "the norm of the gradients must be finite",
                              f"NaN, infinity or overflow in the gradient of {bad[-1] if bad else 'all together'}",
                              "Call model.zero_grad() and skip the batch, or lower the learning rate.")

@@ -79,6 +79,6 @@ class Grouped:
     def step(self) -> None:
         """Update every parameter; as `Optimizer.step`."""
         refuse_unplanned(self._model, self.kind, tuple(self._model.parameters))
-        refuse_nonfinite(self._model, tuple(self._model.parameters), "Grouped.step()")
+        refuse_nonfinite("Grouped.step()", tuple(self._model.parameters), self._model.gradient_list)
         for group in self.groups.values():
             group._apply()

@@ -27,11 +27,12 @@ class SGD(Optimizer):
                  names: str | tuple[str, ...] | None = None):
         super().__init__(model, lr, weight_decay, names)
         self.momentum = real("SGD(momentum=...)", momentum, below=1.0)
-        self.state = {n: zeros_like(model, n) for n in self.names} if self.momentum else {}
+        self._state = {n: zeros_like(model, n) for n in self.names} if self.momentum else {}
 
     @property
     def kind(self) -> str:
         return "momentum" if self.momentum else "sgd"
 
-    def _update(self, decays, grad, param, state):
-        kernels.sgd_update(grad, self.lr, self.momentum, param=param, velocity=state[0] if state else None)
+    def _update(self, grads, params, state, weight_decay):
+        kernels.sgd_update(grads, self.lr, self.momentum, weight_decay, params=params,
+                           velocity=state[0] if state else None)

@@ -1,4 +1,4 @@
-"""Residual addition: NumPy's own sum, bits."""
+"""Sums element by element: NumPy's own sum, bits."""
 import lawtools
 import pytest
 from lawtools import blank, draw
@@ -24,6 +24,19 @@ def test_sum_and_bits(shape, dtype):
     lawtools.assert_law_of_bits(case)
 
 
+def add_case(size, dtype):
+    return lawtools.Case(lambda a, first: _kernels.add_in_place(a["x"], y=a["y"]),
+                         {"x": draw(size, dtype, 0), "y": draw(size, dtype, 1)}, ("x", "y"), ("y",))
+
+
+@pytest.mark.parametrize("dtype", lawtools.DTYPES)
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 8191, 8192, 8193, 40001])
+def test_add_in_place(size, dtype):
+    case = add_case(size, dtype)
+    lawtools.assert_same_bits(case.run()["y"], case.arrays["x"] + case.arrays["y"])
+    lawtools.assert_law_of_bits(case)
+
+
 def test_output_may_be_an_input():
     x, branch = draw((3, 19), "float32"), draw((3, 19), "float32", 1)
     expected = x + branch
@@ -33,3 +46,4 @@ def test_output_may_be_an_input():
 
 def test_wrong_shapes_are_refused():
     lawtools.assert_shapes_refused(case_of(3, 5, "float32"))
+    lawtools.assert_shapes_refused(add_case(5, "float32"))

@@ -31,7 +31,7 @@ def residual(a, y):
 
 
 def zero(a, y):
-    _kernels.fill_zero(x=y.reshape(-1))
+    _kernels.fill_zero(x=_kernels.ArrayList([y]))
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +65,22 @@ def test_in_place(given):
             arrays[name][...] = given[name]
             call(arrays, arrays[name])
             lawtools.assert_same_bits(arrays[name], expected)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_zeroing_a_list_that_is_large_together(n_threads):
+    """Arrays of which none is large go past the caches when all together are, those off alignment do not; and what lies
+    between them is left alone."""
+    sizes = (1 << 20, 1, 17, (1 << 20) + 3, 8193, (1 << 20) - 1, 63, 1 << 20, 40_001)
+    room = aligned_empty(sum(sizes) + 32 * len(sizes), np.float32)
+    room[...] = FILL
+    arrays, start, inside = [], 0, np.zeros(len(room), bool)
+    for number, size in enumerate(sizes):
+        first = start + number % 3 % 2  # every third off alignment
+        arrays.append(room[first:first + size])
+        inside[first:first + size] = True
+        start += (size + 32) // 16 * 16
+    assert sum(a.nbytes for a in arrays) >= 1 << 24 and arrays[3].ctypes.data % 64 == 0 != arrays[1].ctypes.data % 64
+    with lawtools.threads(n_threads):
+        _kernels.fill_zero(x=_kernels.ArrayList(arrays))
+    assert not room[inside].any() and (room[~inside] == FILL).all()
