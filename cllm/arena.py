@@ -1,13 +1,14 @@
 """One slab for everything that a step needs: lifetimes give offsets, offsets give the peak, before step 1."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from cllm.schedule import Buffer, Schedule
 
-ROUNDS = 8  # of hanging more buffers from the top; two were enough for every strategy and size that was tried
+ROUNDS = 60  # of placing all buffers in one order and those that follow from it
+SEARCH = 1 << 16  # buffers placed in all, where no order alone meets the bound: a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +37,40 @@ def lay_out(schedule: Schedule) -> Arena:
     Dynamic storage allocation is NP-hard. Greedy first fit from the bottom, in a good order, fails where a buffer lies in
     the middle of the room that a later, larger one needs: hence a buffer with a hole beneath it, while another one sticks
     out above the lower bound, is hung from the top instead, and all are placed again. Orders are tried in turn until one
-    meets the bound, and the best layout is kept.
+    meets the bound. If none does, they are tried once more, and what still sticks out is placed before all others from then
+    on. The best layout is kept.
     """
-    buffers = schedule.buffers
-    live = live_bytes(buffers, len(schedule.ops))
+    live = live_bytes(schedule.buffers, len(schedule.ops))
     bound = max(live, default=0)
     best: tuple[int, list[int]] | None = None
-    for order in _orders(buffers):
-        hung: set[int] = set()
-        for _ in range(ROUNDS):
-            total, offsets = _first_fit(buffers, order, hung, bound)
-            if best is None or total < best[0]:
-                best = total, offsets
-            more = _in_the_way(buffers, offsets, bound) - hung
-            if not more:
-                break
-            hung |= more
+    for found in _layouts(schedule.buffers, bound):
+        if best is None or found[0] < best[0]:
+            best = found
         if best[0] == bound:
             break
     total, offsets = best
     return Arena(tuple(offsets), total, tuple(live))
+
+
+def _layouts(buffers: Sequence[Buffer], bound: int) -> Iterator[tuple[int, list[int]]]:
+    """One layout after another: its size and the offsets."""
+    placed = 0
+    for promotes in (False, True):
+        for order in _orders(buffers):
+            hung: set[int] = set()
+            for _ in range(ROUNDS):
+                if promotes and (placed := placed + len(buffers)) > SEARCH:
+                    return
+                total, offsets = _first_fit(buffers, order, hung, bound)
+                yield total, offsets
+                more = _in_the_way(buffers, offsets, bound) - hung
+                if not more and not promotes:
+                    break
+                hung |= more
+                if not more:
+                    high = {i for i in order if offsets[i] + buffers[i].nbytes > bound}
+                    order = [*(i for i in order if i in high), *(i for i in order if i not in high)]
+                    hung = set()
 
 
 def live_bytes(buffers: Sequence[Buffer], n_ops: int) -> list[int]:

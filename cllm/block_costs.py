@@ -9,7 +9,7 @@ import numpy as np
 
 from cllm.arena import live_bytes
 from cllm.compression import PACKED
-from cllm.costs import Rates
+from cllm.costs import Rates, op_step_seconds
 from cllm.dims import elements
 from cllm.operations import Buffer
 from cllm.plans import Plan
@@ -24,8 +24,8 @@ FORWARD_KINDS = ("forward", "compress")
 
 @dataclass(frozen=True, slots=True)
 class TapeCost:
-    """One way to tape a block: bytes kept, highest bytes alive in forward and in backward, seconds of both; and the
-    peak and seconds where it is the last of an opened segment, whose forward leaves out what nobody needs."""
+    """One way to tape a block: bytes kept, highest bytes alive in forward and in backward, seconds of both in a step; and
+    the peak and seconds where it is the last of an opened segment, whose forward leaves out what nobody needs."""
 
     decisions: Decisions
     kept: int
@@ -49,7 +49,7 @@ class BlockCost:
 @dataclass(frozen=True, slots=True)
 class EndCost:
     """What surrounds the blocks: highest bytes of head and loss on top of what the blocks keep, of the input layers,
-    of gradients that wait for the epilogue, and seconds per micro-batch and per step."""
+    of gradients that wait for the epilogue, and seconds in a step, the epilogue's apart."""
 
     loss_rows: int
     peak: int
@@ -153,12 +153,12 @@ class _Run:
         return max((self._live[i] for i in positions), default=0)
 
     def seconds(self, positions) -> float:
-        """Seconds of these operations."""
+        """Seconds of these operations in a step, all micro-batches together."""
         return sum(self.op_seconds(i) for i in positions)
 
     def op_seconds(self, position: int) -> float:
-        """Seconds of one operation."""
-        return self._costs.rates.op_seconds(self.schedule.ops[position], self.schedule, self._costs.workload)
+        """Seconds of one operation in a step."""
+        return op_step_seconds(self.schedule.ops[position], self.schedule, self._costs.workload, self._costs.rates)
 
     def between(self) -> list[Buffer]:
         """Buffers that the block's forward leaves for its backward, its input among them."""

@@ -16,7 +16,7 @@ from cllm.compression import PACKED
 from cllm.costs import DISK, UPDATE, op_signature
 from cllm.executor import Executor
 from cllm.ledger import Ledger
-from cllm.measurements import load_measurements, save_measurements
+from cllm.measurements import check_store, load_measurements, save_measurements
 from cllm.models.gpt import GPT
 from cllm.optim import AdamW, clip_grad_norm
 from cllm.planning import decide
@@ -61,7 +61,13 @@ def calibrate(workload: Workload, tell: Callable[[str], None] = lambda text: Non
     -------
     Path
         The file of measurements.
+
+    Raises
+    ------
+    OSError
+        When measurements cannot be kept; where that is known beforehand, nothing is measured.
     """
+    check_store(workload.threads, workload.dtype)
     config = replace(workload.config, n_layers=min(LAYERS, workload.config.n_layers))
     began = perf_counter()
     model = GPT(config, dtype=workload.dtype)
@@ -93,7 +99,9 @@ def calibrate(workload: Workload, tell: Callable[[str], None] = lambda text: Non
     if workload.optimizer == "adamw":  # the others are reckoned by the bytes they move
         seconds[f"{UPDATE} adamw"] = _measure_update(model)
     tell("disk")
-    seconds[DISK] = _measure_disk()
+    disk = _measure_disk()
+    if disk is not None:
+        seconds[DISK] = disk
     seconds[_mark(workload)] = 0.0
     return save_measurements(workload.threads, workload.dtype, seconds)
 
@@ -159,11 +167,14 @@ def _measure_update(model: GPT) -> float:
     return median(samples[1:]) / sum(p.nbytes for p in model.parameters.values())
 
 
-def _measure_disk() -> float:
-    """Seconds per byte of writing and reading a file in the directory for temporary files."""
+def _measure_disk() -> float | None:
+    """Seconds per byte of writing and reading a file in the directory for temporary files; None where it has no room."""
     data = np.random.default_rng(0).bytes(DISK_PROBE_BYTES)
-    with tempfile.TemporaryFile(buffering=0) as file:
-        began = perf_counter()
-        os.pwrite(file.fileno(), data, 0)
-        os.pread(file.fileno(), DISK_PROBE_BYTES, 0)
-        return (perf_counter() - began) / (2 * DISK_PROBE_BYTES)
+    try:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            began = perf_counter()
+            moved = os.pwrite(file.fileno(), data, 0), len(os.pread(file.fileno(), DISK_PROBE_BYTES, 0))
+            seconds = perf_counter() - began
+    except OSError:
+        return None
+    return seconds / sum(moved) if moved == (DISK_PROBE_BYTES, DISK_PROBE_BYTES) else None

@@ -21,7 +21,7 @@ PRESETS = {
     "gpt2": (50257, 12, 768, 12, 3072, 1024),
 }
 
-# Sizes are multiplied into byte counts; this keeps every product far inside 64 bits and catches nonsense early.
+# Keeps a length far inside 64 bits and catches nonsense early.
 LARGEST = 1 << 24
 LARGEST_SEED = (1 << 63) - 1
 

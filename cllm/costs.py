@@ -39,13 +39,15 @@ class Rates:
         """The rates stored for this machine, build, dtype and number of threads."""
         return Rates(load_measurements(workload.threads, workload.dtype))
 
-    def op_seconds(self, op: Op, schedule: Schedule, workload: Workload) -> float:
-        """Seconds of one operation; waits for the disk are reckoned by `schedule_seconds`."""
+    def op_seconds(self, op: Op, schedule: Schedule, workload: Workload, micro_batch: int | None = None) -> float:
+        """Seconds of one operation on a micro-batch, of the schedule's size or of another; waits for the disk are reckoned by
+        `schedule_seconds`."""
         kind = "forward" if op.kind == "rebuild" else op.kind
         if kind in ("spill_start", "spill_wait", "fetch_start", "fetch_wait"):
             return SECONDS_PER_CALL
-        nbytes = _moved_bytes(op, schedule, workload)
-        letters = _letters(op, schedule, workload)
+        size = micro_batch or schedule.micro_batch
+        nbytes = _moved_bytes(op, schedule, workload, size)
+        letters = _letters(op, schedule, workload, size)
         key = (kind, op.step.layer, letters["B"], letters["T"], letters["R"], nbytes, workload.threads)
         if key not in self._known:
             self._known[key] = self._estimate(kind, op.step, letters, nbytes, workload)
@@ -111,28 +113,44 @@ def declared_work(kind: str, step: Step, letters, nbytes: int, itemsize: int = 4
     return flops, nbytes + weights * (2 if kind == "accumulate" else 1) + layer.extra_bytes(method, letters)
 
 
+def micro_batch_counts(schedule: Schedule, workload: Workload) -> tuple[tuple[int, int], ...]:
+    """(size, how many) of a step's micro-batches: the last is smaller where the size does not divide the batch."""
+    whole, rest = divmod(workload.batch, schedule.micro_batch)
+    return ((schedule.micro_batch, whole), (rest, 1)) if rest else ((schedule.micro_batch, whole),)
+
+
+def op_step_seconds(op: Op, schedule: Schedule, workload: Workload, rates: Rates) -> float:
+    """Seconds that an operation takes in one step: over all micro-batches, or once where it is of the whole batch."""
+    if op.whole:
+        return rates.op_seconds(op, schedule, workload)
+    return sum(count * rates.op_seconds(op, schedule, workload, size)
+               for size, count in micro_batch_counts(schedule, workload))
+
+
 def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, rates: Rates) -> float:
     """Seconds of one step over the whole batch, the optimizer's included.
 
     The disk works beside the kernels, one transfer after another; a wait costs what is left of its transfer.
     """
     disk_second = rates.measured.get(DISK, 1 / DISK_BYTES_PER_SECOND)
-    now = disk_free = 0.0
-    done: dict[tuple[str, int], float] = {}
-    body = 0.0
-    for position, op in enumerate(schedule.ops):
-        if position == schedule.epilogue:
-            body, now = now, 0.0
-        if op.kind in ("spill_start", "fetch_start"):
-            buffer = dict(op.reads if op.kind == "spill_start" else op.writes)["src" if op.kind == "spill_start" else "dst"]
-            disk_free = max(disk_free, now) + schedule.buffers[buffer].nbytes * disk_second
-            done[op.kind[:5], dict(op.writes)["dst"]] = disk_free
-        elif op.kind in ("spill_wait", "fetch_wait"):
-            now = max(now, done[op.kind[:5], dict(op.writes)["dst"]])
-        now += rates.op_seconds(op, schedule, workload)
-    if schedule.epilogue == len(schedule.ops):
-        body, now = now, 0.0
-    return body * (workload.batch / schedule.micro_batch) + now + rates.update_seconds(program, workload)
+
+    def run(ops: tuple[Op, ...], size: int) -> float:
+        now = disk_free = 0.0
+        done: dict[tuple[str, int], float] = {}
+        for op in ops:
+            if op.kind in ("spill_start", "fetch_start"):
+                buffer = dict(op.reads if op.kind == "spill_start" else op.writes)["src" if op.kind == "spill_start" else "dst"]
+                nbytes = schedule.buffers[buffer].nbytes * size // schedule.micro_batch
+                disk_free = max(disk_free, now) + nbytes * disk_second
+                done[op.kind[:5], dict(op.writes)["dst"]] = disk_free
+            elif op.kind in ("spill_wait", "fetch_wait"):
+                now = max(now, done[op.kind[:5], dict(op.writes)["dst"]])
+            now += rates.op_seconds(op, schedule, workload, size)
+        return now
+
+    body, epilogue = schedule.ops[:schedule.epilogue], schedule.ops[schedule.epilogue:]
+    return (sum(count * run(body, size) for size, count in micro_batch_counts(schedule, workload))
+            + run(epilogue, schedule.micro_batch) + rates.update_seconds(program, workload))
 
 
 def op_work(op: Op, schedule: Schedule, workload: Workload, micro_batch: int) -> tuple[float, float]:
@@ -147,16 +165,18 @@ def op_work(op: Op, schedule: Schedule, workload: Workload, micro_batch: int) ->
 def op_signature(op: Op, schedule: Schedule, workload: Workload) -> str:
     """The signature of an operation of a schedule."""
     kind = "forward" if op.kind == "rebuild" else op.kind
-    return signature(kind, op.step, _letters(op, schedule, workload), _moved_bytes(op, schedule, workload))
+    size = schedule.micro_batch
+    return signature(kind, op.step, _letters(op, schedule, workload, size), _moved_bytes(op, schedule, workload, size))
 
 
-def _letters(op: Op, schedule: Schedule, workload: Workload) -> dict[str, int]:
-    return {**workload.letters(None if op.whole else schedule.micro_batch), "R": schedule.loss_rows,
+def _letters(op: Op, schedule: Schedule, workload: Workload, size: int) -> dict[str, int]:
+    return {**workload.letters(None if op.whole else size), "R": min(schedule.loss_rows, size * workload.time),
             **op.step.layer.letters}
 
 
-def _moved_bytes(op: Op, schedule: Schedule, workload: Workload) -> int:
-    """Bytes of what an operation reads and writes; of a whole batch's buffer, an operation on a micro-batch moves its part."""
+def _moved_bytes(op: Op, schedule: Schedule, workload: Workload, size: int) -> int:
+    """Bytes of what an operation reads and writes on a micro-batch of `size`; of buffers of more, it moves its part."""
     buffers = [schedule.buffers[b] for _, b in (*op.reads, *op.writes)]
-    return sum(b.nbytes * (schedule.micro_batch if b.whole and not op.whole else workload.batch) // workload.batch
+    sequences = workload.batch if op.whole else size
+    return sum(b.nbytes * sequences // (workload.batch if b.whole else schedule.micro_batch)
                for b in buffers if b.kind != "scratch")

@@ -3,7 +3,14 @@
 from collections import defaultdict
 from itertools import groupby
 
-from cllm.segments import Cache, Segment, Tape, word_of
+from cllm.segments import Cache, Decision, Segment, Tape, word_of
+
+
+def explain_ends(mine: dict[str, Decision], theirs: dict[str, Decision]) -> list[str]:
+    """A line for each value outside the blocks that the second plan decides otherwise; unnamed ones have their default."""
+    words = [{name: word_of(decision) for name, decision in ends.items()} for ends in (mine, theirs)]
+    return [f"{name}: {words[0].get(name, 'default')} -> {words[1].get(name, 'default')}" for name in sorted({*mine, *theirs})
+            if words[0].get(name) != words[1].get(name)]
 
 
 def explain_trees(mine: tuple[Tape | Segment, ...], theirs: tuple[Tape | Segment, ...]) -> list[str]:
@@ -12,9 +19,10 @@ def explain_trees(mine: tuple[Tape | Segment, ...], theirs: tuple[Tape | Segment
     changes = defaultdict(list)
     for block in sorted(set(first) | set(second)):
         for key in sorted(set(first.get(block, ())) | set(second.get(block, ()))):
-            before, after = first.get(block, {}).get(key, "cache"), second.get(block, {}).get(key, "cache")
+            before, after = first.get(block, {}).get(key), second.get(block, {}).get(key)
             if before != after:
-                changes[key, before, after].append(block)
+                unnamed = "default" if "cache" in (before, after) else "cache"  # optional values are left out unless named
+                changes[key, before or unnamed, after or unnamed].append(block)
     return [f"{_runs(blocks)} {key}: {before} -> {after}" for (key, before, after), blocks in changes.items()]
 
 
@@ -25,7 +33,7 @@ def _treatment(children: tuple[Tape | Segment, ...]) -> dict[int, dict[str, str]
     def visit(nodes: tuple[Tape | Segment, ...], path: str) -> None:
         for node in nodes:
             if isinstance(node, Tape):
-                words: dict[str, str] = {key: word_of(d) for key, d in node.decisions if d != Cache()}
+                words = {key: word_of(d) for key, d in node.decisions}
                 found[node.block] = {**words, **({"segment": path} if path else {})}
             else:
                 blocks = node.blocks

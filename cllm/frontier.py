@@ -28,9 +28,9 @@ from cllm.schedule import default_loss_rows
 from cllm.segments import Segment, Tape
 from cllm.workload import Workload
 
-# Pairs kept of a set inside the recursion. Networks of a dozen blocks stay below the first; on deep ones the second, and
-# fewer lengths of segments, bound the time of planning.
-MOST = 2000
+# Pairs kept of a set inside the recursion. Most networks of a dozen blocks stay below the first; on deep ones the second,
+# and fewer lengths of segments, bound the time of planning.
+MOST = 4000
 MOST_DEEP = 200
 DEEP = 24  # blocks
 DEEP_LENGTHS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256)  # of segments, in deep networks
@@ -147,12 +147,12 @@ class Frontier:
         for micro in micro_batches(workload.batch) if "micro_batch" in allow else (workload.batch,):
             chain, ends = _chain(program, workload, rates, micro, allow, tables)
             total = np.maximum(chain.top.peak, ends.input_peak) + ends.waiting_bytes + fixed + batch_bytes(workload, micro)
-            seconds = chain.top.seconds * (workload.batch / micro) + ends.epilogue_seconds + update
+            seconds = chain.top.seconds + ends.epilogue_seconds + update
             count = len(total)
             parts.append((total, seconds, np.column_stack((np.full(count, len(self._chains)), np.arange(count),
                                                            np.zeros(count, int)))))
             self._chains.append((micro, chain))
-        best = Pairs.best(parts, MOST)
+        best = Pairs.best(parts)
         self.nbytes, self.seconds, self._made = best.peak.astype(np.int64), best.seconds, best.made
 
     def __len__(self) -> int:

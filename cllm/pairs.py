@@ -27,17 +27,21 @@ class Pairs:
         return len(self.peak)
 
     @staticmethod
-    def best(parts: list[Part], most: int) -> "Pairs":
-        """Those of all the parts that no other beats; thinned evenly in the logarithm of the peak to `most`."""
+    def best(parts: list[Part], most: int | None = None) -> "Pairs":
+        """Those of all the parts that no other beats; thinned to `most`, half of them evenly in the logarithm of the peak and
+        the rest evenly in number, for many may lie close together far above the least."""
         peak, seconds, made = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.lexsort((seconds, peak))
         peak, seconds = peak[order], seconds[order]
         keep = _falls(seconds)
         peak, seconds, made = peak[keep], seconds[keep], made[order[keep]]
-        if len(peak) > most:
-            grid = np.geomspace(max(1.0, peak[0]), peak[-1], most)
-            chosen = np.unique(np.clip(np.searchsorted(peak, grid, side="right") - 1, 0, len(peak) - 1))
-            chosen[0], chosen[-1] = 0, len(peak) - 1
+        if most is not None and len(peak) > most:
+            grid = np.geomspace(max(1.0, peak[0]), peak[-1], most // 2)
+            chosen = np.zeros(len(peak), bool)
+            chosen[np.clip(np.searchsorted(peak, grid, side="right") - 1, 0, len(peak) - 1)] = True
+            chosen[[0, -1]] = True
+            others = np.flatnonzero(~chosen)
+            chosen[others[np.linspace(0, len(others) - 1, most - chosen.sum()).astype(int)]] = True
             peak, seconds, made = peak[chosen], seconds[chosen], made[chosen]
         return Pairs(peak, seconds, made)
 

@@ -48,7 +48,7 @@ def _check_nodes(nodes, refuse) -> None:
                 refuse("Segment(input=...)", "must be kept: a segment is rebuilt from it", "Recompute()",
                        "Let the segment begin earlier, or put it into another.")
             _check_nodes(node.children, refuse)
-        elif not isinstance(node, Tape) or not isinstance(node.decisions, tuple):
+        elif not isinstance(node, Tape) or type(node.block) is not int or not isinstance(node.decisions, tuple):
             refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(node),
                    "Write Tape(0, (('ln1.y', Recompute()),)).")
 

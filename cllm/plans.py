@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cllm.errors import PlanError
-from cllm.explaining import explain_trees
+from cllm.explaining import explain_ends, explain_trees
 from cllm.segments import WORDS, Compress, Decision, Segment, Spill, Tape, node_in, node_out, tree_lines, word_of
 
 
@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def predicted_seconds(self) -> float:
-        """Seconds of one step, without the optimizer's."""
+        """Seconds of one step, the optimizer's update included."""
         return self._estimated().seconds
 
     def _estimated(self) -> Estimate:
@@ -114,11 +114,12 @@ class Plan:
 
     def explain(self, other: "Plan") -> str:
         """What changes from this plan to another, value by value and block by block, and what it buys."""
-        lines = explain_trees(self.children, other.children)
-        for name, mine, theirs in (("micro-batch", self.micro_batch, other.micro_batch),
-                                   ("loss rows", self.loss_rows, other.loss_rows)):
-            if mine != theirs:
-                lines.insert(0, f"{name}: {mine or 'automatic'} -> {theirs or 'automatic'}")
+        lines = [f"{name}: {mine or unset} -> {theirs or unset}" for name, mine, theirs, unset in (
+            ("micro-batch", self.micro_batch, other.micro_batch, "whole batch"),
+            ("loss rows", self.loss_rows, other.loss_rows, "automatic"),
+            ("directory of spilled values", self.spill_directory, other.spill_directory, "none")) if mine != theirs]
+        lines += explain_ends(dict(self.ends), dict(other.ends))
+        lines += explain_trees(self.children, other.children)
         if not lines:
             lines.append("the plans decide the same")
         if self.estimate is not None and other.estimate is not None:

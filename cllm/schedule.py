@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from cllm.compression import packed_shape
 from cllm.declare import Flow
 from cllm.dims import aligned, elements
-from cllm.errors import PlanError
+from cllm.errors import ConfigError, PlanError
 from cllm.gradients import wire_gradients
 from cllm.operations import ITEMSIZES, Buffer, Op, Schedule
 from cllm.overlap import overlap_disk
@@ -24,6 +24,8 @@ from cllm.workload import Workload
 # level cache of a few cores, else as many as 64 MiB of logits hold, so that the passes over the head's gradient stay few.
 LOGITS_SMALL = 8 << 20
 LOGITS_LARGE = 64 << 20
+
+LARGEST_BYTES = 1 << 53  # of all buffers together: below, sums of bytes are exact in 64 bits and in a float
 
 # Operations that only move values: without a reader they are left out.
 DROPPABLE = frozenset({"forward", "rebuild", "compress", "round", "expand", "spill_start", "spill_wait", "fetch_start",
@@ -42,6 +44,8 @@ def build_schedule(program: Program, workload: Workload, plan: Plan, mode: str =
     ------
     PlanError
         When the plan does not fit the program or the batch.
+    ConfigError
+        When its arrays are beyond any machine.
     """
     check_plan(program, workload, plan)
     return _Builder(program, workload, plan).build(mode)
@@ -312,6 +316,10 @@ class _Builder:
                 kind = "rebuilt"
             buffers.append(Buffer(new, old.label, old.shape, old.dtype, old.nbytes, kind, old.block, old.whole,
                                   first[b], last[b]))
+        total = sum(b.nbytes for b in buffers)
+        if total >= LARGEST_BYTES:
+            raise ConfigError("batch_size, seq_len", "must be small enough that all arrays of a step take less than 2^53 bytes",
+                              f"{total:,} bytes", "Check the sizes of batch and model.")
         frees: dict[int, list[int]] = {}
         for b in buffers:
             frees.setdefault(b.last, []).append(b.index)

@@ -76,7 +76,12 @@ class Segment:
     @property
     def blocks(self) -> range:
         """The blocks it covers."""
-        return range(self.children[0].blocks.start, self.children[-1].blocks.stop)
+        first = last = self
+        while isinstance(first, Segment):
+            first = first.children[0]
+        while isinstance(last, Segment):
+            last = last.children[-1]
+        return range(first.block, last.block + 1)
 
 
 def word_of(decision: Decision) -> str:

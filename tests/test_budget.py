@@ -227,13 +227,17 @@ def test_a_bound_without_a_batch_is_refused():
 
 @pytest.mark.parametrize("limit, nbytes", [
     (1, 1), (12345, 12345), ("1B", 1), ("1kb", 1000), ("500MB", 500_000_000), ("512MiB", 2**29), ("1.5GiB", 3 * 2**29),
-    (" 2 GB ", 2_000_000_000), ("0.5KiB", 512), ("7gib", 7 * 2**30)])
+    (" 2 GB ", 2_000_000_000), ("0.5KiB", 512), ("7gib", 7 * 2**30),
+    ("9007199254740993B", 9007199254740993), ("0.1KB", 100), (10**400, 10**400)],
+    ids=lambda v: str(v)[:20])
 def test_limits(limit, nbytes):
     assert parse_limit(limit) == nbytes
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 1.5, None, "", "MB", "5", "0MB", "-5MB", "5TB", "5 M B", "1e3MB", "5MBs",
-                                   "auto ", "0x5MB", b"5MB", ["5MB"], "5MB\n5MB"], ids=repr)
+                                   "auto ", "0x5MB", b"5MB", ["5MB"], "5MB\n5MB",
+                                   "0.1B", "0.0000001MB", "9" * 400 + "GB", "9" * 5000 + "B"],
+                         ids=lambda v: repr(v)[:20])
 def test_limits_that_are_none(limit):
     with pytest.raises(cllm.ConfigError, match="MemoryBudget"):
         cllm.MemoryBudget(limit)
@@ -254,7 +258,7 @@ def test_auto_takes_what_is_free(monkeypatch):
         assert ledger.evaluate(plan).total_bytes <= free
         assert plan == cllm.MemoryBudget(free).decide(ledger)
     monkeypatch.setattr(memory_budget, "free_bytes", lambda: least - 1)
-    with pytest.raises(cllm.BudgetError):
+    with pytest.raises(cllm.BudgetError, match="'auto' found free"):
         cllm.MemoryBudget("auto").decide(ledger)
 
 
@@ -277,3 +281,30 @@ def test_few_rows_of_the_head_at_once_cost_the_time_to_read_its_weights_again():
     seconds = {rows: ledger.evaluate(dataclasses.replace(plan, loss_rows=rows)).seconds for rows in (256, 16)}
     again = 15 * 3 * 4 * 50257 * 256  # bytes: fifteen more runs, each reads E and its gradient and writes the latter
     assert seconds[16] - seconds[256] == pytest.approx(again / BYTES_PER_SECOND, rel=0.05)
+
+
+@pytest.mark.parametrize("time", [9, 16])
+def test_a_last_micro_batch_that_is_smaller_costs_its_own_seconds(time):
+    """5 of 6 sequences at a time run twice, once over one sequence: two calls of each operation and not 6/5."""
+    ledger = Ledger(wire(CONFIG), Workload(CONFIG, 6, time, threads=2), Rates())
+
+    def seconds(micro, batch=6):
+        work = Workload(CONFIG, batch, time, threads=2)
+        made = ledger if batch == 6 else Ledger(wire(CONFIG), work, Rates())
+        return made.evaluate(cllm.CacheAll(micro_batch=micro).decide(made)).seconds
+
+    update = Rates().update_seconds(wire(CONFIG), ledger.workload)
+    five, one = (seconds(None, n) - update for n in (5, 1))
+    calls = 2e-4  # the gradient that waits for the epilogue is put aside in a cut batch alone
+    assert seconds(5) - update == pytest.approx(five + one, rel=0.02, abs=calls)
+    assert seconds(5) >= seconds(3) * 0.999 >= seconds(None) * 0.99
+    frontier = ledger.frontier(("cache", "micro_batch"))
+    for index in range(len(frontier)):
+        assert ledger.evaluate(frontier.plan(index)).seconds == pytest.approx(frontier.seconds[index], rel=1e-9)
+
+
+def test_sizes_beyond_any_machine_are_refused():
+    config = cllm.ModelConfig(1 << 24, 3, 1 << 24, 1, 1 << 24, 1 << 24)
+    for strategy in ("cache", "budget:1GB"):
+        with pytest.raises(cllm.ConfigError, match="2\\^53"):
+            cllm.plan(config, 1 << 24, 1 << 24, strategy)

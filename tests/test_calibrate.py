@@ -1,5 +1,6 @@
 """Calibration: what is measured is stored and used, on first use where a budget decides, and plans run no kernel for it."""
 import dataclasses
+import json
 
 import pytest
 from click.testing import CliRunner
@@ -9,7 +10,7 @@ from cllm import _kernels, calibrate
 from cllm.cli import main
 from cllm.costs import Rates, op_signature
 from cllm.ledger import Ledger
-from cllm.measurements import load_measurements
+from cllm.measurements import load_measurements, save_measurements, store_path
 from cllm.models.wiring import wire
 from cllm.workload import Workload
 
@@ -105,3 +106,88 @@ def test_train_measures_once_where_a_budget_decides(store, tmp_path, strategy, o
     assert first.exit_code == second.exit_code == 0, first.output
     assert ("measuring this machine" in first.stderr) == measures
     assert "measuring this machine" not in second.stderr
+
+
+# what may befall the store
+
+def stored():
+    save_measurements(1, "float32", {"done x": 0.0, "forward|Linear|B1,64|1.0e-03": 2.5})
+    path = store_path(1, "float32")
+    return path, path.read_text()
+
+
+DAMAGED = {"empty": lambda text: "", "half": lambda text: text[:len(text) // 2], "no JSON": lambda text: "seconds!",
+           "a list": lambda text: "[]", "null": lambda text: "null", "bytes": lambda text: "\udcff\udcfe",
+           "nested without end": lambda text: "[" * 100_000, "without a digest": lambda text: '{"a": 1.0}',
+           **{f"seconds {word}": lambda text, word=word: text.replace("2.5", word)
+              for word in ("NaN", "Infinity", "0.0", "-2.5", "2.6", '"soon"', "null", "[]")},
+           "a name of another work": lambda text: text.replace("1.0e-03", "0")}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_store_counts_as_none_says_so_and_is_replaced(what, store):
+    path, text = stored()
+    path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))
+    with pytest.warns(RuntimeWarning, match="damaged or cannot be read"):
+        damaged = cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+    path.unlink()
+    assert damaged == (clean := cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1))
+    assert damaged.predicted_seconds == clean.predicted_seconds
+    path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))
+    save_measurements(1, "float32", {"a": 1.0})
+    assert load_measurements(1, "float32") == {"a": 1.0}
+
+
+def test_what_is_saved_is_added_in_one_move(store):
+    path, _ = stored()
+    save_measurements(1, "float32", {"a": 0.1 + 0.2})
+    assert load_measurements(1, "float32") == {"done x": 0.0, "forward|Linear|B1,64|1.0e-03": 2.5, "a": 0.1 + 0.2}
+    assert list(store.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_what_was_stored_and_no_part(store, monkeypatch):
+    path, text = stored()
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    with pytest.raises(OSError, match="No space"):
+        save_measurements(1, "float32", {"a": 1.0})
+    assert path.read_text() == text and list(store.iterdir()) == [path]
+
+
+def test_figures_that_are_none_are_not_saved(store):
+    path, text = stored()
+    with pytest.raises(ValueError, match="Out of range"):
+        save_measurements(1, "float32", {"a": float("nan")})
+    assert path.read_text() == text and list(store.iterdir()) == [path]
+
+
+def test_a_store_that_cannot_be_written_is_told_before_anything_is_measured(store, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CLLM_CACHE_DIR", str(tmp_path / "file"))  # no directory; holds for root too
+    monkeypatch.setattr(calibrate, "GPT", lambda *a, **k: pytest.fail("it measures"))
+    job = ["--preset", "tiny", "--layers", "1", "--batch-size", "1", "--seq-len", "8", "--threads", "1"]
+    with pytest.warns(RuntimeWarning, match="cannot be read"):
+        done = CliRunner().invoke(main, ["train", *job, "--steps", "1", "--eval-every", "5", "--strategy", "budget:1GB",
+                                         "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "cannot be kept, so declared work decides" in done.stderr
+    done = CliRunner().invoke(main, ["plan", *job, "--calibrate"])
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "Error: " in done.stderr
+
+
+def test_a_disk_without_room_is_left_unmeasured(store, monkeypatch):
+    monkeypatch.setattr(calibrate.os, "pwrite", lambda *a: 7)
+    assert calibrate._measure_disk() is None
+    monkeypatch.setattr(calibrate.tempfile, "TemporaryFile", lambda **k: (_ for _ in ()).throw(OSError(28, "full")))
+    assert calibrate._measure_disk() is None
+
+
+def test_a_user_without_a_home_has_a_store(monkeypatch):
+    from cllm import measurements
+    monkeypatch.delenv("CLLM_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(measurements.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert store_path(1, "float32").is_absolute()

@@ -278,12 +278,19 @@ def test_thinning_keeps_both_ends_and_order():
     assert (np.diff(pairs.peak) > 0).all() and (np.diff(pairs.seconds) < 0).all()
 
 
+def test_thinning_uses_the_places_it_has():
+    """Many pairs close together far above the least: what heads of large vocabularies do."""
+    peak = np.concatenate(([1e3], 1e9 + np.arange(2050.0) * 64))
+    pairs = Pairs.best([(peak, -np.arange(2051.0), np.zeros((2051, 3), int))], 2000)
+    assert len(pairs.peak) == 2000 and pairs.peak[0] == peak[0] and pairs.peak[-1] == peak[-1]
+
+
 def test_a_deep_network_is_planned_with_bounded_work(monkeypatch):
     """96 blocks: what goes through the recursion stays below a bound, whatever the machine's speed."""
     through = []
     best = Pairs.best
     monkeypatch.setattr(frontier_module.Pairs, "best", staticmethod(
-        lambda parts, most: (through.append(sum(len(p[0]) for p in parts)), best(parts, most))[1]))
+        lambda parts, most=None: (through.append(sum(len(p[0]) for p in parts)), best(parts, most))[1]))
     config = cllm.ModelConfig.preset("tiny", n_layers=96)
     program, work = wire(config), Workload(config, 2, 64, threads=2)
     frontier = Frontier(program, work, RATES, EVERYTHING)

@@ -118,10 +118,32 @@ def test_the_table_names_what_is_kept_narrow_or_elsewhere():
 def test_plans_explain_themselves_to_each_other():
     cache, selective = planned("cache"), planned("selective@2")
     lines = cache.explain(selective).splitlines()
-    assert "micro-batch: automatic -> 2" in lines and any("ln1.y: cache -> recompute" in line for line in lines)
+    assert "micro-batch: whole batch -> 2" in lines and any("ln1.y: cache -> recompute" in line for line in lines)
     assert lines[-1].startswith("in all: -")
     assert cache.explain(cache).splitlines()[0] == "the plans decide the same"
     assert "segment" in planned("cache").explain(planned("sqrt"))
+
+
+def test_optional_values_and_those_outside_blocks_are_explained_too():
+    cache = planned("cache")
+    assert "head.logits: default -> cache" in cache.explain(planned("cache:logits")).splitlines()
+    assert "blocks 0-5 attn.probs: default -> cache" in cache.explain(planned("cache:probs")).splitlines()
+    assert "blocks 0-5 attn.probs: cache -> default" in planned("cache:probs").explain(cache).splitlines()
+    assert "directory of spilled values: none -> /dir" in cache.explain(planned("spill:/dir")).splitlines()
+
+
+def test_segments_know_their_blocks_however_deep_they_are():
+    """Asking both ends of each level again would take 2^200 questions."""
+    node = Tape(3)
+    for _ in range(200):
+        node = Segment((node,))
+    assert node.blocks == range(3, 4) and Segment((node, Tape(4))).blocks == range(3, 5)
+
+
+@pytest.mark.parametrize("block", [1.0, True, "1", None])
+def test_blocks_are_whole_numbers(block):
+    with pytest.raises(cllm.PlanError):
+        planned(Plan((Tape(0), Tape(block), *(Tape(b) for b in range(2, 6)))))
 
 
 def test_what_a_plan_costs_is_not_what_it_is():

@@ -120,4 +120,7 @@ def calibrate_first(workload: Workload, strategies: Iterable[str], limit: int | 
     say so."""
     if (always or any(wants_seconds(s) for s in strategies)) and not is_calibrated(workload):
         click.echo("measuring this machine once for this model and batch (--no-calibrate leaves it out) ...", err=True)
-        calibrate(workload, lambda text: click.echo(f"  {text}", err=True), limit)
+        try:
+            calibrate(workload, lambda text: click.echo(f"  {text}", err=True), limit)
+        except OSError as error:
+            click.echo(f"measurements cannot be kept, so declared work decides: {error}", err=True)

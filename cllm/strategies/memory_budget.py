@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from math import inf
 
 from cllm.compression import PACKED
@@ -13,11 +14,12 @@ from cllm.plans import Plan
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 ALLOWED = ("cache", "recompute", "micro_batch")
 INEXACT = PACKED
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B)\s*\Z", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([KMG]?I?B)\s*\Z", re.IGNORECASE)
 
 
 def parse_limit(limit: int | str) -> int:
-    """Bytes of an int, "500MB" (10^6), "512MiB" (2^20) or "auto" (what the machine or its cgroup has free, less a margin).
+    """Bytes of an int, "500MB" (10^6), "512MiB" (2^20) or "auto" (what the machine, its cgroup and its
+    resource limits leave free, less a margin).
 
     Raises
     ------
@@ -29,10 +31,11 @@ def parse_limit(limit: int | str) -> int:
     if limit == "auto":
         return free_bytes()
     match = _SIZE.match(limit) if isinstance(limit, str) else None
-    if not match or match[2].upper() not in UNITS or not float(match[1]):
+    nbytes = int(Fraction(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
+    if not nbytes:
         raise ConfigError("MemoryBudget(limit)", "must be a number of bytes, a size such as '500MB' or '512MiB', or 'auto'",
                           repr(limit), "Write for example MemoryBudget('1GB').")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class MemoryBudget:
                 if ledger.evaluate(plan).total_bytes <= limit:
                     return plan
         raise BudgetError("MemoryBudget(limit)", f"must be at least {self._least(ledger, frontier):,} bytes for this workload",
-                          f"{limit:,}", self._remedy(ledger))
+                          f"{limit:,}" + (", which is what 'auto' found free" if self.limit == "auto" else ""),
+                          self._remedy(ledger))
 
     def _least(self, ledger: Ledger, frontier) -> int:
         """The least total of any plan on the frontier, packed."""
