@@ -9,7 +9,7 @@
 # The form with s needs one exponential and keeps the left tail, where 1 + tanh cancels. The slope is computed at |z|,
 # where 1 - s = exp(-2u) s neither cancels nor overflows, and gelu'(-z) = 1 - gelu'(z) gives the other side.
 
-from libc.math cimport M_PI, sqrt
+from libc.math cimport M_LOG2E, M_PI, sqrt
 
 cdef enum:
     GELU = 0
@@ -19,24 +19,18 @@ cdef enum:
 
 cdef inline vec gelu_exponential(const vec *like, vec z) noexcept nogil:
     """exp(-2u)."""
-    cdef vec linear = splat(like, -2.0 * sqrt(2.0 / M_PI)), cubic = splat(like, -2.0 * sqrt(2.0 / M_PI) * 0.044715)
-    return vexp(z * (cubic * (z * z) + linear))
+    cdef vec linear = splat(like, -2.0 * sqrt(2.0 / M_PI) * M_LOG2E)
+    cdef vec cubic = splat(like, -2.0 * sqrt(2.0 / M_PI) * M_LOG2E * 0.044715)
+    return vexp2(z * (cubic * (z * z) + linear))
 
 
 cdef inline vec gelu(const vec *like, vec z) noexcept nogil:
     return z / (splat(like, 1.0) + gelu_exponential(like, z))
 
 
-cdef inline vec vabs(vec v) noexcept nogil:
-    if vec is vf32:
-        return copysign_f32(v, splat_f32(1.0))
-    else:
-        return copysign_f64(v, splat_f64(1.0))
-
-
 cdef inline vec gelu_slope(const vec *like, vec z) noexcept nogil:
     """gelu'(z). Beyond 64 the slope is exactly 0 or 1: the clamp keeps z^2 finite, and lets NaN through."""
-    cdef vec one = splat(like, 1.0), a = vmin(splat(like, 64.0), vabs(z))
+    cdef vec one = splat(like, 1.0), a = vmin(splat(like, 64.0), copysign(z, one))
     cdef vec constant = splat(like, 2.0 * sqrt(2.0 / M_PI)), square = splat(like, 6.0 * sqrt(2.0 / M_PI) * 0.044715)
     cdef vec e = gelu_exponential(like, a), s = one / (one + e), rest = e * s
     cdef vec bend = (rest * (a * s)) * (square * (a * a) + constant)
@@ -45,7 +39,8 @@ cdef inline vec gelu_slope(const vec *like, vec z) noexcept nogil:
 
 cdef inline vec tanh_slope(const vec *like, vec z) noexcept nogil:
     """tanh'(z) = 4 e / (1 + e)^2, e = exp(-2|z|): even, and without the cancellation of 1 - tanh^2."""
-    cdef vec e = vexp(splat(like, -2.0) * vabs(z)), s = splat(like, 2.0) / (splat(like, 1.0) + e)
+    cdef vec e = vexp2(splat(like, 2.0 * M_LOG2E) * copysign(z, splat(like, -1.0)))
+    cdef vec s = splat(like, 2.0) / (splat(like, 1.0) + e)
     return e * (s * s)
 
 
