@@ -56,34 +56,35 @@ cdef inline double low_part(const vec *like, double s) noexcept nogil:
 
 cdef inline void row_statistics(const vec *x, Py_ssize_t start, Py_ssize_t n, double eps, double *mean,
                                 double *rstd) noexcept nogil:
-    cdef vf64 acc[WIDE_VECTORS]
-    cdef vf64 acc_square[WIDE_VECTORS]
+    cdef vsum acc[SUM_VECTORS]
+    cdef vsum acc_square[SUM_VECTORS]
     cdef double tail[WIDE_LANES]
     cdef double shift = 0.0, offset, variance
-    cdef vf64 d, s
+    cdef vsum d, s, one = splat_sum(unknown_one)
     cdef Py_ssize_t i = 0, j
     if vec is vf64:
         shift = element(x, start)
-    s = splat_f64(shift)
-    for j in range(WIDE_VECTORS):
-        acc[j] = splat_f64(0.0)
-        acc_square[j] = splat_f64(0.0)
+    s = splat_sum(shift)
+    for j in range(SUM_VECTORS):
+        acc[j] = splat_sum(0.0)
+        acc_square[j] = splat_sum(0.0)
     while i + WIDE_LANES <= n:
-        for j in range(WIDE_VECTORS):
-            d = load_wide(x, start + i + j * LANES_F64)
+        for j in range(SUM_VECTORS):
+            d = load_sum(x, start + i + j * SUM_LANES)
             if vec is vf64:
                 d = d - s
-            acc[j] = acc[j] + d
+            # Conversions and additions share a unit; every other addition goes to the multipliers, which have room.
+            acc[j] = d * one + acc[j] if j % 2 else acc[j] + d
             acc_square[j] = d * d + acc_square[j]
         i += WIDE_LANES
     if i < n:
         gather_wide(x, start + i, n - i, shift, tail)
-        for j in range(WIDE_VECTORS):
-            d = load_f64(tail, j * LANES_F64) - s
+        for j in range(SUM_VECTORS):
+            d = load_sum_f64(tail, j * SUM_LANES) - s
             acc[j] = acc[j] + d
             acc_square[j] = d * d + acc_square[j]
-    offset = wide_tree(acc) / n
-    variance = wide_tree(acc_square) / n - offset * offset
+    offset = sum_tree(acc) / n
+    variance = sum_tree(acc_square) / n - offset * offset
     if variance < 0.0:      # by rounding; NaN passes
         variance = 0.0
     mean[0] = shift + offset

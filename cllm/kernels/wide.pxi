@@ -5,6 +5,9 @@
 #
 # 32 lanes whatever the width of a register, so a row's sum depends on its elements and its length alone, on every
 # machine. What is missing in the last 32 is filled with a value that adds nothing.
+#
+# Sums straight from memory (`vsum`) work on half of an AVX-512 register: float32 becomes float64 in one step at 256
+# bits and in three at 512 on a processor whose units are 256 bits wide, and nothing else gets slower there.
 
 cdef extern from *:
     """
@@ -26,6 +29,32 @@ cdef extern from *:
         return __builtin_convertvector(h, cllm_vf64);
     #endif
     }
+
+    /* Part of the 32 lanes for sums from memory, and as many elements as float64. */
+    #if CLLM_VECTOR_BYTES > 32
+    #define CLLM_SUM_BYTES 32
+    #else
+    #define CLLM_SUM_BYTES CLLM_VECTOR_BYTES
+    #endif
+    #define CLLM_SUM_LANES (CLLM_SUM_BYTES / 8)
+    #define CLLM_SUM_VECTORS (CLLM_WIDE_LANES / CLLM_SUM_LANES)
+    typedef double cllm_sum __attribute__((vector_size(CLLM_SUM_BYTES)));
+    static inline __attribute__((always_inline)) cllm_sum cllm_load_sum_f32(const void *p, Py_ssize_t i)
+    {
+    #if defined(__AVX__)
+        return (cllm_sum)_mm256_cvtps_pd(_mm_loadu_ps((const float *)p + i));
+    #else
+        return (cllm_sum)cllm_load_wide_f32(p, i);
+    #endif
+    }
+    static inline __attribute__((always_inline)) cllm_sum cllm_load_sum_f64(const void *p, Py_ssize_t i)
+        { cllm_sum v; memcpy(&v, (const double *)p + i, sizeof v); return v; }
+    static inline __attribute__((always_inline)) void cllm_store_sum(double *p, Py_ssize_t i, cllm_sum v)
+        { memcpy(p + i, &v, sizeof v); }
+    static inline __attribute__((always_inline)) cllm_sum cllm_splat_sum(double s)
+        { return s - (cllm_sum){0}; }
+    /* 1, which the compiler does not know: x * one + sum is x + sum done by the multipliers. */
+    static const volatile double cllm_one = 1.0;
 
     /* The two halves of a register as float64. */
     static inline __attribute__((always_inline)) cllm_vf64 cllm_widen_low(cllm_vf32 v)
@@ -63,6 +92,14 @@ cdef extern from *:
     enum:
         WIDE_LANES "CLLM_WIDE_LANES"
         WIDE_VECTORS "CLLM_WIDE_VECTORS"
+        SUM_LANES "CLLM_SUM_LANES"
+        SUM_VECTORS "CLLM_SUM_VECTORS"
+    ctypedef double vsum "cllm_sum"
+    vsum load_sum_f32 "cllm_load_sum_f32"(const void *p, Py_ssize_t i) noexcept nogil
+    vsum load_sum_f64 "cllm_load_sum_f64"(const void *p, Py_ssize_t i) noexcept nogil
+    void store_sum "cllm_store_sum"(double *p, Py_ssize_t i, vsum v) noexcept nogil
+    vsum splat_sum "cllm_splat_sum"(double s) noexcept nogil
+    const double unknown_one "cllm_one"
     vf64 load_wide_f32 "cllm_load_wide_f32"(const void *p, Py_ssize_t i) noexcept nogil
     vf64 widen_low "cllm_widen_low"(vf32 v) noexcept nogil
     vf64 widen_high "cllm_widen_high"(vf32 v) noexcept nogil
@@ -123,6 +160,14 @@ cdef inline void gather_wide(const vec *p, Py_ssize_t i, Py_ssize_t n, double fi
         out[j] = element(p, i + j) if j < n else fill
 
 
+cdef inline vsum load_sum(const vec *p, Py_ssize_t i) noexcept nogil:
+    """Elements i .. i+SUM_LANES-1 as float64."""
+    if vec is vf32:
+        return load_sum_f32(p, i)
+    else:
+        return load_sum_f64(p, i)
+
+
 cdef inline double wide_tree(vf64 *acc) noexcept nogil:
     """The sum of 32 lanes, halves folded onto each other; acc is used up."""
     cdef double s[8]
@@ -133,6 +178,19 @@ cdef inline double wide_tree(vf64 *acc) noexcept nogil:
         acc[j] = acc[j] + acc[j + WIDE_VECTORS // 4]
     for j in range(WIDE_VECTORS // 4):
         store_f64(s, j * LANES_F64, acc[j])
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+
+
+cdef inline double sum_tree(vsum *acc) noexcept nogil:
+    """`wide_tree` of parts of the 32 lanes; acc is used up."""
+    cdef double s[8]
+    cdef Py_ssize_t j
+    for j in range(SUM_VECTORS // 2):
+        acc[j] = acc[j] + acc[j + SUM_VECTORS // 2]
+    for j in range(SUM_VECTORS // 4):
+        acc[j] = acc[j] + acc[j + SUM_VECTORS // 4]
+    for j in range(SUM_VECTORS // 4):
+        store_sum(s, j * SUM_LANES, acc[j])
     return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
 
 
@@ -147,20 +205,20 @@ cdef inline void wide_add(vf64 *acc, Py_ssize_t j, vec v) noexcept nogil:
 
 cdef inline double wide_squares(const vec *x, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
     """The sum of the squares of elements start .. start+n-1."""
-    cdef vf64 acc[WIDE_VECTORS]
-    cdef vf64 d
+    cdef vsum acc[SUM_VECTORS]
+    cdef vsum d
     cdef double tail[WIDE_LANES]
     cdef Py_ssize_t i = 0, j
-    for j in range(WIDE_VECTORS):
-        acc[j] = splat_f64(0.0)
+    for j in range(SUM_VECTORS):
+        acc[j] = splat_sum(0.0)
     while i + WIDE_LANES <= n:
-        for j in range(WIDE_VECTORS):
-            d = load_wide(x, start + i + j * LANES_F64)
+        for j in range(SUM_VECTORS):
+            d = load_sum(x, start + i + j * SUM_LANES)
             acc[j] = d * d + acc[j]
         i += WIDE_LANES
     if i < n:
         gather_wide(x, start + i, n - i, 0.0, tail)
-        for j in range(WIDE_VECTORS):
-            d = load_f64(tail, j * LANES_F64)
+        for j in range(SUM_VECTORS):
+            d = load_sum_f64(tail, j * SUM_LANES)
             acc[j] = d * d + acc[j]
-    return wide_tree(acc)
+    return sum_tree(acc)
