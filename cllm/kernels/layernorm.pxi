@@ -16,8 +16,9 @@
 # (x - high) * rstd + rest, where high is the mean in the array's dtype and rest = (high - mean) * rstd: a row far from
 # zero loses nothing. Forward and backward share that function.
 #
-# Both sweep over row n+1 for its sums before they write row n: the sums end in a chain of dependent steps (tree, root,
-# division), and the processor has a row's worth of other work to do meanwhile.
+# The forward sweeps over row n+1 for its sums before it writes row n: the sums end in a chain of dependent steps (tree,
+# root, division), and the processor has a row's worth of other work to do meanwhile. The backward does both in one
+# sweep, which reads a row from memory while it writes another.
 #
 # The two sums of the backward add four terms, 32 elements apart, in the array's dtype and all the rest in float64.
 # Threads split the rows for dx and the columns for dweight and dbias, in turn over blocks of rows, so the second half
@@ -196,61 +197,67 @@ cdef inline void layernorm_tail_terms(const vec *dy, const vec *x, const vec *we
         j += 1
 
 
-cdef inline void layernorm_means(const vec *dy, const vec *x, double mean, double rstd, const vec *weight,
-                                 Py_ssize_t start, Py_ssize_t n_channels, double *mean_g,
-                                 double *mean_gx) noexcept nogil:
-    """Means over one row of g and of g * xhat."""
-    cdef vf64 acc_g[WIDE_VECTORS]
-    cdef vf64 acc_gx[WIDE_VECTORS]
-    cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
-    cdef Py_ssize_t i = 0, j
-    for j in range(WIDE_VECTORS):
-        acc_g[j] = splat_f64(0.0)
-        acc_gx[j] = splat_f64(0.0)
-    while i + 4 * WIDE_LANES <= n_channels:
-        layernorm_terms(dy, x, weight, high, scale, rest, start, i, 4, acc_g, acc_gx)
-        i += 4 * WIDE_LANES
-    while i + WIDE_LANES <= n_channels:
-        layernorm_terms(dy, x, weight, high, scale, rest, start, i, 1, acc_g, acc_gx)
-        i += WIDE_LANES
-    if i < n_channels:
-        layernorm_tail_terms(dy, x, weight, high, scale, rest, start, i, n_channels, acc_g, acc_gx)
-    mean_g[0] = wide_tree(acc_g) / n_channels
-    mean_gx[0] = wide_tree(acc_gx) / n_channels
-
-
 cdef inline void layernorm_row_backward(const vec *dy, const vec *x, double mean, double rstd, const vec *weight,
-                                        double mean_g, double mean_gx, vec *dx, Py_ssize_t start,
-                                        Py_ssize_t n_channels) noexcept nogil:
-    cdef Py_ssize_t L = lanes(x), i = 0
+                                        double mean_g, double mean_gx, vec *dx, Py_ssize_t start, Py_ssize_t i,
+                                        Py_ssize_t stop) noexcept nogil:
+    """Elements i .. stop-1 of a row of dx; fewer than a vector only at the row's end."""
+    cdef Py_ssize_t L = lanes(x)
     cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
     cdef vec of_g = splat(x, mean_g), of_gx = splat(x, mean_gx), xhat, d
-    while i + L <= n_channels:
+    while i + L <= stop:
         xhat = normalized(load(x, start + i), high, scale, rest)
         d = load(dy, start + i)
         store(dx, start + i, scale * ((d * load(weight, i) - of_g) - xhat * of_gx) + load(dx, start + i))     # +=
         i += L
-    if i < n_channels:
-        L = n_channels - i
+    if i < stop:
+        L = stop - i
         xhat = normalized(load_partial(x, start + i, L), high, scale, rest)
         d = load_partial(dy, start + i, L)
         store_partial(dx, start + i, scale * ((d * load_partial(weight, i, L) - of_g) - xhat * of_gx)
                       + load_partial(dx, start + i, L), L)                                                # +=
 
 
+cdef inline void layernorm_means(const vec *dy, const vec *x, const double *mean, const double *rstd,
+                                 const vec *weight, vec *dx, bint behind, Py_ssize_t n, Py_ssize_t n_channels,
+                                 double *mean_g, double *mean_gx) noexcept nogil:
+    """Means over row n of g and of g * xhat; where `behind`, row n-1 of dx is written meanwhile from its own means."""
+    cdef vf64 acc_g[WIDE_VECTORS]
+    cdef vf64 acc_gx[WIDE_VECTORS]
+    cdef vec high = splat(x, mean[n]), scale = splat(x, rstd[n]), rest = splat(x, -low_part(x, mean[n]) * rstd[n])
+    cdef Py_ssize_t i = 0, j, step, start = n * n_channels, before = start - n_channels
+    for j in range(WIDE_VECTORS):
+        acc_g[j] = splat_f64(0.0)
+        acc_gx[j] = splat_f64(0.0)
+    while i + 4 * WIDE_LANES <= n_channels:
+        layernorm_terms(dy, x, weight, high, scale, rest, start, i, 4, acc_g, acc_gx)
+        if behind:
+            layernorm_row_backward(dy, x, mean[n - 1], rstd[n - 1], weight, mean_g[0], mean_gx[0], dx, before, i,
+                                   i + 4 * WIDE_LANES)
+        i += 4 * WIDE_LANES
+    step = i
+    while i + WIDE_LANES <= n_channels:
+        layernorm_terms(dy, x, weight, high, scale, rest, start, i, 1, acc_g, acc_gx)
+        i += WIDE_LANES
+    if i < n_channels:
+        layernorm_tail_terms(dy, x, weight, high, scale, rest, start, i, n_channels, acc_g, acc_gx)
+    if behind:
+        layernorm_row_backward(dy, x, mean[n - 1], rstd[n - 1], weight, mean_g[0], mean_gx[0], dx, before, step,
+                               n_channels)
+    mean_g[0] = wide_tree(acc_g) / n_channels
+    mean_gx[0] = wide_tree(acc_gx) / n_channels
+
+
 cdef inline void layernorm_piece_backward(const vec *dy, const vec *x, const double *mean, const double *rstd,
                                           const vec *weight, vec *dx, Py_ssize_t first, Py_ssize_t last,
                                           Py_ssize_t n_channels) noexcept nogil:
     """Rows first .. last-1 of dx."""
-    cdef double mean_g = 0.0, mean_gx = 0.0, next_g = 0.0, next_gx = 0.0
+    cdef double mean_g = 0.0, mean_gx = 0.0
     cdef Py_ssize_t n
-    for n in range(first, last + 1):
-        if n < last:
-            layernorm_means(dy, x, mean[n], rstd[n], weight, n * n_channels, n_channels, &next_g, &next_gx)
-        if n > first:
-            layernorm_row_backward(dy, x, mean[n - 1], rstd[n - 1], weight, mean_g, mean_gx, dx, (n - 1) * n_channels,
-                                   n_channels)
-        mean_g, mean_gx = next_g, next_gx
+    layernorm_means(dy, x, mean, rstd, weight, dx, False, first, n_channels, &mean_g, &mean_gx)
+    for n in range(first + 1, last):
+        layernorm_means(dy, x, mean, rstd, weight, dx, True, n, n_channels, &mean_g, &mean_gx)
+    layernorm_row_backward(dy, x, mean[last - 1], rstd[last - 1], weight, mean_g, mean_gx, dx, (last - 1) * n_channels,
+                           0, n_channels)
 
 
 cdef inline void layernorm_columns(const vec *dy, const vec *x, const double *mean, const double *rstd, vec *dweight,
