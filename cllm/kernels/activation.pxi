@@ -7,7 +7,8 @@
 #     tanh'(z) = 1 - tanh(z)^2 = 4 e / (1 + e)^2,   e = exp(-2|z|)
 #
 # The form with s needs one exponential and keeps the left tail, where 1 + tanh cancels. The slope is computed at |z|,
-# where 1 - s = exp(-2u) s neither cancels nor overflows, and gelu'(-z) = 1 - gelu'(z) gives the other side.
+# where 1 - s = exp(-2u) s neither cancels nor overflows, and gelu'(-z) = 1 - gelu'(z) gives the other side. exp(-2u) is
+# taken as a power of two: the rounding of its argument is that of u.
 
 from libc.math cimport M_LOG2E, M_PI, sqrt
 
