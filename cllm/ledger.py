@@ -72,6 +72,7 @@ class Ledger:
         self.n_blocks = program.n_blocks
         self._frontiers: dict[tuple[str, ...], Frontier] = {}
         self._built: dict[Plan, tuple[Schedule, MemoryReport]] = {}
+        self._estimates: dict[Plan, Estimate] = {}
         self.entries: Mapping[str, Entry] = self._entries()
 
     def in_block(self, block: int) -> tuple[Entry, ...]:
@@ -86,9 +87,12 @@ class Ledger:
         PlanError
             When the plan does not fit the model or the batch.
         """
-        schedule, memory = self.build(plan)
-        seconds = schedule_seconds(schedule, self._program, self.workload, self._rates)
-        return Estimate(memory.arena_bytes, memory.total_bytes, seconds)
+        check_plan(self._program, self.workload, plan)
+        if plan not in self._estimates:
+            schedule, memory = self.build(plan)
+            seconds = schedule_seconds(schedule, self._program, self.workload, self._rates)
+            self._estimates[plan] = Estimate(memory.arena_bytes, memory.total_bytes, seconds)
+        return self._estimates[plan]
 
     def build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
         """The schedule of a plan and its memory report."""

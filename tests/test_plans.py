@@ -97,6 +97,13 @@ def test_a_plan_of_another_workload_is_refused_and_a_bare_one_is_not():
     assert cllm.plan(CONFIG, 3, 8, Plan(made.children), num_threads=1).arena_bytes > 0
 
 
+@pytest.mark.parametrize("plan", [Plan([Tape(0)]), Plan((Tape(0, [("ln1.y", Recompute())]),)), Plan((Tape(0),), loss_rows=[3])],
+                         ids=["children", "decisions", "loss_rows"])
+def test_lists_where_tuples_must_be_are_refused(plan):
+    with pytest.raises(cllm.PlanError):
+        cllm.plan(cllm.ModelConfig(13, 1, 16, 2, 24, 9), 2, 9, plan)
+
+
 def test_the_table_folds_blocks_that_are_treated_alike():
     assert planned("cache").table().splitlines()[:2] == ["micro-batch whole batch, loss rows automatic",
                                                          "blocks 0-5: cache everything"]
