@@ -63,6 +63,11 @@ def _roofline(data: dict) -> Table:
                     for one in data["points"]]
 
 
+def _first_roofline(data: dict) -> Table:
+    """The same of the first strategy alone."""
+    return _roofline({**data, "points": [one for one in data["points"] if one["strategy"] == data["points"][0]["strategy"]]})
+
+
 def _contested(data: dict) -> Table:
     header = ("contestant", "step s (least to most)", _against(data), "growth MB", "arena MB", "first loss")
     return header, [(code(row["name"]), spread(row["seconds"]), row["ratio_text"], megabytes(row["growth_bytes"]),
@@ -112,6 +117,7 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("memory", "peak"): _alive,
     ("speed", ""): _speeds,
     ("speed", "roofline"): _roofline,
+    ("speed", "roofline of the first"): _first_roofline,
     ("compare", ""): _contested,
     ("compare", "beaten"): _beaten,
     ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
