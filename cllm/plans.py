@@ -39,6 +39,8 @@ class Plan:
         Set by `cllm.plan`: what the plan costs for its workload. Not part of equality.
     fingerprint : str or None
         Set by `cllm.plan`: of the workload it was made for; a plan is refused for another. Not part of equality.
+    limit : int or None
+        Set by `MemoryBudget`: total bytes that it kept within; for "auto", what it found free. Not part of equality.
     """
 
     children: tuple[Tape | Segment, ...]
@@ -48,6 +50,7 @@ class Plan:
     spill_directory: str | None = None
     estimate: Estimate | None = field(default=None, compare=False)
     fingerprint: str | None = field(default=None, compare=False)
+    limit: int | None = field(default=None, compare=False)
 
     @property
     def exact(self) -> bool:
@@ -110,6 +113,8 @@ class Plan:
         if self.estimate is not None:
             lines.append(f"arena {self.arena_bytes / 1e6:.1f} MB, total {self.total_bytes / 1e6:.1f} MB, "
                          f"predicted {self.predicted_seconds:.3f} s a step")
+        if self.limit is not None:
+            lines.append(f"within a limit of {self.limit:,} bytes in total")
         return "\n".join(lines)
 
     def explain(self, other: "Plan") -> str:

@@ -257,6 +257,7 @@ def test_auto_takes_what_is_free(monkeypatch):
         plan = cllm.MemoryBudget("auto").decide(ledger)
         assert ledger.evaluate(plan).total_bytes <= free
         assert plan == cllm.MemoryBudget(free).decide(ledger)
+        assert plan.limit == free and f"within a limit of {free:,} bytes" in plan.table(), "it says what it took"
     monkeypatch.setattr(memory_budget, "free_bytes", lambda: least - 1)
     with pytest.raises(cllm.BudgetError, match="'auto' found free"):
         cllm.MemoryBudget("auto").decide(ledger)

@@ -9,7 +9,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
 def call_timed(list calls not None, *, double[::1] seconds not None):
-    """Call each in turn; `seconds`, one for each, takes how long it ran. After a call that raises, nothing is written."""
+    """Call each in turn; `seconds`, one for each, takes how long it ran: not of one that raises, nor of those after it."""
     check_length("call_timed", "seconds", seconds.shape[0], len(calls))
     cdef timespec before, after
     cdef Py_ssize_t i

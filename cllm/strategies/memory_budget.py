@@ -1,7 +1,7 @@
 """The fastest plan whose total bytes stay within a limit, or a refusal."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf
 
@@ -83,7 +83,7 @@ class MemoryBudget:
             if frontier.nbytes[index] <= limit:
                 plan = frontier.plan(index)
                 if ledger.evaluate(plan).total_bytes <= limit:
-                    return plan
+                    return replace(plan, limit=limit)
         raise BudgetError("MemoryBudget(limit)", f"must be at least {self._least(ledger, frontier):,} bytes for this workload",
                           f"{limit:,}" + (", which is what 'auto' found free" if self.limit == "auto" else ""),
                           self._remedy(ledger))
