@@ -31,6 +31,9 @@ from setuptools.errors import CompileError, PlatformError
 # two let loops vectorise and change no value. Never fast-math: NaN has to be seen and sums have to stay in order.
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 DEBUG_FLAGS = ("-O1", "-g", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+# Processors on which a chain of multiply-adds waits longer than one of additions make gcc part some of them again (its
+# -mtune decides, so `native` differs from machine to machine), and then bits hang on a tile's height: never.
+FMA_FLAGS = ("--param=avoid-fma-max-bits=0",)
 # Cython's own boilerplate leaves parameters and struct fields unused by design; our C blocks do not.
 WARNING_FLAGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers")
 OPENMP_FLAGS = [(("-fopenmp",), ("-fopenmp",))]
@@ -189,6 +192,8 @@ def decide(tool, environ):
     march_flags, march = choose_march(tool, environ.get("CLLM_MARCH", "native").strip())
     base = DEBUG_FLAGS if debug else FLAGS  # probes run without march_flags: the build may be for another machine
     flags = [*base, *march_flags]
+    if tool.compiles([*FMA_FLAGS, "-Werror"])[0]:  # clang has no such habit, and no such word
+        flags += FMA_FLAGS
     works, text = tool.runs(VECTOR_PROGRAM, base)
     if not works:
         raise PlatformError(f"cllm needs a compiler with vector extensions (GCC or clang), and {tool.version()} fails "

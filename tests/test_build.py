@@ -55,6 +55,25 @@ def test_flags_state_contraction_and_never_ask_for_fast_math(build):
     assert not {"-ffast-math", "-Ofast", "-funsafe-math-optimizations"} & set(info["FLAGS"])
 
 
+CHAIN = """
+typedef float v __attribute__((vector_size(32)));
+v chain(const float *a, const v *b, long n, v sum) { for (; n > 0; n--) sum = *a++ * *b++ + sum; return sum; }
+"""
+
+
+@needs_compiler
+@on_x86
+def test_a_chain_of_multiply_adds_stays_one_wherever_it_is_compiled(build, tmp_path):
+    tool = build.Toolchain((CC,))
+    info, _ = build.decide(tool, {"CLLM_MARCH": "x86-64-v3", "CLLM_OPENMP": "0"})
+    (tmp_path / "chain.c").write_text(CHAIN)
+    for tune in ("generic", "znver3"):  # the second makes gcc part such chains unless it is told otherwise
+        command = [CC, *info["FLAGS"], f"-mtune={tune}", "-S", "-o", str(tmp_path / "chain.s"), str(tmp_path / "chain.c")]
+        subprocess.run(command, check=True, timeout=60)
+        code = (tmp_path / "chain.s").read_text()
+        assert "vfmadd" in code and "vmulps" not in code, tune
+
+
 @needs_compiler
 @on_x86
 @pytest.mark.parametrize(("march", "has", "lacks"), [
