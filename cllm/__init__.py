@@ -28,17 +28,16 @@ from cllm.errors import (  # noqa: E402
     SpillError,
     TokenError,
 )
-from cllm.executor import Executor  # noqa: E402
-from cllm.gradcheck import gradcheck  # noqa: E402
-from cllm.inexact import gradient_error, plan_within_error  # noqa: E402
+from cllm.executor.executor import Executor  # noqa: E402
 from cllm.models.gpt import GPT, load  # noqa: E402
 from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad_norm  # noqa: E402
+from cllm.optim.rate import Rate  # noqa: E402
 from cllm.planning import plan, print_saved_values  # noqa: E402
-from cllm.plans import Estimate, Plan  # noqa: E402
-from cllm.products import accumulate_weight_gradient, set_num_threads  # noqa: E402
-from cllm.rates import Rate  # noqa: E402
+from cllm.plans.plan import Estimate, Plan  # noqa: E402
+from cllm.plans.tree import Cache, Compress, Recompute, Segment, Tape  # noqa: E402
+from cllm.proof.gradcheck import gradcheck  # noqa: E402
+from cllm.proof.gradient_error import gradient_error, plan_within_error  # noqa: E402
 from cllm.sampling import generate  # noqa: E402
-from cllm.segments import Cache, Compress, Recompute, Segment, Tape  # noqa: E402
 from cllm.strategies import (  # noqa: E402
     Binomial,
     CacheAll,
@@ -53,6 +52,7 @@ from cllm.strategies import (  # noqa: E402
 )
 from cllm.tokenizer import BPETokenizer, ByteTokenizer  # noqa: E402
 from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402
+from cllm.weight_gradient import accumulate_weight_gradient, set_num_threads  # noqa: E402
 
 __all__ = [
     "Adam", "AdamW", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer", "Cache",

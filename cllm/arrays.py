@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cllm.dims import ALIGNMENT
+from cllm.program.dims import ALIGNMENT
 
 
 def aligned_empty(shape: int | tuple[int, ...], dtype="float32") -> np.ndarray:

@@ -12,16 +12,16 @@ from time import perf_counter
 import numpy as np
 
 from cllm import _kernels as kernels
-from cllm.compression import PACKED
-from cllm.costs import DISK, UPDATE, op_signature
-from cllm.executor import Executor
-from cllm.ledger import Ledger
-from cllm.measurements import check_store, load_measurements, save_measurements
+from cllm.executor.executor import Executor
 from cllm.models.gpt import GPT
 from cllm.optim import AdamW, clip_grad_norm
+from cllm.planner.costs import DISK, UPDATE, op_signature
+from cllm.planner.ledger import Ledger
+from cllm.planner.store import check_store, load_measurements, save_measurements
 from cllm.planning import decide
+from cllm.program.workload import Workload
+from cllm.schedule.compression import PACKED
 from cllm.strategies import Compressed, MemoryBudget, RecomputeAll, parse
-from cllm.workload import Workload
 
 MOST_SECONDS = 20.0  # that a calibration should take; what it then has not measured is estimated from what it has
 LAYERS = 3  # of the model that is measured: blocks of a kind cost the same, and three give each operation enough samples

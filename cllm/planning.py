@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from cllm.config import ModelConfig
 from cllm.errors import ConfigError, PlanError
-from cllm.ledger import Ledger
 from cllm.models.gpt import GPT
 from cllm.models.wiring import wire
-from cllm.plans import Plan
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.program.workload import Workload
 from cllm.strategies import parse
 from cllm.strategies.memory_budget import ALLOWED
-from cllm.workload import Workload
 
 
 def decide(strategy, ledger: Ledger) -> Plan:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cllm.executor import Executor
+from cllm.executor.executor import Executor
 
 
 def assert_peak_bytes(executor: Executor) -> None:

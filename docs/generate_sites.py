@@ -35,17 +35,17 @@ def main() -> int:
 def page() -> str:
     """The whole page."""
     from cllm.config import ModelConfig
-    from cllm.declare import FEEDS
     from cllm.layers import LAYERS
     from cllm.models.wiring import wire
+    from cllm.program.declare import FEEDS
 
     config = ModelConfig.preset(PRESET)
     lines = [
         "# Sites, parameters and tables",
         "",
         "Made by `python docs/generate_sites.py` from the declarations in `cllm/layers/`; do not edit by hand.",
-        "Shape letters are those of [`cllm/dims.py`](../cllm/dims.py): B sequences, T time steps, N = B T rows, "
-        "C channels, H heads, D = C / H, F channels of the feed-forward layer, V vocabulary, P rows of the position "
+        "Shape letters are those of [`cllm/program/dims.py`](../cllm/program/dims.py): B sequences, T time steps, N = B T "
+        "rows, C channels, H heads, D = C / H, F channels of the feed-forward layer, V vocabulary, P rows of the position "
         "table, I and O columns in and out of one layer, S products side by side.",
         "An empty dtype is the model's own.",
         "",

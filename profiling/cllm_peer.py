@@ -65,7 +65,7 @@ class Training:
 
     def work(self) -> list[list[float]]:
         """Declared arithmetic and bytes of every operation that `parts` times, in the same order."""
-        from cllm.costs import op_work
+        from cllm.planner.costs import op_work
 
         schedule, workload = self.executor.schedule, self.executor.workload
         micro, batch = schedule.micro_batch, workload.batch
@@ -106,7 +106,7 @@ def calibrate(config: dict, batch_size: int, seq_len: int, threads: int) -> floa
     """Measure what plans for this workload cost on this machine and store it; returns the seconds that took."""
     from cllm import ModelConfig
     from cllm.calibrate import calibrate as measure
-    from cllm.workload import Workload
+    from cllm.program.workload import Workload
 
     workload = Workload(ModelConfig(**config), batch_size, seq_len, threads=threads)
     return harness.burst(lambda: measure(workload), 1)[0]

@@ -31,7 +31,7 @@ def parser(description: str, strategies: str | None, rounds: int) -> argparse.Ar
 
 def add_common(made: argparse.ArgumentParser) -> None:
     """Options ``--threads``, ``--wait-policy`` and ``--out``; read them with `parsed`."""
-    from cllm.workload import all_cores
+    from cllm.program.workload import all_cores
 
     made.add_argument("--threads", type=positive, default=all_cores(), help="threads, and processors to pin to")
     made.add_argument("--wait-policy", choices=contestants.WAIT_POLICIES, default=contestants.wait_policy,

@@ -56,7 +56,7 @@ def main() -> int:
 def memory(config: cllm.ModelConfig) -> dict:
     """Bytes of parameters, of their working copy in bfloat16, and of the arena by strategy."""
     shapes = [p.shape for p in wire(config).parameters.values()]
-    sizes = [cllm.dims.elements(" ".join(map(str, shape)), {}) for shape in shapes]
+    sizes = [cllm.program.dims.elements(" ".join(map(str, shape)), {}) for shape in shapes]
     matrices = sum(size for size, shape in zip(sizes, shapes, strict=True) if len(shape) > 1)
     plans = {name: cllm.plan(config, 8, 256, strategy=name, num_threads=2) for name in STRATEGIES}
     return {"parameter_bytes": 4 * sum(sizes), "matrix_elements": matrices, "working_copy_bytes": 2 * matrices,
@@ -65,7 +65,7 @@ def memory(config: cllm.ModelConfig) -> dict:
 
 
 def instruction(threads: int) -> dict | None:
-    """Rates of multiply-adds in float32 and of dots of pairs in bfloat16, from registers; None where that cannot be
+    """Speeds of multiply-adds in float32 and of dots of pairs in bfloat16, from registers; None where that cannot be
     built."""
     source = Path(__file__).with_name("bf16_dot.c")
     with tempfile.TemporaryDirectory() as folder:

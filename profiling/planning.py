@@ -16,11 +16,11 @@ import numpy as np
 import record
 
 import cllm
-from cllm import frontier
-from cllm.costs import Rates
-from cllm.ledger import Ledger
 from cllm.models.wiring import wire
-from cllm.workload import Workload
+from cllm.planner import frontier
+from cllm.planner.costs import Speeds
+from cllm.planner.ledger import Ledger
+from cllm.program.workload import Workload
 
 THIN = {"vocab_size": 256, "d_model": 128, "n_heads": 4, "d_ff": 512, "max_seq_len": 256}
 JOBS = {"96 thin layers, 1 x 256": (cllm.ModelConfig(n_layers=96, **THIN), 1, 256),
@@ -75,7 +75,7 @@ def _thinned(threads: int) -> dict:
     program, workload = wire(config), Workload(config, 1, 256, threads=threads)
 
     def make():
-        return frontier.Frontier(program, workload, Rates(), ("cache", "recompute"))
+        return frontier.Frontier(program, workload, Speeds(), ("cache", "recompute"))
 
     thin = make()
     kept, frontier.DEEP, frontier.MOST = (frontier.DEEP, frontier.MOST), THINNED_LAYERS, 10**6

@@ -13,30 +13,29 @@ import numpy as np
 import pytest
 
 from cllm import _kernels as kernels
-from cllm import parameters
-from cllm.declare import Param
-from cllm.executor import Executor
+from cllm.executor.executor import Executor
 from cllm.layers import Attention, BlockLinear, LayerNorm, Linear
-from cllm.models import gpt
+from cllm.models import gpt, parameters
 from cllm.models.wiring import wire
 from cllm.optim import base
 from cllm.optim.adam import Adam
+from cllm.program.declare import Param
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "bug-stories.md"
 
-FULL = "test_golden.py::test_loss_logits_and_every_gradient[gpt2_like-cache-float64]"
-LATTICE = "test_golden.py::test_loss_logits_and_every_gradient[lattice-cache-float64]"
-ADAMW = "test_golden.py::test_adamw_run_with_clipping_and_schedule[cache-float64]"
-ADDS = "test_training.py::test_gradients_add_over_calls"
-MOVES = "test_training.py::test_a_step_moves_every_parameter_and_only_a_step"
-INITIAL = "test_training.py::test_initial_weights_have_the_declared_distribution"
-NUMERICAL = "test_documents.py::test_numerical_check[usual]"
-BATCHES = "test_documents.py::test_accumulation_over_batches[lattice]"
-ZEROING = "test_documents.py::test_zeroing_between_batches[usual]"
-SHAPES = "test_documents.py::test_shapes[lattice]"
-FLOW = "test_documents.py::test_gradient_flows_through_every_layer[lattice]"
-CAUSAL = "test_causality.py::test_a_token_reaches_every_later_output"
+FULL = "models/test_golden.py::test_loss_logits_and_every_gradient[gpt2_like-cache-float64]"
+LATTICE = "models/test_golden.py::test_loss_logits_and_every_gradient[lattice-cache-float64]"
+ADAMW = "models/test_golden.py::test_adamw_run_with_clipping_and_schedule[cache-float64]"
+ADDS = "train/test_training.py::test_gradients_add_over_calls"
+MOVES = "train/test_training.py::test_a_step_moves_every_parameter_and_only_a_step"
+INITIAL = "train/test_training.py::test_initial_weights_have_the_declared_distribution"
+NUMERICAL = "documents/test_documents.py::test_numerical_check[usual]"
+BATCHES = "documents/test_documents.py::test_accumulation_over_batches[lattice]"
+ZEROING = "documents/test_documents.py::test_zeroing_between_batches[usual]"
+SHAPES = "documents/test_documents.py::test_shapes[lattice]"
+FLOW = "documents/test_documents.py::test_gradient_flows_through_every_layer[lattice]"
+CAUSAL = "laws/test_causality.py::test_a_token_reaches_every_later_output"
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def _(patch):
     wrap(patch, Linear, "backward", after=lambda *args, dx, workspace: np.negative(dx, out=dx))
 
 
-@story("A wrong sign in the update", "AdamW climbs", ADAMW, "test_documents.py::test_loss_falls[usual]")
+@story("A wrong sign in the update", "AdamW climbs", ADAMW, "documents/test_documents.py::test_loss_falls[usual]")
 def _(patch):
     update = Adam._update
 
@@ -251,14 +250,14 @@ def _(patch):
 
 
 @story("A rate overwritten each step", "AdamW.step sets lr to its default", ADAMW,
-       "test_training.py::test_adamw_equals_the_oracle_and_decays_matrices_only")
+       "train/test_training.py::test_adamw_equals_the_oracle_and_decays_matrices_only")
 def _(patch):
     def overwrite(self):
         self.lr = 3e-4
     wrap(patch, Adam, "step", overwrite)
 
 
-@story("Zero initialisation", "weights start at zero", INITIAL, "test_documents.py::test_a_b_c_gives_b_c_d[usual]")
+@story("Zero initialisation", "weights start at zero", INITIAL, "documents/test_documents.py::test_a_b_c_gives_b_c_d[usual]")
 def _(patch):
     start = parameters._initial
     patch.setattr(parameters, "_initial", lambda p, seed: 0.0 if p.init == "normal" else start(p, seed))
@@ -272,14 +271,13 @@ class _Outcomes:
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.failed:
-            (self.failed if report.failed else self.passed).add(report.nodeid.rsplit("/", 1)[-1])
+            (self.failed if report.failed else self.passed).add("/".join(report.nodeid.rsplit("/", 2)[-2:]))
 
 
 def run(tests) -> _Outcomes:
     """Run tests by the ends of their ids, in this process."""
     outcomes = _Outcomes()
-    folder = {"test_causality.py": TESTS / "laws"}
-    ids = [str(folder.get(test.partition("::")[0], TESTS) / test) for test in tests]
+    ids = [str(TESTS / test) for test in tests]
     with redirect_stdout(StringIO()) as said, redirect_stderr(said):
         pytest.main([*ids, "-q", "--tb=no", "-p", "no:cacheprovider", "--capture=no"], plugins=[outcomes])
     assert outcomes.passed | outcomes.failed, said.getvalue()
@@ -301,7 +299,8 @@ def page() -> str:
     """The table as a page."""
     lines = ["# Bug stories", "",
              "Each bug that the documents tell of is planted again by a small patch, and the tests beside it fail.",
-             "`tests/test_bug_stories.py` proves every row; this page is written by `python tests/bug_stories.py`.", "",
+             "`tests/documents/test_bug_stories.py` proves every row; this page is written by `python tests/bug_stories.py`.",
+             "",
              "| bug | planted as | tests that fail |", "|---|---|---|"]
     for told in STORIES:
         lines.append(f"| {told.name} | {told.patched} | {', '.join(f'`{t}`' for t in told.tests)} |")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import cllm
 from cllm.cli.memory import weight_rows
-from cllm.ledger import Ledger
 from cllm.models.wiring import wire
-from cllm.workload import Workload
+from cllm.planner.ledger import Ledger
+from cllm.program.workload import Workload
 
 PAGE = Path(__file__).parent.parent / "docs" / "documents-memory.md"
 REFERENCE = dict(vocab_size=256, n_layers=6, d_model=512, n_heads=8, d_ff=2048, max_seq_len=4096, qkv_bias=False,

@@ -1,5 +1,6 @@
 """What stands in the contract is there: public names, the command, and the order in which modules may import."""
 import ast
+import graphlib
 import inspect
 import re
 import subprocess
@@ -20,27 +21,21 @@ PUBLIC = """
     NonFiniteError OptimizerError BuildError
 """.split()
 
-# Modules and packages of cllm, in groups: a module imports only from groups above its own.
+# Rooms and modules of cllm, in groups: a module imports only from groups above its own, and in a room, never in a circle.
 GROUPS = """
-    errors dims machine primes segments overlap closeness _build_info
-    platform_guard config declare positions crystal explaining _kernels
-    measurements workload arrays compression spilling
-    batches products layers witness
+    errors _build_info
+    platform_guard config _kernels
     program
-    parameters gradients plans operations
-    models plan_check
+    arrays
+    layers weight_gradient
+    plans
     schedule
-    costs arena
-    memory block_costs pairs
-    frontier
-    ledger
+    planner
     strategies
+    models
     planning
-    binding feeds
-    rebuild_check forward_runs
-    nonfinite
     executor
-    optim rates corpus tokenizer snapshot sampling gradcheck inexact testing about
+    optim corpus tokenizer snapshot sampling proof testing about
     calibrate train comparison
     cli
     __main__
@@ -118,15 +113,32 @@ def test_one_family_of_kernels_has_a_clock():
     assert families == {"clock.pxi"}
 
 
+def circles(sources):
+    """Modules, in order, that import one another in a circle; `sources` are texts by dotted name. None where there is none."""
+    graph = {name: {other for dotted in imports(text, name.split(".")[:-1]) for other in (dotted, dotted.rpartition(".")[0])
+                    if other in sources and other != name} for name, text in sources.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return None
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    named = {".".join(("cllm", *path.relative_to(PACKAGE).with_suffix("").parts)): path.read_text() for path in modules()}
+    assert not circles({name: text for name, text in named.items() if not name.endswith("__init__")})
+    assert circles({"cllm.a.x": "from cllm.a.y import f", "cllm.a.y": "from cllm.a import x"})
+
+
 def test_the_import_rule_can_fail():
     for unit_name, source, package, wrong in (
-            ("layers", "from cllm.executor import Executor", ("cllm",), ["executor"]),
+            ("layers", "from cllm.executor.executor import Executor", ("cllm",), ["executor"]),
             ("plans", "def f():\n    import cllm.strategies.sqrt", ("cllm",), ["strategies"]),
-            ("arena", "from . import schedule, memory", ("cllm",), ["memory"]),
+            ("schedule", "from . import plans, planner", ("cllm",), ["planner"]),
             ("layers", "from ..models import gpt", ("cllm", "layers"), ["models"]),
-            ("config", "from cllm import declare, errors", ("cllm",), ["declare"]),
-            ("ledger", "from cllm import GPT", ("cllm",), ["GPT"]),
-            ("executor", "from cllm.plans import Plan\nfrom cllm import _kernels\nimport numpy", ("cllm",), []),
+            ("config", "from cllm import program, errors", ("cllm",), ["program"]),
+            ("planner", "from cllm import GPT", ("cllm",), ["GPT"]),
+            ("executor", "from cllm.plans.plan import Plan\nfrom cllm import _kernels\nimport numpy", ("cllm",), []),
             ("strategies", "from cllm.strategies.naming import named", ("cllm", "strategies"), [])):
         assert wrong_imports(unit_name, source, package) == wrong
     assert set(imports("from time import perf_counter\nimport timeit")) >= {"time", "timeit"}

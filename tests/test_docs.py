@@ -267,7 +267,7 @@ def test_the_page_of_errors_names_every_error():
 
 
 def test_own_strategies_are_told_every_field_of_the_ledger():
-    from cllm.ledger import Entry
+    from cllm.planner.ledger import Entry
     page = read("docs/your-own-strategy.md")
     for name in Entry.__dataclass_fields__:
         assert f"`{name}`" in page

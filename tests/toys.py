@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 import cllm
-from cllm.arena import lay_out
 from cllm.arrays import aligned_empty
-from cllm.binding import Binder
-from cllm.declare import FEEDS, Layer, Param, Scratch, Site
-from cllm.dims import resolve
-from cllm.plans import Plan
-from cllm.program import Wiring
-from cllm.schedule import build_schedule
-from cllm.segments import Tape
-from cllm.workload import Workload
+from cllm.executor.binding import Binder
+from cllm.plans.plan import Plan
+from cllm.plans.tree import Tape
+from cllm.program.declare import FEEDS, Layer, Param, Scratch, Site
+from cllm.program.dims import resolve
+from cllm.program.wiring import Wiring
+from cllm.program.workload import Workload
+from cllm.schedule.arena import lay_out
+from cllm.schedule.build import build_schedule
 
 POISON = 0xFF  # bytes of 0xFF are NaN in float32 and float64
 

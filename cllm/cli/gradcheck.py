@@ -8,8 +8,8 @@ import numpy as np
 from cllm.cli.files import write_json
 from cllm.cli.options import config_of, json_option, model_options
 from cllm.config import checked_size
-from cllm.gradcheck import gradcheck
 from cllm.models.gpt import GPT
+from cllm.proof.gradcheck import gradcheck
 
 
 @click.command("gradcheck")

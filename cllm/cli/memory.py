@@ -7,12 +7,12 @@ import click
 from cllm.cli.files import write_json
 from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options
 from cllm.cli.tables import console, megabytes, table
-from cllm.ledger import Ledger
 from cllm.models.wiring import wire
-from cllm.program import Program
-from cllm.schedule import Schedule
+from cllm.planner.ledger import Ledger
+from cllm.program.program import Program
+from cllm.program.workload import OPTIMIZER_STATES, Workload
+from cllm.schedule.build import Schedule
 from cllm.strategies import parse
-from cllm.workload import OPTIMIZER_STATES, Workload
 
 # What a parameter belongs to, by a part of its name; the first three are in every block.
 PARTS = {"attention": (".attn.",), "feed-forward": (".mlp.",), "layer norms": (".ln1.", ".ln2."),

@@ -13,7 +13,7 @@ import click
 from cllm.calibrate import calibrate, is_calibrated, wants_seconds
 from cllm.cli.files import writable
 from cllm.config import CHOICES, PRESETS, ModelConfig
-from cllm.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
+from cllm.program.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
 
 # Names that differ from the field's: what people type.
 SPELLED = {"n_layers": "layers", "n_heads": "heads"}

@@ -12,8 +12,8 @@ from cllm.comparison.curve import draw_curve
 from cllm.comparison.picture import check_picture
 from cllm.comparison.series import Point, Series
 from cllm.planning import pareto, plan
-from cllm.plans import Plan
-from cllm.workload import Workload
+from cllm.plans.plan import Plan
+from cllm.program.workload import Workload
 
 
 @click.command("plan")

@@ -15,11 +15,11 @@ from cllm.errors import ConfigError
 from cllm.models.gpt import GPT
 from cllm.optim import optimizer_kind
 from cllm.planning import plan
+from cllm.program.workload import Workload
 from cllm.strategies import MemoryBudget
 from cllm.strategies.memory_budget import parse_limit
 from cllm.train import Trainer, TrainSettings, progress, tokenizer_for
 from cllm.train.keeper import Keeper
-from cllm.workload import Workload
 
 HELP = {
     "steps": "Steps of the whole run; a longer run may be asked for when resuming.",

@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 
-from cllm.memory import MemoryReport
-from cllm.plans import Plan
-from cllm.program import Program, Value
+from cllm.plans.plan import Plan
+from cllm.program.program import Program, Value
+from cllm.schedule.report import MemoryReport
 
 # From the bottom of a timeline up. A value's group comes from its declaration; the last two are no values.
 GRADIENTS, SCRATCH, OTHER = "gradients", "scratch", "other"

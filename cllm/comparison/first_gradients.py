@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cllm.closeness import Closeness, closeness
 from cllm.comparison.job import Job
 from cllm.errors import CllmError
 from cllm.models.wiring import wire
 from cllm.planning import plan
+from cllm.proof.closeness import Closeness, closeness
 
 
 def write_gradients(gradients, path: Path) -> None:

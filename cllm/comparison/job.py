@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from cllm.config import ModelConfig, checked_size
-from cllm.workload import Workload
+from cllm.program.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import psutil
 
 from cllm.about import versions
 from cllm.platform_guard import cpuinfo_line
-from cllm.workload import all_cores
+from cllm.program.workload import all_cores
 
 
 def describe_machine() -> dict:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cllm.comparison.job import Job
 from cllm.errors import DataError
-from cllm.memory import parameter_bytes
 from cllm.models.wiring import wire
-from cllm.workload import Workload, all_cores
+from cllm.program.workload import Workload, all_cores
+from cllm.schedule.report import parameter_bytes
 
 PREFIX = "torch"
 

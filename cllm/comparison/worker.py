@@ -19,7 +19,7 @@ from cllm.comparison.job import Job
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
 from cllm.corpus import batch, embedded_text, read_text
 from cllm.errors import CllmError
-from cllm.executor import Executor
+from cllm.executor.executor import Executor
 from cllm.models.gpt import GPT
 from cllm.optim import AdamW, clip_grad_norm
 from cllm.strategies import parse

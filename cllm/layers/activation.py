@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cllm import _kernels as kernels
-from cllm.declare import Layer, Site
+from cllm.program.declare import Layer, Site
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.declare import Layer, Param, Scratch, Site
+from cllm.program.declare import Layer, Param, Scratch, Site
 
 
 def _workspace(layer, letters, threads, itemsize):

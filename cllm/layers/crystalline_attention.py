@@ -7,8 +7,8 @@ turned by the angle of their token's group. With none of the three it is `Attent
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.crystal import lattice_coordinates
-from cllm.declare import Layer, Param, Scratch, Site, Table
+from cllm.layers.lattice import lattice_coordinates
+from cllm.program.declare import Layer, Param, Scratch, Site, Table
 
 
 def _workspace(layer, letters, threads, itemsize):

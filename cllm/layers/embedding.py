@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.declare import Layer, Param, Site, Table
-from cllm.positions import position_table
+from cllm.layers.positions import position_table
+from cllm.program.declare import Layer, Param, Site, Table
 
 
 def _table(layer):

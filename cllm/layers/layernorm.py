@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.declare import Layer, Param, Site
+from cllm.program.declare import Layer, Param, Site
 
 
 @dataclass(frozen=True, slots=True)

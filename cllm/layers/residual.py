@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.declare import Layer, Site
+from cllm.program.declare import Layer, Site
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ gradient.
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.declare import Layer, Param, Scratch, Site
+from cllm.program.declare import Layer, Param, Scratch, Site
 
 
 def _workspace(layer, letters, threads, itemsize):

@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 from cllm import _kernels as kernels
 from cllm.config import LARGEST_SEED, ModelConfig, checked_size
 from cllm.errors import ConfigError, SnapshotError
+from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
 from cllm.models.wiring import wire
-from cllm.parameters import constant_tables, initial_parameters, zero_gradients
-from cllm.program import Program
-from cllm.workload import ITEMSIZE
+from cllm.program.program import Program
+from cllm.program.workload import ITEMSIZE
 
 
 class GPT:

@@ -17,7 +17,8 @@ from cllm.layers import (
     Residual,
     SquaredErrorHead,
 )
-from cllm.program import Program, Wiring
+from cllm.program.program import Program
+from cllm.program.wiring import Wiring
 
 STD = 0.02  # standard deviation of initial weights (Radford et al. 2019)
 

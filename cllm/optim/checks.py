@@ -7,7 +7,7 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.errors import ConfigError, NonFiniteError, OptimizerError
 from cllm.models.gpt import GPT
-from cllm.workload import state_arrays
+from cllm.program.workload import state_arrays
 
 
 def checked_model(where: str, model) -> GPT:

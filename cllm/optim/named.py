@@ -6,7 +6,7 @@ from cllm.optim.adam import Adam, AdamW
 from cllm.optim.base import Optimizer
 from cllm.optim.grouped import Grouped
 from cllm.optim.sgd import SGD
-from cllm.workload import optimizer_groups
+from cllm.program.workload import optimizer_groups
 
 MOMENTUM = 0.9  # of "momentum"
 

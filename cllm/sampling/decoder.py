@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from cllm import _kernels as kernels
-from cllm.declare import Param, Table
-from cllm.dims import batch_letters, resolve
 from cllm.errors import ShapeError, TokenError
-from cllm.executor import Executor
+from cllm.executor.executor import Executor
 from cllm.layers import Attention
 from cllm.models.gpt import GPT
-from cllm.program import Program, Step
-from cllm.workload import all_cores
+from cllm.program.declare import Param, Table
+from cllm.program.dims import batch_letters, resolve
+from cllm.program.program import Program, Step
+from cllm.program.workload import all_cores
 
 FEEDS_SERVED = {"tokens", "key"}
 

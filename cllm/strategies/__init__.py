@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cllm.errors import ConfigError
-from cllm.ledger import Ledger
-from cllm.plans import Plan
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
 from cllm.strategies.binomial import Binomial
 from cllm.strategies.cache_all import CacheAll
 from cllm.strategies.compressed import Compressed

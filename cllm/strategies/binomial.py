@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from cllm.config import checked_size
-from cllm.ledger import Ledger
-from cllm.plans import Plan
-from cllm.segments import Segment, Tape
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.plans.tree import Segment, Tape
 
 
 @cache

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from cllm.compression import PACKED, ROUNDINGS
 from cllm.errors import ConfigError
-from cllm.ledger import Ledger
-from cllm.plans import Plan
-from cllm.segments import Compress
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.plans.tree import Compress
+from cllm.schedule.compression import PACKED, ROUNDINGS
 from cllm.strategies.cache_all import CacheAll
 from cllm.strategies.keeping import keep_as
 

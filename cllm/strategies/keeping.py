@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from cllm.errors import ConfigError
-from cllm.ledger import Ledger
-from cllm.plans import Plan
-from cllm.segments import Cache, Decision, Segment, Tape
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.plans.tree import Cache, Decision, Segment, Tape
 from cllm.strategies.naming import named
 
 SMALL_SHARE = 1 / 256  # a value this small beside its block's is not worth an operation of its own

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf
 
-from cllm.compression import PACKED
 from cllm.errors import BudgetError, ConfigError
-from cllm.ledger import Ledger
-from cllm.machine import free_bytes
-from cllm.plans import Plan
+from cllm.planner.free_memory import free_bytes
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.schedule.compression import PACKED
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 ALLOWED = ("cache", "recompute", "micro_batch")

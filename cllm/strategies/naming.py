@@ -1,8 +1,8 @@
 """How users name values: by group ("norm"), or by a value's name inside its block ("ln1.y")."""
 
 from cllm.errors import ConfigError
-from cllm.ledger import Entry, Ledger
-from cllm.segments import Cache, Decision
+from cllm.planner.ledger import Entry, Ledger
+from cllm.plans.tree import Cache, Decision
 
 
 def named(ledger: Ledger, words: tuple[str, ...], where: str, optional: bool) -> tuple[Entry, ...]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cllm.errors import ConfigError
-from cllm.ledger import Ledger
-from cllm.plans import Plan
-from cllm.segments import Segment, Tape
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.plans.tree import Segment, Tape
 from cllm.strategies.cache_all import CacheAll
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from cllm.ledger import Ledger
-from cllm.plans import Plan
-from cllm.segments import Segment, Tape
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.plans.tree import Segment, Tape
 
 
 @dataclass(frozen=True, slots=True)

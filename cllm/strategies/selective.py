@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from cllm.ledger import Ledger
-from cllm.plans import Plan
-from cllm.segments import Recompute, Tape
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.plans.tree import Recompute, Tape
 from cllm.strategies.naming import named
 
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 
 from cllm.errors import ConfigError
-from cllm.ledger import Ledger
-from cllm.plans import Plan
-from cllm.segments import Spill as OnDisk
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.plans.tree import OnDisk
 from cllm.strategies.cache_all import CacheAll
 from cllm.strategies.keeping import keep_as
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from math import isqrt
 
-from cllm.ledger import Ledger
-from cllm.plans import Plan
-from cllm.segments import Segment
+from cllm.planner.ledger import Ledger
+from cllm.plans.plan import Plan
+from cllm.plans.tree import Segment
 from cllm.strategies.every_nth import EveryNth
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cllm import corpus
-from cllm.executor import Executor
+from cllm.executor.executor import Executor
 
 
 def mean_loss(executor: Executor, tokens: np.ndarray, most: int) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from cllm.errors import BudgetError
-from cllm.executor import Executor
+from cllm.executor.executor import Executor
 from cllm.models.gpt import GPT
 from cllm.strategies.memory_budget import MemoryBudget, parse_limit
 from cllm.train.settings import TrainSettings

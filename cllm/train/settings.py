@@ -5,7 +5,7 @@ from math import isfinite
 
 from cllm.config import checked_size
 from cllm.errors import ConfigError
-from cllm.rates import SHAPES, Rate
+from cllm.optim.rate import SHAPES, Rate
 from cllm.strategies.memory_budget import parse_limit
 
 # What may differ when a run is resumed: it changes no number, or, for `steps`, only those that are still to come.

@@ -4,8 +4,8 @@ import oracle
 import pytest
 
 from cllm import _kernels as kernels
-from cllm.crystal import lattice_coordinates
 from cllm.errors import ShapeError
+from cllm.layers.lattice import lattice_coordinates
 
 VOCABULARY = 40
 PARTS = [("rotation",), ("distance",), ("bias",), ("rotation", "distance", "bias")]

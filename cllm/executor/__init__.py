@@ -1,0 +1,1 @@
+"""What runs: operations bound to arrays and called in turn."""

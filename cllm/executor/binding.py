@@ -1,0 +1,140 @@
+"""From an operation to a call: arrays are cut from the slab once, and checked once, when an executor is made."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from cllm import _kernels as kernels
+from cllm.executor.spilling import SpillFile
+from cllm.program.declare import FEEDS
+from cllm.program.dims import elements, resolve
+from cllm.program.program import Step
+from cllm.schedule.arena import Arena
+from cllm.schedule.build import Buffer, Op, Schedule
+from cllm.schedule.compression import compress_call, expand_call, round_call, stream_of
+
+Arrays = Mapping[str, np.ndarray]
+Call = Callable[[], None]
+SPILL_KINDS = ("spill_start", "spill_wait", "fetch_start", "fetch_wait")
+METHODS = {"rebuild": "forward", "logits": "forward"}  # kinds of operations not named as the method that they call
+
+
+class Binder:
+    """Makes calls for the operations of one schedule.
+
+    Parameters
+    ----------
+    schedule, arena : Schedule, Arena
+    slab : array of bytes
+        At least `arena.nbytes` long.
+    letters : dict
+        Shape letters of the micro-batch to bind for; a smaller last one uses the first part of each buffer.
+    whole_letters : dict
+        Those of the whole batch.
+    parameters, tables, gradients : arrays by name
+        `gradients` is empty for a schedule without backward.
+    feeds, whole_feeds : arrays by name
+        A feed that is missing is bound to None.
+    spill : SpillFile or None
+        Needed by schedules that spill.
+    """
+
+    def __init__(self, schedule: Schedule, arena: Arena, slab: np.ndarray, letters: Mapping[str, int],
+                 whole_letters: Mapping[str, int], parameters: Arrays, tables: Arrays, gradients: Arrays,
+                 feeds: Arrays, whole_feeds: Arrays, spill: SpillFile | None = None):
+        self.schedule, self.arena, self.slab = schedule, arena, slab
+        self.letters, self.whole_letters = letters, whole_letters
+        self.parameters, self.tables, self.gradients = parameters, tables, gradients
+        self.feeds, self.whole_feeds = feeds, whole_feeds
+        self.spill = spill
+
+    def array(self, buffer: Buffer) -> np.ndarray:
+        """The buffer as an array of its shape."""
+        shape = resolve(buffer.shape, self.whole_letters if buffer.whole else self.letters)
+        start = self.arena.offsets[buffer.index]
+        nbytes = elements(buffer.shape, self.whole_letters if buffer.whole else self.letters)
+        nbytes *= np.dtype(buffer.dtype).itemsize
+        return self.slab[start:start + nbytes].view(buffer.dtype).reshape(shape)
+
+    def call(self, op: Op) -> Call:
+        """What the operation does, ready to be called."""
+        arrays = {name: self.array(self.schedule.buffers[b]) for name, b in (*op.reads, *op.writes)
+                  if self.schedule.buffers[b].kind != "disk"}
+        if op.kind == "zero":
+            return partial(kernels.fill_zero, x=kernels.ArrayList([arrays["dst"]]))
+        if op.kind == "add":
+            return partial(kernels.add_in_place, arrays["src"].reshape(-1), y=arrays["dst"].reshape(-1))
+        if op.kind == "copy":
+            return partial(np.copyto, arrays["dst"], arrays["src"])
+        if op.kind in ("compress", "expand"):
+            return (compress_call if op.kind == "compress" else expand_call)(arrays["src"], arrays["dst"], self.letters["B"])
+        if op.kind == "round":
+            value = self.schedule.buffers[dict(op.reads)["src"]].label
+            stream = stream_of(op.step.index, list(op.step.outputs.values()).index(value))
+            return round_call(arrays["src"], arrays["dst"], self.letters["B"], self.letters["N"], self.feeds["key"], stream)
+        if op.kind in SPILL_KINDS:
+            return self._spill(op, arrays)
+        if op.kind == "stash":
+            return partial(_stash, arrays["src"], arrays["dst"], self.feeds["key"])
+        layer = op.step.layer
+        name = METHODS.get(op.kind, op.kind)
+        method, flow = getattr(layer, name), getattr(layer, name + "_flow")
+        feeds = self.whole_feeds if op.whole else self.feeds
+        reads = [self._argument(name, arrays, op.step, feeds) for name in flow.reads]
+        writes = {name: self._argument(name, arrays, op.step, feeds) for name in flow.writes}
+        call = partial(method, *reads, **writes)
+        scratch = [arrays[name] for name, b in op.writes if self.schedule.buffers[b].kind == "scratch"]
+        return partial(_claimed, call, scratch) if scratch else call
+
+    def _spill(self, op: Op, arrays: Arrays) -> Call:
+        kind, moment = op.kind.split("_")
+        way = {"spill": "write", "fetch": "read"}[kind]
+        disk = next(b for _, b in (*op.reads, *op.writes) if self.schedule.buffers[b].kind == "disk")
+        if moment == "wait":
+            return self.spill.wait_call(way, disk)
+        start = self.spill.write_call if way == "write" else self.spill.read_call
+        return start(disk, next(iter(arrays.values())))
+
+    def poisoned(self, calls: list[Call]) -> list[Call]:
+        """The same calls, each followed by NaN over what it frees, so that a read of freed memory shows."""
+        return [partial(_then_poison, call, [self.bytes(self.schedule.buffers[b]) for b in op.frees])
+                for call, op in zip(calls, self.schedule.ops, strict=True)]
+
+    def bytes(self, buffer: Buffer) -> np.ndarray:
+        """All bytes of the buffer's place in the slab."""
+        start = self.arena.offsets[buffer.index]
+        return self.slab[start:start + buffer.nbytes]
+
+    def _argument(self, name: str, arrays: Arrays, step: Step, feeds: Arrays) -> np.ndarray | None:
+        if name in arrays:
+            return arrays[name]
+        if name in FEEDS:
+            return feeds.get(name)
+        if name in step.params:
+            return self.parameters[step.params[name]]
+        if name in step.tables:
+            return self.tables[step.tables[name]]
+        if name[1:] in step.params and name[0] == "d":
+            return self.gradients[step.params[name[1:]]]
+        return None
+
+
+def _claimed(call: Callable[..., None], scratch: list[np.ndarray], **late) -> None:
+    """Scratch is an operation's own to its end, though a kernel may need less of it for some shapes: the end is written,
+    so that whoever looks for the highest byte written finds what was reserved."""
+    for array in scratch:
+        array[-1:] = 0
+    call(**late)
+
+
+def _then_poison(call: Call, freed: list[np.ndarray]) -> None:
+    call()
+    for place in freed:
+        place.fill(0xFF)  # every float of these bytes is NaN
+
+
+def _stash(src: np.ndarray, dst: np.ndarray, key: np.ndarray) -> None:
+    """Rows of a micro-batch into their place in the whole batch."""
+    first = int(key[2])
+    dst[first:first + len(src)] = src

@@ -1,0 +1,88 @@
+"""Forward alone, without gradients, dropout or kept activations: for a loss, for logits, for a look at every value."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from cllm.arrays import aligned_empty
+from cllm.executor.binding import Binder, Call
+from cllm.executor.feeds import Feeds
+from cllm.models.gpt import GPT
+from cllm.plans.plan import Plan
+from cllm.program.dims import resolve
+from cllm.program.workload import Workload
+from cllm.schedule.arena import Arena, lay_out
+from cllm.schedule.build import Schedule, build_schedule
+
+
+class ForwardRuns:
+    """Runs of a model's forward, over the batch that the feeds hold.
+
+    Parameters
+    ----------
+    model : GPT
+    workload : Workload
+    plan : Plan
+        Its micro-batch and rows of the head.
+    slab : array of bytes
+        That of training. A forward schedule lies in it, or in one of its own should it be too small.
+    feeds : Feeds
+    """
+
+    def __init__(self, model: GPT, workload: Workload, plan: Plan, slab: np.ndarray, feeds: Feeds):
+        self._model, self._workload, self._plan, self._slab, self._feeds = model, workload, plan, slab, feeds
+        self._schedules: dict[str, tuple[Schedule, Arena, np.ndarray]] = {}
+        self._bound: dict[tuple[str, int], tuple[Binder, list[Call]]] = {}
+
+    def loss(self) -> float:
+        """The sum of the losses of all targets."""
+        for start, size in self._feeds.cuts():
+            self._feeds.place(start, size)
+            _, calls = self._bind("loss", size)
+            for call in calls:
+                call()
+        return float(self._feeds.part["loss"][0])
+
+    def logits(self) -> np.ndarray:
+        """Scores of every next token, an array of shape B T V."""
+        letters = self._workload.letters()
+        out = np.empty((letters["N"], letters["V"]), self._workload.dtype)
+        for start, size in self._feeds.cuts():
+            self._feeds.place(start, size)
+            _, (*calls, head) = self._bind("logits", size)
+            for call in calls:
+                call()
+            first = start * letters["T"]
+            head(logits=out[first:first + size * letters["T"]])
+        return out.reshape(resolve("B T V", letters))
+
+    def values(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every value that forward makes, by name, at the moment when it has been made."""
+        for start, size in self._feeds.cuts():
+            self._feeds.place(start, size)
+            binder, calls = self._bind("loss", size)
+            for op, call in zip(binder.schedule.ops, calls, strict=True):
+                call()
+                for _, b in op.writes:
+                    buffer = binder.schedule.buffers[b]
+                    if buffer.kind != "scratch":
+                        yield buffer.label, binder.array(buffer)
+
+    def _bind(self, mode: str, size: int) -> tuple[Binder, list[Call]]:
+        """The calls for micro-batches of `size` sequences, made at first use."""
+        if (mode, size) not in self._bound:
+            schedule, arena, slab = self._schedule(mode)
+            feeds = {name: array for name, array in self._feeds.of(size).items() if name != "key"}
+            rows = {"R": schedule.loss_rows}
+            binder = Binder(schedule, arena, slab, self._workload.letters(size) | rows, self._workload.letters() | rows,
+                            self._model.parameters, self._model.tables, {}, feeds, self._feeds.whole)
+            self._bound[mode, size] = binder, [binder.call(op) for op in schedule.ops]
+        return self._bound[mode, size]
+
+    def _schedule(self, mode: str) -> tuple[Schedule, Arena, np.ndarray]:
+        if mode not in self._schedules:
+            schedule = build_schedule(self._model.program, self._workload, self._plan, mode)
+            arena = lay_out(schedule)
+            fits = arena.nbytes <= len(self._slab)
+            self._schedules[mode] = schedule, arena, self._slab if fits else aligned_empty(arena.nbytes, np.uint8)
+        return self._schedules[mode]

@@ -1,0 +1,37 @@
+"""NaN and infinity in a loss or in gradients: an error that names the first place."""
+
+import numpy as np
+
+from cllm import _kernels as kernels
+from cllm.errors import NonFiniteError
+from cllm.executor.forward_runs import ForwardRuns
+from cllm.models.gpt import GPT
+
+
+def check_loss(where: str, loss: float, model: GPT, forward: ForwardRuns) -> None:
+    """Refuse a loss that is not finite. Forward is then run once more, value by value, to name the first that is not."""
+    if not np.isfinite(loss):
+        _refuse(f"{where}, {_first_place(model, forward)}", f"loss {loss}")
+
+
+def check_gradients(where: str, model: GPT) -> None:
+    """Refuse gradients that are not finite, and name the one that backward makes first."""
+    bad = kernels.nonfinite_arrays(model.gradient_list)
+    if bad:
+        name = list(model.gradients)[bad[-1]]
+        _refuse(f"{where}, gradient of {name}", "NaN or infinity, first in backward there")
+
+
+def _first_place(model: GPT, forward: ForwardRuns) -> str:
+    bad = kernels.nonfinite_arrays(kernels.ArrayList(model.parameters.values()))
+    if bad:
+        return f"parameter {list(model.parameters)[bad[0]]}"
+    for name, value in forward.values():
+        if not np.isfinite(value).all():
+            return f"value {name}"
+    return "loss"
+
+
+def _refuse(where: str, got: str) -> None:
+    raise NonFiniteError(where, "must be finite", got,
+                         "Call model.zero_grad() and skip the batch, or lower the learning rate.")

@@ -1,0 +1,45 @@
+"""Parameters of a program as live arrays, made and initialised, their gradients, and the tables of constants."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from cllm.arrays import aligned_empty, aligned_zeros
+from cllm.program.program import Parameter, Program
+
+
+def initial_parameters(program: Program, seed: int, dtype: str) -> Mapping[str, np.ndarray]:
+    """Fresh parameters; each draws from its own generator, so none depends on which others a model has.
+
+    Values are drawn in float64 and rounded once: float32 and float64 models of one seed start alike.
+    """
+    arrays = {}
+    for parameter in program.parameters.values():
+        array = aligned_empty(parameter.shape, dtype)
+        array[...] = _initial(parameter, seed)
+        arrays[parameter.name] = array
+    return MappingProxyType(arrays)
+
+
+def zero_gradients(parameters: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Arrays of the same names, shapes and dtype, all zero."""
+    return MappingProxyType({name: aligned_zeros(p.shape, p.dtype) for name, p in parameters.items()})
+
+
+def constant_tables(program: Program, dtype: str) -> Mapping[str, np.ndarray]:
+    """The tables of constants, read-only: made in float64 and rounded once."""
+    arrays = {}
+    for constant in program.tables.values():
+        array = aligned_empty(constant.shape, dtype)
+        array[...] = constant.values()
+        array.flags.writeable = False
+        arrays[constant.name] = array
+    return MappingProxyType(arrays)
+
+
+def _initial(parameter: Parameter, seed: int):
+    if parameter.init == "normal":
+        generator = np.random.default_rng([seed, *parameter.name.encode()])
+        return generator.normal(0.0, parameter.std, parameter.shape)
+    return {"ones": 1.0, "zeros": 0.0}.get(parameter.init, parameter.init)

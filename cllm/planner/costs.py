@@ -1,0 +1,182 @@
+"""Seconds of operations: as measured on this machine where it was, else from declared work.
+
+An operation's *signature* is its kind, its layer's kind and every length that matters. A measured signature costs what
+was measured. Another of the same kind and layer costs its declared work times the ratio of measured to declared of the
+nearest measured one; without any, its declared work at the default speeds.
+"""
+
+from dataclasses import dataclass, field
+from math import log
+
+from cllm.planner.store import load_measurements
+from cllm.program.dims import elements
+from cllm.program.program import Program, Step
+from cllm.program.workload import Workload, state_arrays
+from cllm.schedule.build import ITEMSIZES, Op, Schedule
+
+# Round figures of a recent server core, for when nothing was measured: arithmetic per thread, memory and disk in all.
+FLOPS_PER_SECOND = 75e9
+BYTES_PER_SECOND = 12e9
+DISK_BYTES_PER_SECOND = 1e9
+SECONDS_PER_CALL = 5e-6
+
+METHODS = {"logits": "forward", "evaluate": "forward"}  # kinds of operations whose work is declared under another name
+
+UPDATE = "update"  # name under which seconds per parameter byte of zeroing, scan, clipping and optimizer are stored
+DISK = "disk"  # seconds per byte written or read
+
+
+@dataclass(slots=True)
+class Speeds:
+    """What a machine is known to do: measured seconds by signature, empty where nothing was measured."""
+
+    measured: dict[str, float] = field(default_factory=dict)
+    _ratios: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
+    _known: dict[tuple, float] = field(default_factory=dict)
+
+    @staticmethod
+    def stored(workload: Workload) -> "Speeds":
+        """The speeds stored for this machine, build, dtype and number of threads."""
+        return Speeds(load_measurements(workload.threads, workload.dtype))
+
+    def op_seconds(self, op: Op, schedule: Schedule, workload: Workload, micro_batch: int | None = None) -> float:
+        """Seconds of one operation on a micro-batch, of the schedule's size or of another; waits for the disk are reckoned by
+        `schedule_seconds`."""
+        kind = "forward" if op.kind == "rebuild" else op.kind
+        if kind in ("spill_start", "spill_wait", "fetch_start", "fetch_wait"):
+            return SECONDS_PER_CALL
+        size = micro_batch or schedule.micro_batch
+        nbytes = _moved_bytes(op, schedule, workload, size)
+        letters = _letters(op, schedule, workload, size)
+        key = (kind, op.step.layer, letters["B"], letters["T"], letters["R"], nbytes, workload.threads)
+        if key not in self._known:
+            self._known[key] = self._estimate(kind, op.step, letters, nbytes, workload)
+        return self._known[key]
+
+    def update_seconds(self, program: Program, workload: Workload) -> float:
+        """Seconds of zeroing, scanning, clipping and the optimizer."""
+        if workload.optimizer == "none":
+            return 0.0
+        size = sum(elements(" ".join(map(str, p.shape)), {}) for p in program.parameters.values()) * workload.itemsize
+        passes = 8 + 3 * max(state_arrays(workload.optimizer, name) for name in program.parameters) // 2
+        return size * self.measured.get(f"{UPDATE} {workload.optimizer}", passes / BYTES_PER_SECOND)
+
+    def _estimate(self, kind: str, step: Step, letters, nbytes: int, workload: Workload) -> float:
+        exact = self.measured.get(signature(kind, step, letters, nbytes))
+        if exact is not None:
+            return exact
+        alone = declared_seconds(kind, step, letters, nbytes, None)
+        ratio = self._nearest(kind, type(step.layer).__name__, alone)
+        return declared_seconds(kind, step, letters, nbytes, workload) if ratio is None else alone * ratio
+
+    def _nearest(self, kind: str, layer: str, declared: float) -> float | None:
+        """Measured over declared seconds of the measured operation of that kind whose declared work is nearest."""
+        if not self._ratios:
+            for name, seconds in self.measured.items():
+                parts = name.split("|")
+                if len(parts) == 4:
+                    self._ratios.setdefault((parts[0], parts[1]), []).append((float(parts[3]), seconds / float(parts[3])))
+        known = self._ratios.get((kind, layer))
+        if not known:
+            return None
+        return min(known, key=lambda pair: abs(log(pair[0] / declared)))[1]
+
+
+def signature(kind: str, step: Step, letters, nbytes: int) -> str:
+    """The name of an operation's cost: kind, layer, lengths, and its declared seconds on one thread."""
+    # the number of loss rows matters to a head alone
+    batch = "BTR" if step.layer.evaluate_flow.exists else "BT"
+    lengths = ",".join(f"{n}{letters[n]}" for n in sorted(letters) if n in step.layer.letters or n in batch)
+    work = declared_seconds(kind, step, letters, nbytes, None)
+    return f"{kind}|{type(step.layer).__name__}|{lengths},{nbytes}|{work:.6e}"
+
+
+def declared_seconds(kind: str, step: Step, letters, nbytes: int, workload: Workload | None) -> float:
+    """Seconds from declared work: the larger of arithmetic and memory traffic, then what is read again, and the call.
+
+    Weights that are read again for every run of rows are packed again: that is not hidden behind the arithmetic.
+    """
+    flops, nbytes = declared_work(kind, step, letters, nbytes)
+    again = step.layer.extra_bytes(METHODS.get(kind, kind), letters)
+    threads = workload.threads if workload else 1
+    width = workload.itemsize / 4 if workload else 1
+    once = max(flops / (FLOPS_PER_SECOND * threads) * width, (nbytes - again) / BYTES_PER_SECOND)
+    return once + again / BYTES_PER_SECOND + SECONDS_PER_CALL
+
+
+def declared_work(kind: str, step: Step, letters, nbytes: int, itemsize: int = 4) -> tuple[float, float]:
+    """Floating-point operations and bytes moved of an operation that reads and writes buffers of `nbytes` in all."""
+    layer = step.layer
+    method = METHODS.get(kind, kind)
+    flops = getattr(layer, method + "_flops")(letters) if method in ("forward", "accumulate", "backward") else 0.0
+    weights = sum(elements(p.shape, letters) for p in layer.params if layer.has(p)) * itemsize
+    return flops, nbytes + weights * (2 if kind == "accumulate" else 1) + layer.extra_bytes(method, letters)
+
+
+def micro_batch_counts(schedule: Schedule, workload: Workload) -> tuple[tuple[int, int], ...]:
+    """(size, how many) of a step's micro-batches: the last is smaller where the size does not divide the batch."""
+    whole, rest = divmod(workload.batch, schedule.micro_batch)
+    return ((schedule.micro_batch, whole), (rest, 1)) if rest else ((schedule.micro_batch, whole),)
+
+
+def op_step_seconds(op: Op, schedule: Schedule, workload: Workload, speeds: Speeds) -> float:
+    """Seconds that an operation takes in one step: over all micro-batches, or once where it is of the whole batch."""
+    if op.whole:
+        return speeds.op_seconds(op, schedule, workload)
+    return sum(count * speeds.op_seconds(op, schedule, workload, size)
+               for size, count in micro_batch_counts(schedule, workload))
+
+
+def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, speeds: Speeds) -> float:
+    """Seconds of one step over the whole batch, the optimizer's included.
+
+    The disk works beside the kernels, one transfer after another; a wait costs what is left of its transfer.
+    """
+    disk_second = speeds.measured.get(DISK, 1 / DISK_BYTES_PER_SECOND)
+
+    def run(ops: tuple[Op, ...], size: int) -> float:
+        now = disk_free = 0.0
+        done: dict[tuple[str, int], float] = {}
+        for op in ops:
+            if op.kind in ("spill_start", "fetch_start"):
+                buffer = dict(op.reads if op.kind == "spill_start" else op.writes)["src" if op.kind == "spill_start" else "dst"]
+                nbytes = schedule.buffers[buffer].nbytes * size // schedule.micro_batch
+                disk_free = max(disk_free, now) + nbytes * disk_second
+                done[op.kind[:5], dict(op.writes)["dst"]] = disk_free
+            elif op.kind in ("spill_wait", "fetch_wait"):
+                now = max(now, done[op.kind[:5], dict(op.writes)["dst"]])
+            now += speeds.op_seconds(op, schedule, workload, size)
+        return now
+
+    body, epilogue = schedule.ops[:schedule.epilogue], schedule.ops[schedule.epilogue:]
+    return (sum(count * run(body, size) for size, count in micro_batch_counts(schedule, workload))
+            + run(epilogue, schedule.micro_batch) + speeds.update_seconds(program, workload))
+
+
+def op_work(op: Op, schedule: Schedule, workload: Workload, micro_batch: int) -> tuple[float, float]:
+    """Floating-point operations and bytes moved, as declared, of an operation on a micro-batch of that size."""
+    letters = {**workload.letters(None if op.whole else micro_batch), "R": schedule.loss_rows, **op.step.layer.letters}
+    buffers = [schedule.buffers[b] for _, b in (*op.reads, *op.writes)]
+    nbytes = sum(elements(b.shape, letters) * ITEMSIZES[b.dtype] for b in buffers if b.kind != "scratch")
+    kind = "forward" if op.kind == "rebuild" else op.kind
+    return declared_work(kind, op.step, letters, nbytes, workload.itemsize)
+
+
+def op_signature(op: Op, schedule: Schedule, workload: Workload) -> str:
+    """The signature of an operation of a schedule."""
+    kind = "forward" if op.kind == "rebuild" else op.kind
+    size = schedule.micro_batch
+    return signature(kind, op.step, _letters(op, schedule, workload, size), _moved_bytes(op, schedule, workload, size))
+
+
+def _letters(op: Op, schedule: Schedule, workload: Workload, size: int) -> dict[str, int]:
+    return {**workload.letters(None if op.whole else size), "R": min(schedule.loss_rows, size * workload.time),
+            **op.step.layer.letters}
+
+
+def _moved_bytes(op: Op, schedule: Schedule, workload: Workload, size: int) -> int:
+    """Bytes of what an operation reads and writes on a micro-batch of `size`; of buffers of more, it moves its part."""
+    buffers = [schedule.buffers[b] for _, b in (*op.reads, *op.writes)]
+    sequences = workload.batch if op.whole else size
+    return sum(b.nbytes * sequences // (workload.batch if b.whole else schedule.micro_batch)
+               for b in buffers if b.kind != "scratch")

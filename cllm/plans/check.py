@@ -1,0 +1,69 @@
+"""Does a plan fit a program and a batch? Asked before anything is built."""
+
+from cllm.errors import PlanError
+from cllm.plans.plan import Plan
+from cllm.plans.tree import WORDS, Compress, Decision, Recompute, Segment, Tape
+from cllm.program.program import Program
+from cllm.program.workload import Workload
+
+
+def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
+    """Refuse a plan that does not fit, saying why."""
+
+    def refuse(where: str, must: str, got: str, do: str = "Make the plan for this model and batch.") -> None:
+        raise PlanError(where, must, got, do)
+
+    if not isinstance(plan, Plan):
+        refuse("strategy", "must decide on a Plan", type(plan).__name__, "Return a cllm.Plan from decide(ledger).")
+    for name, value, most in (("micro_batch", plan.micro_batch, workload.batch),
+                              ("loss_rows", plan.loss_rows, workload.batch * workload.time)):
+        if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most):
+            refuse(f"Plan({name}=...)", f"must be None or a whole number from 1 to {most}", repr(value),
+                   "Choose a value in that range.")
+    _check_nodes(plan.children, refuse)
+    covered = [tape.block for tape in plan.tapes()]
+    if covered != list(range(program.n_blocks)):
+        refuse("Plan(children=...)", f"must cover blocks 0 to {program.n_blocks - 1} once, in order", str(covered))
+    if plan.spills and not plan.spill_directory:
+        refuse("Plan(spill_directory=...)", "must be given when values are spilled", "None", "Name a directory on a disk.")
+    for decision in plan.decisions():
+        if not isinstance(decision, Decision) or decision not in WORDS.values():
+            refuse("Plan", "a decision must be Cache(), Recompute(), Compress('bfloat16'), Compress('int8'), "
+                   "Compress('int8', 'stochastic') or OnDisk()", repr(decision), "Use one of these.")
+    before, blocks, after = program.regions
+    for tape in plan.tapes():
+        _check_decisions(program, blocks[tape.block], dict(tape.decisions), f"Plan block {tape.block}", refuse, "key")
+    _check_decisions(program, (*before, *after), dict(plan.ends), "Plan(ends=...)", refuse, "name")
+
+
+def _check_nodes(nodes, refuse) -> None:
+    """Only tapes and segments, in tuples, no segment empty and none whose input nobody could give it."""
+    if not isinstance(nodes, tuple):
+        refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(nodes), "Write (Tape(0), Tape(1)).")
+    for node in nodes:
+        if isinstance(node, Segment):
+            if not node.children:
+                refuse("Segment(children=...)", "must hold at least one Tape or Segment", "none", "Leave the segment out.")
+            if isinstance(node.input, Recompute):
+                refuse("Segment(input=...)", "must be kept: a segment is rebuilt from it", "Recompute()",
+                       "Let the segment begin earlier, or put it into another.")
+            _check_nodes(node.children, refuse)
+        elif not isinstance(node, Tape) or type(node.block) is not int or not isinstance(node.decisions, tuple):
+            refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(node),
+                   "Write Tape(0, (('ln1.y', Recompute()),)).")
+
+
+def _check_decisions(program, steps, decisions: dict, where: str, refuse, field: str) -> None:
+    mine = [program.values[v] for s in steps for v in s.outputs.values()]
+    named = {getattr(v, field): v for v in mine if program.readers[v.name] and v.name not in program.block_inputs}
+    allowed = {*named, "input"} if field == "key" else set(named)
+    for name, decision in decisions.items():
+        if name not in allowed:
+            refuse(where, f"decisions may name {', '.join(sorted(allowed))}", name,
+                   "Name values that backward reads; the outputs of blocks are decided by the segments.")
+        statistics = name in named and (named[name].dtype is not None or named[name].group == "statistics")
+        if isinstance(decision, Compress) and statistics:
+            refuse(where, "row statistics may not be compressed", name, "They are small: keep or drop them.")
+        if name == "input" and isinstance(decision, Recompute):
+            refuse(where, "the input of a block cannot be rebuilt inside it", "Recompute()",
+                   "Put the block into a Segment that begins earlier.")

@@ -1,0 +1,169 @@
+"""What is decided: `Plan`, a tree of segments with a decision for each value, pure data."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cllm.errors import PlanError
+from cllm.plans.explain import explain_ends, explain_trees
+from cllm.plans.tree import WORDS, Compress, Decision, OnDisk, Segment, Tape, node_in, node_out, tree_lines, word_of
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a plan costs: bytes of the arena, bytes in total, seconds of one step over the whole batch."""
+
+    arena_bytes: int
+    total_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is decided about one training step.
+
+    Parameters
+    ----------
+    children : tuple of Tape and Segment
+        Cover all blocks in order.
+    micro_batch : int or None
+        Sequences at a time; None is the whole batch.
+    loss_rows : int or None
+        Rows of the head in work at once; None lets the schedule choose.
+    ends : tuple of (value name, Decision)
+        Decisions for values outside the blocks; what is not named is cached, optional values are left out.
+    spill_directory : str or None
+        Where spilled values go; needed by plans that spill.
+    estimate : Estimate or None
+        Set by `cllm.plan`: what the plan costs for its workload. Not part of equality.
+    fingerprint : str or None
+        Set by `cllm.plan`: of the workload it was made for; a plan is refused for another. Not part of equality.
+    limit : int or None
+        Set by `MemoryBudget`: total bytes that it kept within; for "auto", what it found free. Not part of equality.
+    """
+
+    children: tuple[Tape | Segment, ...]
+    micro_batch: int | None = None
+    loss_rows: int | None = None
+    ends: tuple[tuple[str, Decision], ...] = ()
+    spill_directory: str | None = None
+    estimate: Estimate | None = field(default=None, compare=False)
+    fingerprint: str | None = field(default=None, compare=False)
+    limit: int | None = field(default=None, compare=False)
+
+    @property
+    def exact(self) -> bool:
+        """Whether gradients equal those of CacheAll to the last bit."""
+        return not any(isinstance(d, Compress) for d in self.decisions())
+
+    @property
+    def spills(self) -> bool:
+        """Whether any value goes to disk."""
+        return any(isinstance(d, OnDisk) for d in self.decisions())
+
+    def decisions(self) -> Iterator[Decision]:
+        """Every decision that is named."""
+        yield from (decision for _, decision in self.ends)
+        stack = list(self.children)
+        while stack:
+            node = stack.pop()
+            if isinstance(node, Tape):
+                yield from (decision for _, decision in node.decisions)
+            else:
+                yield node.input
+                stack.extend(node.children)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of activations, their gradients and scratch at the peak."""
+        return self._estimated().arena_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """Arena, parameters, gradients, optimizer state, batch and tables together."""
+        return self._estimated().total_bytes
+
+    @property
+    def predicted_seconds(self) -> float:
+        """Seconds of one step, the optimizer's update included."""
+        return self._estimated().seconds
+
+    def _estimated(self) -> Estimate:
+        if self.estimate is None:
+            raise PlanError("Plan", "must have been made by cllm.plan, which knows the workload", "a bare plan",
+                            "Call cllm.plan(model_or_config, batch_size, seq_len, strategy=this_plan).")
+        return self.estimate
+
+    def tapes(self) -> Iterator[Tape]:
+        """All tapes of the tree in block order."""
+        stack = list(reversed(self.children))
+        while stack:
+            node = stack.pop()
+            if isinstance(node, Tape):
+                yield node
+            else:
+                stack.extend(reversed(node.children))
+
+    def table(self) -> str:
+        """The plan in words: one line per run of blocks that are treated alike, then what it costs."""
+        lines = [f"micro-batch {self.micro_batch or 'whole batch'}, loss rows {self.loss_rows or 'automatic'}"]
+        lines += tree_lines(self.children, "")
+        lines += [f"{name}: {word_of(decision)}" for name, decision in self.ends]
+        if self.estimate is not None:
+            lines.append(f"arena {self.arena_bytes / 1e6:.1f} MB, total {self.total_bytes / 1e6:.1f} MB, "
+                         f"predicted {self.predicted_seconds:.3f} s a step")
+        if self.limit is not None:
+            lines.append(f"within a limit of {self.limit:,} bytes in total")
+        return "\n".join(lines)
+
+    def explain(self, other: "Plan") -> str:
+        """What changes from this plan to another, value by value and block by block, and what it buys."""
+        lines = [f"{name}: {mine or unset} -> {theirs or unset}" for name, mine, theirs, unset in (
+            ("micro-batch", self.micro_batch, other.micro_batch, "whole batch"),
+            ("loss rows", self.loss_rows, other.loss_rows, "automatic"),
+            ("directory of spilled values", self.spill_directory, other.spill_directory, "none")) if mine != theirs]
+        lines += explain_ends(dict(self.ends), dict(other.ends))
+        lines += explain_trees(self.children, other.children)
+        if not lines:
+            lines.append("the plans decide the same")
+        if self.estimate is not None and other.estimate is not None:
+            nbytes = other.total_bytes - self.total_bytes
+            seconds = other.predicted_seconds - self.predicted_seconds
+            price = f", {abs(seconds) / abs(nbytes) * 1e9:.3f} s for each GB" if nbytes * seconds < 0 else ""
+            lines.append(f"in all: {nbytes / 1e6:+.1f} MB, {seconds:+.3f} s a step{price}")
+        return "\n".join(lines)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the plan to a file that `from_json` reads."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def from_json(path: str | Path) -> "Plan":
+        """Read a plan.
+
+        Raises
+        ------
+        PlanError
+            When the file is missing or does not hold a plan.
+        """
+        try:
+            return Plan.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise PlanError(f"Plan.from_json({str(path)!r})", "must be a file that Plan.to_json wrote",
+                            f"{type(error).__name__}: {error}", "Write the plan again.") from error
+
+    def to_dict(self) -> dict:
+        """The plan as plain data."""
+        return {"plan": 1, "fingerprint": self.fingerprint, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
+                "spill_directory": self.spill_directory,
+                "ends": {name: word_of(d) for name, d in self.ends}, "children": [node_out(c) for c in self.children]}
+
+    @staticmethod
+    def from_dict(data: dict) -> "Plan":
+        """The plan that `to_dict` wrote."""
+        if data.get("plan") != 1:
+            raise ValueError(f"plan format {data.get('plan')!r} is not 1")
+        return Plan(tuple(node_in(c) for c in data["children"]), data["micro_batch"], data["loss_rows"],
+                    tuple((name, WORDS[word]) for name, word in data["ends"].items()), data["spill_directory"],
+                    fingerprint=data["fingerprint"])

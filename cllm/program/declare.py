@@ -1,0 +1,239 @@
+"""The vocabulary in which a layer says what it is: `Site`, `Param`, `Table`, `Scratch`, `Layer`.
+
+A layer is a frozen dataclass with methods whose *signatures are the data flow*: parameters before the bare ``*`` are
+read, parameters after it are written. ``forward`` makes the sites; ``accumulate`` adds to the gradients of parameters;
+``backward``, run after it, makes the gradients of inputs. (A layer that makes both in one pass does so in ``backward``.
+Where they are apart, what only ``accumulate`` reads is freed before ``backward`` needs room.) Names mean what they say:
+
+* a site's, parameter's or table's own name, or one of `FEEDS`, is that array; any other name that forward reads is an
+  input;
+* ``d`` + name is the gradient of that input, output or parameter. The output is the layer's first site, its
+  gradient ``dy``. Gradients of parameters are always added to, never overwritten.
+
+Everything else (what backward keeps alive, what a rebuild needs, what can be dropped) is derived from the signatures,
+so a value that backward reads and nobody declared does not make a layer: the class is refused when it is created.
+"""
+
+import inspect
+from abc import ABC
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from cllm.errors import DeclarationError
+
+# What the executor hands to every step that names it, and each array's shape and dtype. `scale` is 1 / (number of
+# targets of the whole batch); `key` is (seed, step, first row of this micro-batch in the whole batch), for dropout;
+# `loss` is the accumulator of the summed loss.
+FEEDS = {
+    "tokens": ("B T", "int32"),
+    "targets": ("B T", "int32"),
+    "scale": ("1", "float64"),
+    "key": ("3", "uint64"),
+    "loss": ("1", "float64"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place where forward leaves an array that somebody may want later.
+
+    Parameters
+    ----------
+    name, shape, meaning : str
+        Shape in letters (`cllm.program.dims`), meaning in one line.
+    group : str
+        The word by which strategies name sites of a kind: norm, act, attn, mlp, residual; "" belongs to none.
+    optional : bool
+        Exists only when a plan names it; otherwise the layer gets None and rebuilds the values inside its backward.
+    dtype : str or None
+        None for the workload's.
+    """
+
+    name: str
+    shape: str
+    meaning: str
+    group: str = ""
+    optional: bool = False
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter: its shape in letters, how it starts, and the layer's field that switches it on.
+
+    `init` is "normal" (standard deviation: the layer's field ``std``), "ones", "zeros", or a number.
+    """
+
+    name: str
+    shape: str
+    init: str | float = "normal"
+    when: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An array of constants: its shape in letters, what makes it, and the layer's field that switches it on.
+
+    `make(layer)` gives it in float64; it is rounded once. It is made once for a model, is never written, and has no
+    gradient.
+    """
+
+    name: str
+    shape: str
+    make: Callable[["Layer"], np.ndarray]
+    when: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Room that a method needs while it runs, a flat array.
+
+    `elements(layer, letters, threads, itemsize)` gives its length; `letters` includes the layer's own. `dtype` is
+    None for the workload's.
+    """
+
+    name: str
+    elements: Callable[["Layer", Mapping[str, int], int, int], int]
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The data flow of one method, read off its signature: the names before and after the bare ``*``."""
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    exists: bool = field(default=True)
+
+    @staticmethod
+    def of(method) -> "Flow":
+        if method is None:
+            return Flow(exists=False)
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        reads = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+        writes = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        return Flow(reads, writes)
+
+
+class Layer(ABC):
+    """Base of all layers: a subclass is a frozen dataclass whose whole-number fields in capitals are shape letters.
+
+    Class attributes
+    ----------------
+    sites, params, tables, scratch : tuples of `Site`, `Param`, `Table`, `Scratch`
+    adds : names of input gradients that backward adds to instead of writing
+    passes : names of input gradients that are the output's gradient unchanged; backward does not get them, and they
+        share its buffer
+    overwrites : names of input gradients that backward may write over the output's gradient
+
+    Methods
+    -------
+    forward, accumulate, backward : see the module's text
+    evaluate : only for a layer that ends the network: adds to ``loss`` without making gradients
+    """
+
+    sites: ClassVar[tuple[Site, ...]] = ()
+    params: ClassVar[tuple[Param, ...]] = ()
+    tables: ClassVar[tuple[Table, ...]] = ()
+    scratch: ClassVar[tuple[Scratch, ...]] = ()
+    adds: ClassVar[tuple[str, ...]] = ()
+    overwrites: ClassVar[tuple[str, ...]] = ()
+    passes: ClassVar[tuple[str, ...]] = ()
+
+    forward_flow: ClassVar[Flow]
+    accumulate_flow: ClassVar[Flow]
+    backward_flow: ClassVar[Flow]
+    evaluate_flow: ClassVar[Flow]
+    inputs: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.forward_flow = Flow.of(getattr(cls, "forward", None))
+        cls.accumulate_flow = Flow.of(getattr(cls, "accumulate", None))
+        cls.backward_flow = Flow.of(getattr(cls, "backward", None))
+        cls.evaluate_flow = Flow.of(getattr(cls, "evaluate", None))
+        own = {p.name for p in (*cls.params, *cls.tables)}
+        cls.inputs = tuple(n for n in cls.forward_flow.reads if n not in own and n not in FEEDS)
+        _check_declaration(cls)
+
+    @property
+    def letters(self) -> dict[str, int]:
+        """The layer's own shape letters: its fields with a one-letter capital name."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if len(name) == 1 and name.isupper()}
+
+    @property
+    def output(self) -> str:
+        """Name of the site that other layers read."""
+        return self.sites[0].name
+
+    def has(self, param: Param | Table) -> bool:
+        """Whether this instance has that parameter or table."""
+        return param.when is None or bool(getattr(self, param.when))
+
+    def passed(self) -> tuple[str, ...]:
+        """The names of `passes` for this instance; a layer whose settings change them overrides this."""
+        return self.passes
+
+    def forward_flops(self, letters: Mapping[str, int]) -> float:
+        """Floating-point operations of forward beyond a few per element; 0 where memory bounds the layer."""
+        return 0.0
+
+    def accumulate_flops(self, letters: Mapping[str, int]) -> float:
+        """The same for accumulate."""
+        return self.forward_flops(letters)
+
+    def backward_flops(self, letters: Mapping[str, int]) -> float:
+        """The same for backward."""
+        return self.forward_flops(letters)
+
+    def extra_bytes(self, method: str, letters: Mapping[str, int]) -> float:
+        """Bytes that a method moves beyond what it reads and writes once."""
+        return 0.0
+
+    def parameter_gradients(self) -> frozenset[str]:
+        """Names of the gradients of parameters that the layer adds to."""
+        written = {*self.accumulate_flow.writes, *self.backward_flow.writes}
+        return frozenset({"d" + p.name for p in self.params} & written)
+
+
+def _check_declaration(cls) -> None:
+    """Refuse a layer whose signatures name what nobody declared, or that leaves declared things unwritten."""
+
+    def refuse(what: str, must: str, got) -> None:
+        raise DeclarationError(f"{cls.__name__}.{what}", must, ", ".join(sorted(got)),
+                               "Declare the value as a Site, Param or Scratch, or take the name out of the signature.")
+
+    sites = {s.name for s in cls.sites}
+    params = {p.name for p in cls.params}
+    tables = {t.name for t in cls.tables}
+    scratch = {s.name for s in cls.scratch}
+    forward, accumulate, backward = cls.forward_flow, cls.accumulate_flow, cls.backward_flow
+    read = {*forward.reads, *accumulate.reads, *backward.reads}
+    if not cls.sites or not forward.exists:
+        refuse("forward", "a layer has a forward and at least one site, its output", {"neither"})
+    if unwritten := sites - set(forward.writes):
+        refuse("forward", "every site must be written, after the bare *", unwritten)
+    if stray := set(forward.writes) - sites - scratch:
+        refuse("forward", "only declared sites and scratch may be written", stray)
+    if missing := (params | tables) - read:
+        refuse("forward", "every parameter and table must be read, here or in backward", missing)
+    gradients = {"d" + n for n in cls.inputs}
+    readable = set(cls.inputs) | sites | params | tables | set(FEEDS) | {"dy"}
+    for method, flow in (("accumulate", accumulate), ("backward", backward)):
+        if stray := set(flow.reads) - readable:
+            refuse(method, "it may read inputs, sites, parameters, tables, feeds and dy only", stray)
+    if stray := set(accumulate.writes) - {"d" + p for p in params} - scratch:
+        refuse("accumulate", "it may write gradients of parameters and scratch only", stray)
+    if stray := set(backward.writes) - gradients - {"d" + p for p in params} - scratch - {"loss"}:
+        refuse("backward", "it may write gradients of inputs and parameters, scratch and loss only", stray)
+    if twice := set(backward.writes) & set(accumulate.writes) - scratch:
+        refuse("backward", "a gradient is made by accumulate or by backward, not by both", twice)
+    if missing := gradients - set(backward.writes) - set(cls.passes):
+        refuse("backward", "the gradient of every input must be written, or passed", missing)
+    if stray := (set(cls.adds) | set(cls.overwrites)) - set(backward.writes):
+        refuse("backward", "gradients that are added to or may overwrite dy must be written", stray)
+    if stray := set(cls.passes) - gradients:
+        refuse("passes", "only gradients of inputs can be passed", stray)

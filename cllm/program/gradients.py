@@ -1,0 +1,123 @@
+"""Where gradients of values live: the backward steps of a program and the buffers they pass along.
+
+A *cell* is a buffer for the gradient of one or more values. A layer whose gradient of an input is its output's gradient
+unchanged (`passes`) shares the cell; one that may work in place (`overwrites`) reuses it; one that adds (`adds`) gets a
+cell that already holds the other contributions. So the gradient of a whole residual stream is one buffer.
+
+Sharing is checked, not trusted: a cell carries a version that each write raises, and a gradient may only be read at the
+version at which it was complete. Where sharing would break that, the share is undone and a copy is made instead.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from cllm.program.program import Program, Step
+
+
+@dataclass(frozen=True, slots=True)
+class GradientStep:
+    """One move of backward: ``accumulate`` or ``backward`` of a step, or ``zero``, ``copy``, ``add`` on cells (``src``
+    into ``dst``)."""
+
+    kind: str
+    step: Step
+    reads: dict[str, str]
+    writes: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Cells:
+    """Cells while they are wired: version of each, and (cell, version, who shared it) of each value's gradient."""
+
+    version: dict[str, int] = field(default_factory=dict)
+    held: dict[str, tuple[str, int, tuple | None]] = field(default_factory=dict)
+
+    def fresh(self, value: str, step: Step) -> str:
+        name = f"d({value})"
+        while name in self.version:
+            name += f" of {step.name}"
+        self.version[name] = 0
+        return name
+
+    def complete(self, value: str) -> str:
+        cell, version, shared_by = self.held[value]
+        if self.version[cell] != version:
+            raise _Stale(shared_by)
+        return cell
+
+    def join(self, value: str, dy: str | None, output: str) -> str:
+        """The complete cell of a value, to be added to by a step that still reads its own `dy`."""
+        cell = self.complete(value)
+        if cell == dy:
+            raise _Stale(self.held[value][2] or self.held[output][2])
+        return cell
+
+    def write(self, value: str, cell: str) -> None:
+        self.version[cell] += 1
+        shared_by = self.held[value][2] if value in self.held else None
+        self.held[value] = (cell, self.version[cell], shared_by)
+
+    def others_waiting(self, value: str, cell: str, before: int, program: Program) -> bool:
+        return any(v != value and c == cell and n == self.version[cell] and program.values[v].step < before
+                   for v, (c, n, _) in self.held.items())
+
+
+class _Stale(Exception):
+    def __init__(self, shared_by):
+        super().__init__(shared_by)
+        self.shared_by = shared_by
+
+
+@lru_cache(maxsize=64)
+def wire_gradients(program: Program) -> tuple[GradientStep, ...]:
+    """The moves of backward in order, cells named; bits do not depend on which cells are shared."""
+    private: set[tuple] = set()
+    while True:
+        try:
+            return _attempt(program, private)
+        except _Stale as stale:
+            if stale.shared_by in private:
+                raise AssertionError(f"the copy made for {stale.shared_by} did not help") from stale
+            private.add(stale.shared_by)
+
+
+def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
+    cells = _Cells()
+    moves: list[GradientStep] = []
+    for step in reversed(program.steps):
+        layer = step.layer
+        takes_dy = step is not program.steps[-1]
+        dy = cells.complete(step.output) if takes_dy else None
+        arrives = {"dy": dy} if takes_dy else {}
+        if layer.accumulate_flow.exists:
+            moves.append(GradientStep("accumulate", step, arrives, {}))
+        before, after, writes = [], [], {}
+        for name, value in step.inputs.items():
+            gradient, held = "d" + name, value in cells.held
+            if gradient in layer.passed():
+                if not held and (step.index, gradient) not in private:
+                    cells.held[value] = (dy, cells.version[dy], (step.index, gradient))
+                    continue
+                target = cells.join(value, dy, step.output) if held else cells.fresh(value, step)
+                after.append(GradientStep("add" if held else "copy", step, {"src": dy}, {"dst": target}))
+            elif gradient in layer.adds:
+                target = cells.join(value, dy, step.output) if held else cells.fresh(value, step)
+                if not held:
+                    before.append(GradientStep("zero", step, {}, {"dst": target}))
+                writes[gradient] = target
+            elif held:
+                target = cells.join(value, dy, step.output) if layer.passed() else cells.complete(value)
+                part = cells.fresh(value, step)
+                writes[gradient] = part
+                after.append(GradientStep("add", step, {"src": part}, {"dst": target}))
+            else:
+                in_place = takes_dy and gradient in layer.overwrites and not layer.passed() and not cells.others_waiting(
+                    step.output, dy, step.index, program)
+                target = dy if in_place else cells.fresh(value, step)
+                writes[gradient] = target
+            cells.write(value, target)
+        moves += before
+        if set(layer.backward_flow.writes) - set(layer.passed()):
+            moves.append(GradientStep("backward", step, arrives, writes))
+        moves += after
+    return tuple(moves)

@@ -1,0 +1,1 @@
+"""What proves a step right: central differences, how far gradients are from one another."""

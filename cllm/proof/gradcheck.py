@@ -1,0 +1,95 @@
+"""Analytic gradients against central differences in float64, for every parameter."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cllm.executor.executor import Executor
+from cllm.models.gpt import GPT
+
+STEP = 1e-5  # of the differences: the error of order STEP^2 and the rounding of order 1e-16 / STEP are alike
+RELATIVE, ABSOLUTE = 1e-6, 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class GradcheckRow:
+    """One parameter: elements checked, and the worst difference as a multiple of what is allowed."""
+
+    name: str
+    checked: int
+    size: int
+    worst: float
+
+    @property
+    def passed(self) -> bool:
+        return self.worst <= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GradcheckResult:
+    """A table by parameter; its `str` is for people."""
+
+    rows: tuple[GradcheckRow, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    def __str__(self) -> str:
+        width = max(len(row.name) for row in self.rows)
+        lines = [f"{'parameter':<{width}}  {'checked':>9}  worst / allowed"]
+        lines += [f"{r.name:<{width}}  {f'{r.checked}/{r.size}':>9}  {r.worst:.3f}{'' if r.passed else '  FAILED'}"
+                  for r in self.rows]
+        return "\n".join(lines)
+
+
+def gradcheck(model: GPT, tokens, targets, strategy="cache", elements: int | None = 32, seed: int = 0) -> GradcheckResult:
+    """Compare analytic gradients with (loss(p + h) - loss(p - h)) / 2h.
+
+    The model is copied to float64; it is not changed. Allowed: |a - n| <= 1e-6 max(|a|, |n|) + 1e-9.
+
+    Parameters
+    ----------
+    model : GPT
+    tokens, targets : integer arrays of shape B T
+    strategy : as of `Executor`
+    elements : int or None
+        Elements of each parameter to check, drawn at random; None checks all.
+
+    Returns
+    -------
+    GradcheckResult
+
+    Raises
+    ------
+    CllmError
+        As `Executor` does.
+    """
+    tokens, targets = np.asarray(tokens), np.asarray(targets)
+    copy = GPT(model.config, dtype="float64")
+    for name, parameter in model.parameters.items():
+        copy.parameters[name][...] = parameter
+    executor = Executor(copy, *tokens.shape, strategy=strategy)
+    executor.loss_and_grad(tokens, targets)
+    generator = np.random.default_rng(seed)
+    rows = []
+    for name, parameter in copy.parameters.items():
+        flat, analytic = parameter.reshape(-1), copy.gradients[name].reshape(-1)
+        count = flat.size if elements is None else min(elements, flat.size)
+        worst = 0.0
+        for i in generator.choice(flat.size, count, replace=False):
+            numeric = _difference(executor, tokens, targets, flat, i)
+            allowed = RELATIVE * max(abs(analytic[i]), abs(numeric)) + ABSOLUTE
+            worst = max(worst, abs(analytic[i] - numeric) / allowed)
+        rows.append(GradcheckRow(name, count, flat.size, float(worst)))
+    return GradcheckResult(tuple(rows))
+
+
+def _difference(executor: Executor, tokens, targets, flat: np.ndarray, i: int) -> float:
+    kept = flat[i]
+    losses = []
+    for shift in (STEP, -STEP):
+        flat[i] = kept + shift
+        losses.append(executor.loss(tokens, targets))
+    flat[i] = kept
+    return (losses[0] - losses[1]) / (2 * STEP)

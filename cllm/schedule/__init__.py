@@ -1,0 +1,1 @@
+"""What a plan means: operations in order, buffers with lifetimes, their places in one slab, the bytes of all."""

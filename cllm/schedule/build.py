@@ -1,0 +1,329 @@
+"""From a plan to what runs: a flat tuple of operations over buffers whose lifetimes are known.
+
+The schedule is written out naively (every sweep runs whole blocks, every rebuild writes all that its step writes) and
+then swept from the end: a forward or rebuild whose results nobody reads is dropped. So a rebuild never runs a step
+that nobody needs, and no strategy has to think of it. A buffer lives from the operation that first names it to the last.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from cllm.errors import ConfigError, PlanError
+from cllm.plans.check import check_plan
+from cllm.plans.plan import Plan
+from cllm.plans.tree import Cache, Compress, Decision, OnDisk, Recompute, Segment, Tape
+from cllm.program.declare import Flow
+from cllm.program.dims import aligned, elements
+from cllm.program.gradients import wire_gradients
+from cllm.program.program import Program, Step
+from cllm.program.workload import Workload
+from cllm.schedule.compression import packed_shape
+from cllm.schedule.operations import ITEMSIZES, Buffer, Op, Schedule
+from cllm.schedule.overlap import overlap_disk
+
+# The head's rows in work at once where a plan leaves it open: the whole micro-batch while its logits fit the second
+# level cache of a few cores, else as many as 64 MiB of logits hold, so that the passes over the head's gradient stay few.
+LOGITS_SMALL = 8 << 20
+LOGITS_LARGE = 64 << 20
+
+LARGEST_BYTES = 1 << 53  # of all buffers together: below, sums of bytes are exact in 64 bits and in a float
+
+# Operations that only move values: without a reader they are left out.
+DROPPABLE = frozenset({"forward", "rebuild", "compress", "round", "expand", "spill_start", "spill_wait", "fetch_start",
+                       "fetch_wait"})
+
+
+def build_schedule(program: Program, workload: Workload, plan: Plan, mode: str = "train") -> Schedule:
+    """Write out what a plan means.
+
+    Parameters
+    ----------
+    mode : {"train", "loss", "logits"}
+        A training step; the loss alone; forward up to the head's logits, which go to an array outside the arena.
+
+    Raises
+    ------
+    PlanError
+        When the plan does not fit the program or the batch.
+    ConfigError
+        When its arrays are beyond any machine.
+    """
+    check_plan(program, workload, plan)
+    return _Builder(program, workload, plan).build(mode)
+
+
+def default_loss_rows(rows: int, vocabulary: int, itemsize: int) -> int:
+    """Rows of the head in work at once where a plan leaves it open."""
+    width = vocabulary * itemsize
+    if rows * width <= LOGITS_SMALL:
+        return rows
+    return min(rows, max(64, LOGITS_LARGE // width // 64 * 64))
+
+
+class _Builder:
+    """Emits operations; `saved` dictionaries map names of values to buffers."""
+
+    def __init__(self, program: Program, workload: Workload, plan: Plan):
+        self.program, self.workload, self.plan = program, workload, plan
+        self.micro = plan.micro_batch or workload.batch
+        self.n_micro = -(-workload.batch // self.micro)
+        self.letters = workload.letters(self.micro)
+        self.whole_letters = workload.letters()
+        rows = self.letters["N"]
+        chosen = plan.loss_rows or default_loss_rows(rows, self.letters["V"], workload.itemsize)
+        self.letters["R"] = self.whole_letters["R"] = min(rows, chosen)
+        self.buffers: list[Buffer] = []
+        self.ops: list[Op] = []
+        self.cells: dict[str, int] = {}
+        self.packed: dict[int, tuple[str, int]] = {}  # buffer of a packed copy -> (kind of copy, block)
+        self.scratch_sizes: dict[tuple, int] = {}
+        self.sizes: dict[tuple, int] = {}
+        self.moves: dict[int, list] = {}
+
+    def build(self, mode: str) -> Schedule:
+        before, _, after = self.program.regions
+        inputs = self.program.block_inputs
+        head = self.program.steps[-1]
+        saved_before, entry = self.tape(before, {}, self.plan.ends, inputs[0])
+        if mode != "train":
+            for block in range(self.program.n_blocks):
+                _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1])
+            env = {inputs[-1]: entry}
+            for step in after[:-1]:
+                self.forward(step, env, set())
+            self.emit("evaluate" if mode == "loss" else "logits", head, self.bound(head, env), {},
+                      head.layer.evaluate_flow if mode == "loss" else head.layer.forward_flow)
+            return self.finish(len(self.ops))
+        for move in wire_gradients(self.program):
+            self.moves.setdefault(move.step.index, []).append(move)
+        saved, exit_ = self.open(self.plan.children, entry, "forward")
+        saved_after, _ = self.tape(after, {inputs[-1]: exit_}, self.plan.ends, None)
+        deferred: list = []
+        self.backward(after, saved_after, deferred)
+        self.close(self.plan.children, saved, deferred)
+        self.backward(before, saved_before, deferred)
+        epilogue = len(self.ops)
+        for move, stash in deferred:
+            self.emit("accumulate", move.step, {"dy": stash}, {}, move.step.layer.accumulate_flow, whole=True)
+        return self.finish(epilogue)
+
+    # forward
+
+    def open(self, children: Iterable[Tape | Segment], entry: int, kind: str) -> tuple[list, int]:
+        """Run children forward from the buffer of the first one's input; what each leaves for its backward."""
+        inputs, saved = self.program.block_inputs, []
+        for child in children:
+            if isinstance(child, Tape):
+                left, entry = self.tape(self.program.regions[1][child.block], {inputs[child.block]: entry},
+                                        child.decisions, inputs[child.block + 1], kind)
+            else:
+                left = self.pack(inputs[child.blocks.start], entry, child.input)
+                for block in child.blocks:
+                    _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1], kind)
+            saved.append(left)
+        return saved, entry
+
+    def tape(self, steps: tuple[Step, ...], given: Mapping[str, int], decisions: tuple[tuple[str, Decision], ...],
+             output: str | None, kind: str = "forward") -> tuple[dict[str, int], int | None]:
+        """Forward through some steps; the buffers that the decisions keep, and the buffer of the output."""
+        decided = dict(decisions)
+        env = dict(given)
+        optional = {v for s in steps for v in s.outputs.values()
+                    if self.program.values[v].optional and isinstance(self._decision(decided, v), Cache | Compress | OnDisk)}
+        saved = {v: self.pack(v, b, decided.get("input", Cache())) for v, b in given.items()}
+        for step in steps:
+            self.forward(step, env, optional, kind)
+            for v in step.outputs.values():
+                decision = self._decision(decided, v)
+                # what no backward reads is never kept: a rebuild that needs it makes it again
+                if v in env and v != output and self.program.readers[v] and not isinstance(decision, Recompute):
+                    saved[v] = self.pack(v, env[v], decision)
+        return saved, env.get(output)
+
+    def pack(self, name: str, buffer: int, decision: Decision | None) -> int:
+        """The buffer that keeps a value: its own, or that of a copy, compressed or on disk."""
+        value, source = self.program.values[name], self.buffers[buffer]
+        if isinstance(decision, Compress):
+            shape, dtype = packed_shape(decision.dtype, source.shape, self.letters)
+            copy = self.buffer(f"{name} as {decision.dtype}", shape, dtype, "packed", value.block)
+            kind = "round" if decision.rounding == "stochastic" else "compress"
+            self.emit(kind, self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
+            self.packed[copy] = "expand", buffer
+            return copy
+        if isinstance(decision, OnDisk):
+            copy = self.buffer(f"{name} on disk", source.shape, source.dtype, "disk", value.block)
+            for kind in ("spill_start", "spill_wait"):
+                self.emit(kind, self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
+            self.packed[copy] = "fetch", buffer
+            return copy
+        return buffer
+
+    def unpack(self, name: str, copy: int) -> int:
+        """The buffer of a value expanded or fetched from its copy."""
+        way, original = self.packed[copy]
+        source, step = self.buffers[original], self.program.steps[self.program.values[name].step]
+        buffer = self.buffer(name, source.shape, source.dtype, "rebuild", source.block)
+        for kind in ("expand",) if way == "expand" else ("fetch_start", "fetch_wait"):
+            self.emit(kind, step, {"src": copy}, {"dst": buffer}, None)
+        return buffer
+
+    def _decision(self, decided: dict[str, Decision], value: str) -> Decision | None:
+        entry = self.program.values[value]
+        default = None if entry.optional else Cache()
+        return decided.get(entry.key if entry.block is not None else value, default)
+
+    def forward(self, step: Step, env: dict[str, int], optional: set[str], kind: str = "forward",
+                keep: Mapping[str, int] | None = None) -> None:
+        """Emit a layer's forward; `env` learns the buffers of its outputs, but those in `keep` stay as they are."""
+        writes = {}
+        for site, name in step.outputs.items():
+            value = self.program.values[name]
+            if value.optional and name not in optional:
+                continue
+            writes[site] = self.buffer(name, value.shape, value.dtype, kind, step.block)
+        self.emit(kind, step, self.bound(step, env), writes, step.layer.forward_flow)
+        for site, buffer in writes.items():
+            if keep is None or step.outputs[site] not in keep:
+                env[step.outputs[site]] = buffer
+
+    # backward
+
+    def close(self, children: tuple, saved: list, deferred: list) -> None:
+        """Run children backward in reverse, opening segments."""
+        for child, left in zip(reversed(children), reversed(saved), strict=True):
+            if isinstance(child, Tape):
+                self.backward(self.program.regions[1][child.block], left, deferred)
+            else:
+                if left in self.packed:
+                    left = self.unpack(self.program.block_inputs[child.blocks.start], left)
+                inner, _ = self.open(child.children, left, "rebuild")
+                self.close(child.children, inner, deferred)
+
+    def backward(self, steps: tuple[Step, ...], saved: dict[str, int], deferred: list) -> None:
+        """Emit the gradient moves of some steps, rebuilding on demand what was not saved."""
+        env = dict(saved)
+        for step in reversed(steps):
+            for move in self.moves.get(step.index, ()):
+                cells = {name: self.cell(cell, move) for name, cell in {**move.reads, **move.writes}.items()}
+                reads = {n: cells[n] for n in move.reads}
+                writes = {n: cells[n] for n in move.writes}
+                if move.kind not in ("accumulate", "backward"):
+                    self.emit(move.kind, step, reads, writes)
+                    continue
+                if move.kind == "accumulate" and self.n_micro > 1 and step.index in self.program.waiting_steps:
+                    deferred.append((move, self.stash(move, reads)))
+                    continue
+                flow = step.layer.accumulate_flow if move.kind == "accumulate" else step.layer.backward_flow
+                for name in self.program.values_of(step, flow):
+                    self.rebuild(name, env)
+                self.emit(move.kind, step, {**self.bound(step, env, flow.reads), **reads}, writes, flow)
+
+    def rebuild(self, name: str, env: dict[str, int]) -> None:
+        """Make sure that a value is at hand, by running its step again if need be."""
+        value = self.program.values[name]
+        if name in env and env[name] in self.packed:
+            env[name] = self.unpack(name, env[name])
+        if name in env or value.optional:
+            return
+        step = self.program.steps[value.step]
+        for source in step.inputs.values():
+            self.rebuild(source, env)
+        self.forward(step, env, set(), "rebuild", keep=dict(env))
+
+    def stash(self, move, reads: dict[str, int]) -> int:
+        """Emit the copy of a gradient to where it waits for the epilogue."""
+        needs = move.step.layer.accumulate_flow.reads
+        if set(needs) - {"dy", "tokens", "targets"}:
+            raise PlanError(move.step.name, "a layer that shares a parameter with a later one must need only its dy "
+                            "and the batch in accumulate when the batch is cut", ", ".join(needs),
+                            "Do not tie this parameter, or use the whole batch as one micro-batch.")
+        dy = self.buffers[reads["dy"]]
+        waiting = self.buffer(f"{dy.label} of the whole batch", dy.shape, dy.dtype, "stash", None, whole=True)
+        self.emit("stash", move.step, {"src": reads["dy"]}, {"dst": waiting})
+        return waiting
+
+    # operations and buffers
+
+    def cell(self, cell: str, move) -> int:
+        """The buffer of a gradient cell: the shape of the value whose gradient it first held."""
+        if cell not in self.cells:
+            value = self.program.values[cell[2:cell.index(")")]]
+            self.cells[cell] = self.buffer(cell, value.shape, value.dtype, "gradient", move.step.block)
+        return self.cells[cell]
+
+    def bound(self, step: Step, env: Mapping[str, int], names: Iterable[str] | None = None) -> dict[str, int]:
+        """The buffers that a step's inputs and sites stand for; all inputs where `names` is None."""
+        named = {**step.inputs, **step.outputs} if names is not None else step.inputs
+        return {n: env[named[n]] for n in (names if names is not None else step.inputs) if n in named and named[n] in env}
+
+    def buffer(self, label: str, shape: str, dtype: str | None, kind: str, block: int | None, whole: bool = False) -> int:
+        letters = self.whole_letters if whole else self.letters
+        dtype = dtype or self.workload.dtype
+        key = shape, dtype, whole
+        if key not in self.sizes:
+            self.sizes[key] = aligned(elements(shape, letters) * ITEMSIZES[dtype])
+        self.buffers.append(Buffer(len(self.buffers), label, shape, dtype, 0 if kind == "disk" else self.sizes[key], kind,
+                                   block, whole))
+        return len(self.buffers) - 1
+
+    def emit(self, kind: str, step: Step, reads: Mapping[str, int], writes: Mapping[str, int], scratch: Flow | None = None,
+             whole: bool = False) -> None:
+        """Append an operation, with the scratch that the method of that flow takes."""
+        writes = dict(writes)
+        if scratch is not None:
+            for item in step.layer.scratch:
+                if item.name in scratch.writes:
+                    writes[item.name] = self.scratch(step, item, whole)
+        self.ops.append(Op(kind, step, tuple(reads.items()), tuple(writes.items()), whole=whole))
+
+    def scratch(self, step: Step, item, whole: bool) -> int:
+        key = (step.layer, item.name, whole)
+        if key not in self.scratch_sizes:
+            letters = {**(self.whole_letters if whole else self.letters), **step.layer.letters}
+            dtype = item.dtype or self.workload.dtype
+            self.scratch_sizes[key] = item.elements(step.layer, letters, self.workload.threads, ITEMSIZES[dtype])
+        return self.buffer(f"{step.name}.{item.name}", str(self.scratch_sizes[key]), item.dtype, "scratch", step.block, whole)
+
+    def finish(self, epilogue: int) -> Schedule:
+        """Drop what nobody needs, and read off lifetimes."""
+        needed: set[int] = set()
+        kept: list[tuple[int, Op]] = []
+        for position in reversed(range(len(self.ops))):
+            op = self.ops[position]
+            if op.kind in DROPPABLE and not any(b in needed for _, b in op.writes):
+                continue
+            needed.update(b for _, b in op.reads)
+            kept.append((position, op))
+        kept.reverse()
+        kept = overlap_disk(kept, [b.nbytes for b in self.buffers])
+        epilogue = sum(position < epilogue for position, _ in kept)
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        crosses: set[int] = set()
+        for index, (_, op) in enumerate(kept):
+            for _, b in (*op.reads, *op.writes):
+                first.setdefault(b, 0 if self.buffers[b].kind == "stash" else index)
+                last[b] = index
+            if op.kind in ("accumulate", "backward", "rebuild", "expand", "fetch_start"):
+                crosses.update(b for _, b in op.reads)
+        number = {old: new for new, old in enumerate(sorted(first))}
+        buffers = []
+        for b, new in number.items():
+            old = self.buffers[b]
+            kind = old.kind
+            if kind == "forward":
+                kind = "kept" if b in crosses else "passing"
+            elif kind == "rebuild":
+                kind = "rebuilt"
+            buffers.append(Buffer(new, old.label, old.shape, old.dtype, old.nbytes, kind, old.block, old.whole,
+                                  first[b], last[b]))
+        total = sum(b.nbytes for b in buffers)
+        if total >= LARGEST_BYTES:
+            raise ConfigError("batch_size, seq_len", "must be small enough that all arrays of a step take less than 2^53 bytes",
+                              f"{total:,} bytes", "Check the sizes of batch and model.")
+        frees: dict[int, list[int]] = {}
+        for b in buffers:
+            frees.setdefault(b.last, []).append(b.index)
+        ops = tuple(Op(op.kind, op.step, tuple([(n, number[b]) for n, b in op.reads]),
+                       tuple([(n, number[b]) for n, b in op.writes]), tuple(frees.get(index, ())), op.whole)
+                    for index, (_, op) in enumerate(kept))
+        return Schedule(ops, epilogue, tuple(buffers), self.micro, self.n_micro, self.letters["R"])

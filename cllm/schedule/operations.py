@@ -1,0 +1,71 @@
+"""What a schedule is made of: `Buffer`, `Op`, `Schedule`, pure data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cllm.program.program import Step
+from cllm.program.workload import ITEMSIZE
+
+ITEMSIZES = {**ITEMSIZE, "int32": 4, "uint64": 8, "uint16": 2, "uint8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Room in the arena: what it holds, how large it is, and the first and last operation that name it.
+
+    `kind` is "kept" (made in forward, read in backward), "packed" (a compressed copy), "rebuilt" (expanded and fetched
+    values too), "passing" (read in the same sweep only), "gradient", "stash" (a gradient that waits for the epilogue),
+    "scratch", or "disk" (no bytes in the arena).
+    """
+
+    index: int
+    label: str
+    shape: str
+    dtype: str
+    nbytes: int
+    kind: str
+    block: int | None
+    whole: bool = False
+    first: int = -1
+    last: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation: ``forward``, ``rebuild``, ``accumulate`` and ``backward`` call a layer; ``zero``, ``copy``, ``add``
+    and ``stash`` move gradients; ``compress`` (to nearest), ``round`` (at random) and ``expand``, ``spill_start``,
+    ``spill_wait``, ``fetch_start`` and ``fetch_wait`` move values; ``evaluate`` adds to the loss. `reads` and `writes`
+    pair argument names with buffers; `frees` are the buffers that no later operation names. `whole` operations run once,
+    on the whole batch."""
+
+    kind: str
+    step: Step
+    reads: tuple[tuple[str, int], ...]
+    writes: tuple[tuple[str, int], ...]
+    frees: tuple[int, ...] = ()
+    whole: bool = False
+
+    @property
+    def name(self) -> str:
+        """Kind and step: ``backward blocks.0.attn``."""
+        return f"{self.kind} {self.step.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Operations of the body, run once per micro-batch, then those of the epilogue, run once."""
+
+    ops: tuple[Op, ...]
+    epilogue: int  # position of its first operation
+    buffers: tuple[Buffer, ...]
+    micro_batch: int
+    n_micro: int
+    loss_rows: int
+
+    def whole_step(self, once: Sequence) -> list:
+        """What belongs to the operations, such as `ops` or their names, once for each time that a step runs them."""
+        return [*once[:self.epilogue]] * self.n_micro + [*once[self.epilogue:]]
+
+    def count(self, kind: str, step: str | None = None) -> int:
+        """How many operations of that kind (and step) one micro-batch runs."""
+        return sum(op.kind == kind and step in (None, op.step.name) for op in self.ops)

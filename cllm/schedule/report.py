@@ -1,0 +1,122 @@
+"""The memory report: folds over the schedule that runs, not an estimate beside it."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from cllm.program.declare import FEEDS
+from cllm.program.dims import elements
+from cllm.program.program import Program
+from cllm.program.workload import Workload, state_arrays
+from cllm.schedule.arena import Arena
+from cllm.schedule.build import ITEMSIZES, Schedule
+
+
+def parameter_bytes(program: Program, workload: Workload) -> int:
+    """Bytes of all parameters."""
+    return sum(elements(" ".join(map(str, p.shape)), {}) for p in program.parameters.values()) * workload.itemsize
+
+
+def optimizer_bytes(program: Program, workload: Workload) -> int:
+    """Bytes of the state that the workload's optimizer keeps."""
+    arrays = sum(state_arrays(workload.optimizer, p.name) * elements(" ".join(map(str, p.shape)), {})
+                 for p in program.parameters.values())
+    return arrays * workload.itemsize
+
+
+def table_bytes(program: Program, workload: Workload) -> int:
+    """Bytes of the tables of constants."""
+    return sum(elements(" ".join(map(str, t.shape)), {}) for t in program.tables.values()) * workload.itemsize
+
+
+def batch_bytes(workload: Workload, micro_batch: int) -> int:
+    """Bytes of the feeds: the whole batch's tokens and targets, a micro-batch's, and the scalars."""
+    whole, micro = workload.letters(), workload.letters(micro_batch)
+    total = sum(elements(shape, micro) * ITEMSIZES[dtype] for shape, dtype in FEEDS.values())
+    return total + sum(elements(FEEDS[n][0], whole) * ITEMSIZES[FEEDS[n][1]] for n in ("tokens", "targets"))
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """What a training step needs, in bytes, known before it runs.
+
+    Attributes
+    ----------
+    arena_bytes : int
+        Activations, their gradients and scratch: the size of the slab, and the peak.
+    parameter_bytes, gradient_bytes, optimizer_bytes, batch_bytes, table_bytes : int
+    """
+
+    schedule: Schedule
+    arena: Arena
+    parameter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    batch_bytes: int
+    table_bytes: int
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.arena.nbytes
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything above together."""
+        return (self.arena_bytes + self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+                + self.batch_bytes + self.table_bytes)
+
+    def timeline(self) -> list[tuple[str, int]]:
+        """For each operation of one micro-batch and the epilogue: its name and the bytes alive while it runs."""
+        return [(op.name, n) for op, n in zip(self.schedule.ops, self.arena.live_bytes, strict=True)]
+
+    def timeline_by_kind(self) -> dict[str, list[int]]:
+        """The timeline parted by kind of buffer: kept, packed, rebuilt, passing, gradient, ..."""
+        parts = {kind: [0] * len(self.schedule.ops)
+                 for kind in ("kept", "packed", "rebuilt", "passing", "gradient", "stash", "scratch", "disk")}
+        for b in self.schedule.buffers:
+            for position in range(b.first, b.last + 1):
+                parts[b.kind][position] += b.nbytes
+        return parts
+
+    @property
+    def peak(self) -> int:
+        """Position of the operation during which most bytes are alive."""
+        return max(range(len(self.arena.live_bytes)), key=self.arena.live_bytes.__getitem__)
+
+    def alive_at_peak(self) -> list[tuple[str, int | None, str, int]]:
+        """Every buffer that is alive at the peak: (site, block or None outside blocks, kind, bytes), largest first."""
+        rows = [(_site(b.label, b.block), b.block, b.kind, b.nbytes) for b in self.schedule.buffers
+                if b.first <= self.peak <= b.last]
+        return sorted(rows, key=lambda row: (-row[3], row[0], -1 if row[1] is None else row[1]))
+
+    def at_peak(self) -> list[tuple[str, str, int, int]]:
+        """What is alive at the peak: (site, kind, how many, bytes), largest first; blocks are folded together."""
+        found: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for site, _block, kind, nbytes in self.alive_at_peak():
+            found[site, kind].append(nbytes)
+        rows = [(site, kind, len(sizes), sum(sizes)) for (site, kind), sizes in found.items()]
+        return sorted(rows, key=lambda row: (-row[3], row[0]))
+
+    def table(self) -> str:
+        """The report in words: what is alive at the peak by site, then the totals."""
+        rows = [(site, kind, str(count), f"{nbytes:,}") for site, kind, count, nbytes in self.at_peak()]
+        rows.insert(0, ("alive at the peak", "kind", "count", "bytes"))
+        totals = [("arena", self.arena_bytes), ("parameters", self.parameter_bytes), ("gradients", self.gradient_bytes),
+                  ("optimizer", self.optimizer_bytes), ("batch", self.batch_bytes), ("tables", self.table_bytes),
+                  ("total", self.total_bytes)]
+        rows += [(name, "", "", f"{nbytes:,}") for name, nbytes in totals]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
+        peak = self.schedule.ops[self.peak].name
+        lines.insert(0, f"peak during {peak}, micro-batch {self.schedule.micro_batch}, {self.schedule.n_micro} of them")
+        return "\n".join(lines)
+
+
+def report(program: Program, workload: Workload, schedule: Schedule, arena: Arena) -> MemoryReport:
+    """The report of a schedule and its arena."""
+    parameters = parameter_bytes(program, workload)
+    return MemoryReport(schedule, arena, parameters, parameters, optimizer_bytes(program, workload),
+                        batch_bytes(workload, schedule.micro_batch), table_bytes(program, workload))
+
+
+def _site(label: str, block: int | None) -> str:
+    return label if block is None else label.replace(f"blocks.{block}.", "blocks.*.")

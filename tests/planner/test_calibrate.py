@@ -1,0 +1,193 @@
+"""Calibration: what is measured is stored and used, on first use where a budget decides, and plans run no kernel for it."""
+import dataclasses
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import cllm
+from cllm import _kernels, calibrate
+from cllm.cli import main
+from cllm.models.wiring import wire
+from cllm.planner.costs import Speeds, op_signature
+from cllm.planner.ledger import Ledger
+from cllm.planner.store import load_measurements, save_measurements, store_path
+from cllm.program.workload import Workload
+
+CONFIG = cllm.ModelConfig(61, 4, 16, 2, 32, 16)
+WORK = Workload(CONFIG, 5, 16, threads=1)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLLM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(calibrate, "DISK_PROBE_BYTES", 1 << 16)
+    return tmp_path
+
+
+def test_every_operation_of_every_plan_is_measured_at_powers_of_two_and_the_whole(store):
+    told = []
+    assert not calibrate.is_calibrated(WORK)
+    assert calibrate.calibrate(WORK, told.append).parent == store
+    assert calibrate.is_calibrated(WORK) and not calibrate.is_calibrated(Workload(CONFIG, 4, 16, threads=1))
+    assert [t for t in told if t.startswith("micro")] == [f"micro-batch of {n}" for n in (1, 2, 4, 5)]
+    known = load_measurements(1, "float32")
+    ledger = Ledger(wire(CONFIG), WORK)
+    for size in (1, 2, 4, 5):
+        for strategy in (cllm.CacheAll(micro_batch=size), cllm.RecomputeAll(micro_batch=size)):
+            schedule, _ = ledger.build(strategy.decide(ledger))
+            missing = {op.name for op in schedule.ops if op_signature(op, schedule, WORK) not in known}
+            late = {m for m in missing if m.endswith("embed")}  # gradients for the epilogue are put aside in cut batches alone
+            assert missing == late and (size > 1 or not any(m.startswith("stash") for m in late))
+
+
+def test_the_planner_believes_what_was_measured(store):
+    calibrate.calibrate(WORK)
+    measured = Speeds.stored(WORK)
+    slower = Speeds({name: seconds * 3 for name, seconds in measured.measured.items()})
+    first, second = (Ledger(wire(CONFIG), WORK, rates) for rates in (measured, slower))
+    for strategy in (cllm.CacheAll(), cllm.RecomputeAll(micro_batch=3)):
+        plan = strategy.decide(first)
+        # what only a cut batch does, putting gradients aside for the epilogue, is reckoned by its bytes
+        assert second.evaluate(plan).seconds == pytest.approx(3 * first.evaluate(plan).seconds, rel=0.02)
+
+
+def test_sizes_beyond_the_limit_are_left_out(store):
+    limit = cllm.plan(dataclasses.replace(CONFIG, n_layers=3), 2, 16, "recompute", num_threads=1).total_bytes
+    told = []
+    calibrate.calibrate(WORK, told.append, limit)
+    assert [t for t in told if t.startswith("micro")] == ["micro-batch of 1", "micro-batch of 2"]
+
+
+def test_a_long_calibration_is_cut_short_and_says_so(store, monkeypatch):
+    monkeypatch.setattr(calibrate, "MOST_SECONDS", 0.0)
+    told = []
+    calibrate.calibrate(WORK, told.append)
+    assert "micro-batches of 2 and more are estimated" in told and "micro-batch of 4" not in told
+    assert calibrate.is_calibrated(WORK), "it is not tried again on the next run"
+
+
+def test_operations_add_up_to_the_median_step_and_a_hiccup_counts_for_little():
+    steps = calibrate._Steps(WORK, cllm.RecomputeAll(), {"a": [1.0, 1.0, 9.0], "b": [2.0, 3.0, 2.0]}, ["a", "b", "a"],
+                             [4.4, 5.0, 50.0])
+    assert steps.seconds() == {"a": pytest.approx(1.25), "b": pytest.approx(2.5)}
+
+
+def test_every_size_has_its_turn_in_every_round(store, monkeypatch):
+    turns = []
+    turn = calibrate._Steps.turn
+
+    def noted(self, model):
+        turns.append((type(self.strategy).__name__, self.strategy.micro_batch))
+        turn(self, model)
+
+    monkeypatch.setattr(calibrate._Steps, "turn", noted)
+    monkeypatch.setattr(calibrate, "TURN_SECONDS", 0.0001)
+    calibrate.calibrate(WORK)
+    assert turns[:-2] == calibrate.ROUNDS * [("RecomputeAll", size) for size in (1, 2, 4, 5)]
+    assert turns[-2:] == 2 * [("Compressed", 1)]
+
+
+def test_plan_measures_nothing(store, monkeypatch):
+    monkeypatch.setattr(_kernels, "set_threads", lambda *a: pytest.fail("a kernel runs"))
+    cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+    assert not list(store.iterdir())
+
+
+@pytest.mark.parametrize("strategy, option, measures", [
+    ("budget:1GB", [], True), ("budget:1GB", ["--no-calibrate"], False), ("cache", [], False)])
+def test_train_measures_once_where_a_budget_decides(store, tmp_path, strategy, option, measures):
+    def train(out):
+        return CliRunner().invoke(main, [
+            "train", "--preset", "tiny", "--layers", "1", "--batch-size", "1", "--seq-len", "8", "--steps", "1", "--threads",
+            "1", "--eval-every", "5", "--strategy", strategy, "--out", str(tmp_path / out), *option])
+
+    first, second = train("one"), train("two")
+    assert first.exit_code == second.exit_code == 0, first.output
+    assert ("measuring this machine" in first.stderr) == measures
+    assert "measuring this machine" not in second.stderr
+
+
+# what may befall the store
+
+def stored():
+    save_measurements(1, "float32", {"done x": 0.0, "forward|Linear|B1,64|1.0e-03": 2.5})
+    path = store_path(1, "float32")
+    return path, path.read_text()
+
+
+DAMAGED = {"empty": lambda text: "", "half": lambda text: text[:len(text) // 2], "no JSON": lambda text: "seconds!",
+           "a list": lambda text: "[]", "null": lambda text: "null", "bytes": lambda text: "\udcff\udcfe",
+           "nested without end": lambda text: "[" * 100_000, "without a digest": lambda text: '{"a": 1.0}',
+           **{f"seconds {word}": lambda text, word=word: text.replace("2.5", word)
+              for word in ("NaN", "Infinity", "0.0", "-2.5", "2.6", '"soon"', "null", "[]")},
+           "a name of another work": lambda text: text.replace("1.0e-03", "0")}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_store_counts_as_none_says_so_and_is_replaced(what, store):
+    path, text = stored()
+    path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))
+    with pytest.warns(RuntimeWarning, match="damaged or cannot be read"):
+        damaged = cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+    path.unlink()
+    assert damaged == (clean := cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1))
+    assert damaged.predicted_seconds == clean.predicted_seconds
+    path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))
+    save_measurements(1, "float32", {"a": 1.0})
+    assert load_measurements(1, "float32") == {"a": 1.0}
+
+
+def test_what_is_saved_is_added_in_one_move(store):
+    path, _ = stored()
+    save_measurements(1, "float32", {"a": 0.1 + 0.2})
+    assert load_measurements(1, "float32") == {"done x": 0.0, "forward|Linear|B1,64|1.0e-03": 2.5, "a": 0.1 + 0.2}
+    assert list(store.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_what_was_stored_and_no_part(store, monkeypatch):
+    path, text = stored()
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    with pytest.raises(OSError, match="No space"):
+        save_measurements(1, "float32", {"a": 1.0})
+    assert path.read_text() == text and list(store.iterdir()) == [path]
+
+
+def test_figures_that_are_none_are_not_saved(store):
+    path, text = stored()
+    with pytest.raises(ValueError, match="Out of range"):
+        save_measurements(1, "float32", {"a": float("nan")})
+    assert path.read_text() == text and list(store.iterdir()) == [path]
+
+
+def test_a_store_that_cannot_be_written_is_told_before_anything_is_measured(store, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CLLM_CACHE_DIR", str(tmp_path / "file"))  # no directory; holds for root too
+    monkeypatch.setattr(calibrate, "GPT", lambda *a, **k: pytest.fail("it measures"))
+    job = ["--preset", "tiny", "--layers", "1", "--batch-size", "1", "--seq-len", "8", "--threads", "1"]
+    with pytest.warns(RuntimeWarning, match="cannot be read"):
+        done = CliRunner().invoke(main, ["train", *job, "--steps", "1", "--eval-every", "5", "--strategy", "budget:1GB",
+                                         "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "cannot be kept, so declared work decides" in done.stderr
+    done = CliRunner().invoke(main, ["plan", *job, "--calibrate"])
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "Error: " in done.stderr
+
+
+def test_a_disk_without_room_is_left_unmeasured(store, monkeypatch):
+    monkeypatch.setattr(calibrate.os, "pwrite", lambda *a: 7)
+    assert calibrate._measure_disk() is None
+    monkeypatch.setattr(calibrate.tempfile, "TemporaryFile", lambda **k: (_ for _ in ()).throw(OSError(28, "full")))
+    assert calibrate._measure_disk() is None
+
+
+def test_a_user_without_a_home_has_a_store(monkeypatch):
+    from cllm.planner import store as measurements
+    monkeypatch.delenv("CLLM_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(measurements.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert store_path(1, "float32").is_absolute()

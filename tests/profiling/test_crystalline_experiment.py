@@ -1,0 +1,52 @@
+"""profiling/crystalline.py: what it compares is comparable, and it says no more than its seeds do."""
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROFILING = Path(__file__).parents[2] / "profiling"
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    sys.path.insert(0, str(PROFILING))
+    spec = importlib.util.spec_from_file_location("crystalline_experiment", PROFILING / "crystalline.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(PROFILING))
+
+
+def test_every_variant_has_as_many_parameters(experiment):
+    import cllm
+    target = experiment.parameters_of(cllm.ModelConfig(**experiment.SIZES))
+    for name, changes in experiment.VARIANTS.items():
+        found = experiment.parameters_of(experiment.matched(experiment.SIZES, changes, target))
+        assert abs(found - target) <= 0.001 * target, name
+
+
+def test_every_choice_of_the_documents_is_a_variant(experiment):
+    from cllm.config import CHOICES, CRYSTALLINE
+    changes = list(experiment.VARIANTS.values())
+    assert {c.get("positions", "learned") for c in changes} == set(CHOICES["positions"])
+    assert {c.get("qkv", "full") for c in changes} == set(CHOICES["qkv"])
+    assert {(part,) for part in CRYSTALLINE} <= {c.get("crystalline") for c in changes}
+
+
+@pytest.mark.parametrize("differences, says", [((-0.1, -0.2), "helps"), ((0.1, 0.2), "harms"), ((-0.5, 0.01), "none"),
+                                               ((0.0, 0.1), "none")])
+def test_a_difference_is_one_only_with_one_sign(experiment, differences, says):
+    assert experiment.verdict(list(differences)) == says
+
+
+def test_it_runs_and_is_repeatable(tmp_path):
+    found = []
+    for name in ("a.json", "b.json"):
+        subprocess.run([sys.executable, str(PROFILING / "crystalline.py"), "--quick", "--steps=3", "--seeds=1",
+                        "--variants=plain,crystalline", f"--out={tmp_path / name}"], check=True, capture_output=True)
+        found.append(json.loads((tmp_path / name).read_text())["rows"])
+    assert found[0] == found[1] and len(found[0]) == 2
+    assert found[0][0]["losses"] != found[0][1]["losses"]
