@@ -9,7 +9,6 @@ from cllm.platform_guard import check_cpu as _check_cpu
 _check_cpu()
 
 from cllm.about import versions  # noqa: E402
-from cllm.config import ModelConfig  # noqa: E402
 from cllm.errors import (  # noqa: E402
     BudgetError,
     BuildError,
@@ -29,12 +28,18 @@ from cllm.errors import (  # noqa: E402
     TokenError,
 )
 from cllm.executor.executor import Executor  # noqa: E402
-from cllm.models.gpt import GPT, load  # noqa: E402
+from cllm.models.architecture import Architecture  # noqa: E402
+from cllm.models.families import load  # noqa: E402
+from cllm.models.gpt import GPT, ModelConfig  # noqa: E402
+from cllm.models.model import Model  # noqa: E402
 from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad_norm  # noqa: E402
 from cllm.optim.rate import Rate  # noqa: E402
 from cllm.planning import plan, print_saved_values  # noqa: E402
 from cllm.plans.plan import Estimate, Plan  # noqa: E402
 from cllm.plans.tree import Cache, Compress, Recompute, Segment, Tape  # noqa: E402
+from cllm.program.declare import Feed, Layer, Param, Scratch, Site, Table  # noqa: E402
+from cllm.program.program import Program  # noqa: E402
+from cllm.program.wiring import Wiring  # noqa: E402
 from cllm.proof.gradcheck import gradcheck  # noqa: E402
 from cllm.proof.gradient_error import gradient_error, plan_within_error  # noqa: E402
 from cllm.sampling import generate  # noqa: E402
@@ -55,13 +60,13 @@ from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402
 from cllm.weight_gradient import accumulate_weight_gradient, set_num_threads  # noqa: E402
 
 __all__ = [
-    "Adam", "AdamW", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer", "Cache",
-    "CacheAll", "Callback", "CllmError", "Compress", "Compressed", "ConfigError", "DataError", "DeclarationError",
-    "DtypeError", "Estimate", "EveryNth", "Executor", "GPT", "Grouped", "LayoutError", "MemoryBudget",
-    "ModelConfig", "NonFiniteError", "OptimizerError", "PerBlock", "Plan", "PlanError", "Rate", "RebuildError",
-    "Recompute", "RecomputeAll", "SGD", "Segment", "Selective", "ShapeError", "SnapshotError", "Spill",
-    "SpillError", "Sqrt", "Tape", "TokenError", "TrainSettings", "Trainer", "accumulate_weight_gradient",
-    "clip_each_grad_norm", "clip_grad_norm", "generate", "gradcheck", "gradient_error", "load", "plan",
-    "plan_within_error", "print_saved_values",
+    "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer",
+    "Cache", "CacheAll", "Callback", "CllmError", "Compress", "Compressed", "ConfigError", "DataError",
+    "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed", "GPT", "Grouped", "Layer",
+    "LayoutError", "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock",
+    "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
+    "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
+    "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
+    "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error", "print_saved_values",
     "set_num_threads", "versions",
 ]

@@ -1,5 +1,7 @@
 """A short calibration of this machine: seconds of every operation of a workload, stored for plans to come."""
 
+import hashlib
+import json
 import os
 import tempfile
 from collections import defaultdict
@@ -13,12 +15,15 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.executor.executor import Executor
-from cllm.models.gpt import GPT
+from cllm.models.architecture import Architecture
+from cllm.models.model import Model
 from cllm.optim import AdamW, clip_grad_norm
 from cllm.planner.costs import DISK, UPDATE, op_signature
 from cllm.planner.ledger import Ledger
 from cllm.planner.store import check_store, load_measurements, save_measurements
 from cllm.planning import decide
+from cllm.program.program import Program
+from cllm.program.wiring import Wiring
 from cllm.program.workload import Workload
 from cllm.schedule.compression import PACKED
 from cllm.strategies import Compressed, MemoryBudget, RecomputeAll, parse
@@ -31,9 +36,32 @@ UPDATES = 6  # timed updates by the optimizer
 DISK_PROBE_BYTES = 64 << 20
 
 
-def is_calibrated(workload: Workload) -> bool:
-    """Whether this machine was measured for this workload."""
-    return _mark(workload) in load_measurements(workload.threads, workload.dtype)
+@dataclass(frozen=True)
+class Excerpt(Architecture):
+    """A model with a few of another's blocks: what is measured in place of the whole."""
+
+    whole: Architecture
+    blocks: tuple[int, ...]
+
+    def wire(self, w: Wiring) -> None:
+        self.whole.wire(w)
+
+    @property
+    def program(self) -> Program:
+        return self.whole.program.with_blocks(self.blocks)
+
+    @staticmethod
+    def of(whole: Architecture, most: int) -> "Excerpt":
+        """The first `most` blocks of each kind."""
+        program, taken = whole.program, defaultdict(list)
+        for block in range(program.n_blocks):
+            taken[program.kind_of_block(block)].append(block)
+        return Excerpt(whole, tuple(sorted(block for kind in taken.values() for block in kind[:most])))
+
+
+def is_calibrated(architecture: Architecture, workload: Workload) -> bool:
+    """Whether this machine was measured for this workload of this model."""
+    return _mark(architecture, workload) in load_measurements(workload.threads, workload.dtype)
 
 
 def wants_seconds(strategy: object) -> bool:
@@ -41,7 +69,8 @@ def wants_seconds(strategy: object) -> bool:
     return isinstance(parse(strategy) if isinstance(strategy, str) else strategy, MemoryBudget)
 
 
-def calibrate(workload: Workload, tell: Callable[[str], None] = lambda text: None, limit: int | None = None) -> Path:
+def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[str], None] = lambda text: None,
+              limit: int | None = None) -> Path:
     """Measure a workload's operations and store their means.
 
     Sizes of micro-batch from one sequence up, each twice the one before, take a few steps in turn with block inputs only:
@@ -51,6 +80,7 @@ def calibrate(workload: Workload, tell: Callable[[str], None] = lambda text: Non
 
     Parameters
     ----------
+    architecture : Architecture
     workload : Workload
     tell : callable
         Hears what is being measured.
@@ -68,12 +98,11 @@ def calibrate(workload: Workload, tell: Callable[[str], None] = lambda text: Non
         When measurements cannot be kept; where that is known beforehand, nothing is measured.
     """
     check_store(workload.threads, workload.dtype)
-    config = replace(workload.config, n_layers=min(LAYERS, workload.config.n_layers))
     began = perf_counter()
-    model = GPT(config, dtype=workload.dtype)
+    model = Model(Excerpt.of(architecture, LAYERS), dtype=workload.dtype)
     sizes: list[_Steps] = []
     for size in _sizes(workload.batch):
-        part = replace(workload, config=config, batch=min(2, workload.batch) if size == 1 else size)
+        part = replace(workload, batch=min(2, workload.batch) if size == 1 else size)
         if size > 1 and perf_counter() - began > MOST_SECONDS / 3:  # the next takes twice as long as the last
             tell(f"micro-batches of {size} and more are estimated")
             break
@@ -102,7 +131,7 @@ def calibrate(workload: Workload, tell: Callable[[str], None] = lambda text: Non
     disk = _measure_disk()
     if disk is not None:
         seconds[DISK] = disk
-    seconds[_mark(workload)] = 0.0
+    seconds[_mark(architecture, workload)] = 0.0
     return save_measurements(workload.threads, workload.dtype, seconds)
 
 
@@ -111,9 +140,12 @@ def _sizes(batch: int) -> list[int]:
     return [*(2 ** k for k in range(batch.bit_length()) if 2 ** k < batch), batch]
 
 
-def _mark(workload: Workload) -> str:
-    config = ",".join(f"{value}" for name, value in workload.config.to_dict().items() if name != "n_layers")
-    return f"done {config};{workload.batch}x{workload.time}"
+def _mark(architecture: Architecture, workload: Workload) -> str:
+    """The name under which it is stored that a workload was measured: kinds of layers and sizes, not the number of blocks."""
+    steps = Excerpt.of(architecture, 1).program.steps
+    kinds = [[type(s.layer).__module__, type(s.layer).__qualname__, sorted(s.layer.letters.items())] for s in steps]
+    digest = hashlib.sha256(json.dumps(kinds).encode()).hexdigest()[:16]
+    return f"done {digest};{workload.batch}x{workload.time}"
 
 
 @dataclass
@@ -126,20 +158,20 @@ class _Steps:
     names: list[str] = field(default_factory=list)
     totals: list[float] = field(default_factory=list)
 
-    def turn(self, model: GPT) -> None:
+    def turn(self, model: Model) -> None:
         """A step that warms up, then timed ones."""
         work = self.workload
         executor = Executor(model, work.batch, work.time, strategy=self.strategy, optimizer=work.optimizer,
                             num_threads=work.threads)
         schedule = executor.schedule
         self.names = [op_signature(op, schedule, work) for op in schedule.whole_step(schedule.ops)]
-        tokens, targets = np.random.default_rng(0).integers(0, work.config.vocab_size, (2, work.batch, work.time))
+        feeds = model.architecture.whole.example_batch(np.random.default_rng(0), work.batch, work.time)
         model.zero_grad()
-        executor.loss_and_grad(tokens, targets)
+        executor.loss_and_grad(**feeds)
         spent = 0.0
         while spent < TURN_SECONDS:
             model.zero_grad()
-            timed = executor.timed_step(tokens, targets).tolist()
+            timed = executor.timed_step(**feeds).tolist()
             for name, seconds in zip(self.names, timed, strict=True):
                 self.found[name].append(seconds)
             self.totals.append(sum(timed))
@@ -153,7 +185,7 @@ class _Steps:
         return {name: share * seconds for name, seconds in medians.items()}
 
 
-def _measure_update(model: GPT) -> float:
+def _measure_update(model: Model) -> float:
     """Seconds per byte of parameters of what a step does beside its operations: zero, look for NaN, clip, update."""
     optimizer = AdamW(model)
     samples = []

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from cllm.config import ModelConfig
 from cllm.errors import ConfigError, PlanError
-from cllm.models.gpt import GPT
-from cllm.models.wiring import wire
+from cllm.models.architecture import Architecture, checked_architecture
+from cllm.models.model import Model
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.program.workload import Workload
@@ -29,21 +28,40 @@ def decide(strategy, ledger: Ledger) -> Plan:
                               "Pass for example cllm.CacheAll(), 'every:2', or an object with decide(ledger).")
         strategy = strategy.decide(ledger)
     estimate = ledger.evaluate(strategy)
-    mine = ledger.workload.fingerprint
-    if strategy.fingerprint not in (None, mine):
-        raise PlanError("strategy", f"must be a plan made for this model and batch (fingerprint {mine})",
+    if strategy.fingerprint not in (None, ledger.fingerprint):
+        raise PlanError("strategy", f"must be a plan made for this model and batch (fingerprint {ledger.fingerprint})",
                         f"one for another ({strategy.fingerprint})", "Plan again with cllm.plan.")
-    return replace(strategy, estimate=estimate, fingerprint=mine)
+    cut = strategy.micro_batch not in (None, ledger.workload.batch)
+    return replace(strategy, estimate=estimate, fingerprint=ledger.fingerprint,
+                   cut_is_exact=ledger.sums_in_order or not cut)
 
 
-def plan(model_or_config: GPT | ModelConfig, batch_size: int, seq_len: int, strategy="cache", optimizer: str = "adamw",
-         dtype: str | None = None, num_threads: int | None = None) -> Plan:
+def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
+              dtype: str | None = None, num_threads: int | None = None) -> Ledger:
+    """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if isinstance(model, Model):
+        program, dtype = model.program, dtype or model.dtype
+    else:
+        program = checked_architecture("model_or_architecture", model).program
+    return Ledger(program, Workload(batch_size, seq_len, dtype or "float32", optimizer, num_threads))
+
+
+def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
+         optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
     Parameters
     ----------
-    model_or_config : GPT or ModelConfig
-    batch_size, seq_len : int
+    model_or_architecture : Model or Architecture
+        Such as a `GPT` or a `ModelConfig`.
+    batch_size : int
+    seq_len : int or None
+        None for a model without time steps.
     strategy : strategy, Plan or name
     optimizer, num_threads : as of `Executor`
     dtype : str or None
@@ -58,37 +76,29 @@ def plan(model_or_config: GPT | ModelConfig, batch_size: int, seq_len: int, stra
     ------
     ConfigError, PlanError, BudgetError
     """
-    is_model = isinstance(model_or_config, GPT)
-    config = model_or_config.config if is_model else model_or_config
-    workload = Workload(config, batch_size, seq_len, dtype or (model_or_config.dtype if is_model else "float32"), optimizer,
-                        num_threads)
-    return decide(strategy, Ledger(wire(config), workload))
+    return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads))
 
 
-def saved_values(model_or_config: GPT | ModelConfig, batch_size: int, seq_len: int, strategy="cache",
+def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
                  dtype: str | None = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
     """What a plan keeps from forward to backward: (value, how, bytes, steps whose backward reads it), largest first.
 
     Parameters and errors are those of `plan`; bytes are of one micro-batch.
     """
-    made = plan(model_or_config, batch_size, seq_len, strategy, dtype=dtype)
-    config = model_or_config.config if isinstance(model_or_config, GPT) else model_or_config
-    workload = Workload(config, batch_size, seq_len, dtype or getattr(model_or_config, "dtype", "float32"))
-    ledger = Ledger(wire(config), workload)
-    schedule, _ = ledger.build(made)
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, dtype=dtype)
+    schedule, _ = ledger.build(decide(strategy, ledger))
     rows = []
     for buffer in schedule.buffers:
         if buffer.kind in ("kept", "packed", "disk"):
-            name = buffer.label.partition(" ")[0]
             how = {"kept": "kept", "disk": "on disk"}.get(buffer.kind, buffer.label.rpartition(" ")[2])
-            rows.append((name, how, buffer.nbytes, ledger.entries[name].readers))
+            rows.append((buffer.value, how, buffer.nbytes, ledger.entries[buffer.value].readers))
     return sorted(rows, key=lambda row: (-row[2], row[0]))
 
 
-def print_saved_values(model_or_config: GPT | ModelConfig, batch_size: int, seq_len: int, strategy="cache",
-                       dtype: str | None = None) -> None:
+def print_saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
+                       strategy="cache", dtype: str | None = None) -> None:
     """Print `saved_values` as a table, with the total."""
-    rows = saved_values(model_or_config, batch_size, seq_len, strategy, dtype)
+    rows = saved_values(model_or_architecture, batch_size, seq_len, strategy, dtype)
     width = max([len(name) for name, *_ in rows], default=5)
     print(f"{'value':<{width}}  {'how':<9}{'bytes':>14}  read by backward of")
     for name, how, nbytes, readers in rows:
@@ -96,8 +106,9 @@ def print_saved_values(model_or_config: GPT | ModelConfig, batch_size: int, seq_
     print(f"{'total':<{width}}  {'':<9}{sum(row[2] for row in rows):>14,}")
 
 
-def pareto(config: ModelConfig, batch_size: int, seq_len: int, optimizer: str = "adamw", dtype: str = "float32",
-           num_threads: int | None = None, most: int = 40, allow: tuple[str, ...] = ALLOWED) -> list[Plan]:
+def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
+           optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None, most: int = 40,
+           allow: tuple[str, ...] = ALLOWED) -> list[Plan]:
     """Plans from least memory to least time, none beaten in both; errors are those of `plan`.
 
     Parameters
@@ -107,7 +118,7 @@ def pareto(config: ModelConfig, batch_size: int, seq_len: int, optimizer: str = 
     allow : tuple of str
         As of `MemoryBudget`.
     """
-    ledger = Ledger(wire(config), Workload(config, batch_size, seq_len, dtype, optimizer, num_threads))
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads)
     frontier = ledger.frontier(tuple(sorted(allow)))
     count = min(most, len(frontier))
     chosen = sorted({round(i * (len(frontier) - 1) / max(1, count - 1)) for i in range(count)})

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from cllm.executor.executor import Executor
+from cllm.proof.check_layer import check_layer
+
+__all__ = ["assert_gradients_equal_bits", "assert_peak_bytes", "assert_recompute_counts", "check_layer"]
 
 
 def assert_peak_bytes(executor: Executor) -> None:

@@ -34,10 +34,10 @@ def main() -> int:
 
 def page() -> str:
     """The whole page."""
-    from cllm.config import ModelConfig
     from cllm.layers import LAYERS
-    from cllm.models.wiring import wire
-    from cllm.program.declare import FEEDS
+    from cllm.models.architecture import program_of
+    from cllm.models.gpt import ModelConfig
+    from cllm.program.declare import HANDED, STANDARD_FEEDS
 
     config = ModelConfig.preset(PRESET)
     lines = [
@@ -51,9 +51,12 @@ def page() -> str:
         "",
         "## What the executor hands in",
         "",
-        "A layer that names one of these in a method gets it.",
+        "A layer that names one of these in a method gets it; `tokens` and `targets` are fed by the caller, and a layer or a "
+        "model may declare others.",
         "",
-        *_table(("name", "shape", "dtype"), ((_code(n), _code(shape), dtype) for n, (shape, dtype) in FEEDS.items())),
+        *_table(("name", "shape", "dtype"), [
+            *((_code(f.name), _code(f.shape), f.dtype) for f in STANDARD_FEEDS.values()),
+            *((_code(name), _code(shape), dtype) for name, (shape, dtype) in HANDED.items())]),
         "",
         "## Layers",
         "",
@@ -61,7 +64,7 @@ def page() -> str:
     ]
     for layer in LAYERS:
         lines += ["", *_layer(layer)]
-    lines += ["", "## What a strategy may name", "", *_values(wire(config), config)]
+    lines += ["", "## What a strategy may name", "", *_values(program_of(config), config)]
     return "\n".join(lines) + "\n"
 
 
@@ -80,6 +83,9 @@ def _layer(layer) -> list[str]:
     special = [("added to", layer.adds), ("passed on unchanged", layer.passes),
                ("may overwrite `dy`", layer.overwrites)]
     lines += [f"* {words}: {', '.join(map(_code, names))}" for words, names in special if names]
+    lines += [f"* input {_code(name)}: {_code(shape)}" for name, shape in layer.reads.items()]
+    facts = [("looks across positions", layer.across), ("sums rows in order", layer.in_order)]
+    lines += [f"* {words}" for words, holds in facts if holds]
     rows = [("optional site" if s.optional else "site", _code(s.name), _code(s.shape), s.dtype or "", s.group,
              s.meaning) for s in layer.sites]
     rows += [("parameter", _code(p.name), _code(p.shape), "", "", _parameter(p)) for p in layer.params]

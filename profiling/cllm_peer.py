@@ -104,11 +104,10 @@ def strategy_of(name: str, config: dict):
 
 def calibrate(config: dict, batch_size: int, seq_len: int, threads: int) -> float:
     """Measure what plans for this workload cost on this machine and store it; returns the seconds that took."""
-    from cllm import ModelConfig
     from cllm.calibrate import calibrate as measure
     from cllm.program.workload import Workload
 
-    workload = Workload(ModelConfig(**config), batch_size, seq_len, threads=threads)
+    workload = Workload(batch_size, seq_len, threads=threads)
     return harness.burst(lambda: measure(workload), 1)[0]
 
 

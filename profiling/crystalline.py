@@ -24,7 +24,7 @@ import record
 
 import cllm
 from cllm import corpus
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.optim.rate import Rate
 
 SIZES = dict(vocab_size=256, n_layers=4, d_model=128, n_heads=4, d_ff=512, max_seq_len=128)
@@ -74,7 +74,7 @@ def main() -> int:
 
 def parameters_of(config: cllm.ModelConfig) -> int:
     """Parameters of a model, a fixed table not being one."""
-    return sum(int(np.prod(p.shape)) for p in wire(config).parameters.values())
+    return sum(int(np.prod(p.shape)) for p in program_of(config).parameters.values())
 
 
 def matched(sizes: dict, changes: dict, target: int) -> cllm.ModelConfig:

@@ -14,7 +14,7 @@ from words import count, model
 
 def parser(description: str, strategies: str | None, rounds: int) -> argparse.ArgumentParser:
     """Options of the scripts: the model, the batch, the strategies (none for those without), rounds and threads."""
-    from cllm.config import PRESETS, ModelConfig
+    from cllm.models.gpt import PRESETS, ModelConfig
 
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--preset", choices=sorted(PRESETS), default="small", help="sizes to start from")
@@ -69,7 +69,7 @@ def run(main: Callable[[], int]) -> int:
 def config_of(arguments: argparse.Namespace, sizes: dict | None = None) -> dict:
     """The model's configuration as plain data, with max_seq_len raised to --seq-len; `sizes` are the script's own, where
     no preset was asked for."""
-    from cllm.config import ModelConfig
+    from cllm.models.gpt import ModelConfig
 
     config = ModelConfig.preset(arguments.preset or "tiny").to_dict()
     if not arguments.preset:

@@ -25,8 +25,8 @@ import record
 from limits import Limits
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
-from cllm.config import ModelConfig
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
+from cllm.models.gpt import ModelConfig
 
 PRODUCTS = ((512, 64, 64), (1024, 512, 512), (1024, 512, 2048), (1024, 2048, 512), (4096, 768, 3072),
             (2048, 768, 50257), (333, 129, 517), (64, 512, 2048))
@@ -109,7 +109,7 @@ def shapes_of(config: dict, batch: int, time: int) -> dict[str, tuple]:
                 else []), (rows, channels, hidden), (rows, hidden, channels)]
     attention = (batch, heads, time, channels // heads)
     row, wide, weight = ((rows, channels),), ((rows, hidden),), ((channels * hidden,),)
-    sizes = [prod(parameter.shape) for parameter in wire(ModelConfig(**config)).parameters.values()]
+    sizes = [prod(parameter.shape) for parameter in program_of(ModelConfig(**config)).parameters.values()]
     return {**{kernel: tuple(products) for kernel in ("linear_backward_weight", "linear_forward", "linear_backward_input")},
             "block_backward_weight": ((rows, heads, channels // heads),) if lattice else (), "attention": (attention,),
             "head": ((rows, channels, config["vocab_size"]),), "optimizer_list": ((len(sizes), sum(sizes) // len(sizes)),),

@@ -22,7 +22,7 @@ import jobs
 import record
 
 import cllm
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 
 STRATEGIES = ("cache", "bf16", "selective", "bf16:selective")
 STEPS = ("cache", "bf16")
@@ -55,7 +55,7 @@ def main() -> int:
 
 def memory(config: cllm.ModelConfig) -> dict:
     """Bytes of parameters, of their working copy in bfloat16, and of the arena by strategy."""
-    shapes = [p.shape for p in wire(config).parameters.values()]
+    shapes = [p.shape for p in program_of(config).parameters.values()]
     sizes = [cllm.program.dims.elements(" ".join(map(str, shape)), {}) for shape in shapes]
     matrices = sum(size for size, shape in zip(sizes, shapes, strict=True) if len(shape) > 1)
     plans = {name: cllm.plan(config, 8, 256, strategy=name, num_threads=2) for name in STRATEGIES}

@@ -16,7 +16,7 @@ import numpy as np
 import record
 
 import cllm
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.planner import frontier
 from cllm.planner.costs import Speeds
 from cllm.planner.ledger import Ledger
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _times(name: str, config: cllm.ModelConfig, batch: int, time: int, arguments) -> dict:
-    ledger = Ledger(wire(config), Workload(config, batch, time, threads=arguments.threads))
+    ledger = Ledger(program_of(config), Workload(batch, time, threads=arguments.threads))
     whole = ledger.frontier(tuple(sorted(cllm.MemoryBudget(1).allow)))
     limit = int(whole.nbytes[len(whole) // 2] * 1.01)
 
@@ -72,7 +72,7 @@ def _times(name: str, config: cllm.ModelConfig, batch: int, time: int, arguments
 
 def _thinned(threads: int) -> dict:
     config = cllm.ModelConfig(n_layers=THINNED_LAYERS, **THIN)
-    program, workload = wire(config), Workload(config, 1, 256, threads=threads)
+    program, workload = program_of(config), Workload(1, 256, threads=threads)
 
     def make():
         return frontier.Frontier(program, workload, Speeds(), ("cache", "recompute"))

@@ -20,7 +20,7 @@ import draw
 import harness
 import record
 
-from cllm.config import ModelConfig
+from cllm.models.gpt import ModelConfig
 
 TRIAL_STEPS = 12  # of which the first half warms up
 

@@ -15,8 +15,7 @@ import pytest
 from cllm import _kernels as kernels
 from cllm.executor.executor import Executor
 from cllm.layers import Attention, BlockLinear, LayerNorm, Linear
-from cllm.models import gpt, parameters
-from cllm.models.wiring import wire
+from cllm.models import architecture, model, parameters
 from cllm.optim import base
 from cllm.optim.adam import Adam
 from cllm.program.declare import Param
@@ -102,14 +101,14 @@ def _(patch):
     def short(arrays):
         made = dict(parameters.zero_gradients(arrays))
         return {n: g[:len(g) // 2].copy() if n.endswith("attn.out.weight") else g for n, g in made.items()}
-    patch.setattr(gpt, "zero_gradients", short)
+    patch.setattr(model, "zero_gradients", short)
 
 
 @story("A gradient buffer missing", "no gradient is made for attn.qkv.weight", FULL, MOVES)
 def _(patch):
     def some(arrays):
         return {n: g for n, g in parameters.zero_gradients(arrays).items() if not n.endswith("qkv.weight")}
-    patch.setattr(gpt, "zero_gradients", some)
+    patch.setattr(model, "zero_gradients", some)
 
 
 @story("A weight gradient skipped", "BlockLinear.accumulate does nothing", LATTICE, BATCHES)
@@ -168,7 +167,7 @@ def _(patch):
 
 @story("Gradients not zeroed between steps", "zero_grad does nothing", ADDS, ZEROING, ADAMW)
 def _(patch):
-    patch.setattr(gpt.GPT, "zero_grad", lambda self: None)
+    patch.setattr(model.Model, "zero_grad", lambda self: None)
 
 
 @story("Gradients zeroed inside backward", "loss_and_grad zeroes them first", ADDS, BATCHES)
@@ -287,12 +286,12 @@ def run(tests) -> _Outcomes:
 def prove(told: Story) -> _Outcomes:
     """Plant a story and run its tests."""
     with pytest.MonkeyPatch.context() as patch:
-        wire.cache_clear()
+        architecture._wired.cache_clear()
         told.plant(patch)
         try:
             return run(told.tests)
         finally:
-            wire.cache_clear()
+            architecture._wired.cache_clear()
 
 
 def page() -> str:

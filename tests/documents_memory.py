@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cllm
 from cllm.cli.memory import weight_rows
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.planner.ledger import Ledger
 from cllm.program.workload import Workload
 
@@ -20,13 +20,13 @@ TIMES = (512, 1024, 2048)
 def parts(**changes) -> dict[str, int]:
     """Bytes of the gradients of each part of the blocks, all layers."""
     config = cllm.ModelConfig(**{**REFERENCE, **changes})
-    return {row["part"]: row["gradient_bytes"] for row in weight_rows(wire(config), Workload(config, 1, 256))}
+    return {row["part"]: row["gradient_bytes"] for row in weight_rows(program_of(config), Workload(1, 256))}
 
 
 def kept(time: int, also: tuple[str, ...] = (), **changes) -> int:
     """Bytes that all blocks keep for backward, one sequence, everything cached."""
     config = cllm.ModelConfig(**{**REFERENCE, **changes})
-    ledger = Ledger(wire(config), Workload(config, 1, time))
+    ledger = Ledger(program_of(config), Workload(1, time))
     schedule, _ = ledger.build(cllm.CacheAll(also=also).decide(ledger))
     return sum(b.nbytes for b in schedule.buffers if b.kind == "kept" and b.block is not None)
 

@@ -24,7 +24,7 @@ PUBLIC = """
 # Rooms and modules of cllm, in groups: a module imports only from groups above its own, and in a room, never in a circle.
 GROUPS = """
     errors _build_info
-    platform_guard config _kernels
+    checks platform_guard _kernels
     program
     arrays
     layers weight_gradient
@@ -35,8 +35,8 @@ GROUPS = """
     models
     planning
     executor
-    optim corpus tokenizer snapshot sampling proof testing about
-    calibrate train comparison
+    optim corpus tokenizer snapshot sampling proof about
+    testing calibrate train comparison
     cli
     __main__
 """
@@ -136,7 +136,7 @@ def test_the_import_rule_can_fail():
             ("plans", "def f():\n    import cllm.strategies.sqrt", ("cllm",), ["strategies"]),
             ("schedule", "from . import plans, planner", ("cllm",), ["planner"]),
             ("layers", "from ..models import gpt", ("cllm", "layers"), ["models"]),
-            ("config", "from cllm import program, errors", ("cllm",), ["program"]),
+            ("checks", "from cllm import program, errors", ("cllm",), ["program"]),
             ("planner", "from cllm import GPT", ("cllm",), ["GPT"]),
             ("executor", "from cllm.plans.plan import Plan\nfrom cllm import _kernels\nimport numpy", ("cllm",), []),
             ("strategies", "from cllm.strategies.naming import named", ("cllm", "strategies"), [])):

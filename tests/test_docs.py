@@ -12,7 +12,7 @@ from test_api import GROUPS
 import cllm
 from cllm import errors
 from cllm.cli import main as command_line
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -238,12 +238,12 @@ def test_the_map_has_every_module_in_the_order_of_imports():
 @pytest.mark.parametrize("changes", [{}, {"tied": False}, {"qkv": "lattice"}, {"attention": "crystalline"}])
 def test_the_page_of_the_model_names_every_parameter(changes):
     page = read("docs/model.md")
-    for name in wire(cllm.ModelConfig.preset("tiny", **changes)).parameters:
+    for name in program_of(cllm.ModelConfig.preset("tiny", **changes)).parameters:
         assert f"`{re.sub('[0-9]+', '{i}', name, count=1) if name.startswith('blocks.') else name}`" in page
 
 
 def test_pages_name_every_choice_of_the_model():
-    from cllm.config import CHOICES
+    from cllm.models.gpt import CHOICES
     page = read("docs/model.md")
     for name in CHOICES:
         for choice in CHOICES[name]:

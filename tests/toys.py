@@ -15,7 +15,7 @@ from cllm.arrays import aligned_empty
 from cllm.executor.binding import Binder
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Tape
-from cllm.program.declare import FEEDS, Layer, Param, Scratch, Site
+from cllm.program.declare import HANDED, Layer, Param, Scratch, Site
 from cllm.program.dims import resolve
 from cllm.program.wiring import Wiring
 from cllm.program.workload import Workload
@@ -231,7 +231,7 @@ def config(width=C, n_layers=1):
 
 def workload(batch=3, time=2, width=C, threads=1):
     """A workload of float64."""
-    return Workload(config(width), batch, time, "float64", "none", threads)
+    return Workload(batch, time, "float64", "none", threads)
 
 
 def wire(blocks, width=C, tied=False, before=(), after=()):
@@ -241,7 +241,6 @@ def wire(blocks, width=C, tied=False, before=(), after=()):
     that nobody read are added to it, so that there is no dead end. A line may be followed by a parameter's shared name.
     """
     wiring = Wiring()
-    letters = config(width).letters
 
     def region(lines, x):
         made, read = [x], set()
@@ -251,19 +250,19 @@ def wire(blocks, width=C, tied=False, before=(), after=()):
             operands = (first, second) if pair else (first,)
             read.update(operands)
             inputs = dict(zip(names, (made[i] for i in operands), strict=True))
-            made.append(wiring.add(f"s{number}", kind(C=width), letters, {"weight": shared[0]} if shared else None, **inputs))
+            made.append(wiring.add(f"s{number}", kind(C=width), {"weight": shared[0]} if shared else None, **inputs))
         loose = [i for i in range(len(made) - 1) if i not in read]
         for i in loose:
-            made.append(wiring.add(f"join{i}", Add(C=width), letters, a=made[-1], b=made[i]))
+            made.append(wiring.add(f"join{i}", Add(C=width), a=made[-1], b=made[i]))
         return made[-1]
 
-    x = wiring.add("source", Source(V=V, C=width), letters, {"weight": "table"})
+    x = wiring.add("source", Source(V=V, C=width), {"weight": "table"})
     x = region(before, x)
     for number, lines in enumerate(blocks):
         with wiring.block(number):
             x = region(lines, x)
     x = region(after, x)
-    wiring.add("head", Head(V=V, C=width), letters, {"weight": "table" if tied else "head.weight"}, x=x)
+    wiring.add("head", Head(V=V, C=width), {"weight": "table" if tied else "head.weight"}, x=x)
     return wiring.program()
 
 
@@ -338,8 +337,8 @@ def run(program, work, plan, parameters, tokens, targets, scale=0.25, poison=Tru
     slab = aligned_empty(arena.nbytes, np.uint8)
     slab.fill(POISON)
     gradients = {name: np.zeros_like(p) for name, p in parameters.items()}
-    feeds = {name: np.zeros(resolve(shape, work.letters(schedule.micro_batch)), dtype)
-             for name, (shape, dtype) in FEEDS.items()}
+    feeds = {name: np.zeros(resolve(shape, {}), dtype) for name, (shape, dtype) in HANDED.items()}
+    feeds |= {name: np.zeros((schedule.micro_batch, work.time), np.int32) for name in ("tokens", "targets")}
     feeds["scale"][0] = scale
     whole = {**feeds, "tokens": tokens, "targets": targets}
 

@@ -87,7 +87,7 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     values = swept(ctx, sweep)
     jobs = [(setting, _job({**sizes, **setting}, steps, text, seed)) for setting in settings(values)]
     for _, job in jobs if measure else ():
-        calibrate_first(job.workload, strategies, always=pareto is not None)
+        calibrate_first(job.architecture, job.workload, strategies, always=pareto is not None)
     points = _with_peers([_experiment(job, strategies, setting, pareto) for setting, job in jobs], peers)
     machine = describe_machine()
 

@@ -7,7 +7,6 @@ import click
 from cllm.cli.files import write_json
 from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options
 from cllm.cli.tables import console, megabytes, table
-from cllm.models.wiring import wire
 from cllm.planner.ledger import Ledger
 from cllm.program.program import Program
 from cllm.program.workload import OPTIMIZER_STATES, Workload
@@ -32,8 +31,8 @@ def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path,
     No array is made. MB are 10^6 bytes.
     """
     config = config_of(model, seq_len)
-    workload = Workload(config, batch_size, seq_len, dtype, optimizer, threads)
-    program = wire(config)
+    workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
+    program = config.program
     ledger = Ledger(program, workload)
     schedule, report = ledger.build(parse(strategy).decide(ledger))
     weights = weight_rows(program, workload)
@@ -44,7 +43,7 @@ def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path,
     write_json(json_path, {"config": config.to_dict(), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
                            "optimizer": optimizer, "strategy": strategy, "weights": weights, "activations": sites,
                            "total_bytes": totals})
-    _print(config.n_layers, optimizer, strategy, weights, sites, totals)
+    _print(program.n_blocks, optimizer, strategy, weights, sites, totals)
 
 
 def weight_rows(program: Program, workload: Workload) -> list[dict]:
@@ -54,19 +53,23 @@ def weight_rows(program: Program, workload: Workload) -> list[dict]:
         part = next(part for part, marks in PARTS.items() if any(mark in parameter.name for mark in marks))
         sizes[part] += prod(parameter.shape)
     sizes = {part: elements for part, elements in sizes.items() if elements}
-    rows = [_weight_row(part, elements, workload) for part, elements in sizes.items() if part in IN_BLOCKS]
-    rows.append(_weight_row("all blocks", sum(row["elements"] for row in rows), workload))
-    rows += [_weight_row(part, elements, workload) for part, elements in sizes.items() if part not in IN_BLOCKS]
-    rows.append(_weight_row("all", sum(sizes.values()), workload))
+
+    def row(part: str, elements: int) -> dict:
+        return _weight_row(part, elements, workload, program.n_blocks)
+
+    rows = [row(part, elements) for part, elements in sizes.items() if part in IN_BLOCKS]
+    rows.append(row("all blocks", sum(part["elements"] for part in rows)))
+    rows += [row(part, elements) for part, elements in sizes.items() if part not in IN_BLOCKS]
+    rows.append(row("all", sum(sizes.values())))
     return rows
 
 
-def _weight_row(part: str, elements: int, workload: Workload) -> dict:
+def _weight_row(part: str, elements: int, workload: Workload, n_blocks: int) -> dict:
     nbytes = elements * workload.itemsize
     per_layer = part in IN_BLOCKS or part == "all blocks"
     return {"part": part, "elements": elements, "parameter_bytes": nbytes, "gradient_bytes": nbytes,
             "optimizer_bytes": nbytes * OPTIMIZER_STATES[workload.optimizer],
-            "gradient_bytes_per_layer": nbytes // workload.config.n_layers if per_layer else None}
+            "gradient_bytes_per_layer": nbytes // n_blocks if per_layer else None}
 
 
 def site_rows(ledger: Ledger, schedule: Schedule) -> list[dict]:

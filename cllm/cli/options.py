@@ -12,7 +12,8 @@ import click
 
 from cllm.calibrate import calibrate, is_calibrated, wants_seconds
 from cllm.cli.files import writable
-from cllm.config import CHOICES, PRESETS, ModelConfig
+from cllm.models.architecture import Architecture
+from cllm.models.gpt import CHOICES, PRESETS, ModelConfig
 from cllm.program.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
 
 # Names that differ from the field's: what people type.
@@ -115,12 +116,13 @@ def calibrate_option(command):
                              "20 s at most, kept for later runs), or decide by declared work.")(command)
 
 
-def calibrate_first(workload: Workload, strategies: Iterable[str], limit: int | None = None, always: bool = False) -> None:
+def calibrate_first(architecture: Architecture, workload: Workload, strategies: Iterable[str], limit: int | None = None,
+                    always: bool = False) -> None:
     """Calibrate for the workload, should a strategy (or the caller, `always`) decide by seconds and nothing be stored;
     say so."""
-    if (always or any(wants_seconds(s) for s in strategies)) and not is_calibrated(workload):
+    if (always or any(wants_seconds(s) for s in strategies)) and not is_calibrated(architecture, workload):
         click.echo("measuring this machine once for this model and batch (--no-calibrate leaves it out) ...", err=True)
         try:
-            calibrate(workload, lambda text: click.echo(f"  {text}", err=True), limit)
+            calibrate(architecture, workload, lambda text: click.echo(f"  {text}", err=True), limit)
         except OSError as error:
             click.echo(f"measurements cannot be kept, so declared work decides: {error}", err=True)

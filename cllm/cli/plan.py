@@ -39,8 +39,8 @@ def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, th
             raise click.UsageError("--plot draws the curve of --pareto: give both")
         check_picture(plot)
     if measure:
-        workload = Workload(config, batch_size, seq_len, dtype, optimizer, threads)
-        click.echo(f"measured, kept in {calibrate(workload, lambda text: click.echo(f'measuring: {text}', err=True))}")
+        workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
+        click.echo(f"measured, kept in {calibrate(config, workload, lambda text: click.echo(f'measuring: {text}', err=True))}")
     job = {"config": config.to_dict(), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
            "optimizer": optimizer}
     if whole_curve:

@@ -8,7 +8,8 @@ import click
 from cllm.cli.files import write_json
 from cllm.cli.options import json_option
 from cllm.errors import SnapshotError
-from cllm.models.gpt import GPT, load
+from cllm.models.families import load
+from cllm.models.model import Model
 from cllm.sampling import stream
 from cllm.snapshot import load_snapshot
 from cllm.tokenizer import ByteTokenizer
@@ -50,7 +51,7 @@ def command(directory, prompt, count, temperature, top_k, top_p, seed, best, thr
     write_json(json_path, {"model": str(path), "prompt": prompt, "text": text, "tokens": made, "seed": seed})
 
 
-def _model_in(path: Path, best: bool) -> tuple[GPT, object, Path]:
+def _model_in(path: Path, best: bool) -> tuple[Model, object, Path]:
     """Model, its tokenizer where that is known, and where it was found."""
     if path.is_file():
         return load(path), None, path

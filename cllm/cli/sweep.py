@@ -5,7 +5,7 @@ from itertools import product
 
 import click
 
-from cllm.config import ModelConfig
+from cllm.models.gpt import ModelConfig
 
 SIZES = ("batch_size", "seq_len", "dtype", "threads", "preset")
 

@@ -10,9 +10,8 @@ from click.core import ParameterSource
 
 from cllm.cli.files import write_json
 from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options
-from cllm.config import ModelConfig
 from cllm.errors import ConfigError
-from cllm.models.gpt import GPT
+from cllm.models.gpt import GPT, ModelConfig
 from cllm.optim import optimizer_kind
 from cllm.planning import plan
 from cllm.program.workload import Workload
@@ -103,8 +102,8 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, measure, json_path,
         if measure:
             strategy = wanted.strategy if wanted.memory_budget is None else MemoryBudget(wanted.memory_budget)
             limit = None if wanted.memory_budget is None else parse_limit(wanted.memory_budget)
-            calibrate_first(Workload(config, wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer),
-                                     wanted.threads), [strategy], limit)
+            workload = Workload(wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer), wanted.threads)
+            calibrate_first(config, workload, [strategy], limit)
         seed = wanted.seed
     else:
         config, dtype, seed, chosen = _of_run(ctx, state, options, dtype, out), state["dtype"], 0, None

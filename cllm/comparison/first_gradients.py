@@ -12,7 +12,6 @@ import numpy as np
 
 from cllm.comparison.job import Job
 from cllm.errors import CllmError
-from cllm.models.wiring import wire
 from cllm.planning import plan
 from cllm.proof.closeness import Closeness, closeness
 
@@ -28,7 +27,7 @@ def gradient_errors(job: Job, reference: Path, other: Path) -> dict:
     """Relative error and cosine of one file's gradients against the other's, in all and ``by_parameter``."""
     total, by_parameter, start = Closeness(), {}, 0
     exact, close = (np.memmap(path, job.dtype, "r") for path in (reference, other))
-    for name, parameter in sorted(wire(job.config).parameters.items()):
+    for name, parameter in sorted(job.architecture.program.parameters.items()):
         stop = start + prod(parameter.shape)
         part = closeness(exact[start:stop], close[start:stop])
         by_parameter[name] = part.to_dict()
@@ -45,7 +44,7 @@ def inexact_strategies(job: Job, strategies: tuple[str, ...]) -> frozenset[str]:
 
 def _is_exact(job: Job, strategy: str) -> bool:
     try:
-        return plan(job.config, job.batch_size, job.seq_len, strategy, dtype=job.dtype, num_threads=job.threads).exact
+        return plan(job.architecture, job.batch_size, job.seq_len, strategy, dtype=job.dtype, num_threads=job.threads).exact
     except CllmError:
         return True
 

@@ -1,8 +1,10 @@
 """What a comparison trains: one frozen record that travels to every fresh process as JSON."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
-from cllm.config import ModelConfig, checked_size
+from cllm.checks import checked_size
+from cllm.models.architecture import Architecture, family_name
+from cllm.models.families import architecture_of
 from cllm.program.workload import Workload
 
 
@@ -12,9 +14,10 @@ class Job:
 
     Parameters
     ----------
-    config : ModelConfig
-    batch_size, seq_len : int
-        B and T.
+    architecture : Architecture
+    batch_size : int
+    seq_len : int or None
+        B and T; None for a model without time steps.
     steps : int
         Steady steps; one step before them, not timed, touches all memory and gives the gradient digest.
     dtype : {"float32", "float64"}
@@ -33,9 +36,9 @@ class Job:
         When a value is outside what it may be.
     """
 
-    config: ModelConfig
+    architecture: Architecture
     batch_size: int = 8
-    seq_len: int = 256
+    seq_len: int | None = 256
     steps: int = 3
     dtype: str = "float32"
     threads: int | None = None
@@ -44,19 +47,21 @@ class Job:
     lr: float = 3e-4
 
     def __post_init__(self):
-        _ = self.workload  # checks all that it is made of
+        self.workload.check(self.architecture.program)
         checked_size("steps", self.steps)
 
     @property
     def workload(self) -> Workload:
         """What the planner plans for."""
-        return Workload(self.config, self.batch_size, self.seq_len, self.dtype, "adamw", self.threads)
+        return Workload(self.batch_size, self.seq_len, self.dtype, "adamw", self.threads)
 
     def to_dict(self) -> dict:
-        """Every field by name, the configuration as a dict of its own."""
-        return {**asdict(self), "config": self.config.to_dict()}
+        """Every field by name; in place of the architecture its family, and its settings as a dict of its own."""
+        kept = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "architecture"}
+        return {**kept, "family": family_name(type(self.architecture)), "config": self.architecture.to_dict()}
 
     @classmethod
-    def from_dict(cls, fields: dict) -> "Job":
+    def from_dict(cls, described: dict) -> "Job":
         """The job that `to_dict` described."""
-        return cls(**{**fields, "config": ModelConfig(**fields["config"])})
+        kept = {name: value for name, value in described.items() if name not in ("family", "config")}
+        return cls(architecture_of(described), **kept)

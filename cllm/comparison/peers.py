@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cllm.comparison.job import Job
 from cllm.errors import DataError
-from cllm.models.wiring import wire
 from cllm.program.workload import Workload, all_cores
 from cllm.schedule.report import parameter_bytes
 
@@ -45,12 +44,12 @@ def peers_of(job: Job, found: dict) -> dict | None:
 
     None when the file measured another model, batch or number of threads.
     """
-    config = json.loads(json.dumps(job.config.to_dict()))  # lists for tuples, as in the file
+    config = json.loads(json.dumps(job.architecture.to_dict()))  # lists for tuples, as in the file
     mine = (config, job.batch_size, job.seq_len, job.threads or all_cores(), job.dtype)
     if mine != (found["config"], found["batch_size"], found["seq_len"], found["threads"], "float32"):
         return None
-    workload = Workload(job.config, job.batch_size, job.seq_len, job.dtype)
-    parameters = parameter_bytes(wire(job.config), workload)
+    workload = Workload(job.batch_size, job.seq_len, job.dtype)
+    parameters = parameter_bytes(job.architecture.program, workload)
     return {"date": found["date"], "cpu": found["cpu"],
             "points": [{"name": name, "step_seconds": seconds, "memory_bytes": growth + parameters}
                        for name, seconds, growth in found["points"]]}

@@ -28,7 +28,7 @@ def summarise(runs: Runs, machine: dict) -> dict:
         if reference and row["step_seconds"]:
             row["slowdown_vs_cache"] = row["step_seconds"]["median"] / reference
     job = runs.job.to_dict()
-    config = job.pop("config")
+    config, _ = job.pop("config"), job.pop("family")
     return {"machine": machine, "config": config, "job": job, "rows": rows, "interrupted": runs.interrupted,
             "problems": _problems(runs, rows)}
 

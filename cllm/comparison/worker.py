@@ -20,7 +20,8 @@ from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_
 from cllm.corpus import batch, embedded_text, read_text
 from cllm.errors import CllmError
 from cllm.executor.executor import Executor
-from cllm.models.gpt import GPT
+from cllm.models.families import model_of
+from cllm.models.model import Model
 from cllm.optim import AdamW, clip_grad_norm
 from cllm.strategies import parse
 from cllm.tokenizer import ByteTokenizer
@@ -43,7 +44,7 @@ def train(job: Job, strategy: str, tell: Callable[[int], None], gradients: Path 
     tokens = ByteTokenizer().encode(embedded_text() if job.text is None else read_text(job.text))
     chosen = parse(strategy)
     rss_start = resident_bytes()
-    model = GPT(job.config, seed=job.seed, dtype=job.dtype)
+    model = model_of(job.architecture, seed=job.seed, dtype=job.dtype)
     executor = Executor(model, batch_size=job.batch_size, seq_len=job.seq_len, strategy=chosen, optimizer="adamw",
                         num_threads=job.threads, seed=job.seed)
     optimizer = AdamW(model, lr=job.lr)
@@ -79,7 +80,7 @@ def train(job: Job, strategy: str, tell: Callable[[int], None], gradients: Path 
     }
 
 
-def gradient_digest(model: GPT) -> str:
+def gradient_digest(model: Model) -> str:
     """SHA-256 over the bytes of all gradients, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(model.gradients):

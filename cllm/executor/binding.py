@@ -7,7 +7,7 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.executor.spilling import SpillFile
-from cllm.program.declare import FEEDS
+from cllm.program.declare import HANDED
 from cllm.program.dims import elements, resolve
 from cllm.program.program import Step
 from cllm.schedule.arena import Arena
@@ -70,7 +70,7 @@ class Binder:
         if op.kind in ("compress", "expand"):
             return (compress_call if op.kind == "compress" else expand_call)(arrays["src"], arrays["dst"], self.letters["B"])
         if op.kind == "round":
-            value = self.schedule.buffers[dict(op.reads)["src"]].label
+            value = self.schedule.buffers[dict(op.reads)["src"]].value
             stream = stream_of(op.step.index, list(op.step.outputs.values()).index(value))
             return round_call(arrays["src"], arrays["dst"], self.letters["B"], self.letters["N"], self.feeds["key"], stream)
         if op.kind in SPILL_KINDS:
@@ -81,7 +81,7 @@ class Binder:
         name = METHODS.get(op.kind, op.kind)
         method, flow = getattr(layer, name), getattr(layer, name + "_flow")
         feeds = self.whole_feeds if op.whole else self.feeds
-        reads = [self._argument(name, arrays, op.step, feeds) for name in flow.reads]
+        reads = [_read_only(self._argument(name, arrays, op.step, feeds)) for name in flow.reads]
         writes = {name: self._argument(name, arrays, op.step, feeds) for name in flow.writes}
         call = partial(method, *reads, **writes)
         scratch = [arrays[name] for name, b in op.writes if self.schedule.buffers[b].kind == "scratch"]
@@ -109,8 +109,10 @@ class Binder:
     def _argument(self, name: str, arrays: Arrays, step: Step, feeds: Arrays) -> np.ndarray | None:
         if name in arrays:
             return arrays[name]
-        if name in FEEDS:
+        if name in HANDED:
             return feeds.get(name)
+        if name in step.feeds:
+            return feeds.get(step.feeds[name])
         if name in step.params:
             return self.parameters[step.params[name]]
         if name in step.tables:
@@ -118,6 +120,14 @@ class Binder:
         if name[1:] in step.params and name[0] == "d":
             return self.gradients[step.params[name[1:]]]
         return None
+
+
+def _read_only(array: np.ndarray | None) -> np.ndarray | None:
+    """A view through which nothing can be written: what a method reads it cannot change."""
+    if array is not None:
+        array = array.view()
+        array.flags.writeable = False
+    return array
 
 
 def _claimed(call: Callable[..., None], scratch: list[np.ndarray], **late) -> None:

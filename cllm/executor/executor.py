@@ -6,7 +6,7 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm._build_info import DEBUG
-from cllm.config import LARGEST_SEED, checked_size
+from cllm.checks import LARGEST_SEED, checked_size
 from cllm.errors import ConfigError
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
@@ -15,7 +15,7 @@ from cllm.executor.nonfinite import check_gradients, check_loss
 from cllm.executor.rebuild_check import RebuildCheck
 from cllm.executor.spilling import SpillFile
 from cllm.executor.witness import Slab
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.planner.ledger import Ledger
 from cllm.planning import decide
 from cllm.plans.plan import Plan
@@ -30,9 +30,10 @@ class Executor:
 
     Parameters
     ----------
-    model : GPT
-    batch_size, seq_len : int
-        B and T of every call.
+    model : Model
+    batch_size : int
+    seq_len : int or None
+        B and T of every call; None for a model without time steps.
     strategy : strategy, Plan or name
     optimizer : str
         Whose state counts in ``memory.total_bytes``; stepping with one of larger state is refused.
@@ -49,11 +50,12 @@ class Executor:
         Before any array is made.
     """
 
-    def __init__(self, model: GPT, batch_size: int, seq_len: int, strategy="cache", optimizer: str = "adamw",
+    def __init__(self, model: Model, batch_size: int, seq_len: int | None = None, strategy="cache", optimizer: str = "adamw",
                  num_threads: int | None = None, seed: int = 0, determinism_check: str = "off"):
-        if not isinstance(model, GPT):
-            raise ConfigError("Executor(model)", "must be a cllm.GPT", type(model).__name__, "Make one with cllm.GPT(config).")
-        self.workload = Workload(model.config, batch_size, seq_len, model.dtype, optimizer, num_threads)
+        if not isinstance(model, Model):
+            raise ConfigError("Executor(model)", "must be a cllm.Model", type(model).__name__,
+                              "Make one with cllm.GPT(config) or cllm.Model(architecture).")
+        self.workload = Workload(batch_size, seq_len, model.dtype, optimizer, num_threads)
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
         self._model = model
@@ -68,7 +70,7 @@ class Executor:
         self._step = 0
         self._slab = Slab(self.memory.arena_bytes)
         self._spill = self._open_spill()
-        self._feeds = Feeds(self.workload, self.schedule.micro_batch)
+        self._feeds = Feeds(model.program, self.workload, self.schedule.micro_batch)
         self._forward = ForwardRuns(model, self.workload, self.plan, self._slab.bytes, self._feeds)
         self._calls: dict[int, list[Call]] = {}
         model.attach(self.workload.optimizer)
@@ -87,7 +89,7 @@ class Executor:
         """Highest byte of the arena that the last training step wrote, as found in the memory itself."""
         return self._slab.high_water_bytes()
 
-    def loss_and_grad(self, tokens, targets, num_targets: int | None = None) -> float:
+    def loss_and_grad(self, tokens=None, targets=None, num_targets: int | None = None, **feeds) -> float:
         """Forward and backward over one batch.
 
         Parameters
@@ -95,7 +97,9 @@ class Executor:
         tokens, targets : integer arrays of shape B T
             Targets of -1 are ignored.
         num_targets : int or None
-            The divisor of the loss; None is the number of valid targets of this call.
+            The divisor of the loss; None is what the model's head says: the number of valid targets of this call.
+        **feeds : arrays
+            Whatever else the model is fed, by name (``model.program.feeds``).
 
         Returns
         -------
@@ -109,9 +113,9 @@ class Executor:
         NonFiniteError
             Loss or a gradient is NaN or infinite; gradients are undefined until ``zero_grad``.
         """
-        return self._train(tokens, targets, num_targets, _run)
+        return self._train({"tokens": tokens, "targets": targets, **feeds}, num_targets, _run)
 
-    def timed_step(self, tokens, targets) -> np.ndarray:
+    def timed_step(self, tokens=None, targets=None, **feeds) -> np.ndarray:
         """`loss_and_grad`, with the seconds of every operation, in the order of ``schedule.whole_step(schedule.ops)``.
 
         The clock is read once between two operations, in compiled code; `profiling/overhead.py` measures what it costs.
@@ -124,27 +128,30 @@ class Executor:
             kernels.call_timed(calls, seconds=seconds[done:done + len(calls)])
             done += len(calls)
 
-        self._train(tokens, targets, None, run)
+        self._train({"tokens": tokens, "targets": targets, **feeds}, None, run)
         return seconds
 
-    def loss(self, tokens, targets) -> float:
-        """Mean loss over the valid targets, without gradients, dropout or kept activations; errors as `loss_and_grad`."""
-        count = self._feeds.take(tokens, targets)
+    def loss(self, tokens=None, targets=None, **feeds) -> float:
+        """Mean loss over the valid targets, without gradients, dropout or kept activations; as `loss_and_grad`."""
+        count = self._feeds.take({"tokens": tokens, "targets": targets, **feeds})
         kernels.set_threads(self.workload.threads)
         loss = self._forward.loss() / count
         check_loss("loss", loss, self._model, self._forward)
         return loss
 
-    def logits(self, tokens) -> np.ndarray:
-        """Scores of every next token, an array of shape B T V, without dropout; errors as `loss_and_grad`."""
-        self._feeds.take_tokens(tokens)
+    def logits(self, tokens=None, **feeds) -> np.ndarray:
+        """What the head's forward makes, without dropout: scores of every next token, an array of shape B T V.
+
+        It is fed what forward reads; errors as `loss_and_grad`.
+        """
+        self._feeds.take_inputs({"tokens": tokens, **feeds})
         kernels.set_threads(self.workload.threads)
         return self._forward.logits()
 
     # a step
 
-    def _train(self, tokens, targets, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
-        count = self._feeds.take(tokens, targets, num_targets)
+    def _train(self, feeds: dict, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
+        count = self._feeds.take(feeds, num_targets)
         kernels.set_threads(self.workload.threads)
         self._slab.mark()
         self._feeds.key(self._seed, self._step)

@@ -1,20 +1,22 @@
-"""What a step reads from outside, in arrays that bound calls hold: the batch, its loss, the key of dropout."""
+"""What a step reads from outside, in arrays that bound calls hold: what it is fed, its loss, the key of dropout."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from cllm.executor.batches import checked_batch, checked_tokens
-from cllm.program.declare import FEEDS
+from cllm.executor.batches import checked_feeds, divisor_of
+from cllm.program.declare import HANDED
 from cllm.program.dims import resolve
+from cllm.program.program import Program
 from cllm.program.workload import Workload
-
-BATCHED = ("tokens", "targets")
 
 
 class Feeds:
-    """The feeds of one executor (`declare.FEEDS` lists them).
+    """The feeds of one executor, and what it hands in itself (`program.declare.HANDED`).
 
     Parameters
     ----------
+    program : Program
     workload : Workload
     micro_batch : int
         Sequences at a time.
@@ -22,30 +24,32 @@ class Feeds:
     Attributes
     ----------
     part : dict of arrays by name
-        Tokens and targets of the micro-batch under way, and what a step has one of.
+        Of the micro-batch under way, and what a step has one of.
     whole : dict of arrays by name
-        The same with the tokens and targets of the whole batch.
+        The same with the feeds of the whole batch.
     """
 
-    def __init__(self, workload: Workload, micro_batch: int):
-        self._workload, self._micro_batch = workload, micro_batch
-        letters = workload.letters(micro_batch)
-        self.part = {name: np.zeros(resolve(shape, letters), dtype) for name, (shape, dtype) in FEEDS.items()}
-        self.whole = {**self.part, **{name: np.empty(resolve(FEEDS[name][0], workload.letters()), FEEDS[name][1])
-                                      for name in BATCHED}}
+    def __init__(self, program: Program, workload: Workload, micro_batch: int):
+        self._program, self._workload, self._micro_batch = program, workload, micro_batch
+        handed = {name: np.zeros(resolve(shape, {}), dtype) for name, (shape, dtype) in HANDED.items()}
+        self._cut = [name for name, feed in program.feeds.items() if feed.is_cut]
+        self.whole = {**handed, **{name: self._array(name, workload.batch) for name in program.feeds}}
+        self.part = {**self.whole, **{name: self._array(name, micro_batch) for name in self._cut}}
+        read = {step.feeds[name] for step in program.steps for name in step.layer.forward_flow.reads if name in step.feeds}
+        self._of_forward = [name for name in program.feeds if name in read]
 
-    def take(self, tokens, targets, num_targets: int | None = None) -> int:
+    def take(self, given: Mapping, divisor: float | None = None) -> float:
         """Check a batch, copy it, and return the divisor of its loss, which begins at zero."""
-        tokens, targets, count = checked_batch(self._workload, tokens, targets, num_targets)
-        self.whole["tokens"][...] = tokens
-        self.whole["targets"][...] = targets
-        self.part["scale"][0] = 1.0 / count
+        arrays = checked_feeds(self._program, self._workload, given, self._program.feeds)
+        divisor = divisor_of(self._program, self._workload, arrays, divisor)
+        self._copy(arrays)
+        self.part["scale"][0] = 1.0 / divisor
         self.part["loss"][0] = 0.0
-        return count
+        return divisor
 
-    def take_tokens(self, tokens) -> None:
-        """Check and copy tokens that have no targets."""
-        self.whole["tokens"][...] = checked_tokens(self._workload, tokens)
+    def take_inputs(self, given: Mapping) -> None:
+        """Check and copy what forward alone reads."""
+        self._copy(checked_feeds(self._program, self._workload, given, self._of_forward))
 
     def key(self, seed: int, step: int) -> None:
         """What dropout draws from in this step, beside the place of a micro-batch."""
@@ -58,10 +62,23 @@ class Feeds:
 
     def place(self, start: int, size: int) -> None:
         """Make a micro-batch the one under way."""
-        for name in BATCHED:
-            self.part[name][:size] = self.whole[name][start:start + size]
-        self.part["key"][2] = start * self._workload.time
+        for name in self._cut:
+            first, last = self._rows(name, start), self._rows(name, start + size)
+            self.part[name][:last - first] = self.whole[name][first:last]
+        self.part["key"][2] = self._workload.rows(start)
 
     def of(self, size: int) -> dict[str, np.ndarray]:
         """`part` for a micro-batch of so many sequences."""
-        return {name: array[:size] if name in BATCHED else array for name, array in self.part.items()}
+        return {**self.part, **{name: self.part[name][:self._rows(name, size)] for name in self._cut}}
+
+    def _array(self, name: str, batch: int) -> np.ndarray:
+        feed = self._program.feeds[name]
+        return np.zeros(resolve(feed.shape, self._workload.letters(batch)), feed.dtype or self._workload.dtype)
+
+    def _rows(self, name: str, sequences: int) -> int:
+        """Length of the first axis of a feed for so many sequences."""
+        return sequences if self._program.feeds[name].shape.startswith("B") else self._workload.rows(sequences)
+
+    def _copy(self, arrays: Mapping[str, np.ndarray]) -> None:
+        for name, array in arrays.items():
+            self.whole[name][...] = array

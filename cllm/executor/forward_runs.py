@@ -7,7 +7,7 @@ import numpy as np
 from cllm.arrays import aligned_empty
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.plans.plan import Plan
 from cllm.program.dims import resolve
 from cllm.program.workload import Workload
@@ -20,7 +20,7 @@ class ForwardRuns:
 
     Parameters
     ----------
-    model : GPT
+    model : Model
     workload : Workload
     plan : Plan
         Its micro-batch and rows of the head.
@@ -29,7 +29,7 @@ class ForwardRuns:
     feeds : Feeds
     """
 
-    def __init__(self, model: GPT, workload: Workload, plan: Plan, slab: np.ndarray, feeds: Feeds):
+    def __init__(self, model: Model, workload: Workload, plan: Plan, slab: np.ndarray, feeds: Feeds):
         self._model, self._workload, self._plan, self._slab, self._feeds = model, workload, plan, slab, feeds
         self._schedules: dict[str, tuple[Schedule, Arena, np.ndarray]] = {}
         self._bound: dict[tuple[str, int], tuple[Binder, list[Call]]] = {}
@@ -44,17 +44,19 @@ class ForwardRuns:
         return float(self._feeds.part["loss"][0])
 
     def logits(self) -> np.ndarray:
-        """Scores of every next token, an array of shape B T V."""
-        letters = self._workload.letters()
-        out = np.empty((letters["N"], letters["V"]), self._workload.dtype)
+        """What the head's forward makes of the whole batch; a first axis of N rows becomes B and T."""
+        head, letters = self._model.program.head, self._workload.letters()
+        shape = self._model.program.values[head.output].shape
+        by_row = shape.startswith("N")
+        out = np.empty(resolve(shape, letters), self._workload.dtype)
         for start, size in self._feeds.cuts():
             self._feeds.place(start, size)
-            _, (*calls, head) = self._bind("logits", size)
+            _, (*calls, last) = self._bind("logits", size)
             for call in calls:
                 call()
-            first = start * letters["T"]
-            head(logits=out[first:first + size * letters["T"]])
-        return out.reshape(resolve("B T V", letters))
+            first, stop = (self._workload.rows(n) if by_row else n for n in (start, start + size))
+            last(**{head.layer.output: out[first:stop]})
+        return out.reshape(resolve(f"B T{shape[1:]}", letters)) if by_row and "T" in letters else out
 
     def values(self) -> Iterator[tuple[str, np.ndarray]]:
         """Every value that forward makes, by name, at the moment when it has been made."""

@@ -5,16 +5,16 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.errors import NonFiniteError
 from cllm.executor.forward_runs import ForwardRuns
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 
 
-def check_loss(where: str, loss: float, model: GPT, forward: ForwardRuns) -> None:
+def check_loss(where: str, loss: float, model: Model, forward: ForwardRuns) -> None:
     """Refuse a loss that is not finite. Forward is then run once more, value by value, to name the first that is not."""
     if not np.isfinite(loss):
         _refuse(f"{where}, {_first_place(model, forward)}", f"loss {loss}")
 
 
-def check_gradients(where: str, model: GPT) -> None:
+def check_gradients(where: str, model: Model) -> None:
     """Refuse gradients that are not finite, and name the one that backward makes first."""
     bad = kernels.nonfinite_arrays(model.gradient_list)
     if bad:
@@ -22,7 +22,7 @@ def check_gradients(where: str, model: GPT) -> None:
         _refuse(f"{where}, gradient of {name}", "NaN or infinity, first in backward there")
 
 
-def _first_place(model: GPT, forward: ForwardRuns) -> str:
+def _first_place(model: Model, forward: ForwardRuns) -> str:
     bad = kernels.nonfinite_arrays(kernels.ArrayList(model.parameters.values()))
     if bad:
         return f"parameter {list(model.parameters)[bad[0]]}"

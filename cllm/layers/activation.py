@@ -17,6 +17,7 @@ class Activation(Layer):
     codes: ClassVar[dict[str, int]] = {"gelu": 0, "relu": 1, "tanh": 2}
 
     sites = (Site("y", "N F", "act(x)", group="act"),)
+    reads = {"x": "N F"}
     overwrites = ("dx",)
 
     def forward(self, x, *, y):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from cllm import _kernels as kernels
 from cllm.program.declare import Layer, Scratch, Site
 
@@ -24,6 +26,8 @@ class Attention(Layer):
         Site("probs", "B H T T", "attention probabilities", group="probs", optional=True),
     )
     scratch = (Scratch("workspace", _workspace),)
+    reads = {"qkv": "N 3C"}
+    across = True
 
     def forward(self, qkv, *, y, lse, probs, workspace):
         kernels.attention_forward(qkv, lse.shape[0], self.H, y=y, lse=lse, workspace=workspace)
@@ -32,6 +36,32 @@ class Attention(Layer):
 
     def backward(self, dy, qkv, y, lse, probs, *, dqkv, workspace):
         kernels.attention_backward(dy, qkv, y, lse, lse.shape[0], self.H, probs, dqkv=dqkv, workspace=workspace)
+
+    def start(self, room, dtype):
+        """Room for keys and values of that many rows: arrays of shape H room D."""
+        return {name: np.empty((self.H, room, self.D), dtype) for name in ("keys", "values")}
+
+    def extend(self, state, position, qkv):
+        """Attended values of new rows, which see themselves and all rows before `position`."""
+        n, stop = len(qkv), position + len(qkv)
+        q, k, v = qkv.reshape(n, 3, self.H, self.D).transpose(1, 2, 0, 3)
+        state["keys"][:, position:stop], state["values"][:, position:stop] = k, v
+        if position == 0:
+            return self._first(qkv)
+        scores = q @ state["keys"][:, :stop].transpose(0, 2, 1) / np.sqrt(self.D).astype(qkv.dtype)
+        if n > 1:
+            scores[:, np.arange(n)[:, None] + position < np.arange(stop)] = -np.inf
+        scores -= scores.max(axis=-1, keepdims=True)
+        weights = np.exp(scores, out=scores)
+        weights /= weights.sum(axis=-1, keepdims=True)
+        return np.ascontiguousarray((weights @ state["values"][:, :stop]).transpose(1, 0, 2).reshape(n, self.C))
+
+    def _first(self, qkv):
+        """Rows that see only themselves: forward over one sequence."""
+        y, lse = np.empty((len(qkv), self.C), qkv.dtype), np.empty((1, self.H, len(qkv)), qkv.dtype)
+        size = kernels.attention_workspace(1, len(qkv), self.H, self.D, kernels.get_threads(), qkv.itemsize)
+        self.forward(qkv, y=y, lse=lse, probs=None, workspace=np.empty(size, qkv.dtype))
+        return y
 
     def forward_flops(self, letters):
         # two products over the causal half of T x T

@@ -25,6 +25,8 @@ class BlockLinear(Layer):
     sites = (Site("y", "N O", "the S products side by side"),)
     params = (Param("weight", "S H D D"), Param("bias", "O", "zeros", when="bias"))
     scratch = (Scratch("workspace", _workspace),)
+    reads = {"x": "N HD"}
+    in_order = True
 
     def forward(self, x, weight, bias, *, y, workspace):
         kernels.block_linear_forward(x, weight, bias, y=y, workspace=workspace)

@@ -34,6 +34,9 @@ class CrossEntropyHead(Layer):
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
     params = (Param("weight", "V C"),)
     scratch = (Scratch("workspace", _workspace), Scratch("chunk", _chunk), Scratch("losses", _losses, "float64"))
+    reads = {"x": "N C"}
+    in_order = True
+    in_nats = True
 
     def forward(self, x, weight, *, logits, workspace):
         kernels.linear_backward_input(x, weight, dx=logits, workspace=workspace)

@@ -40,6 +40,9 @@ class CrystallineAttention(Layer):
     params = (Param("alpha", "H", -4.0, when="distance"), Param("beta", "H 12", "zeros", when="bias"))
     tables = (Table("coordinates", "V 3", _coordinates, when="distance"),)
     scratch = (Scratch("workspace", _workspace),)
+    reads = {"qkv": "N 3C"}
+    across = True
+    in_order = True
 
     def forward(self, qkv, tokens, coordinates, alpha, beta, *, y, lse, probs, workspace):
         batch, terms = lse.shape[0], (tokens.reshape(-1), coordinates, alpha, beta, self.rotation)

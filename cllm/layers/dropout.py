@@ -15,6 +15,7 @@ class Dropout(Layer):
     stream: int
 
     sites = (Site("y", "N C", "kept elements, scaled by 1 / (1 - rate)", group="residual"),)
+    reads = {"x": "N C"}
     overwrites = ("dx",)
 
     def forward(self, x, key, *, y):

@@ -22,8 +22,9 @@ class Embedding(Layer):
     std: float = 0.02
 
     sites = (Site("y", "N C", "embedded tokens", group="residual"),)
-    params = (Param("weight", "V C"), Param("positions", "P C", when="is_learned"))
-    tables = (Table("table", "P C", _table, when="is_fixed"),)
+    params = (Param("weight", "V C"), Param("positions", "P C", when="is_learned", by_position=True))
+    in_order = True
+    tables = (Table("table", "P C", _table, when="is_fixed", by_position=True),)
 
     @property
     def is_learned(self) -> bool:

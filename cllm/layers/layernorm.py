@@ -19,6 +19,8 @@ class LayerNorm(Layer):
         Site("rstd", "N", "reciprocal standard deviation of each row", group="statistics", dtype="float64"),
     )
     params = (Param("weight", "C", "ones"), Param("bias", "C", "zeros"))
+    reads = {"x": "N C"}
+    in_order = True
     adds = ("dx",)  # its input is the residual stream, whose gradient already has the branch around it
 
     def forward(self, x, weight, bias, *, y, mean, rstd):

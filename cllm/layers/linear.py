@@ -23,6 +23,8 @@ class Linear(Layer):
     sites = (Site("y", "N O", "x W + b"),)
     params = (Param("weight", "I O"), Param("bias", "O", "zeros", when="bias"))
     scratch = (Scratch("workspace", _workspace),)
+    reads = {"x": "N I"}
+    in_order = True
 
     def forward(self, x, weight, bias, *, y, workspace):
         kernels.linear_forward(x, weight, bias, y=y, workspace=workspace)

@@ -15,6 +15,7 @@ class Residual(Layer):
     stream: int = 0
 
     sites = (Site("y", "N C", "the stream after the branch", group="residual"),)
+    reads = {"x": "N C", "branch": "N C"}
     passes = ("dx", "dbranch")
 
     def passed(self):

@@ -29,6 +29,8 @@ class SquaredErrorHead(Layer):
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
     params = (Param("weight", "V C"), Param("embedding", "V C"))
     scratch = (Scratch("workspace", _workspace), Scratch("losses", _losses, "float64"))
+    reads = {"x": "N C"}
+    in_order = True
 
     def forward(self, x, weight, *, logits, workspace):
         kernels.linear_backward_input(x, weight, dx=logits, workspace=workspace)

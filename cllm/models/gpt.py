@@ -1,33 +1,156 @@
-"""`GPT`: a configuration with its parameters and gradients."""
+"""`ModelConfig` and `GPT`: pre-norm blocks, causal attention, a feed-forward layer, a head with its loss (docs/model.md)."""
 
-import json
-from collections.abc import Mapping
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass, fields
+from itertools import count
+from math import sqrt
+from typing import ClassVar
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from cllm.checks import checked_bool, checked_real, checked_size
+from cllm.errors import ConfigError
+from cllm.layers import Activation, Dropout, Embedding, LayerNorm, Linear, Residual
+from cllm.models.architecture import Architecture
+from cllm.models.documents import ATTENTIONS, CRYSTALLINE, HEADS, PROJECTIONS, checked_parts
+from cllm.models.model import Model
+from cllm.program.wiring import Wiring
 
-from cllm import _kernels as kernels
-from cllm.config import LARGEST_SEED, ModelConfig, checked_size
-from cllm.errors import ConfigError, SnapshotError
-from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
-from cllm.models.wiring import wire
-from cllm.program.program import Program
-from cllm.program.workload import ITEMSIZE
+CHOICES = {
+    "qkv": tuple(PROJECTIONS),
+    "positions": ("learned", "sinusoidal", "spiral", "clock", "prime", "none"),
+    "activation": ("gelu", "relu", "tanh"),
+    "attention": tuple(ATTENTIONS),
+    "loss": tuple(HEADS),
+}
+
+PRESETS = {
+    "tiny": (256, 2, 64, 4, 256, 256),
+    "small": (256, 6, 512, 8, 2048, 1024),
+    "gpt2": (50257, 12, 768, 12, 3072, 1024),
+}
+
+STD = 0.02  # standard deviation of initial weights (Radford et al. 2019)
 
 
-class GPT:
-    """A transformer language model: parameters, and gradients once something asks for them.
+@dataclass(frozen=True, slots=True)
+class ModelConfig(Architecture):
+    """Shape and kind of a transformer language model.
+
+    Parameters
+    ----------
+    vocab_size, n_layers, d_model, n_heads, d_ff, max_seq_len : int
+        V, number of blocks, C, H, F, and the longest T the model takes; each at least 1, C a multiple of H.
+    qkv : {"full", "lattice"}
+        One C x 3C product, or H block-diagonal D x D products for each of q, k and v.
+    qkv_bias, out_proj, tied : bool
+        A bias on q, k, v; a projection after attention; the head shares the token embedding.
+    positions, activation, attention, loss : str
+        See ``CHOICES`` for what each may be.
+    dropout : float
+        Probability of dropping, in [0, 1).
+    norm_eps : float
+        Added to the variance inside the root.
+    crystalline : tuple of str
+        Parts of crystalline attention that are on, among ``CRYSTALLINE``; kept in that order. Only counts with
+        ``attention="crystalline"``.
+
+    Raises
+    ------
+    ConfigError
+        When a value is outside what it may be.
+    """
+
+    vocab_size: int
+    n_layers: int
+    d_model: int
+    n_heads: int
+    d_ff: int
+    max_seq_len: int
+    qkv: str = "full"
+    qkv_bias: bool = True
+    out_proj: bool = True
+    positions: str = "learned"
+    activation: str = "gelu"
+    tied: bool = True
+    attention: str = "softmax"
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+    loss: str = "cross_entropy"
+    crystalline: tuple[str, ...] = CRYSTALLINE
+
+    family: ClassVar[str] = "gpt"
+    causal: ClassVar[bool] = True
+
+    def __post_init__(self):
+        for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len"):
+            object.__setattr__(self, name, checked_size(f"ModelConfig({name}=...)", getattr(self, name)))
+        if self.d_model % self.n_heads:
+            raise ConfigError("ModelConfig(n_heads=...)", f"must divide d_model = {self.d_model}", str(self.n_heads),
+                              "Choose d_model as a multiple of n_heads.")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"ModelConfig({name}=...)", f"must be one of {', '.join(allowed)}",
+                                  repr(getattr(self, name)), "Choose one of these.")
+        for name in ("qkv_bias", "out_proj", "tied"):
+            object.__setattr__(self, name, checked_bool(f"ModelConfig({name}=...)", getattr(self, name)))
+        object.__setattr__(self, "crystalline", checked_parts(self.crystalline))
+        if self.attention == "crystalline" and "rotation" in self.crystalline and self.d_model // self.n_heads % 2:
+            raise ConfigError("ModelConfig(crystalline=...)", "rotation needs an even number of channels in a head",
+                              str(self.d_model // self.n_heads), "Choose other sizes, or leave the rotation out.")
+        for name, lowest_allowed in (("dropout", True), ("norm_eps", False)):
+            checked = checked_real(f"ModelConfig({name}=...)", getattr(self, name), 0.0, 1.0, lowest_allowed)
+            object.__setattr__(self, name, checked)
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> "ModelConfig":
+        """The preset of that name, with single settings changed by keyword.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such preset or setting.
+        """
+        if name not in PRESETS:
+            raise ConfigError("ModelConfig.preset(name)", f"must be one of {', '.join(PRESETS)}", repr(name),
+                              "Choose one of these, or give the sizes to ModelConfig.")
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise ConfigError("ModelConfig.preset(...)", f"settings must be among {', '.join(names)}",
+                              ", ".join(unknown), "Check the spelling.")
+        return cls(**{**dict(zip(names, PRESETS[name], strict=False)), **changes})
+
+    def wire(self, w: Wiring) -> None:
+        C = self.d_model
+        narrow = STD / sqrt(2 * self.n_layers)  # projections back into the residual stream
+        streams = count()  # numbers of the dropout masks
+        x = w.add("embed", Embedding(V=self.vocab_size, C=C, P=self.max_seq_len, kind=self.positions, std=STD),
+                  {"weight": "tok_emb.weight", "positions": "pos_emb.weight", "table": "positions"})
+        stream = next(streams)
+        if self.dropout:
+            x = w.add("drop", Dropout(C=C, rate=self.dropout, stream=stream), x=x)
+        for number in range(self.n_layers):
+            with w.block(number):
+                h = w.add("ln1", LayerNorm(C=C, eps=self.norm_eps), x=x)
+                qkv = w.add("attn.qkv", PROJECTIONS[self.qkv](self, STD), x=h)
+                o = w.add("attn", *ATTENTIONS[self.attention](self), qkv=qkv)
+                if self.out_proj:
+                    o = w.add("attn.out", Linear(I=C, O=C, group="attn", std=narrow), x=o)
+                x = w.add("res1", Residual(C=C, rate=self.dropout, stream=next(streams)), x=x, branch=o)
+                h = w.add("ln2", LayerNorm(C=C, eps=self.norm_eps), x=x)
+                z = w.add("mlp.fc1", Linear(I=C, O=self.d_ff, group="mlp", std=STD), x=h)
+                a = w.add("mlp.act", Activation(F=self.d_ff, kind=self.activation), x=z)
+                m = w.add("mlp.fc2", Linear(I=self.d_ff, O=C, group="mlp", std=narrow), x=a)
+                x = w.add("res2", Residual(C=C, rate=self.dropout, stream=next(streams)), x=x, branch=m)
+        h = w.add("ln_f", LayerNorm(C=C, eps=self.norm_eps), x=x)
+        w.add("head", *HEADS[self.loss](self, STD), x=h)
+
+
+class GPT(Model):
+    """The model of a `ModelConfig`.
 
     Parameters
     ----------
     config : ModelConfig
-    seed : int
-        Of the initial weights.
-    dtype : {"float32", "float64"}
-        float32 trains; float64 is there to prove gradients.
+    seed, dtype : as of `Model`
 
     Raises
     ------
@@ -39,87 +162,9 @@ class GPT:
         if not isinstance(config, ModelConfig):
             raise ConfigError("GPT(config)", "must be a ModelConfig", type(config).__name__,
                               "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")
-        if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-            raise ConfigError("GPT(dtype=...)", f"must be one of {', '.join(ITEMSIZE)}", repr(dtype), "Choose one of these.")
-        self.config = config
-        self.dtype = dtype
-        self._parameters = initial_parameters(self.program, checked_size("GPT(seed=...)", seed, 0, LARGEST_SEED), dtype)
-        self._gradients: Mapping[str, np.ndarray] | None = None
-        self._tables: Mapping[str, np.ndarray] | None = None
-        self.planned_optimizer: str | None = None
+        super().__init__(config, seed, dtype)
 
     @property
-    def program(self) -> Program:
-        """The model as a straight line of wired layers."""
-        return wire(self.config)
-
-    @property
-    def parameters(self) -> Mapping[str, np.ndarray]:
-        """Live arrays by name; assign into them (``parameters[name][...] = values``)."""
-        return self._parameters
-
-    @property
-    def gradients(self) -> Mapping[str, np.ndarray]:
-        """Arrays of the same names and shapes, made of zeros at first use; `Executor.loss_and_grad` adds into them."""
-        if self._gradients is None:
-            self._gradients = zero_gradients(self._parameters)
-        return self._gradients
-
-    @cached_property
-    def gradient_list(self) -> kernels.ArrayList:
-        """The gradients in the order of their names, bound for kernels that go over all of them in one call."""
-        return kernels.ArrayList(self.gradients.values())
-
-    @property
-    def tables(self) -> Mapping[str, np.ndarray]:
-        """Arrays of constants by name, read-only, made at first use: fixed positions, lattice coordinates."""
-        if self._tables is None:
-            self._tables = constant_tables(self.program, self.dtype)
-        return self._tables
-
-    def attach(self, optimizer: str) -> None:
-        """Remember for which optimizer's state the latest executor planned memory."""
-        self.planned_optimizer = optimizer
-
-    def zero_grad(self) -> None:
-        """Set every gradient to zero."""
-        if self._gradients is not None:
-            kernels.fill_zero(x=self.gradient_list)
-
-    def save(self, path: str | Path) -> None:
-        """Write configuration and parameters as one safetensors file.
-
-        Raises
-        ------
-        SnapshotError
-            When the file cannot be written.
-        """
-        try:
-            save_file(dict(self._parameters), path, {"config": json.dumps(self.config.to_dict()), "dtype": self.dtype})
-        except OSError as error:
-            raise SnapshotError(f"save({str(path)!r})", "must be a place that can be written", str(error),
-                                "Choose another path, or make room.") from error
-
-
-def load(path: str | Path) -> GPT:
-    """The model that `GPT.save` wrote.
-
-    Raises
-    ------
-    SnapshotError
-        When the file is missing, damaged, or not one of ours.
-    """
-    where, do = f"load({str(path)!r})", "Save the model again, or choose another file."
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-        model = GPT(ModelConfig(**json.loads(metadata["config"])), dtype=metadata["dtype"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise SnapshotError(where, "must be a model that GPT.save wrote", f"{type(error).__name__}: {error}", do) from error
-    for name, parameter in model.parameters.items():
-        if name not in arrays or arrays[name].shape != parameter.shape or arrays[name].dtype != parameter.dtype:
-            raise SnapshotError(where, f"must hold {name} of shape {parameter.shape}",
-                                str(arrays[name].shape) if name in arrays else "nothing", do)
-        parameter[...] = arrays[name]
-    return model
+    def config(self) -> ModelConfig:
+        """Its settings: another name of `architecture`."""
+        return self.architecture

@@ -2,7 +2,7 @@
 
 from cllm import _kernels as kernels
 from cllm.errors import ConfigError
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.optim.base import Optimizer, zeros_like
 from cllm.optim.checks import real
 
@@ -16,7 +16,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    model : GPT
+    model : Model
     lr : float
         May be changed between steps.
     betas : pair of float
@@ -28,7 +28,7 @@ class Adam(Optimizer):
 
     state_names = ("m", "v")
 
-    def __init__(self, model: GPT, lr: float = 3e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    def __init__(self, model: Model, lr: float = 3e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0.0, names: str | tuple[str, ...] | None = None):
         super().__init__(model, lr, weight_decay, names)
         kind = type(self).__name__
@@ -60,6 +60,6 @@ class AdamW(Adam):
 
     couples_decay = False
 
-    def __init__(self, model: GPT, lr: float = 3e-4, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8,
+    def __init__(self, model: Model, lr: float = 3e-4, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8,
                  weight_decay: float = 0.1, names: str | tuple[str, ...] | None = None):
         super().__init__(model, lr, betas, eps, weight_decay, names)

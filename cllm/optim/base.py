@@ -13,7 +13,7 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.arrays import aligned_zeros
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.optim.checks import checked_model, matching, real, refuse_nonfinite, refuse_unplanned
 
 
@@ -38,7 +38,7 @@ class Optimizer(ABC):
     state_names: ClassVar[tuple[str, ...]] = ()
     couples_decay: ClassVar[bool] = True
 
-    def __init__(self, model: GPT, lr: float, weight_decay: float, names: str | tuple[str, ...] | None):
+    def __init__(self, model: Model, lr: float, weight_decay: float, names: str | tuple[str, ...] | None):
         kind = type(self).__name__
         self._model = checked_model(kind, model)
         self.lr = real(f"{kind}(lr=...)", lr)
@@ -104,6 +104,6 @@ class Optimizer(ABC):
         return state if isinstance(state, tuple) else (state,)
 
 
-def zeros_like(model: GPT, name: str) -> np.ndarray:
+def zeros_like(model: Model, name: str) -> np.ndarray:
     """Zeros of a parameter's shape and dtype."""
     return aligned_zeros(model.parameters[name].shape, model.parameters[name].dtype)

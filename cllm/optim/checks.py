@@ -6,15 +6,15 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.errors import ConfigError, NonFiniteError, OptimizerError
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.program.workload import state_arrays
 
 
-def checked_model(where: str, model) -> GPT:
+def checked_model(where: str, model) -> Model:
     """`model` when it is one."""
-    if not isinstance(model, GPT):
-        raise ConfigError(f"{where}(model)", "must be a cllm.GPT", type(model).__name__,
-                          "Make one with cllm.GPT(config).")
+    if not isinstance(model, Model):
+        raise ConfigError(f"{where}(model)", "must be a cllm.Model", type(model).__name__,
+                          "Make one with cllm.GPT(config) or cllm.Model(architecture).")
     return model
 
 
@@ -26,7 +26,7 @@ def real(where: str, value, below: float = np.inf) -> float:
     return float(value)
 
 
-def matching(where: str, model: GPT, names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def matching(where: str, model: Model, names: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """Names of the parameters that one of the patterns matches, in the model's order; each must match something."""
     patterns = ("*",) if names is None else (names,) if isinstance(names, str) else tuple(names)
     for pattern in patterns:
@@ -40,7 +40,7 @@ def matching(where: str, model: GPT, names: str | tuple[str, ...] | None) -> tup
     return found
 
 
-def refuse_unplanned(model: GPT, kind: str, names: tuple[str, ...]) -> None:
+def refuse_unplanned(model: Model, kind: str, names: tuple[str, ...]) -> None:
     """Refuse an optimizer whose state is larger than what the latest executor counted for these parameters."""
     planned = model.planned_optimizer
     if planned is None or planned == kind:

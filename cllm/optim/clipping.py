@@ -6,11 +6,11 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.errors import NonFiniteError
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.optim.checks import checked_model, real
 
 
-def clip_grad_norm(model: GPT, max_norm: float) -> float:
+def clip_grad_norm(model: Model, max_norm: float) -> float:
     """Scale all gradients by min(1, max_norm / norm).
 
     Returns
@@ -30,7 +30,7 @@ def clip_grad_norm(model: GPT, max_norm: float) -> float:
     return norm
 
 
-def clip_each_grad_norm(model: GPT, max_norm: float) -> dict[str, float]:
+def clip_each_grad_norm(model: Model, max_norm: float) -> dict[str, float]:
     """Scale each gradient by min(1, max_norm / its own norm).
 
     Returns
@@ -45,7 +45,7 @@ def clip_each_grad_norm(model: GPT, max_norm: float) -> dict[str, float]:
     return dict(zip(model.gradients, norms, strict=True))
 
 
-def _squares(where: str, model: GPT, max_norm: float) -> tuple[float, list[float]]:
+def _squares(where: str, model: Model, max_norm: float) -> tuple[float, list[float]]:
     """The checked limit, and the sum of squares of each gradient; refused unless all are finite."""
     max_norm = real(f"{where}(max_norm)", max_norm)
     sums = np.empty(len(checked_model(where, model).gradients))

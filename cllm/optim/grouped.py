@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from cllm.errors import ConfigError, OptimizerError
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.optim.base import Optimizer
 from cllm.optim.checks import checked_model, real, refuse_nonfinite, refuse_unplanned
 
@@ -19,7 +19,7 @@ class Grouped:
 
     Parameters
     ----------
-    model : GPT
+    model : Model
     groups : dict
         ``pattern -> (class, keyword arguments)``. Together they must cover every parameter, none in vain.
 
@@ -27,7 +27,7 @@ class Grouped:
         The common rate; None takes that of the first group. Setting `lr` later scales the rates of all groups alike.
     """
 
-    def __init__(self, model: GPT, groups: Mapping[str, tuple[type[Optimizer], dict]], lr: float | None = None):
+    def __init__(self, model: Model, groups: Mapping[str, tuple[type[Optimizer], dict]], lr: float | None = None):
         left = list(checked_model("Grouped", model).parameters)
         self._model = model
         self.groups: dict[str, Optimizer] = {}

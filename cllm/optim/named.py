@@ -1,7 +1,7 @@
 """Optimizers by name: one word, or a line such as ``*emb.weight=adam,sgd@30``."""
 
 from cllm.errors import ConfigError
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.optim.adam import Adam, AdamW
 from cllm.optim.base import Optimizer
 from cllm.optim.grouped import Grouped
@@ -11,7 +11,7 @@ from cllm.program.workload import optimizer_groups
 MOMENTUM = 0.9  # of "momentum"
 
 
-def optimizer_named(name: str, model: GPT, lr: float, betas: tuple[float, float] | None = None, eps: float = 1e-8,
+def optimizer_named(name: str, model: Model, lr: float, betas: tuple[float, float] | None = None, eps: float = 1e-8,
                     weight_decay: float | None = None) -> Optimizer | Grouped:
     """The optimizer of that name.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 
-from cllm.config import checked_size
+from cllm.checks import checked_size
 from cllm.errors import ConfigError
 
 SHAPES: dict[str, Callable[[float, float, float], float]] = {

@@ -1,7 +1,7 @@
 """Gradient descent, with momentum."""
 
 from cllm import _kernels as kernels
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.optim.base import Optimizer, zeros_like
 from cllm.optim.checks import real
 
@@ -11,7 +11,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    model : GPT
+    model : Model
     lr : float
         May be changed between steps.
     momentum : float
@@ -23,7 +23,7 @@ class SGD(Optimizer):
 
     state_names = ("velocity",)
 
-    def __init__(self, model: GPT, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
+    def __init__(self, model: Model, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
                  names: str | tuple[str, ...] | None = None):
         super().__init__(model, lr, weight_decay, names)
         self.momentum = real("SGD(momentum=...)", momentum, below=1.0)

@@ -48,7 +48,7 @@ class Speeds:
         size = micro_batch or schedule.micro_batch
         nbytes = _moved_bytes(op, schedule, workload, size)
         letters = _letters(op, schedule, workload, size)
-        key = (kind, op.step.layer, letters["B"], letters["T"], letters["R"], nbytes, workload.threads)
+        key = (kind, op.step.layer, letters["B"], letters.get("T"), letters["R"], nbytes, workload.threads)
         if key not in self._known:
             self._known[key] = self._estimate(kind, op.step, letters, nbytes, workload)
         return self._known[key]
@@ -170,7 +170,7 @@ def op_signature(op: Op, schedule: Schedule, workload: Workload) -> str:
 
 
 def _letters(op: Op, schedule: Schedule, workload: Workload, size: int) -> dict[str, int]:
-    return {**workload.letters(None if op.whole else size), "R": min(schedule.loss_rows, size * workload.time),
+    return {**workload.letters(None if op.whole else size), "R": min(schedule.loss_rows, workload.rows(size)),
             **op.step.layer.letters}
 
 

@@ -25,7 +25,7 @@ from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
 from cllm.program.program import Program
 from cllm.program.workload import Workload
-from cllm.schedule.build import default_loss_rows
+from cllm.schedule.build import default_loss_rows, scores_in_a_row
 from cllm.schedule.report import batch_bytes, optimizer_bytes, parameter_bytes, table_bytes
 
 # Pairs kept of a set inside the recursion. Most networks of a dozen blocks stay below the first; on deep ones the second,
@@ -146,7 +146,8 @@ class Frontier:
         tables: dict = {}
         for micro in micro_batches(workload.batch) if "micro_batch" in allow else (workload.batch,):
             chain, ends = _chain(program, workload, speeds, micro, allow, tables)
-            total = np.maximum(chain.top.peak, ends.input_peak) + ends.waiting_bytes + fixed + batch_bytes(workload, micro)
+            total = (np.maximum(chain.top.peak, ends.input_peak) + ends.waiting_bytes + fixed
+                     + batch_bytes(program, workload, micro))
             seconds = chain.top.seconds + ends.epilogue_seconds + update
             count = len(total)
             parts.append((total, seconds, np.column_stack((np.full(count, len(self._chains)), np.arange(count),
@@ -179,7 +180,7 @@ def _chain(program: Program, workload: Workload, speeds: Speeds, micro: int, all
         if kind not in costs:
             costs[kind] = OneBlock(program.with_block(number), workload, speeds, micro, tables).block(allow)
         blocks.append(costs[kind])
-    rows = default_loss_rows(micro * workload.time, workload.config.vocab_size, workload.itemsize)
+    rows = default_loss_rows(workload.rows(micro), scores_in_a_row(program), workload.itemsize)
     one = OneBlock(program.with_block(0), workload, speeds, micro)
     choices = {rows}
     recompute = "recompute" in allow

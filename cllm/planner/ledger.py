@@ -62,14 +62,21 @@ class Ledger:
     ----------
     workload : Workload
     n_blocks : int
+    fingerprint : str
+        Of program and workload: a plan is for one of them.
+    sums_in_order : bool
+        Whether a cut of the batch changes no bit.
     entries : dict of Entry by name
     """
 
     def __init__(self, program: Program, workload: Workload, speeds: Speeds | None = None):
+        workload.check(program)
         self._program = program
         self._rates = speeds or Speeds.stored(workload)
         self.workload = workload
         self.n_blocks = program.n_blocks
+        self.fingerprint = workload.fingerprint(program)
+        self.sums_in_order = program.sums_in_order
         self._frontiers: dict[tuple[str, ...], Frontier] = {}
         self._built: dict[Plan, tuple[Schedule, MemoryReport]] = {}
         self._estimates: dict[Plan, Estimate] = {}

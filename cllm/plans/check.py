@@ -16,7 +16,7 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     if not isinstance(plan, Plan):
         refuse("strategy", "must decide on a Plan", type(plan).__name__, "Return a cllm.Plan from decide(ledger).")
     for name, value, most in (("micro_batch", plan.micro_batch, workload.batch),
-                              ("loss_rows", plan.loss_rows, workload.batch * workload.time)):
+                              ("loss_rows", plan.loss_rows, workload.rows())):
         if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most):
             refuse(f"Plan({name}=...)", f"must be None or a whole number from 1 to {most}", repr(value),
                    "Choose a value in that range.")

@@ -37,8 +37,10 @@ class Plan:
         Where spilled values go; needed by plans that spill.
     estimate : Estimate or None
         Set by `cllm.plan`: what the plan costs for its workload. Not part of equality.
+    cut_is_exact : bool
+        Set by `cllm.plan`: whether this plan's micro-batches change no bit of this model. Not part of equality.
     fingerprint : str or None
-        Set by `cllm.plan`: of the workload it was made for; a plan is refused for another. Not part of equality.
+        Set by `cllm.plan`: of the program and workload it was made for; a plan is refused for another. Not part of equality.
     limit : int or None
         Set by `MemoryBudget`: total bytes that it kept within; for "auto", what it found free. Not part of equality.
     """
@@ -49,13 +51,17 @@ class Plan:
     ends: tuple[tuple[str, Decision], ...] = ()
     spill_directory: str | None = None
     estimate: Estimate | None = field(default=None, compare=False)
+    cut_is_exact: bool = field(default=True, compare=False)
     fingerprint: str | None = field(default=None, compare=False)
     limit: int | None = field(default=None, compare=False)
 
     @property
     def exact(self) -> bool:
-        """Whether gradients equal those of CacheAll to the last bit."""
-        return not any(isinstance(d, Compress) for d in self.decisions())
+        """Whether gradients equal those of CacheAll to the last bit.
+
+        Where the batch is cut, it takes layers that state that they sum rows in order (`Layer.in_order`).
+        """
+        return self.cut_is_exact and not any(isinstance(d, Compress) for d in self.decisions())
 
     @property
     def spills(self) -> bool:

@@ -1,17 +1,18 @@
-"""The vocabulary in which a layer says what it is: `Site`, `Param`, `Table`, `Scratch`, `Layer`.
+"""The vocabulary in which a layer says what it is: `Site`, `Param`, `Table`, `Scratch`, `Feed`, `Layer`.
 
 A layer is a frozen dataclass with methods whose *signatures are the data flow*: parameters before the bare ``*`` are
 read, parameters after it are written. ``forward`` makes the sites; ``accumulate`` adds to the gradients of parameters;
 ``backward``, run after it, makes the gradients of inputs. (A layer that makes both in one pass does so in ``backward``.
 Where they are apart, what only ``accumulate`` reads is freed before ``backward`` needs room.) Names mean what they say:
 
-* a site's, parameter's or table's own name, or one of `FEEDS`, is that array; any other name that forward reads is an
-  input;
+* a site's, parameter's, table's or feed's own name, or one of `HANDED`, is that array; any other name that forward reads
+  is an input;
 * ``d`` + name is the gradient of that input, output or parameter. The output is the layer's first site, its
   gradient ``dy``. Gradients of parameters are always added to, never overwritten.
 
-Everything else (what backward keeps alive, what a rebuild needs, what can be dropped) is derived from the signatures,
-so a value that backward reads and nobody declared does not make a layer: the class is refused when it is created.
+What a method reads it is given read-only. Everything else (what backward keeps alive, what a rebuild needs, what can be
+dropped) is derived from the signatures, so a value that backward reads and nobody declared does not make a layer: the
+class is refused when it is created.
 """
 
 import inspect
@@ -23,17 +24,49 @@ from typing import ClassVar
 import numpy as np
 
 from cllm.errors import DeclarationError
+from cllm.program.dims import BATCH_LETTERS
 
-# What the executor hands to every step that names it, and each array's shape and dtype. `scale` is 1 / (number of
-# targets of the whole batch); `key` is (seed, step, first row of this micro-batch in the whole batch), for dropout;
-# `loss` is the accumulator of the summed loss.
-FEEDS = {
-    "tokens": ("B T", "int32"),
-    "targets": ("B T", "int32"),
+# What the executor makes itself and hands to every step that names it, with shape and dtype. `scale` is 1 / (the divisor
+# of the whole batch's loss); `key` is (seed, step, first row of this micro-batch in the whole batch), for dropout; `loss`
+# is the accumulator of the summed loss.
+HANDED = {
     "scale": ("1", "float64"),
     "key": ("3", "uint64"),
     "loss": ("1", "float64"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What a step is fed: an array that the caller passes by name.
+
+    Parameters
+    ----------
+    name, shape : str
+        Shape in letters. One that begins with B or N is cut into micro-batches there; any other is handed on whole.
+    dtype : str
+        What it is kept as: int32, float32, float64, ..., or "" for the workload's.
+    low : int, float or None
+        Least value allowed.
+    high : int, float, str or None
+        Values must be below it; a letter stands for the layer's own.
+    """
+
+    name: str
+    shape: str
+    dtype: str = ""
+    low: float | None = None
+    high: float | str | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a micro-batch gets its part alone."""
+        return self.shape.split()[:1] in (["B"], ["N"])
+
+
+# Feeds that a layer has by naming them, without declaring them; -1 marks a target that is ignored.
+STANDARD_FEEDS = {feed.name: feed for feed in (Feed("tokens", "B T", "int32", 0, "V"),
+                                               Feed("targets", "B T", "int32", -1, "V"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +97,15 @@ class Site:
 class Param:
     """A parameter: its shape in letters, how it starts, and the layer's field that switches it on.
 
-    `init` is "normal" (standard deviation: the layer's field ``std``), "ones", "zeros", or a number.
+    `init` is "normal" (standard deviation: the layer's field ``std``), "ones", "zeros", or a number. `by_position` says
+    that row t belongs to position t of a sequence.
     """
 
     name: str
     shape: str
     init: str | float = "normal"
     when: str | None = None
+    by_position: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +113,14 @@ class Table:
     """An array of constants: its shape in letters, what makes it, and the layer's field that switches it on.
 
     `make(layer)` gives it in float64; it is rounded once. It is made once for a model, is never written, and has no
-    gradient.
+    gradient. `by_position` is that of `Param`.
     """
 
     name: str
     shape: str
     make: Callable[["Layer"], np.ndarray]
     when: str | None = None
+    by_position: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +159,16 @@ class Layer(ABC):
 
     Class attributes
     ----------------
-    sites, params, tables, scratch : tuples of `Site`, `Param`, `Table`, `Scratch`
+    sites, params, tables, scratch, feeds : tuples of `Site`, `Param`, `Table`, `Scratch`, `Feed`
+    reads : dict of shape in letters by name of an input
+        Checked when the layer is wired; an input that is not named is accepted as wired.
+    across : bool
+        Forward looks across the positions of a sequence.
+    in_order : bool or None
+        Gradients of parameters and the loss add rows one after the other, in order, starting from what the buffer holds,
+        so that their bits do not depend on how the batch is cut (`cllm.testing.check_layer` proves it). None is unsaid.
+    in_nats : bool
+        For a layer that ends the network: the loss is a mean of -log p, whose exponential is a perplexity.
     adds : names of input gradients that backward adds to instead of writing
     passes : names of input gradients that are the output's gradient unchanged; backward does not get them, and they
         share its buffer
@@ -133,12 +178,22 @@ class Layer(ABC):
     -------
     forward, accumulate, backward : see the module's text
     evaluate : only for a layer that ends the network: adds to ``loss`` without making gradients
+    divisor : for a layer that ends the network, what the summed loss is divided by, from feeds of the whole batch that it
+        names; without it the targets that are not -1 are counted, or where there are none, sequences
+    start, extend : for a layer that looks `across`, its step-by-step form, for sampling: ``start(room, dtype)`` makes what
+        it remembers, ``extend(state, position, ...)`` reads inputs and feeds as forward does, of new rows alone, and
+        returns their output
     """
 
     sites: ClassVar[tuple[Site, ...]] = ()
     params: ClassVar[tuple[Param, ...]] = ()
     tables: ClassVar[tuple[Table, ...]] = ()
     scratch: ClassVar[tuple[Scratch, ...]] = ()
+    feeds: ClassVar[tuple[Feed, ...]] = ()
+    reads: ClassVar[Mapping[str, str]] = {}
+    across: ClassVar[bool] = False
+    in_order: ClassVar[bool | None] = None
+    in_nats: ClassVar[bool] = False
     adds: ClassVar[tuple[str, ...]] = ()
     overwrites: ClassVar[tuple[str, ...]] = ()
     passes: ClassVar[tuple[str, ...]] = ()
@@ -147,7 +202,9 @@ class Layer(ABC):
     accumulate_flow: ClassVar[Flow]
     backward_flow: ClassVar[Flow]
     evaluate_flow: ClassVar[Flow]
+    divisor_flow: ClassVar[Flow]
     inputs: ClassVar[tuple[str, ...]]
+    fed: ClassVar[Mapping[str, Feed]]
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -155,14 +212,20 @@ class Layer(ABC):
         cls.accumulate_flow = Flow.of(getattr(cls, "accumulate", None))
         cls.backward_flow = Flow.of(getattr(cls, "backward", None))
         cls.evaluate_flow = Flow.of(getattr(cls, "evaluate", None))
+        cls.divisor_flow = Flow.of(getattr(cls, "divisor", None))
         own = {p.name for p in (*cls.params, *cls.tables)}
-        cls.inputs = tuple(n for n in cls.forward_flow.reads if n not in own and n not in FEEDS)
+        named = [n for flow in (cls.forward_flow, cls.accumulate_flow, cls.backward_flow, cls.evaluate_flow,
+                                           cls.divisor_flow) for n in flow.reads]
+        declared = {feed.name: feed for feed in cls.feeds}
+        standard = {n: STANDARD_FEEDS[n] for n in named if n in STANDARD_FEEDS and n not in own}
+        cls.fed = {**standard, **declared}
+        cls.inputs = tuple(n for n in cls.forward_flow.reads if n not in own and n not in HANDED and n not in cls.fed)
         _check_declaration(cls)
 
     @property
     def letters(self) -> dict[str, int]:
         """The layer's own shape letters: its fields with a one-letter capital name."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if len(name) == 1 and name.isupper()}
+        return {name: int(getattr(self, name)) for name in self.__dataclass_fields__ if len(name) == 1 and name.isupper()}
 
     @property
     def output(self) -> str:
@@ -193,6 +256,11 @@ class Layer(ABC):
         """Bytes that a method moves beyond what it reads and writes once."""
         return 0.0
 
+    @property
+    def sums_in_order(self) -> bool:
+        """Whether a cut of the batch can change no bit: nothing is summed over rows, or it is `in_order`."""
+        return bool(self.in_order) or not (self.parameter_gradients() or self.evaluate_flow.exists)
+
     def parameter_gradients(self) -> frozenset[str]:
         """Names of the gradients of parameters that the layer adds to."""
         written = {*self.accumulate_flow.writes, *self.backward_flow.writes}
@@ -212,6 +280,11 @@ def _check_declaration(cls) -> None:
     scratch = {s.name for s in cls.scratch}
     forward, accumulate, backward = cls.forward_flow, cls.accumulate_flow, cls.backward_flow
     read = {*forward.reads, *accumulate.reads, *backward.reads}
+    fields = set(cls.__dict__.get("__annotations__", ()))
+    if taken := {*fields, *sites, *params, *tables, *scratch} & (set(HANDED) | set(BATCH_LETTERS)):
+        refuse("declaration", f"{', '.join((*HANDED, *BATCH_LETTERS))} have a meaning of their own", taken)
+    if stray := set(cls.reads) - set(cls.inputs):
+        refuse("reads", f"shapes can be declared for its inputs: {', '.join(cls.inputs) or 'none'}", stray)
     if not cls.sites or not forward.exists:
         refuse("forward", "a layer has a forward and at least one site, its output", {"neither"})
     if unwritten := sites - set(forward.writes):
@@ -221,7 +294,7 @@ def _check_declaration(cls) -> None:
     if missing := (params | tables) - read:
         refuse("forward", "every parameter and table must be read, here or in backward", missing)
     gradients = {"d" + n for n in cls.inputs}
-    readable = set(cls.inputs) | sites | params | tables | set(FEEDS) | {"dy"}
+    readable = set(cls.inputs) | sites | params | tables | set(HANDED) | set(cls.fed) | {"dy"}
     for method, flow in (("accumulate", accumulate), ("backward", backward)):
         if stray := set(flow.reads) - readable:
             refuse(method, "it may read inputs, sites, parameters, tables, feeds and dy only", stray)
@@ -229,6 +302,8 @@ def _check_declaration(cls) -> None:
         refuse("accumulate", "it may write gradients of parameters and scratch only", stray)
     if stray := set(backward.writes) - gradients - {"d" + p for p in params} - scratch - {"loss"}:
         refuse("backward", "it may write gradients of inputs and parameters, scratch and loss only", stray)
+    if stray := set(cls.divisor_flow.reads) - set(cls.fed):
+        refuse("divisor", "it may read feeds only", stray)
     if twice := set(backward.writes) & set(accumulate.writes) - scratch:
         refuse("backward", "a gradient is made by accumulate or by backward, not by both", twice)
     if missing := gradients - set(backward.writes) - set(cls.passes):

@@ -3,7 +3,7 @@
 ======  =====================================  ======  ==========================================
 letter  meaning                                letter  meaning
 ======  =====================================  ======  ==========================================
-B       sequences in the batch at hand         N       rows, B * T
+B       sequences in the batch at hand         N       rows, B * T, or B where no T occurs
 T       time steps in a sequence               C       channels of the residual stream
 H       heads                                  D       channels of a head, C / H
 F       channels of the feed-forward layer     V       vocabulary
@@ -11,16 +11,17 @@ P       rows of the position table             R       rows of the loss that are
 I, O    columns in and out of one layer
 ======  =====================================  ======  ==========================================
 
-A shape is written as letters with blanks between them, ``"N 3C"``: each part is a number, a letter, or both.
+A shape is written as letters with blanks between them, ``"N 3C"``: each part is a product of a number and letters.
 """
 
 import math
 import re
 from collections.abc import Mapping
 
+BATCH_LETTERS = ("B", "T", "N", "R")  # what the batch at hand decides; all other letters are a layer's own
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
-_PART = re.compile(r"(\d*)([A-Z]?)\Z")
+_PART = re.compile(r"(\d*)([A-Z]*)\Z")
 
 
 def resolve(shape: str, letters: Mapping[str, int]) -> tuple[int, ...]:
@@ -29,15 +30,33 @@ def resolve(shape: str, letters: Mapping[str, int]) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        Where a part is neither a number, a known letter, nor a number before a letter.
+        Where a part is neither a number, known letters, nor a number before known letters.
     """
     lengths = []
     for part in shape.split():
         match = _PART.match(part)
-        if not match or not part or (match[2] and match[2] not in letters):
-            raise ValueError(f"shape {shape!r}: {part!r} is not a number and a letter of {sorted(letters)}")
-        lengths.append(int(match[1] or 1) * (letters[match[2]] if match[2] else 1))
+        if not match or not part or not set(match[2]) <= set(letters):
+            raise ValueError(f"shape {shape!r}: {part!r} is not a number and letters of {sorted(letters)}")
+        lengths.append(math.prod((int(match[1] or 1), *(letters[letter] for letter in match[2]))))
     return tuple(lengths)
+
+
+def settle(shape: str, own: Mapping[str, int]) -> str:
+    """The shape with a layer's own letters as numbers: ``"N 2F"`` becomes ``"N 4096"``; those of the batch stay.
+
+    Raises
+    ------
+    ValueError
+        As `resolve`.
+    """
+    parts = []
+    for part in shape.split():
+        match = _PART.match(part)
+        if match and match[2] in BATCH_LETTERS:  # alone in its part
+            parts.append(("" if int(match[1] or 1) == 1 else str(int(match[1]))) + match[2])
+        else:
+            parts.append(str(resolve(part, own)[0]))
+    return " ".join(parts)
 
 
 def elements(shape: str, letters: Mapping[str, int]) -> int:
@@ -50,6 +69,6 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def batch_letters(batch: int, time: int) -> dict[str, int]:
-    """The letters that the batch at hand decides: B, T and N."""
-    return {"B": batch, "T": time, "N": batch * time}
+def batch_letters(batch: int, time: int | None) -> dict[str, int]:
+    """The letters that the batch at hand decides: B, T and N; without time there is no T, and a row is a sequence."""
+    return {"B": batch, "N": batch} if time is None else {"B": batch, "T": time, "N": batch * time}

@@ -4,6 +4,9 @@ A *cell* is a buffer for the gradient of one or more values. A layer whose gradi
 unchanged (`passes`) shares the cell; one that may work in place (`overwrites`) reuses it; one that adds (`adds`) gets a
 cell that already holds the other contributions. So the gradient of a whole residual stream is one buffer.
 
+An input that a feed is wired to needs no gradient: a backward that makes nothing else is left out, and one that makes
+more writes it into a cell that nobody reads.
+
 Sharing is checked, not trusted: a cell carries a version that each write raises, and a gradient may only be read at the
 version at which it was complete. Where sharing would break that, the share is undone and a copy is made instead.
 """
@@ -15,49 +18,62 @@ from cllm.program.program import Program, Step
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """A buffer for gradients: named after the value, or feed, whose gradient it held first, and by whom if not the first."""
+
+    of: str
+    by: str = ""
+
+    @property
+    def label(self) -> str:
+        """In words: ``d(blocks.0.ln1.y)``."""
+        return f"d({self.of})" + (f" of {self.by}" if self.by else "")
+
+
+@dataclass(frozen=True, slots=True)
 class GradientStep:
     """One move of backward: ``accumulate`` or ``backward`` of a step, or ``zero``, ``copy``, ``add`` on cells (``src``
     into ``dst``)."""
 
     kind: str
     step: Step
-    reads: dict[str, str]
-    writes: dict[str, str]
+    reads: dict[str, Cell]
+    writes: dict[str, Cell]
 
 
 @dataclass(slots=True)
 class _Cells:
     """Cells while they are wired: version of each, and (cell, version, who shared it) of each value's gradient."""
 
-    version: dict[str, int] = field(default_factory=dict)
-    held: dict[str, tuple[str, int, tuple | None]] = field(default_factory=dict)
+    version: dict[Cell, int] = field(default_factory=dict)
+    held: dict[str, tuple[Cell, int, tuple | None]] = field(default_factory=dict)
 
-    def fresh(self, value: str, step: Step) -> str:
-        name = f"d({value})"
-        while name in self.version:
-            name += f" of {step.name}"
-        self.version[name] = 0
-        return name
+    def fresh(self, value: str, step: Step) -> Cell:
+        by = ""
+        while Cell(value, by) in self.version:
+            by += f" of {step.name}" if by else step.name
+        self.version[Cell(value, by)] = 0
+        return Cell(value, by)
 
-    def complete(self, value: str) -> str:
+    def complete(self, value: str) -> Cell:
         cell, version, shared_by = self.held[value]
         if self.version[cell] != version:
             raise _Stale(shared_by)
         return cell
 
-    def join(self, value: str, dy: str | None, output: str) -> str:
+    def join(self, value: str, dy: Cell | None, output: str) -> Cell:
         """The complete cell of a value, to be added to by a step that still reads its own `dy`."""
         cell = self.complete(value)
         if cell == dy:
             raise _Stale(self.held[value][2] or self.held[output][2])
         return cell
 
-    def write(self, value: str, cell: str) -> None:
+    def write(self, value: str, cell: Cell) -> None:
         self.version[cell] += 1
         shared_by = self.held[value][2] if value in self.held else None
         self.held[value] = (cell, self.version[cell], shared_by)
 
-    def others_waiting(self, value: str, cell: str, before: int, program: Program) -> bool:
+    def others_waiting(self, value: str, cell: Cell, before: int, program: Program) -> bool:
         return any(v != value and c == cell and n == self.version[cell] and program.values[v].step < before
                    for v, (c, n, _) in self.held.items())
 
@@ -116,8 +132,14 @@ def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
                 target = dy if in_place else cells.fresh(value, step)
                 writes[gradient] = target
             cells.write(value, target)
+        fed = {"d" + name for name in layer.inputs if name in step.feeds}
+        useful = set(layer.backward_flow.writes) - set(layer.passed()) - fed - {s.name for s in layer.scratch}
+        for gradient in sorted(fed & set(layer.backward_flow.writes)) if useful else ():
+            writes[gradient] = cells.fresh(step.feeds[gradient[1:]], step)
+            if gradient in layer.adds:
+                before.append(GradientStep("zero", step, {}, {"dst": writes[gradient]}))
         moves += before
-        if set(layer.backward_flow.writes) - set(layer.passed()):
+        if useful:
             moves.append(GradientStep("backward", step, arrives, writes))
         moves += after
     return tuple(moves)

@@ -1,13 +1,16 @@
 """A model as a straight line of wired layers: `Step`, `Value`, `Parameter`, `Constant`, `Program`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
 from functools import cached_property
 
 import numpy as np
 
 from cllm.errors import DeclarationError
-from cllm.program.declare import Flow, Layer, Table
+from cllm.program.declare import Feed, Flow, Layer, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One layer in its place: which value feeds each input, which parameter or table each local name is."""
+    """One layer in its place: the value that is each input, the parameter, table or feed that each local name is."""
 
     index: int
     name: str
@@ -36,6 +39,7 @@ class Step:
     outputs: Mapping[str, str]
     params: Mapping[str, str]
     tables: Mapping[str, str]
+    feeds: Mapping[str, str]
     block: int | None
 
     @property
@@ -73,6 +77,31 @@ class Constant:
         return self.table.make(self.layer)
 
 
+def plain(value):
+    """A layer, or a setting of one, as plain data that is the same in every process.
+
+    Raises
+    ------
+    DeclarationError
+        When it holds what has no such form.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Enum):
+        return [type(value).__qualname__, value.name]
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        return [f"{kind.__module__}.{kind.__qualname__}", {f.name: plain(getattr(value, f.name)) for f in fields(value)}]
+    if callable(value) and "<" not in getattr(value, "__qualname__", "<"):
+        return f"{value.__module__}.{value.__qualname__}"
+    raise DeclarationError("a layer's field", "must be a number, text, named function, or a tuple or frozen dataclass of these",
+                           repr(value), "Keep arrays out of a layer: declare a Table or a Param, or feed them.")
+
+
 class Program:
     """Steps in the order of forward, with everything that can be derived from them.
 
@@ -82,17 +111,47 @@ class Program:
     values : dict of Value by name
     parameters : dict of Parameter by name
     tables : dict of Constant by name
+    feeds : dict of Feed by name
+        What a step is fed; own letters are numbers.
+    longest : int or None
+        Time steps that a sequence may have at most.
     n_blocks : int
     """
 
     def __init__(self, steps: tuple[Step, ...], values: dict[str, Value], parameters: dict[str, Parameter],
-                 tables: dict[str, Constant]):
+                 tables: dict[str, Constant], feeds: dict[str, Feed], longest: int | None = None):
         self.steps = steps
         self.values = values
         self.parameters = parameters
         self.tables = tables
+        self.feeds = feeds
+        self.longest = longest
         self.n_blocks = 1 + max((s.block for s in steps if s.block is not None), default=-1)
         self._check_regions()
+
+    @property
+    def head(self) -> Step:
+        """The last step, which ends in the loss."""
+        return self.steps[-1]
+
+    @cached_property
+    def has_time(self) -> bool:
+        """Whether sequences have time steps: whether T occurs in a shape."""
+        shapes = [*(v.shape for v in self.values.values()), *(f.shape for f in self.feeds.values())]
+        return any(part.lstrip("0123456789") == "T" for shape in shapes for part in shape.split())
+
+    @cached_property
+    def sums_in_order(self) -> bool:
+        """Whether bits of loss and gradients do not depend on how a batch is cut: whether every layer says so."""
+        return all(step.layer.sums_in_order for step in self.steps)
+
+    @cached_property
+    def digest(self) -> str:
+        """What makes two programs the same, in 16 hexadecimal digits: layers, their fields, how they are wired."""
+        what = [[plain(s.layer), s.name, s.block, *(sorted(named.items()) for named in (s.inputs, s.params, s.tables, s.feeds))]
+                for s in self.steps]
+        what += [[f.name, f.shape, f.dtype, str(f.low), str(f.high)] for f in self.feeds.values()]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     @cached_property
     def regions(self) -> tuple[tuple[Step, ...], tuple[tuple[Step, ...], ...], tuple[Step, ...]]:
@@ -148,16 +207,30 @@ class Program:
 
     def with_block(self, block: int) -> "Program":
         """The same program with one of its blocks only."""
+        return self.with_blocks((block,))
+
+    def with_blocks(self, chosen: Sequence[int]) -> "Program":
+        """The same program with some of its blocks only, in that order, and with what they need."""
         before, blocks, after = self.regions
-        mine, following = self.block_inputs[block], self.block_inputs[-1]
-        source = {mine: self.block_inputs[0], following: self.block_inputs[block + 1]}
-        steps = (*before, *blocks[block], *after)
+        steps = (*before, *(s for block in chosen for s in blocks[block]), *after)
         number = {s.index: i for i, s in enumerate(steps)}
-        rewired = tuple(replace(s, index=number[s.index], block=None if s.block is None else 0,
-                                inputs={n: source.get(v, v) if s.block is not None or s in after else v
-                                        for n, v in s.inputs.items()}) for s in steps)
+        entries = self.block_inputs
+        leaves = entries[0]
+        source: dict[int | None, dict[str, str]] = {}
+        for block in chosen:
+            source[block] = {entries[block]: leaves}
+            leaves = entries[block + 1]
+        source[None] = {entries[-1]: leaves} if chosen else {}
+        place = {block: i for i, block in enumerate(chosen)}
+        rewired = tuple(replace(s, index=number[s.index], block=None if s.block is None else place[s.block],
+                                inputs={n: v if s in before else source[s.block].get(v, v) for n, v in s.inputs.items()})
+                        for s in steps)
         values = {v: replace(self.values[v], step=s.index, block=s.block) for s in rewired for v in s.outputs.values()}
-        return Program(rewired, values, self.parameters, self.tables)
+        parameters, tables, feeds = ({name for s in rewired for name in named(s).values()} for named in (
+            lambda s: s.params, lambda s: s.tables, lambda s: s.feeds))
+        return Program(rewired, values, {n: p for n, p in self.parameters.items() if n in parameters},
+                       {n: t for n, t in self.tables.items() if n in tables},
+                       {n: f for n, f in self.feeds.items() if n in feeds}, self.longest)
 
     def _outside(self, region: tuple[Step, ...]) -> list[str]:
         inside = {v for s in region for v in s.outputs.values()}

@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from cllm.config import ModelConfig, checked_size
+from cllm.checks import checked_size
 from cllm.errors import ConfigError
 from cllm.program.dims import batch_letters
+from cllm.program.program import Program
 
 ITEMSIZE = {"float32": 4, "float64": 8}
 
@@ -47,9 +48,10 @@ class Workload:
 
     Parameters
     ----------
-    config : ModelConfig
-    batch, time : int
-        Sequences in the whole batch, and tokens in each; `time` at most ``config.max_seq_len``.
+    batch : int
+        Sequences in the whole batch.
+    time : int or None
+        Time steps in each; None where there are none.
     dtype : {"float32", "float64"}
     optimizer : {"adamw", "adam", "sgd", "momentum", "none"}, or one for each pattern of names
         Whose state counts in the total bytes: "adamw", or "*emb.weight=adam,sgd" (see `optimizer_groups`).
@@ -62,22 +64,16 @@ class Workload:
         When a value is outside what it may be.
     """
 
-    config: ModelConfig
     batch: int
-    time: int
+    time: int | None
     dtype: str = "float32"
     optimizer: str = "adamw"
     threads: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.config, ModelConfig):
-            raise ConfigError("config", "must be a ModelConfig", type(self.config).__name__,
-                              "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")
-        checked_size("batch_size", self.batch)
-        checked_size("seq_len", self.time)
-        if self.time > self.config.max_seq_len:
-            raise ConfigError("seq_len", f"must be at most max_seq_len = {self.config.max_seq_len}", str(self.time),
-                              "Make the model with a larger max_seq_len, or pass shorter sequences.")
+        object.__setattr__(self, "batch", checked_size("batch_size", self.batch))
+        if self.time is not None:
+            object.__setattr__(self, "time", checked_size("seq_len", self.time))
         kinds = [kind for _, kind in optimizer_groups(self.optimizer)] if isinstance(self.optimizer, str) else [None]
         for name, value, allowed in (("dtype", self.dtype, ITEMSIZE), *(("optimizer", k, OPTIMIZER_STATES) for k in kinds)):
             if not isinstance(value, str) or value not in allowed:
@@ -86,16 +82,34 @@ class Workload:
         object.__setattr__(self, "threads", checked_threads(self.threads))
 
     @property
-    def fingerprint(self) -> str:
-        """What a plan depends on, in 16 hexadecimal digits: model, batch, time and dtype."""
-        what = [self.config.to_dict(), self.batch, self.time, self.dtype]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-
-    @property
     def itemsize(self) -> int:
         """Bytes of one element."""
         return ITEMSIZE[self.dtype]
 
     def letters(self, batch: int | None = None) -> dict[str, int]:
-        """Every shape letter, for the whole batch or for `batch` sequences of it."""
-        return {**self.config.letters, **batch_letters(self.batch if batch is None else batch, self.time)}
+        """The letters B, T and N, for the whole batch or for `batch` sequences of it."""
+        return batch_letters(self.batch if batch is None else batch, self.time)
+
+    def rows(self, batch: int | None = None) -> int:
+        """N, for the whole batch or for `batch` sequences of it."""
+        return self.letters(batch)["N"]
+
+    def check(self, program: Program) -> None:
+        """Refuse a program that cannot be run in these sizes.
+
+        Raises
+        ------
+        ConfigError
+            When it has time steps and none were given, or the other way round, or takes fewer.
+        """
+        if (self.time is None) == program.has_time:
+            must = "a number: the model has time steps" if program.has_time else "None: the model has no time steps"
+            raise ConfigError("seq_len", f"must be {must}", repr(self.time), "Pass it so.")
+        if program.longest is not None and self.time is not None and self.time > program.longest:
+            raise ConfigError("seq_len", f"must be at most max_seq_len = {program.longest}", str(self.time),
+                              "Make the model with a larger max_seq_len, or pass shorter sequences.")
+
+    def fingerprint(self, program: Program) -> str:
+        """What a plan depends on, in 16 hexadecimal digits: program, batch, time and dtype."""
+        what = [program.digest, self.batch, self.time, self.dtype]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cllm.executor.batches import sizes_of
 from cllm.executor.executor import Executor
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 
 STEP = 1e-5  # of the differences: the error of order STEP^2 and the rounding of order 1e-16 / STEP are alike
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
@@ -43,15 +44,17 @@ class GradcheckResult:
         return "\n".join(lines)
 
 
-def gradcheck(model: GPT, tokens, targets, strategy="cache", elements: int | None = 32, seed: int = 0) -> GradcheckResult:
+def gradcheck(model: Model, tokens=None, targets=None, strategy="cache", elements: int | None = 32, seed: int = 0,
+              **feeds) -> GradcheckResult:
     """Compare analytic gradients with (loss(p + h) - loss(p - h)) / 2h.
 
     The model is copied to float64; it is not changed. Allowed: |a - n| <= 1e-6 max(|a|, |n|) + 1e-9.
 
     Parameters
     ----------
-    model : GPT
-    tokens, targets : integer arrays of shape B T
+    model : Model
+    tokens, targets, **feeds : arrays by name
+        A batch, as `Executor.loss_and_grad` takes it.
     strategy : as of `Executor`
     elements : int or None
         Elements of each parameter to check, drawn at random; None checks all.
@@ -65,12 +68,11 @@ def gradcheck(model: GPT, tokens, targets, strategy="cache", elements: int | Non
     CllmError
         As `Executor` does.
     """
-    tokens, targets = np.asarray(tokens), np.asarray(targets)
-    copy = GPT(model.config, dtype="float64")
-    for name, parameter in model.parameters.items():
-        copy.parameters[name][...] = parameter
-    executor = Executor(copy, *tokens.shape, strategy=strategy)
-    executor.loss_and_grad(tokens, targets)
+    batch = {name: np.asarray(array) for name, array in {"tokens": tokens, "targets": targets, **feeds}.items()
+             if array is not None}
+    copy = model.copy("float64")
+    executor = Executor(copy, *sizes_of(copy.program, batch), strategy=strategy)
+    executor.loss_and_grad(**batch)
     generator = np.random.default_rng(seed)
     rows = []
     for name, parameter in copy.parameters.items():
@@ -78,18 +80,18 @@ def gradcheck(model: GPT, tokens, targets, strategy="cache", elements: int | Non
         count = flat.size if elements is None else min(elements, flat.size)
         worst = 0.0
         for i in generator.choice(flat.size, count, replace=False):
-            numeric = _difference(executor, tokens, targets, flat, i)
+            numeric = _difference(executor, batch, flat, i)
             allowed = RELATIVE * max(abs(analytic[i]), abs(numeric)) + ABSOLUTE
             worst = max(worst, abs(analytic[i] - numeric) / allowed)
         rows.append(GradcheckRow(name, count, flat.size, float(worst)))
     return GradcheckResult(tuple(rows))
 
 
-def _difference(executor: Executor, tokens, targets, flat: np.ndarray, i: int) -> float:
+def _difference(executor: Executor, batch: dict, flat: np.ndarray, i: int) -> float:
     kept = flat[i]
     losses = []
     for shift in (STEP, -STEP):
         flat[i] = kept + shift
-        losses.append(executor.loss(tokens, targets))
+        losses.append(executor.loss(**batch))
     flat[i] = kept
     return (losses[0] - losses[1]) / (2 * STEP)

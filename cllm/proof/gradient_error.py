@@ -6,18 +6,18 @@ from math import inf
 import numpy as np
 
 from cllm.errors import BudgetError, ConfigError
+from cllm.executor.batches import sizes_of
 from cllm.executor.executor import Executor
-from cllm.models.gpt import GPT
-from cllm.planner.ledger import Ledger
-from cllm.planning import decide
+from cllm.models.model import Model
+from cllm.planning import decide, ledger_of
 from cllm.plans.plan import Plan
-from cllm.program.workload import Workload
 from cllm.proof.closeness import Closeness, closeness
 from cllm.schedule.compression import PACKED
 from cllm.strategies import MemoryBudget, RecomputeAll
 
 
-def gradient_error(model: GPT, tokens, targets, strategy, num_threads: int | None = None, seed: int = 0) -> float:
+def gradient_error(model: Model, tokens=None, targets=None, strategy="cache", num_threads: int | None = None, seed: int = 0,
+                   **feeds) -> float:
     """Relative error of the whole gradient: ``|g - exact| / |exact|`` in the Euclidean norm over all parameters;
     infinite where the exact one is zero and the other is not.
 
@@ -26,9 +26,9 @@ def gradient_error(model: GPT, tokens, targets, strategy, num_threads: int | Non
 
     Parameters
     ----------
-    model : GPT
-    tokens, targets : integer arrays of shape B T
-        The batch on which it is measured.
+    model : Model
+    tokens, targets, **feeds : arrays by name
+        The batch on which it is measured, as `Executor.loss_and_grad` takes it.
     strategy : strategy, Plan or name
     num_threads, seed : as of `Executor`
 
@@ -36,14 +36,12 @@ def gradient_error(model: GPT, tokens, targets, strategy, num_threads: int | Non
     ------
     As `Executor` and `Executor.loss_and_grad`.
     """
-    copy = GPT(model.config, dtype=model.dtype)
-    for name, parameter in model.parameters.items():
-        copy.parameters[name][...] = parameter
+    copy, batch = model.copy(), _batch(tokens, targets, feeds)
 
     def gradients(of) -> dict[str, np.ndarray]:
         copy.zero_grad()
-        executor = Executor(copy, *np.shape(tokens), strategy=of, num_threads=num_threads, seed=seed)
-        executor.loss_and_grad(tokens, targets)
+        executor = Executor(copy, *sizes_of(copy.program, batch), strategy=of, num_threads=num_threads, seed=seed)
+        executor.loss_and_grad(**batch)
         return copy.gradients
 
     exact = {name: g.copy() for name, g in gradients(RecomputeAll(micro_batch=1)).items()}
@@ -52,15 +50,15 @@ def gradient_error(model: GPT, tokens, targets, strategy, num_threads: int | Non
     return inf if error is None else error
 
 
-def plan_within_error(model: GPT, tokens, targets, budget: MemoryBudget, optimizer: str = "adamw",
-                      num_threads: int | None = None, seed: int = 0) -> Plan:
+def plan_within_error(model: Model, tokens=None, targets=None, budget: MemoryBudget | None = None, optimizer: str = "adamw",
+                      num_threads: int | None = None, seed: int = 0, **feeds) -> Plan:
     """The plan of a budget whose gradient error, measured on this batch, is within ``budget.max_grad_error``.
 
     If the fastest plan is too far off, int8 is no longer allowed, and then bfloat16.
 
     Parameters
     ----------
-    model, tokens, targets, num_threads, seed : as of `gradient_error`
+    model, tokens, targets, num_threads, seed, **feeds : as of `gradient_error`
     budget : MemoryBudget
         With ``max_grad_error``.
     optimizer : str
@@ -74,8 +72,7 @@ def plan_within_error(model: GPT, tokens, targets, budget: MemoryBudget, optimiz
     if not isinstance(budget, MemoryBudget) or budget.max_grad_error is None:
         raise ConfigError("plan_within_error(budget)", "must be a MemoryBudget with max_grad_error", repr(budget),
                           "Write MemoryBudget(limit, allow=(..., 'bfloat16'), max_grad_error=1e-2).")
-    workload = Workload(model.config, *np.shape(tokens), model.dtype, optimizer, num_threads)
-    ledger = Ledger(model.program, workload)
+    ledger = ledger_of(model, *sizes_of(model.program, _batch(tokens, targets, feeds)), optimizer, num_threads=num_threads)
     allow, measured = tuple(budget.allow), []
     while True:
         try:
@@ -89,9 +86,13 @@ def plan_within_error(model: GPT, tokens, targets, budget: MemoryBudget, optimiz
                               "Raise the limit or max_grad_error.") from error
         if plan.exact:
             return plan
-        found = gradient_error(model, tokens, targets, plan, num_threads, seed)
+        found = gradient_error(model, tokens, targets, plan, num_threads, seed, **feeds)
         if found <= budget.max_grad_error:
             return plan
         narrowest = next(dtype for dtype in reversed(PACKED) if dtype in allow)
         measured.append(f"{found:.2g} with {narrowest}")
         allow = tuple(name for name in allow if name != narrowest)
+
+
+def _batch(tokens, targets, feeds: dict) -> dict:
+    return {name: array for name, array in {"tokens": tokens, "targets": targets, **feeds}.items() if array is not None}

@@ -1,16 +1,16 @@
-"""Text from a model: `generate`, also as ``model.generate``."""
+"""Text from a model: `generate`."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from cllm.config import checked_size
-from cllm.models.gpt import GPT
+from cllm.checks import checked_size
+from cllm.models.model import Model
 from cllm.sampling.choice import Choice
-from cllm.sampling.decoder import Decoder, Rereader, checked_tokens, decoder_for
+from cllm.sampling.decoder import Decoder, Rereader, check_samples, checked_tokens, decoder_for
 
 
-def generate(model: GPT, tokens, max_new_tokens: int = 200, temperature: float = 1.0, top_k: int | None = None,
+def generate(model: Model, tokens, max_new_tokens: int = 200, temperature: float = 1.0, top_k: int | None = None,
              top_p: float | None = None, seed: int = 0, num_threads: int | None = None) -> np.ndarray:
     """Continue a text.
 
@@ -19,7 +19,7 @@ def generate(model: GPT, tokens, max_new_tokens: int = 200, temperature: float =
 
     Parameters
     ----------
-    model : GPT
+    model : Model
     tokens : integers of shape (n,)
         What to continue, at least one.
     max_new_tokens : int
@@ -38,15 +38,16 @@ def generate(model: GPT, tokens, max_new_tokens: int = 200, temperature: float =
     return np.fromiter(stream(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, num_threads), np.int32)
 
 
-def stream(model: GPT, tokens, max_new_tokens: int = 200, temperature: float = 1.0, top_k: int | None = None,
+def stream(model: Model, tokens, max_new_tokens: int = 200, temperature: float = 1.0, top_k: int | None = None,
            top_p: float | None = None, seed: int = 0, num_threads: int | None = None) -> Iterator[int]:
     """The same, token by token as they are made."""
     choice = Choice(temperature, top_k, top_p, seed)
-    checked_size("generate(max_new_tokens=...)", max_new_tokens, 0)
-    longest = model.config.max_seq_len
+    max_new_tokens = checked_size("generate(max_new_tokens=...)", max_new_tokens, 0)
+    check_samples(model)
     tokens = np.asarray(tokens)
-    seen = checked_tokens(model, tokens[-longest:] if tokens.ndim == 1 else tokens, 0).tolist()
-    decoder = decoder_for(model, num_threads)
+    longest = model.program.longest or tokens.size + max_new_tokens
+    seen = checked_tokens(model, tokens[-longest:] if tokens.ndim == 1 else tokens, longest).tolist()
+    decoder = decoder_for(model, num_threads, longest)
     fresh = seen
     for number in range(max_new_tokens):
         if decoder.position + len(fresh) > longest:
@@ -57,8 +58,5 @@ def stream(model: GPT, tokens, max_new_tokens: int = 200, temperature: float = 1
         fresh = [token]
         yield token
 
-
-# The models stand above sampling in the order of imports, so the method is added from here.
-GPT.generate = generate
 
 __all__ = ["Choice", "Decoder", "Rereader", "decoder_for", "generate", "stream"]

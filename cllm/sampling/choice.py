@@ -11,7 +11,7 @@ from math import isfinite
 
 import numpy as np
 
-from cllm.config import checked_size
+from cllm.checks import checked_size
 from cllm.errors import ConfigError, NonFiniteError
 
 

@@ -1,84 +1,68 @@
-"""Logits of the next token, token after token, with the keys and values of earlier ones kept.
+"""Logits of the next token, token after token, with what layers remember of earlier ones.
 
-`Decoder` runs the program's own layers on the new rows alone. A layer that looks at earlier tokens needs an incremental
-form in `INCREMENTAL`; parameters and tables with one row per position are read from the current one on. For a program
-with a layer that has no such form there is `Rereader`, which runs the whole forward for every token.
+`Decoder` runs the program's own layers on the new rows alone; a layer that looks across positions does so by its own
+step-by-step form (`Layer.extend`). Parameters and tables with one row per position are read from the current one on. For
+a program with a layer that has no such form there is `Rereader`, which runs the whole forward for every token.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from cllm import _kernels as kernels
-from cllm.errors import ShapeError, TokenError
+from cllm.errors import ConfigError, ShapeError, TokenError
 from cllm.executor.executor import Executor
-from cllm.layers import Attention
-from cllm.models.gpt import GPT
-from cllm.program.declare import Param, Table
+from cllm.models.model import Model
+from cllm.program.declare import Flow, Param, Table
 from cllm.program.dims import batch_letters, resolve
 from cllm.program.program import Program, Step
 from cllm.program.workload import all_cores
 
-FEEDS_SERVED = {"tokens", "key"}
+SERVED = {"tokens", "key"}  # what a decoder can hand to a layer
 
 
-class CachedAttention:
-    """Attention of new rows over all rows so far: keys and values stay, arrays of shape H P D."""
+def check_samples(model: Model) -> None:
+    """Refuse a model whose tokens cannot be drawn one after the other.
 
-    def __init__(self, layer: Attention, room: int, dtype: str):
-        self.layer = layer
-        self.keys = np.empty((layer.H, room, layer.D), dtype)
-        self.values = np.empty((layer.H, room, layer.D), dtype)
-
-    def __call__(self, start: int, run: Callable[[], Mapping[str, np.ndarray]], qkv: np.ndarray) -> np.ndarray:
-        """Attended values of the rows of `qkv`, an array of shape n 3C, at positions `start` and on.
-
-        `run` is the layer's own forward, which serves for the first rows.
-        """
-        n, layer = len(qkv), self.layer
-        q, k, v = qkv.reshape(n, 3, layer.H, layer.D).transpose(1, 2, 0, 3)
-        self.keys[:, start:start + n], self.values[:, start:start + n] = k, v
-        if start == 0:
-            return run()["y"]
-        scores = q @ self.keys[:, :start + n].transpose(0, 2, 1) / np.sqrt(layer.D).astype(qkv.dtype)
-        if n > 1:
-            scores[:, np.arange(n)[:, None] + start < np.arange(start + n)] = -np.inf
-        scores -= scores.max(axis=-1, keepdims=True)
-        weights = np.exp(scores, out=scores)
-        weights /= weights.sum(axis=-1, keepdims=True)
-        y = weights @ self.values[:, :start + n]
-        return np.ascontiguousarray(y.transpose(1, 0, 2).reshape(n, layer.C))
-
-
-INCREMENTAL = {Attention: CachedAttention}
+    Raises
+    ------
+    ConfigError
+        When it is not causal, or its forward reads other feeds than tokens.
+    """
+    feeds = {step.feeds[n] for step in model.program.steps for n in step.layer.forward_flow.reads if n in step.feeds}
+    kind = type(model.architecture)
+    if not kind.causal or feeds != {"tokens"}:
+        got = "a family that does not say causal = True" if not kind.causal else f"one that reads {', '.join(sorted(feeds))}"
+        raise ConfigError("generate(model)", "must be of a causal family whose forward reads tokens alone", got,
+                          "Sample from a language model; a causal family says causal = True.")
 
 
 def decodes_incrementally(program: Program) -> bool:
-    """Whether every layer that looks across positions has an incremental form."""
+    """Whether every layer that looks across positions has a step-by-step form."""
     for step in program.steps:
         layer = step.layer
-        across = any("T" in site.shape.split() for site in layer.sites)
         own = {declared.name for declared in (*layer.params, *layer.tables)}
-        missing = set(layer.forward_flow.reads) - set(step.inputs) - own - FEEDS_SERVED
-        if (across and type(layer) not in INCREMENTAL) or missing:
+        missing = set(layer.forward_flow.reads) - set(step.inputs) - own - SERVED
+        if missing or layer.across and not hasattr(layer, "extend"):
             return False
     return True
 
 
 class Decoder:
-    """Reads tokens piece by piece; its state is the keys and values of all of them.
+    """Reads tokens piece by piece; its state is what layers remember of all of them.
 
     Parameters
     ----------
-    model : GPT
+    model : Model
     num_threads : int or None
+    room : int or None
+        Tokens at most; None is as many as the model takes.
     """
 
-    def __init__(self, model: GPT, num_threads: int | None = None):
-        self._model, self._threads = model, num_threads or all_cores()
-        room = model.config.max_seq_len
-        self._caches = {step.index: INCREMENTAL[type(step.layer)](step.layer, room, model.dtype)
-                        for step in model.program.steps if type(step.layer) in INCREMENTAL}
+    def __init__(self, model: Model, num_threads: int | None = None, room: int | None = None):
+        room = room or model.program.longest
+        self._model, self._room, self._threads = model, room, num_threads or all_cores()
+        self._states = {step.index: step.layer.start(room, model.dtype) for step in model.program.steps if step.layer.across}
         self.position = 0
 
     def reset(self) -> None:
@@ -91,9 +75,9 @@ class Decoder:
         Raises
         ------
         ShapeError, TokenError
-            When there are none, more than ``max_seq_len`` with those before, or one is outside the vocabulary.
+            When there are none, more than there is room for with those before, or one is outside the vocabulary.
         """
-        tokens = checked_tokens(self._model, tokens, self.position)
+        tokens = checked_tokens(self._model, tokens, self._room - self.position)
         kernels.set_threads(self._threads)
         program = self._model.program
         values: dict[str, np.ndarray] = {}
@@ -106,26 +90,23 @@ class Decoder:
     def _run(self, step: Step, values: Mapping[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
         """The output of one layer for the new rows; the head's is its logits."""
         layer, n = step.layer, len(tokens)
-        letters = {**self._model.config.letters, **batch_letters(1, n), "R": n, **layer.letters}
+        letters = {**batch_letters(1, n), "R": n, **layer.letters}
         inputs = {name: values[value] for name, value in step.inputs.items()}
 
-        def run() -> Mapping[str, np.ndarray]:
-            given = {**inputs, "tokens": tokens[None], "key": None,
-                     **{d.name: self._own(step, d, n) for d in (*layer.params, *layer.tables)}}
-            dtype = self._model.dtype
-            head = layer.evaluate_flow.exists
-            itemsize = np.dtype(dtype).itemsize
-            made = {s.name: np.empty(resolve(s.shape, letters), s.dtype or dtype)
-                    for s in layer.sites if head or not s.optional}
-            scratch = {s.name: np.empty(s.elements(layer, letters, self._threads, itemsize), s.dtype or dtype)
-                       for s in layer.scratch}
-            writes = {name: made.get(name, scratch.get(name)) for name in layer.forward_flow.writes}
-            layer.forward(*[given[name] for name in layer.forward_flow.reads], **writes)
-            return made
-
-        if step.index in self._caches:
-            return self._caches[step.index](self.position, run, **inputs)
-        return run()[layer.output]
+        given = {**inputs, "tokens": tokens[None], "key": None,
+                 **{d.name: self._own(step, d, n) for d in (*layer.params, *layer.tables)}}
+        if layer.across:
+            reads = [name for name in Flow.of(type(layer).extend).reads if name not in ("state", "position")]
+            return layer.extend(self._states[step.index], self.position, *[given[name] for name in reads])
+        dtype = self._model.dtype
+        itemsize = np.dtype(dtype).itemsize
+        head = layer.evaluate_flow.exists
+        made = {s.name: np.empty(resolve(s.shape, letters), s.dtype or dtype) for s in layer.sites if head or not s.optional}
+        scratch = {s.name: np.empty(s.elements(layer, letters, self._threads, itemsize), s.dtype or dtype)
+                   for s in layer.scratch}
+        writes = {name: made.get(name, scratch.get(name)) for name in layer.forward_flow.writes}
+        layer.forward(*[given[name] for name in layer.forward_flow.reads], **writes)
+        return made[layer.output]
 
     def _own(self, step: Step, declared: Param | Table, n: int) -> np.ndarray | None:
         """A parameter or table; of one with a row per position, the rows at hand."""
@@ -135,18 +116,19 @@ class Decoder:
             array = self._model.tables[step.tables[declared.name]]
         else:
             return None
-        return array[self.position:self.position + n] if declared.shape.split()[0] == "P" else array
+        return array[self.position:self.position + n] if declared.by_position else array
 
 
 class Rereader:
-    """The same as `Decoder` by running the whole forward again for every piece; for any program."""
+    """The same as `Decoder` by running the whole forward again for every piece; for any causal program."""
 
-    def __init__(self, model: GPT, num_threads: int | None = None):
+    def __init__(self, model: Model, num_threads: int | None = None, room: int | None = None):
+        room = room or model.program.longest
         planned = model.planned_optimizer
-        self._model = model
-        self._executor = Executor(model, 1, model.config.max_seq_len, "recompute", "none", num_threads)
+        self._model, self._room = model, room
+        self._executor = Executor(model, 1, room, "recompute", "none", num_threads)
         model.attach(planned)  # a forward plans nothing for an optimizer
-        self._tokens = np.zeros((1, model.config.max_seq_len), np.int32)
+        self._tokens = np.zeros((1, room), np.int32)
         self.position = 0
 
     def reset(self) -> None:
@@ -155,7 +137,7 @@ class Rereader:
 
     def read(self, tokens) -> np.ndarray:
         """As `Decoder.read`; later tokens change no earlier logits, so what stands behind does not matter."""
-        tokens = checked_tokens(self._model, tokens, self.position)
+        tokens = checked_tokens(self._model, tokens, self._room - self.position)
         start, stop = self.position, self.position + len(tokens)
         self._tokens[0, start:stop] = tokens
         self._tokens[0, stop:] = 0
@@ -163,20 +145,20 @@ class Rereader:
         return self._executor.logits(self._tokens)[0, start:stop]
 
 
-def decoder_for(model: GPT, num_threads: int | None = None) -> Decoder | Rereader:
-    """The decoder that serves the model."""
-    return (Decoder if decodes_incrementally(model.program) else Rereader)(model, num_threads)
+def decoder_for(model: Model, num_threads: int | None = None, room: int | None = None) -> Decoder | Rereader:
+    """The decoder that serves the model, with room for so many tokens; None is as many as the model takes."""
+    check_samples(model)
+    return (Decoder if decodes_incrementally(model.program) else Rereader)(model, num_threads, room)
 
 
-def checked_tokens(model: GPT, tokens, position: int) -> np.ndarray:
-    """Tokens as an int32 array of shape (n,), with room for them behind `position`."""
-    tokens = np.asarray(tokens)
-    room = model.config.max_seq_len - position
+def checked_tokens(model: Model, tokens, room: int) -> np.ndarray:
+    """Tokens as an int32 array of shape (n,), n from 1 to `room`."""
+    tokens, vocabulary = np.asarray(tokens), model.program.feeds["tokens"].high
     if tokens.ndim != 1 or not 1 <= tokens.size <= room:
         raise ShapeError("tokens", f"must be 1 to {room} in one axis", f"shape {tokens.shape}",
                          "Pass at least one, and no more than the model's max_seq_len in all.")
-    if tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= model.config.vocab_size:
-        raise TokenError("tokens", f"must be integers from 0 to {model.config.vocab_size - 1}",
+    if tokens.dtype.kind not in "iu" or tokens.min() < 0 or vocabulary is not None and tokens.max() >= vocabulary:
+        raise TokenError("tokens", f"must be integers from 0 to {vocabulary - 1}",
                          f"{tokens.dtype} from {tokens.min()} to {tokens.max()}",
                          "Encode with the tokenizer whose vocabulary the model was trained on.")
     return np.ascontiguousarray(tokens, np.int32)

@@ -13,7 +13,7 @@ from cllm.plans.plan import Plan
 from cllm.plans.tree import Cache, Compress, Decision, OnDisk, Recompute, Segment, Tape
 from cllm.program.declare import Flow
 from cllm.program.dims import aligned, elements
-from cllm.program.gradients import wire_gradients
+from cllm.program.gradients import Cell, wire_gradients
 from cllm.program.program import Program, Step
 from cllm.program.workload import Workload
 from cllm.schedule.compression import packed_shape
@@ -51,9 +51,14 @@ def build_schedule(program: Program, workload: Workload, plan: Plan, mode: str =
     return _Builder(program, workload, plan).build(mode)
 
 
-def default_loss_rows(rows: int, vocabulary: int, itemsize: int) -> int:
+def scores_in_a_row(program: Program) -> int:
+    """V of the head; 1 for one without."""
+    return program.head.layer.letters.get("V", 1)
+
+
+def default_loss_rows(rows: int, scores: int, itemsize: int) -> int:
     """Rows of the head in work at once where a plan leaves it open."""
-    width = vocabulary * itemsize
+    width = scores * itemsize
     if rows * width <= LOGITS_SMALL:
         return rows
     return min(rows, max(64, LOGITS_LARGE // width // 64 * 64))
@@ -69,11 +74,11 @@ class _Builder:
         self.letters = workload.letters(self.micro)
         self.whole_letters = workload.letters()
         rows = self.letters["N"]
-        chosen = plan.loss_rows or default_loss_rows(rows, self.letters["V"], workload.itemsize)
+        chosen = plan.loss_rows or default_loss_rows(rows, scores_in_a_row(program), workload.itemsize)
         self.letters["R"] = self.whole_letters["R"] = min(rows, chosen)
         self.buffers: list[Buffer] = []
         self.ops: list[Op] = []
-        self.cells: dict[str, int] = {}
+        self.cells: dict[Cell, int] = {}
         self.packed: dict[int, tuple[str, int]] = {}  # buffer of a packed copy -> (kind of copy, block)
         self.scratch_sizes: dict[tuple, int] = {}
         self.sizes: dict[tuple, int] = {}
@@ -144,13 +149,13 @@ class _Builder:
         value, source = self.program.values[name], self.buffers[buffer]
         if isinstance(decision, Compress):
             shape, dtype = packed_shape(decision.dtype, source.shape, self.letters)
-            copy = self.buffer(f"{name} as {decision.dtype}", shape, dtype, "packed", value.block)
+            copy = self.buffer(f"{name} as {decision.dtype}", shape, dtype, "packed", value.block, value=name)
             kind = "round" if decision.rounding == "stochastic" else "compress"
             self.emit(kind, self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
             self.packed[copy] = "expand", buffer
             return copy
         if isinstance(decision, OnDisk):
-            copy = self.buffer(f"{name} on disk", source.shape, source.dtype, "disk", value.block)
+            copy = self.buffer(f"{name} on disk", source.shape, source.dtype, "disk", value.block, value=name)
             for kind in ("spill_start", "spill_wait"):
                 self.emit(kind, self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
             self.packed[copy] = "fetch", buffer
@@ -161,7 +166,7 @@ class _Builder:
         """The buffer of a value expanded or fetched from its copy."""
         way, original = self.packed[copy]
         source, step = self.buffers[original], self.program.steps[self.program.values[name].step]
-        buffer = self.buffer(name, source.shape, source.dtype, "rebuild", source.block)
+        buffer = self.buffer(name, source.shape, source.dtype, "rebuild", source.block, value=name)
         for kind in ("expand",) if way == "expand" else ("fetch_start", "fetch_wait"):
             self.emit(kind, step, {"src": copy}, {"dst": buffer}, None)
         return buffer
@@ -179,7 +184,7 @@ class _Builder:
             value = self.program.values[name]
             if value.optional and name not in optional:
                 continue
-            writes[site] = self.buffer(name, value.shape, value.dtype, kind, step.block)
+            writes[site] = self.buffer(name, value.shape, value.dtype, kind, step.block, value=name)
         self.emit(kind, step, self.bound(step, env), writes, step.layer.forward_flow)
         for site, buffer in writes.items():
             if keep is None or step.outputs[site] not in keep:
@@ -232,9 +237,9 @@ class _Builder:
     def stash(self, move, reads: dict[str, int]) -> int:
         """Emit the copy of a gradient to where it waits for the epilogue."""
         needs = move.step.layer.accumulate_flow.reads
-        if set(needs) - {"dy", "tokens", "targets"}:
+        if set(needs) - {"dy"} - set(move.step.feeds):
             raise PlanError(move.step.name, "a layer that shares a parameter with a later one must need only its dy "
-                            "and the batch in accumulate when the batch is cut", ", ".join(needs),
+                            "and feeds in accumulate when the batch is cut", ", ".join(needs),
                             "Do not tie this parameter, or use the whole batch as one micro-batch.")
         dy = self.buffers[reads["dy"]]
         waiting = self.buffer(f"{dy.label} of the whole batch", dy.shape, dy.dtype, "stash", None, whole=True)
@@ -243,11 +248,11 @@ class _Builder:
 
     # operations and buffers
 
-    def cell(self, cell: str, move) -> int:
+    def cell(self, cell: Cell, move) -> int:
         """The buffer of a gradient cell: the shape of the value whose gradient it first held."""
         if cell not in self.cells:
-            value = self.program.values[cell[2:cell.index(")")]]
-            self.cells[cell] = self.buffer(cell, value.shape, value.dtype, "gradient", move.step.block)
+            of = self.program.values.get(cell.of) or self.program.feeds[cell.of]
+            self.cells[cell] = self.buffer(cell.label, of.shape, of.dtype, "gradient", move.step.block)
         return self.cells[cell]
 
     def bound(self, step: Step, env: Mapping[str, int], names: Iterable[str] | None = None) -> dict[str, int]:
@@ -255,14 +260,15 @@ class _Builder:
         named = {**step.inputs, **step.outputs} if names is not None else step.inputs
         return {n: env[named[n]] for n in (names if names is not None else step.inputs) if n in named and named[n] in env}
 
-    def buffer(self, label: str, shape: str, dtype: str | None, kind: str, block: int | None, whole: bool = False) -> int:
+    def buffer(self, label: str, shape: str, dtype: str | None, kind: str, block: int | None, whole: bool = False,
+               value: str = "") -> int:
         letters = self.whole_letters if whole else self.letters
         dtype = dtype or self.workload.dtype
         key = shape, dtype, whole
         if key not in self.sizes:
             self.sizes[key] = aligned(elements(shape, letters) * ITEMSIZES[dtype])
         self.buffers.append(Buffer(len(self.buffers), label, shape, dtype, 0 if kind == "disk" else self.sizes[key], kind,
-                                   block, whole))
+                                   block, whole, value=value))
         return len(self.buffers) - 1
 
     def emit(self, kind: str, step: Step, reads: Mapping[str, int], writes: Mapping[str, int], scratch: Flow | None = None,
@@ -315,7 +321,7 @@ class _Builder:
             elif kind == "rebuild":
                 kind = "rebuilt"
             buffers.append(Buffer(new, old.label, old.shape, old.dtype, old.nbytes, kind, old.block, old.whole,
-                                  first[b], last[b]))
+                                  first[b], last[b], old.value))
         total = sum(b.nbytes for b in buffers)
         if total >= LARGEST_BYTES:
             raise ConfigError("batch_size, seq_len", "must be small enough that all arrays of a step take less than 2^53 bytes",

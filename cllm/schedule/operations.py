@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cllm.program.program import Step
 from cllm.program.workload import ITEMSIZE
 
-ITEMSIZES = {**ITEMSIZE, "int32": 4, "uint64": 8, "uint16": 2, "uint8": 1}
+ITEMSIZES = {**ITEMSIZE, "int32": 4, "int64": 8, "uint64": 8, "uint16": 2, "uint8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Buffer:
 
     `kind` is "kept" (made in forward, read in backward), "packed" (a compressed copy), "rebuilt" (expanded and fetched
     values too), "passing" (read in the same sweep only), "gradient", "stash" (a gradient that waits for the epilogue),
-    "scratch", or "disk" (no bytes in the arena).
+    "scratch", or "disk" (no bytes in the arena). `value` is the program's value that it holds or is a copy of.
     """
 
     index: int
@@ -28,6 +28,7 @@ class Buffer:
     whole: bool = False
     first: int = -1
     last: int = -1
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True)

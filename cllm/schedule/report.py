@@ -3,12 +3,14 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-from cllm.program.declare import FEEDS
+import numpy as np
+
+from cllm.program.declare import HANDED
 from cllm.program.dims import elements
 from cllm.program.program import Program
 from cllm.program.workload import Workload, state_arrays
 from cllm.schedule.arena import Arena
-from cllm.schedule.build import ITEMSIZES, Schedule
+from cllm.schedule.operations import ITEMSIZES, Buffer, Schedule
 
 
 def parameter_bytes(program: Program, workload: Workload) -> int:
@@ -28,11 +30,14 @@ def table_bytes(program: Program, workload: Workload) -> int:
     return sum(elements(" ".join(map(str, t.shape)), {}) for t in program.tables.values()) * workload.itemsize
 
 
-def batch_bytes(workload: Workload, micro_batch: int) -> int:
-    """Bytes of the feeds: the whole batch's tokens and targets, a micro-batch's, and the scalars."""
+def batch_bytes(program: Program, workload: Workload, micro_batch: int) -> int:
+    """Bytes of the feeds: the whole batch's, of those that are cut a micro-batch's too, and what the executor hands in."""
     whole, micro = workload.letters(), workload.letters(micro_batch)
-    total = sum(elements(shape, micro) * ITEMSIZES[dtype] for shape, dtype in FEEDS.values())
-    return total + sum(elements(FEEDS[n][0], whole) * ITEMSIZES[FEEDS[n][1]] for n in ("tokens", "targets"))
+    total = sum(elements(shape, {}) * ITEMSIZES[dtype] for shape, dtype in HANDED.values())
+    for feed in program.feeds.values():
+        sizes = (whole, micro) if feed.is_cut else (whole,)
+        total += sum(elements(feed.shape, letters) for letters in sizes) * np.dtype(feed.dtype or workload.dtype).itemsize
+    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class MemoryReport:
 
     def alive_at_peak(self) -> list[tuple[str, int | None, str, int]]:
         """Every buffer that is alive at the peak: (site, block or None outside blocks, kind, bytes), largest first."""
-        rows = [(_site(b.label, b.block), b.block, b.kind, b.nbytes) for b in self.schedule.buffers
+        rows = [(_site(b), b.block, b.kind, b.nbytes) for b in self.schedule.buffers
                 if b.first <= self.peak <= b.last]
         return sorted(rows, key=lambda row: (-row[3], row[0], -1 if row[1] is None else row[1]))
 
@@ -115,8 +120,9 @@ def report(program: Program, workload: Workload, schedule: Schedule, arena: Aren
     """The report of a schedule and its arena."""
     parameters = parameter_bytes(program, workload)
     return MemoryReport(schedule, arena, parameters, parameters, optimizer_bytes(program, workload),
-                        batch_bytes(workload, schedule.micro_batch), table_bytes(program, workload))
+                        batch_bytes(program, workload, schedule.micro_batch), table_bytes(program, workload))
 
 
-def _site(label: str, block: int | None) -> str:
-    return label if block is None else label.replace(f"blocks.{block}.", "blocks.*.")
+def _site(buffer: Buffer) -> str:
+    """Its label, the same for every block."""
+    return buffer.label if buffer.block is None else buffer.label.replace(f"blocks.{buffer.block}.", "blocks.*.")

@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 
-from cllm.config import ModelConfig
 from cllm.errors import ConfigError, SnapshotError
-from cllm.models.gpt import GPT
+from cllm.models.architecture import Architecture, metadata_of
+from cllm.models.families import architecture_of, model_of
+from cllm.models.model import Model
 from cllm.snapshot.files import (
     CODES,
     describe_arrays,
@@ -38,7 +39,7 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 REMEDY = "Use another snapshot, or start afresh in another directory."
 
 
-def write_snapshot(directory: str | Path, step: int, model: GPT, optimizer, state: Mapping | None = None,
+def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, state: Mapping | None = None,
                    files: Mapping[str, bytes] | None = None) -> Path:
     """Write ``directory/step-...`` and return its path; needs no memory to speak of.
 
@@ -48,7 +49,7 @@ def write_snapshot(directory: str | Path, step: int, model: GPT, optimizer, stat
         Made if missing.
     step : int
         Steps taken.
-    model : GPT
+    model : Model
     optimizer : AdamW, Adam, SGD or Grouped
     state : dict
         Plain data to keep beside them.
@@ -71,12 +72,12 @@ def write_snapshot(directory: str | Path, step: int, model: GPT, optimizer, stat
                 return final
             _discard(final)
         partial.mkdir()
-        meta = {"config": json.dumps(model.config.to_dict()), "dtype": model.dtype}
+        meta = metadata_of(model.architecture, model.dtype)
         digests = {MODEL: write_arrays(partial / MODEL, model.parameters, meta),
                    OPTIMIZER: write_arrays(partial / OPTIMIZER, optimizer.arrays(), {"kind": optimizer.kind})}
         for name, contents in (files or {}).items():
             digests[name] = write_file(partial / name, [contents])
-        body = {"format": FORMAT, "step": step, "config": model.config.to_dict(), "dtype": model.dtype,
+        body = {"format": FORMAT, "step": step, **meta, "config": model.architecture.to_dict(),
                 "optimizer": {"kind": optimizer.kind, "steps": optimizer.steps}, "training": dict(state or {}),
                 "files": digests}
         write_file(partial / STATE, [json.dumps({**body, "sha256": _seal(body)}, indent=1).encode()])
@@ -119,16 +120,19 @@ def read_state(path: str | Path) -> dict:
     return state
 
 
-def load_snapshot(path: str | Path, model: GPT | None = None, optimizer=None) -> tuple[GPT, dict]:
+def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
+                  architecture: type[Architecture] | None = None) -> tuple[Model, dict]:
     """Model and state of a snapshot.
 
     Parameters
     ----------
     path : str or Path
-    model : GPT or None
-        To load into; it must be of the snapshot's configuration and dtype. None makes one.
+    model : Model or None
+        To load into; it must be of the snapshot's architecture and dtype. None makes one.
     optimizer : or None
         To load into; of the kind that was saved.
+    architecture : class or None
+        The family, where it is a user's own and `model` is not given.
 
     Raises
     ------
@@ -138,12 +142,12 @@ def load_snapshot(path: str | Path, model: GPT | None = None, optimizer=None) ->
     path = Path(path)
     state = read_state(path)
     try:
-        config = ModelConfig(**state["config"])
-        model = GPT(config, dtype=state["dtype"]) if model is None else model
+        saved = architecture_of(state, architecture or (None if model is None else type(model.architecture)))
+        model = model_of(saved, dtype=state["dtype"]) if model is None else model
     except (ConfigError, TypeError) as error:
         raise _refused(path, str(error)) from error
-    if (model.config, model.dtype) != (config, state["dtype"]):
-        differ = [k for k, v in config.to_dict().items() if getattr(model.config, k) != v] or ["dtype"]
+    if (model.architecture, model.dtype) != (saved, state["dtype"]):
+        differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k) != v] or ["dtype"]
         raise SnapshotError(f"snapshot {path}", "must be of the model's configuration",
                             f"another {', '.join(differ)}", "Make the model with the snapshot's configuration.")
     if optimizer is not None and optimizer.kind != state["optimizer"]["kind"]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
-from cllm.config import checked_size
+from cllm.checks import checked_size
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape

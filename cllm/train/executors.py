@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from cllm.errors import BudgetError
 from cllm.executor.executor import Executor
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.strategies.memory_budget import MemoryBudget, parse_limit
 from cllm.train.settings import TrainSettings
 
@@ -21,7 +21,7 @@ class Executors:
         (B, T) -> Executor, the one used last at the end.
     """
 
-    model: GPT
+    model: Model
     settings: TrainSettings
     optimizer: str
     kept: dict[tuple[int, int], Executor] = field(default_factory=dict)

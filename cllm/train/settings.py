@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 
-from cllm.config import checked_size
+from cllm.checks import checked_size
 from cllm.errors import ConfigError
 from cllm.optim.rate import SHAPES, Rate
 from cllm.strategies.memory_budget import parse_limit

@@ -10,9 +10,9 @@ import numpy as np
 import psutil
 
 from cllm import corpus
-from cllm.config import checked_size
+from cllm.checks import checked_size
 from cllm.errors import ConfigError, NonFiniteError, SnapshotError
-from cllm.models.gpt import GPT
+from cllm.models.model import Model
 from cllm.optim import clip_each_grad_norm, clip_grad_norm, optimizer_named
 from cllm.sampling import generate
 from cllm.snapshot import load_snapshot
@@ -34,7 +34,7 @@ class Trainer:
 
     Parameters
     ----------
-    model : GPT
+    model : Model
     text : str, PathLike, integer array, or None
         A file, a directory of files, tokens, or None for the embedded text.
     out : str, PathLike or None
@@ -63,7 +63,7 @@ class Trainer:
         Before anything is trained.
     """
 
-    def __init__(self, model: GPT, text=None, out=None, *, resume: bool = False, tokenizer=None,
+    def __init__(self, model: Model, text=None, out=None, *, resume: bool = False, tokenizer=None,
                  callbacks: Sequence[Callback] = (), **settings):
         self.out = None if out is None else Path(out)
         self.model, self.step = model, 0
@@ -73,7 +73,7 @@ class Trainer:
         self._stopping = self._running = False
         self._bad_in_a_row, self._pace = 0, 0.0  # the pace: seconds of a step, smoothed
         state = None if self.out is None else self.keeper.find()
-        vocabulary = model.config.vocab_size
+        vocabulary = model.program.feeds["tokens"].high
         if state is None:
             self.settings = TrainSettings(**settings)
             self.data = load_data(text, tokenizer or ByteTokenizer(), self.out, vocabulary)
@@ -233,7 +233,7 @@ class Trainer:
             return False
         self.val_loss = self.evaluate()
         better = self.keeper.is_better(self.step, self.val_loss)
-        perplexity = exp(min(self.val_loss, 700.0)) if self.model.config.loss == "cross_entropy" else None
+        perplexity = exp(min(self.val_loss, 700.0)) if self.model.program.head.layer.in_nats else None
         self._tell("evaluation", val_loss=self.val_loss, perplexity=perplexity, best=better)
         return better
 

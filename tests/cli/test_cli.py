@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from cllm.cli import main
-from cllm.config import ModelConfig
+from cllm.models.gpt import ModelConfig
 
 COMMANDS = sorted(main.commands)
 SMALL_JOB = ["--preset", "tiny", "--batch-size", "2", "--seq-len", "16"]

@@ -100,7 +100,7 @@ def test_sample_continues_a_prompt(trained, tmp_path):
     result = json.loads((tmp_path / "s.json").read_text())
     assert text == "It is" + result["text"] + "\n" and len(result["tokens"]) == 20
     model = cllm.load(trained / "step-000006" / "model.safetensors")
-    assert result["tokens"] == model.generate(list(b"It is"), 20, temperature=0.8, seed=3).tolist()
+    assert result["tokens"] == cllm.generate(model, list(b"It is"), 20, temperature=0.8, seed=3).tolist()
     for path in (trained / "step-000006", trained / "step-000006" / "model.safetensors"):
         assert run("sample", path, "--prompt", "It is", "--tokens", 20, "--seed", 3) == text
     assert run("sample", trained, "--best", "--tokens", 0) == "\n\n"

@@ -15,8 +15,8 @@ from cllm.comparison.picture import check_picture, draw
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
 from cllm.comparison.runner import Run, Runs, run_rounds
 from cllm.comparison.summary import summarise
-from cllm.config import ModelConfig
 from cllm.errors import ConfigError, DataError
+from cllm.models.gpt import ModelConfig
 
 TINY = Job(ModelConfig.preset("tiny"), batch_size=2, seq_len=16, steps=2, threads=1)
 ROW_KEYS = {"strategy", "exact", "step_seconds", "tokens_per_second", "slowdown_vs_cache", "predicted_step_seconds",
@@ -65,7 +65,7 @@ def test_every_step_is_told(measured):
 def test_report_has_what_the_interface_promises(measured):
     report = json.loads(json.dumps(summarise(measured[0], describe_machine())))
     assert report["problems"] == []
-    assert report["config"] == json.loads(json.dumps(TINY.config.to_dict()))
+    assert report["config"] == json.loads(json.dumps(TINY.architecture.to_dict()))
     assert {"machine", "config", "rows"} <= set(report)
     for row in report["rows"]:
         assert set(row) >= ROW_KEYS

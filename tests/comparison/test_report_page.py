@@ -13,8 +13,8 @@ from cllm.comparison.html import page
 from cllm.comparison.html.svg import Frame, element, escape, round_marks
 from cllm.comparison.job import Job
 from cllm.comparison.runner import Run, Runs
-from cllm.config import ModelConfig
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
+from cllm.models.gpt import ModelConfig
 from cllm.planner.ledger import Ledger
 from cllm.planning import decide
 from cllm.program.workload import Workload
@@ -29,8 +29,8 @@ STRATEGIES = ("cache", "recompute", "int8", "sqrt@2")
 
 def a_run(strategy, job=JOB):
     """One run, its measured figures made up."""
-    program = wire(job.config)
-    ledger = Ledger(program, Workload(job.config, job.batch_size, job.seq_len))
+    program = program_of(job.architecture)
+    ledger = Ledger(program, Workload(job.batch_size, job.seq_len))
     made = decide(strategy, ledger)
     _, memory = ledger.build(made)
     return Run(strategy, 0, {
@@ -50,7 +50,7 @@ def a_report(swept=False):
                                                            "memory_bytes": 90_000}]}]
     points, runs = [], []
     for time in (4, 8) if swept else (8,):
-        job = Job(JOB.config, 4, time, 2, threads=1, text=HOSTILE)
+        job = Job(JOB.architecture, 4, time, 2, threads=1, text=HOSTILE)
         names = (*STRATEGIES, HOSTILE)
         points.append(Experiment(job, names, {"seq_len": time} if swept else {}, curve, peers))
         done = [*(a_run(name, job) for name in STRATEGIES), Run(HOSTILE, 0, None, f"died of {HOSTILE}")]

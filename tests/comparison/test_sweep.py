@@ -19,9 +19,9 @@ from cllm.comparison.peers import peers_of, read_peers
 from cllm.comparison.runner import Run
 from cllm.comparison.series import memory_against_time
 from cllm.comparison.sweeps import QUANTITIES, draw_sweep, lines_of, places_of
-from cllm.config import ModelConfig
 from cllm.errors import DataError
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
+from cllm.models.gpt import ModelConfig
 from cllm.planner.ledger import Ledger
 from cllm.planning import decide, plan
 from cllm.program.workload import Workload, all_cores
@@ -46,10 +46,10 @@ def quick(monkeypatch):
             raise KeyboardInterrupt
         if strategy in fate:
             return Run(strategy, number, None, fate[strategy])
-        ledger = Ledger(wire(job.config), Workload(job.config, job.batch_size, job.seq_len))
+        ledger = Ledger(program_of(job.architecture), Workload(job.batch_size, job.seq_len))
         made = decide(strategy, ledger)
         _, memory = ledger.build(made)
-        program = wire(job.config)
+        program = program_of(job.architecture)
         return Run(strategy, number, {
             "exact": True, "step_seconds": [0.2, 0.1, 0.3], "predicted_step_seconds": made.predicted_seconds,
             "arena_bytes": memory.arena_bytes, "high_water_bytes": memory.arena_bytes, "total_bytes": memory.total_bytes,
@@ -66,7 +66,7 @@ def test_a_sweep_is_every_combination_in_order(quick, tmp_path):
     path = tmp_path / "out.json"
     done = run(*SMALL, "--strategies", "cache,recompute", "--sweep", "seq_len=16,32", "--sweep", "layers=1,2", "--json", path)
     assert done.exit_code == 0, done.stderr
-    assert [(job.seq_len, job.config.n_layers, strategy) for job, strategy, _ in asked] == [
+    assert [(job.seq_len, job.architecture.n_layers, strategy) for job, strategy, _ in asked] == [
         (T, L, name) for T in (16, 32) for L in (1, 2) for name in ("cache", "recompute")]
     report = json.loads(path.read_text())
     assert report["sweep"] == {"seq_len": [16, 32], "n_layers": [1, 2]} and report["problems"] == []
@@ -93,7 +93,7 @@ def test_parts_of_crystalline_attention_may_be_swept(quick):
     asked, _ = quick
     assert run(*SMALL, "--strategies", "cache", "--attention", "crystalline", "--sweep",
                "crystalline=rotation+bias,distance").exit_code == 0
-    assert [job.config.crystalline for job, *_ in asked] == [("rotation", "bias"), ("distance",)]
+    assert [job.architecture.crystalline for job, *_ in asked] == [("rotation", "bias"), ("distance",)]
 
 
 @pytest.mark.parametrize("arguments, word", [
@@ -231,9 +231,9 @@ def test_budgets_go_from_the_least_to_what_caching_everything_takes():
     assert curve[0]["total_bytes"] < curve[-1]["total_bytes"]
     assert curve[0]["predicted_step_seconds"] > curve[-1]["predicted_step_seconds"]
     names = budget_strategies(TINY, curve, 5)
-    plans = [plan(TINY.config, TINY.batch_size, TINY.seq_len, name, num_threads=1) for name in names]
+    plans = [plan(TINY.architecture, TINY.batch_size, TINY.seq_len, name, num_threads=1) for name in names]
     totals = [one.total_bytes for one in plans]
-    cache = plan(TINY.config, TINY.batch_size, TINY.seq_len, "cache", num_threads=1)
+    cache = plan(TINY.architecture, TINY.batch_size, TINY.seq_len, "cache", num_threads=1)
     assert len(names) == 5 and totals == sorted(totals)
     assert plans[-1].predicted_seconds <= cache.predicted_seconds
     limits = [float(name.removeprefix("budget:").removesuffix("MB")) for name in names]
@@ -261,8 +261,8 @@ def a_result(**changes):
     rows = [{"name": "cache", "seconds": {"median": 1.0}, "growth_bytes": 5},
             {"name": "torch eager", "seconds": {"median": 2.0}, "growth_bytes": 7_000_000},
             {"name": "torch compile", "seconds": {"median": 3.0}, "growth_bytes": None}]
-    return {"config": json.loads(json.dumps(TINY.config.to_dict())), "batch_size": 2, "seq_len": 16, "threads": all_cores(),
-            "date": "2026-11-22", "machine": {"cpu": "a processor"}, "rows": rows, **changes}
+    return {"config": json.loads(json.dumps(TINY.architecture.to_dict())), "batch_size": 2, "seq_len": 16,
+            "threads": all_cores(), "date": "2026-11-22", "machine": {"cpu": "a processor"}, "rows": rows, **changes}
 
 
 def test_points_of_peers(quick, tmp_path):
@@ -272,7 +272,7 @@ def test_points_of_peers(quick, tmp_path):
     assert done.exit_code == 0, done.stderr
     report = json.loads((tmp_path / "out.json").read_text())
     made = report["peers"][0]
-    parameters = plan(TINY.config, 2, 16, optimizer="none").total_bytes
+    parameters = plan(TINY.architecture, 2, 16, optimizer="none").total_bytes
     assert [p["name"] for p in made["points"]] == ["torch eager"]
     assert 7_000_000 < made["points"][0]["memory_bytes"] < 7_000_000 + parameters
     assert memory_against_time(report)[-1].title == "PyTorch, measured 2026-11-22 on a processor"
@@ -313,8 +313,8 @@ def test_float64_has_no_peers():
 
 @pytest.mark.parametrize("name", ["cache", "recompute", "sqrt", "int8:selective", "cache@1", "cache:probs+logits"])
 def test_a_timeline_by_kind_adds_up(name):
-    program = wire(TINY.config)
-    ledger = Ledger(program, Workload(TINY.config, 2, 16))
+    program = program_of(TINY.architecture)
+    ledger = Ledger(program, Workload(2, 16))
     made = decide(name, ledger)
     schedule, memory = ledger.build(made)
     timeline = describe_timeline(memory, program)
@@ -327,8 +327,8 @@ def test_a_timeline_by_kind_adds_up(name):
 def words(name, batch=2, tmp="/tmp"):
     """Site -> words by block."""
     config = ModelConfig(13, 4, 16, 2, 24, 9)
-    program = wire(config)
-    ledger = Ledger(program, Workload(config, batch, 8))
+    program = program_of(config)
+    ledger = Ledger(program, Workload(batch, 8))
     made = decide(name, ledger)
     described = describe_plan(made, ledger.build(made)[1], program)
     return {site["site"]: site["blocks"] for site in described["sites"]}, described
@@ -356,7 +356,7 @@ def test_a_spilled_value_is_told(tmp_path):
 def test_lines_of_a_sweep(quick):
     _, fate = quick
     fate["sqrt"] = "killed"
-    points = [Experiment(Job(TINY.config, 2, T, 1), ("cache", "sqrt"), {"seq_len": T}) for T in (8, 16)]
+    points = [Experiment(Job(TINY.architecture, 2, T, 1), ("cache", "sqrt"), {"seq_len": T}) for T in (8, 16)]
     runs = run_experiments(points, 1, lambda *_: None, lambda *_: None)
     report = report_of(points, runs, {"cpu": "x"}, {"seq_len": [8, 16]})
     made = points_of(report)

@@ -6,7 +6,7 @@ import oracle
 import pytest
 
 import cllm
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.planner.costs import BYTES_PER_SECOND, Speeds
 from cllm.planner.ledger import Ledger
 from cllm.plans.tree import Compress, Segment, Tape
@@ -21,7 +21,7 @@ BATCH, TIME = 6, 40
 
 def ledger_of(config=CONFIG, batch=BATCH, optimizer="adamw", **changes):
     config = dataclasses.replace(config, **changes)
-    return Ledger(wire(config), Workload(config, batch, TIME, optimizer=optimizer, threads=2), Speeds())
+    return Ledger(program_of(config), Workload(batch, TIME, optimizer=optimizer, threads=2), Speeds())
 
 
 def least_of(ledger, **arguments):
@@ -277,7 +277,7 @@ def test_budgets_are_frozen_data():
 
 def test_few_rows_of_the_head_at_once_cost_the_time_to_read_its_weights_again():
     config = cllm.ModelConfig(50257, 1, 256, 4, 512, 256)
-    ledger = Ledger(wire(config), Workload(config, 1, 256, threads=2), Speeds())
+    ledger = Ledger(program_of(config), Workload(1, 256, threads=2), Speeds())
     plan = cllm.CacheAll().decide(ledger)
     seconds = {rows: ledger.evaluate(dataclasses.replace(plan, loss_rows=rows)).seconds for rows in (256, 16)}
     again = 15 * 3 * 4 * 50257 * 256  # bytes: fifteen more runs, each reads E and its gradient and writes the latter
@@ -287,14 +287,14 @@ def test_few_rows_of_the_head_at_once_cost_the_time_to_read_its_weights_again():
 @pytest.mark.parametrize("time", [9, 16])
 def test_a_last_micro_batch_that_is_smaller_costs_its_own_seconds(time):
     """5 of 6 sequences at a time run twice, once over one sequence: two calls of each operation and not 6/5."""
-    ledger = Ledger(wire(CONFIG), Workload(CONFIG, 6, time, threads=2), Speeds())
+    ledger = Ledger(program_of(CONFIG), Workload(6, time, threads=2), Speeds())
 
     def seconds(micro, batch=6):
-        work = Workload(CONFIG, batch, time, threads=2)
-        made = ledger if batch == 6 else Ledger(wire(CONFIG), work, Speeds())
+        work = Workload(batch, time, threads=2)
+        made = ledger if batch == 6 else Ledger(program_of(CONFIG), work, Speeds())
         return made.evaluate(cllm.CacheAll(micro_batch=micro).decide(made)).seconds
 
-    update = Speeds().update_seconds(wire(CONFIG), ledger.workload)
+    update = Speeds().update_seconds(program_of(CONFIG), ledger.workload)
     five, one = (seconds(None, n) - update for n in (5, 1))
     calls = 2e-4  # the gradient that waits for the epilogue is put aside in a cut batch alone
     assert seconds(5) - update == pytest.approx(five + one, rel=0.02, abs=calls)

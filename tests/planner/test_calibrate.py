@@ -8,14 +8,14 @@ from click.testing import CliRunner
 import cllm
 from cllm import _kernels, calibrate
 from cllm.cli import main
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.planner.costs import Speeds, op_signature
 from cllm.planner.ledger import Ledger
 from cllm.planner.store import load_measurements, save_measurements, store_path
 from cllm.program.workload import Workload
 
 CONFIG = cllm.ModelConfig(61, 4, 16, 2, 32, 16)
-WORK = Workload(CONFIG, 5, 16, threads=1)
+WORK = Workload(5, 16, threads=1)
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def store(tmp_path, monkeypatch):
 
 def test_every_operation_of_every_plan_is_measured_at_powers_of_two_and_the_whole(store):
     told = []
-    assert not calibrate.is_calibrated(WORK)
-    assert calibrate.calibrate(WORK, told.append).parent == store
-    assert calibrate.is_calibrated(WORK) and not calibrate.is_calibrated(Workload(CONFIG, 4, 16, threads=1))
+    assert not calibrate.is_calibrated(CONFIG, WORK)
+    assert calibrate.calibrate(CONFIG, WORK, told.append).parent == store
+    assert calibrate.is_calibrated(CONFIG, WORK) and not calibrate.is_calibrated(CONFIG, Workload(4, 16, threads=1))
     assert [t for t in told if t.startswith("micro")] == [f"micro-batch of {n}" for n in (1, 2, 4, 5)]
     known = load_measurements(1, "float32")
-    ledger = Ledger(wire(CONFIG), WORK)
+    ledger = Ledger(program_of(CONFIG), WORK)
     for size in (1, 2, 4, 5):
         for strategy in (cllm.CacheAll(micro_batch=size), cllm.RecomputeAll(micro_batch=size)):
             schedule, _ = ledger.build(strategy.decide(ledger))
@@ -42,10 +42,10 @@ def test_every_operation_of_every_plan_is_measured_at_powers_of_two_and_the_whol
 
 
 def test_the_planner_believes_what_was_measured(store):
-    calibrate.calibrate(WORK)
+    calibrate.calibrate(CONFIG, WORK)
     measured = Speeds.stored(WORK)
     slower = Speeds({name: seconds * 3 for name, seconds in measured.measured.items()})
-    first, second = (Ledger(wire(CONFIG), WORK, rates) for rates in (measured, slower))
+    first, second = (Ledger(program_of(CONFIG), WORK, rates) for rates in (measured, slower))
     for strategy in (cllm.CacheAll(), cllm.RecomputeAll(micro_batch=3)):
         plan = strategy.decide(first)
         # what only a cut batch does, putting gradients aside for the epilogue, is reckoned by its bytes
@@ -55,16 +55,16 @@ def test_the_planner_believes_what_was_measured(store):
 def test_sizes_beyond_the_limit_are_left_out(store):
     limit = cllm.plan(dataclasses.replace(CONFIG, n_layers=3), 2, 16, "recompute", num_threads=1).total_bytes
     told = []
-    calibrate.calibrate(WORK, told.append, limit)
+    calibrate.calibrate(CONFIG, WORK, told.append, limit)
     assert [t for t in told if t.startswith("micro")] == ["micro-batch of 1", "micro-batch of 2"]
 
 
 def test_a_long_calibration_is_cut_short_and_says_so(store, monkeypatch):
     monkeypatch.setattr(calibrate, "MOST_SECONDS", 0.0)
     told = []
-    calibrate.calibrate(WORK, told.append)
+    calibrate.calibrate(CONFIG, WORK, told.append)
     assert "micro-batches of 2 and more are estimated" in told and "micro-batch of 4" not in told
-    assert calibrate.is_calibrated(WORK), "it is not tried again on the next run"
+    assert calibrate.is_calibrated(CONFIG, WORK), "it is not tried again on the next run"
 
 
 def test_operations_add_up_to_the_median_step_and_a_hiccup_counts_for_little():
@@ -83,7 +83,7 @@ def test_every_size_has_its_turn_in_every_round(store, monkeypatch):
 
     monkeypatch.setattr(calibrate._Steps, "turn", noted)
     monkeypatch.setattr(calibrate, "TURN_SECONDS", 0.0001)
-    calibrate.calibrate(WORK)
+    calibrate.calibrate(CONFIG, WORK)
     assert turns[:-2] == calibrate.ROUNDS * [("RecomputeAll", size) for size in (1, 2, 4, 5)]
     assert turns[-2:] == 2 * [("Compressed", 1)]
 
@@ -167,7 +167,7 @@ def test_figures_that_are_none_are_not_saved(store):
 def test_a_store_that_cannot_be_written_is_told_before_anything_is_measured(store, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CLLM_CACHE_DIR", str(tmp_path / "file"))  # no directory; holds for root too
-    monkeypatch.setattr(calibrate, "GPT", lambda *a, **k: pytest.fail("it measures"))
+    monkeypatch.setattr(calibrate, "Model", lambda *a, **k: pytest.fail("it measures"))
     job = ["--preset", "tiny", "--layers", "1", "--batch-size", "1", "--seq-len", "8", "--threads", "1"]
     with pytest.warns(RuntimeWarning, match="cannot be read"):
         done = CliRunner().invoke(main, ["train", *job, "--steps", "1", "--eval-every", "5", "--strategy", "budget:1GB",

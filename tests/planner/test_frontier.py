@@ -12,7 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from toys import Add, Mix, Scale, Square, Tanh
 
 import cllm
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.planner import frontier as frontier_module
 from cllm.planner.block_costs import BlockCost, EndCost, OneBlock, TapeCost
 from cllm.planner.costs import Speeds, schedule_seconds
@@ -34,7 +34,7 @@ def cost(program, workload, plan):
     schedule = build_schedule(program, workload, plan)
     live = max(live_bytes(schedule.buffers, len(schedule.ops)))
     fixed = (2 * parameter_bytes(program, workload) + optimizer_bytes(program, workload) + table_bytes(program, workload)
-             + batch_bytes(workload, schedule.micro_batch))
+             + batch_bytes(program, workload, schedule.micro_batch))
     return live + fixed, schedule_seconds(schedule, program, workload, RATES)
 
 
@@ -66,7 +66,7 @@ def nodes(tree, decisions):
 
 
 def loss_rows(program, workload, micro):
-    rows = default_loss_rows(micro * workload.time, workload.config.vocab_size, workload.itemsize)
+    rows = default_loss_rows(micro * workload.time, program.head.layer.V, workload.itemsize)
     out = [rows]
     while rows > frontier_module.LEAST_LOSS_ROWS:
         rows = -(-rows // 2)
@@ -124,7 +124,7 @@ GPT = {
 def gpt(name):
     changes, batch, time = GPT[name]
     config = cllm.ModelConfig(**{**oracle.CONFIG, **changes})
-    program, work = wire(config), Workload(config, batch, time, threads=2)
+    program, work = program_of(config), Workload(batch, time, threads=2)
     return program, work, Frontier(program, work, RATES, EVERYTHING)
 
 
@@ -197,7 +197,7 @@ def test_an_integer_program_finds_nothing_better(name, n):
     sum over earlier blocks of what they keep + the peak of block i <= M, and at the end, all they keep + the head's."""
     changes, batch, time = GPT[name]
     config = cllm.ModelConfig(**{**oracle.CONFIG, **changes, "n_layers": n})
-    program, work = wire(config), Workload(config, batch, time, threads=2)
+    program, work = program_of(config), Workload(batch, time, threads=2)
     frontier = Frontier(program, work, RATES, ("cache", "recompute"))
     one = OneBlock(program.with_block(0), work, RATES, batch)
     rng = np.random.default_rng(1)
@@ -292,7 +292,7 @@ def test_a_deep_network_is_planned_with_bounded_work(monkeypatch):
     monkeypatch.setattr(frontier_module.Pairs, "best", staticmethod(
         lambda parts, most=None: (through.append(sum(len(p[0]) for p in parts)), best(parts, most))[1]))
     config = cllm.ModelConfig.preset("tiny", n_layers=96)
-    program, work = wire(config), Workload(config, 2, 64, threads=2)
+    program, work = program_of(config), Workload(2, 64, threads=2)
     frontier = Frontier(program, work, RATES, EVERYTHING)
     assert len(frontier) > 20 and sum(through) < 2e7
     for index in (0, len(frontier) // 2, len(frontier) - 1):

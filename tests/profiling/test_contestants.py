@@ -58,7 +58,7 @@ def test_kernel_cases_agree_with_numpy():
 
 
 def test_training_contestant():
-    from cllm.config import ModelConfig
+    from cllm.models.gpt import ModelConfig
 
     with contestants.Peer("cllm_peer.py", 1) as peer:
         facts = peer.ask("make", config=ModelConfig.preset("tiny").to_dict(), batch_size=4, seq_len=16,

@@ -29,7 +29,7 @@ def test_every_variant_has_as_many_parameters(experiment):
 
 
 def test_every_choice_of_the_documents_is_a_variant(experiment):
-    from cllm.config import CHOICES, CRYSTALLINE
+    from cllm.models.gpt import CHOICES, CRYSTALLINE
     changes = list(experiment.VARIANTS.values())
     assert {c.get("positions", "learned") for c in changes} == set(CHOICES["positions"])
     assert {c.get("qkv", "full") for c in changes} == set(CHOICES["qkv"])

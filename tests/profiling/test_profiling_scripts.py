@@ -92,7 +92,7 @@ def test_sizes_of_the_limits_are_few():
 
 def test_kernels_take_the_shapes_of_a_model():
     kernels = script("kernels")
-    from cllm.config import ModelConfig
+    from cllm.models.gpt import ModelConfig
 
     plain = kernels.shapes_of(ModelConfig.preset("tiny").to_dict(), 2, 8)
     assert set(plain) == set(kernels.SHAPES) and plain["attention"] == ((2, 4, 8, 16),) and not plain["block_backward_weight"]
@@ -134,13 +134,13 @@ def test_a_setting_is_read_like_its_default(monkeypatch):
 
 def test_declared_work_does_not_depend_on_the_cut_of_the_batch():
     import cllm
-    from cllm.models.wiring import wire
+    from cllm.models.architecture import program_of
     from cllm.planner.costs import op_work
     from cllm.planner.ledger import Ledger
     from cllm.program.workload import Workload
 
     config, batch, time = cllm.ModelConfig(50, 2, 16, 2, 24, 9), 5, 8
-    ledger = Ledger(wire(config), Workload(config, batch, time, threads=1))
+    ledger = Ledger(program_of(config), Workload(batch, time, threads=1))
     sums = []
     for micro, sizes in ((None, [5]), (2, [2, 2, 1])):
         schedule, _ = ledger.build(cllm.CacheAll(micro_batch=micro).decide(ledger))

@@ -6,7 +6,7 @@ import toys
 
 import cllm
 from cllm.layers import LAYERS
-from cllm.program.declare import FEEDS, Flow, Layer, Param, Scratch, Site, Table
+from cllm.program.declare import HANDED, STANDARD_FEEDS, Flow, Layer, Param, Scratch, Site, Table
 
 OUT = Site("y", "N C", "out")
 
@@ -119,7 +119,7 @@ def test_what_is_declared_may_be_used_everywhere():
 
 
 def test_a_feed_is_no_input():
-    for feed in FEEDS:
+    for feed in (*HANDED, *STANDARD_FEEDS):
         source = f"def forward(self, x, {feed}, *, y): pass"
         scope = {}
         exec(source, scope)
@@ -133,7 +133,7 @@ def test_the_package_layers_say_what_they_are(layer):
     assert len(set(names)) == len(names)
     for site in layer.sites:
         assert site.meaning and site.shape and len(site.meaning.splitlines()) == 1
-    assert not {s.name for s in layer.sites} & set(FEEDS)
+    assert not {s.name for s in layer.sites} & {*HANDED, *STANDARD_FEEDS}
 
 
 def test_declarations_are_frozen():

@@ -4,17 +4,16 @@ import toys
 from toys import Add, Head, Mix, Scale, Source, Tanh
 
 import cllm
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.program.program import Program
 from cllm.program.wiring import Wiring
 
 TINY = cllm.ModelConfig(13, 3, 16, 2, 24, 9)
-LETTERS = toys.config().letters
 
 
 def wiring(*blocks):
     w = Wiring()
-    x = w.add("source", Source(V=5, C=3), LETTERS)
+    x = w.add("source", Source(V=5, C=3))
     for number in range(len(blocks)):
         with w.block(number):
             x = blocks[number](w, x)
@@ -22,11 +21,11 @@ def wiring(*blocks):
 
 
 def tanh(w, x):
-    return w.add("t", Tanh(C=3), LETTERS, x=x)
+    return w.add("t", Tanh(C=3), x=x)
 
 
 def finish(w, x):
-    w.add("head", Head(V=5, C=3), LETTERS, x=x)
+    w.add("head", Head(V=5, C=3), x=x)
     return w.program()
 
 
@@ -56,7 +55,7 @@ def test_a_shared_parameter_waits_where_a_later_step_adds_to_it():
     tied = toys.wire([((Mix, 0, 0, "one"), (Mix, 1, 0, "one"))], tied=True)
     assert tied.waiting_steps == {0, 1} and tied.parameters.keys() == {"table", "one"}
     assert toys.wire([((Mix, 0, 0), (Mix, 1, 0))]).waiting_steps == frozenset()
-    assert {wire(TINY).steps[i].name for i in wire(TINY).waiting_steps} == {"embed"}
+    assert {program_of(TINY).steps[i].name for i in program_of(TINY).waiting_steps} == {"embed"}
 
 
 def test_blocks_of_one_kind_cost_the_same_and_others_do_not():
@@ -65,14 +64,14 @@ def test_blocks_of_one_kind_cost_the_same_and_others_do_not():
     program = toys.wire([line, line, other, ((Mix, 0, 0), (Scale, 1, 0), (Add, 2, 0))])
     kinds = [program.kind_of_block(b) for b in range(4)]
     assert kinds[0] == kinds[1] and len({*kinds}) == 3
-    gpt = wire(TINY)
+    gpt = program_of(TINY)
     assert len({gpt.kind_of_block(b) for b in range(3)}) == 1
     assert {hash(k) for k in kinds}
 
 
 @pytest.mark.parametrize("block", range(3))
 def test_the_program_with_one_block(block):
-    gpt = wire(TINY)
+    gpt = program_of(TINY)
     one = gpt.with_block(block)
     assert one.n_blocks == 1 and [s.index for s in one.steps] == list(range(len(one.steps)))
     assert one.kind_of_block(0) == gpt.kind_of_block(block)
@@ -94,41 +93,41 @@ def refused(build, match):
 
 def test_what_a_wiring_refuses():
     w, x = wiring(tanh)
-    refused(lambda: w.add("a", Tanh(C=3), LETTERS, x="nobody.y"), "outputs of earlier steps")
-    refused(lambda: w.add("a", Tanh(C=3), LETTERS), "needs the inputs x")
-    refused(lambda: w.add("a", Tanh(C=3), LETTERS, x=x, z=x), "needs the inputs x")
-    refused(lambda: w.add("source", Tanh(C=3), LETTERS, x=x), "names of steps must differ")
-    refused(lambda: w.add("a", Mix(C=4), LETTERS, {"weight": "source.weight"}, x=x), "has the shape")
+    refused(lambda: w.add("a", Tanh(C=3), x="nobody.y"), "outputs of earlier steps")
+    refused(lambda: w.add("a", Tanh(C=3)), "needs the inputs x")
+    refused(lambda: w.add("a", Tanh(C=3), x=x, z=x), "needs the inputs x")
+    refused(lambda: w.add("source", Tanh(C=3), x=x), "names of steps must differ")
+    refused(lambda: w.add("a", Mix(C=4), {"weight": "source.weight"}, x=x), "has the shape")
 
 
 def test_only_the_output_of_a_step_may_be_read():
     """Other sites have no gradient: a reader of one would get wrong gradients without a word."""
-    w, x = wiring(lambda w, x: w.add("s", Scale(C=3), LETTERS, x=x))
-    refused(lambda: w.add("a", Tanh(C=3), LETTERS, x="blocks.0.s.twice"), "outputs of earlier steps")
+    w, x = wiring(lambda w, x: w.add("s", Scale(C=3), x=x))
+    refused(lambda: w.add("a", Tanh(C=3), x="blocks.0.s.twice"), "outputs of earlier steps")
 
 
 def test_a_region_reads_one_value_from_outside():
     def reads_two(w, x):
-        return w.add("sum", Add(C=3), LETTERS, a=x, b="source.y")
+        return w.add("sum", Add(C=3), a=x, b="source.y")
 
     refused(lambda: finish(*wiring(tanh, reads_two)), "exactly one value from outside")
 
     def reads_none(w, x):
-        return w.add("again", Source(V=5, C=3), LETTERS)
+        return w.add("again", Source(V=5, C=3))
 
     refused(lambda: finish(*wiring(tanh, reads_none)), "exactly one value from outside")
     w, x = wiring(tanh)
-    refused(lambda: finish(w, w.add("sum", Add(C=3), LETTERS, a=x, b="source.y")), "exactly one value from outside")
+    refused(lambda: finish(w, w.add("sum", Add(C=3), a=x, b="source.y")), "exactly one value from outside")
 
 
 def test_blocks_follow_one_another():
     w, x = wiring(tanh)
-    x = w.add("between", Tanh(C=3), LETTERS, x=x)
+    x = w.add("between", Tanh(C=3), x=x)
     with w.block(1):
         x = tanh(w, x)
     refused(lambda: finish(w, x), "without steps between")
     w = Wiring()
-    x = w.add("source", Source(V=5, C=3), LETTERS)
+    x = w.add("source", Source(V=5, C=3))
     for number in (1, 0):
         with w.block(number):
             x = tanh(w, x)
@@ -137,12 +136,12 @@ def test_blocks_follow_one_another():
 
 def test_a_program_ends_with_a_loss_and_has_no_dead_end():
     w, x = wiring(tanh)
-    w.add("last", Tanh(C=3), LETTERS, x=x)
+    w.add("last", Tanh(C=3), x=x)
     refused(w.program, "head with an evaluate method")
 
     def forgets(w, x):
-        w.add("lost", Tanh(C=3), LETTERS, x=x)
+        w.add("lost", Tanh(C=3), x=x)
         return tanh(w, x)
 
     refused(lambda: finish(*wiring(forgets)), "must be read by a later step")
-    refused(lambda: Program((), {}, {}, {}), "head with an evaluate method|no steps")
+    refused(lambda: Program((), {}, {}, {}, {}), "head with an evaluate method|no steps")

@@ -4,7 +4,7 @@ import pytest
 
 from cllm.comparison.first_gradients import FirstGradients, gradient_errors, inexact_strategies, write_gradients
 from cllm.comparison.job import Job
-from cllm.config import ModelConfig
+from cllm.models.gpt import ModelConfig
 from cllm.proof.closeness import PIECE, Closeness, closeness
 
 JOB = Job(ModelConfig(13, 2, 16, 2, 24, 9), batch_size=2, seq_len=8, steps=1, threads=1)
@@ -61,8 +61,8 @@ def test_other_shapes_are_refused():
 
 def gradients_of(seed, scale=0.0):
     """Gradients of the job's model, made up; `scale` is how far they are from those of scale 0."""
-    from cllm.models.wiring import wire
-    shapes = {name: parameter.shape for name, parameter in wire(JOB.config).parameters.items()}
+    from cllm.models.architecture import program_of
+    shapes = {name: parameter.shape for name, parameter in program_of(JOB.architecture).parameters.items()}
     return {name: drawn(shape, seed) + np.float32(scale) * drawn(shape, seed + 1) for name, shape in shapes.items()}
 
 

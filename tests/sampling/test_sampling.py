@@ -4,7 +4,7 @@ import oracle
 import pytest
 
 import cllm
-from cllm.config import CHOICES
+from cllm.models.gpt import CHOICES
 from cllm.sampling import Choice, Decoder, Rereader, decoder_for, generate, stream
 
 SETTINGS = [{}, {"qkv": "lattice", "out_proj": False, "qkv_bias": False}, {"tied": False}, {"dropout": 0.4},
@@ -64,7 +64,7 @@ def test_text_depends_on_the_seed_alone(new_model):
     texts = [generate(model, [1], 30, seed=seed, num_threads=threads).tolist()
              for seed, threads in ((0, 1), (0, 3), (1, 1))]
     assert texts[0] == texts[1] != texts[2]
-    assert list(stream(model, [1], 30)) == texts[0] == model.generate([1], 30).tolist()
+    assert list(stream(model, [1], 30)) == texts[0] == cllm.generate(model, [1], 30).tolist()
     assert generate(model, [1], 10).tolist() == texts[0][:10], "a shorter text is the beginning of a longer one"
     assert model.planned_optimizer == "adamw"
     Rereader(model)

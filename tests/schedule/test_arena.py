@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cllm
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.planner.costs import Speeds
 from cllm.planner.ledger import Ledger
 from cllm.program.dims import ALIGNMENT
@@ -42,7 +42,7 @@ def assert_no_overlap(schedule, arena):
 
 def lay(strategy, n_layers, B, T, C, H, V, threads=2):
     config = cllm.ModelConfig(V, n_layers, C, H, 4 * C, T)
-    ledger = Ledger(wire(config), Workload(config, B, T, threads=threads))
+    ledger = Ledger(program_of(config), Workload(B, T, threads=threads))
     schedule, report = ledger.build(strategy.decide(ledger))
     return schedule, report.arena
 
@@ -76,7 +76,7 @@ HARD = {"crystalline": (cllm.ModelConfig(1000, 3, 64, 2, 193, 512, qkv_bias=Fals
 @pytest.mark.parametrize("name", HARD)
 def test_plans_of_the_planner_pack_where_first_fit_does_not(name):
     config, sizes = HARD[name]
-    ledger = Ledger(wire(config), Workload(config, **sizes), Speeds())
+    ledger = Ledger(program_of(config), Workload(**sizes), Speeds())
     frontier = ledger.frontier(("cache", "micro_batch", "recompute"))
     for index in range(0, len(frontier), 4):
         schedule, report = ledger.build(frontier.plan(index))

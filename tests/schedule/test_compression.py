@@ -6,7 +6,7 @@ import oracle
 import pytest
 
 import cllm
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Cache, Compress, Tape
 from cllm.schedule.compression import SITES_OF_A_STEP, stream_of
@@ -97,7 +97,7 @@ def test_the_mean_over_seeds_comes_nearer_to_the_exact_gradient():
 
 
 def test_streams_are_of_one_value_each_and_none_of_dropout():
-    program = wire(cllm.ModelConfig(**{**CONFIG, "dropout": 0.1, "n_layers": 12}))
+    program = program_of(cllm.ModelConfig(**{**CONFIG, "dropout": 0.1, "n_layers": 12}))
     streams = [stream_of(s.index, i) for s in program.steps for i in range(len(s.outputs))]
     assert len(set(streams)) == len(streams) and max(streams) < 2**32
     assert max(len(s.outputs) for s in program.steps) <= SITES_OF_A_STEP

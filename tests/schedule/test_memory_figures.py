@@ -9,7 +9,7 @@ from click.testing import CliRunner
 import cllm
 from cllm.cli import main
 from cllm.cli.memory import IN_BLOCKS, PARTS, weight_rows
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.planner.ledger import Ledger
 from cllm.program.workload import Workload
 
@@ -89,7 +89,7 @@ REFERENCE = dict(vocab_size=256, n_layers=6, d_model=512, n_heads=8, d_ff=2048, 
                                                             ("full", 18.87, 69.32, 138.63)])
 def test_the_table_of_the_reference_size(qkv, attention, together, adam):
     config = cllm.ModelConfig(**REFERENCE, qkv=qkv)
-    rows = {row["part"]: row for row in weight_rows(wire(config), Workload(config, 1, 256))}
+    rows = {row["part"]: row for row in weight_rows(program_of(config), Workload(1, 256))}
     for part, column, megabytes in (
             ("attention", "gradient_bytes", attention), ("layer norms", "gradient_bytes", 0.049),
             ("feed-forward", "gradient_bytes", 50.39), ("all blocks", "gradient_bytes", together),
@@ -100,8 +100,8 @@ def test_the_table_of_the_reference_size(qkv, attention, together, adam):
 def kept_bytes(time, also=()):
     """Bytes that one block keeps for backward, by planner."""
     config = cllm.ModelConfig(**REFERENCE)
-    workload = Workload(config, 1, time)
-    ledger = Ledger(wire(config), workload)
+    workload = Workload(1, time)
+    ledger = Ledger(program_of(config), workload)
     schedule, _ = ledger.build(cllm.CacheAll(also=also).decide(ledger))
     return sum(b.nbytes for b in schedule.buffers if b.kind == "kept" and b.block == 0)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toys import Add, Mix, Scale, Square, Tanh
 
 import cllm
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Cache, Compress, OnDisk, Recompute, Segment, Tape
@@ -26,7 +26,7 @@ CONFIG = {**oracle.CONFIG, "n_layers": 6}
 
 def schedule_of(strategy, config=CONFIG, batch=4, time=6, **changes):
     config = cllm.ModelConfig(**{**config, **changes})
-    ledger = Ledger(wire(config), Workload(config, batch, time, threads=2))
+    ledger = Ledger(program_of(config), Workload(batch, time, threads=2))
     plan = strategy if isinstance(strategy, Plan) else strategy.decide(ledger)
     return ledger.build(plan)[0]
 
@@ -109,7 +109,7 @@ def test_a_micro_batch_changes_no_operation_but_the_epilogue():
 @pytest.mark.parametrize("mode", ["loss", "logits"])
 def test_without_gradients_each_step_runs_once_and_nothing_is_kept(mode):
     config = cllm.ModelConfig(**CONFIG)
-    program, workload = wire(config), Workload(config, 4, 6, threads=2)
+    program, workload = program_of(config), Workload(4, 6, threads=2)
     for plan in (toys.cache_all(program), schedule_plan(cllm.Binomial(2))):
         schedule = build_schedule(program, workload, plan, mode)
         assert [op.step.index for op in schedule.ops] == [*range(len(program.steps))]
@@ -119,7 +119,7 @@ def test_without_gradients_each_step_runs_once_and_nothing_is_kept(mode):
 
 def schedule_plan(strategy):
     config = cllm.ModelConfig(**CONFIG)
-    return strategy.decide(Ledger(wire(config), Workload(config, 4, 6, threads=2)))
+    return strategy.decide(Ledger(program_of(config), Workload(4, 6, threads=2)))
 
 
 # what must hold of every schedule
@@ -344,7 +344,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_reason(what):
 def test_what_is_no_plan_is_refused(plan):
     config = cllm.ModelConfig(**CONFIG)
     with pytest.raises(cllm.PlanError, match="Plan"):
-        build_schedule(wire(config), Workload(config, 4, 6), plan)
+        build_schedule(program_of(config), Workload(4, 6), plan)
 
 
 def test_a_shared_parameter_that_needs_more_than_the_batch_cannot_be_cut():

@@ -4,7 +4,7 @@ from math import comb
 import pytest
 
 import cllm
-from cllm.models.wiring import wire
+from cllm.models.architecture import program_of
 from cllm.planner.ledger import Ledger
 from cllm.program.workload import Workload
 from cllm.strategies.binomial import advances
@@ -18,7 +18,7 @@ def closed_form(n, slots):
 
 def schedule_of(n, strategy):
     config = cllm.ModelConfig(13, n, 4, 1, 4, 4)
-    ledger = Ledger(wire(config), Workload(config, 1, 2, threads=1))
+    ledger = Ledger(program_of(config), Workload(1, 2, threads=1))
     return ledger.build(strategy.decide(ledger))[0]
 
 

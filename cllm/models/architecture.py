@@ -1,0 +1,110 @@
+"""`Architecture`: what a model is before it has arrays: its settings, and how they are wired."""
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, is_dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+
+from cllm.errors import ConfigError
+from cllm.program.program import Program
+from cllm.program.wiring import Wiring
+
+
+class Architecture(ABC):
+    """Base of a family of models: a subclass is a frozen dataclass whose fields are the settings.
+
+    A family over tokens has the fields ``vocab_size`` and ``max_seq_len``; the second bounds the length of sequences.
+
+    Class attributes
+    ----------------
+    family : str
+        The name of a family that is built in; "" for a user's own.
+    causal : bool
+        A later token changes no earlier output. The tests of the laws hold the family to it, and sampling needs it.
+    """
+
+    family: ClassVar[str] = ""
+    causal: ClassVar[bool] = False
+
+    @abstractmethod
+    def wire(self, w: Wiring) -> None:
+        """Add the model's layers to `w`, one after the other, the head last."""
+
+    @property
+    def program(self) -> Program:
+        """The settings wired: a straight line of layers."""
+        return program_of(self)
+
+    def example_batch(self, rng: np.random.Generator, batch_size: int, seq_len: int | None) -> dict[str, np.ndarray]:
+        """A drawn batch, every feed by name, for comparisons, profiles and proofs; families with other feeds than tokens
+        and targets give their own.
+
+        Parameters
+        ----------
+        rng : Generator
+        batch_size : int
+        seq_len : int or None
+
+        Raises
+        ------
+        ConfigError
+            When the family must define it itself.
+        """
+        feeds = self.program.feeds
+        if not set(feeds) <= {"tokens", "targets"} or any(feed.high is None for feed in feeds.values()):
+            raise ConfigError(f"{type(self).__name__}.example_batch", "must be defined by a family that is fed more than "
+                              "tokens and targets", ", ".join(feeds) or "nothing",
+                              "Define example_batch(rng, batch_size, seq_len) and return arrays by name.")
+        return {name: rng.integers(0, feed.high, (batch_size, seq_len)).astype(np.int32) for name, feed in feeds.items()}
+
+    def to_dict(self) -> dict:
+        """Every setting by name; ``type(self)(**d)`` makes it again."""
+        return asdict(self)
+
+
+@lru_cache(maxsize=64)
+def _wired(architecture: Architecture) -> Program:
+    wiring = Wiring(longest=getattr(architecture, "max_seq_len", None))
+    architecture.wire(wiring)
+    return wiring.program()
+
+
+def program_of(architecture: Architecture) -> Program:
+    """The program of an architecture; equal ones share it.
+
+    Raises
+    ------
+    ConfigError
+        When it is no frozen dataclass.
+    DeclarationError
+        When its layers cannot be wired so.
+    """
+    checked_architecture("architecture", architecture)
+    try:
+        hash(architecture)
+    except TypeError as error:
+        raise ConfigError(type(architecture).__name__, "must have settings that can be hashed", str(error),
+                          "Make it a frozen dataclass of numbers, texts and tuples.") from error
+    return _wired(architecture)
+
+
+def checked_architecture(where: str, value) -> Architecture:
+    """`value` when it is an instance of an architecture; otherwise `ConfigError`."""
+    if not isinstance(value, Architecture) or not is_dataclass(value):
+        got = value.__name__ if isinstance(value, type) else type(value).__name__
+        raise ConfigError(where, "must be an architecture: a frozen dataclass that derives from cllm.Architecture", got,
+                          "Pass for example cllm.ModelConfig(...), or an instance of your own class.")
+    return value
+
+
+def metadata_of(architecture: Architecture, dtype: str) -> dict[str, str]:
+    """What a file of weights says of its model: family, settings and dtype, as texts."""
+    return {"family": family_name(type(architecture)), "config": json.dumps(architecture.to_dict()), "dtype": dtype}
+
+
+def family_name(kind: type[Architecture]) -> str:
+    """The name under which files record a family: its own, or for a user's the module and class, which are never run."""
+    return kind.family or f"{kind.__module__}:{kind.__qualname__}"

@@ -1,0 +1,94 @@
+"""The families that are built in, and the way back from a file to a model."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from cllm.errors import CllmError, ConfigError, SnapshotError
+from cllm.models.architecture import Architecture, family_name
+from cllm.models.crystalline import Crystalline
+from cllm.models.gpt import GPT, ModelConfig
+from cllm.models.model import Model
+
+FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline)}
+
+
+def model_of(architecture: Architecture, seed: int = 0, dtype: str = "float32") -> Model:
+    """The model of an architecture: a `GPT` where it is a `ModelConfig`."""
+    return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype)
+
+
+def architecture_of(metadata: Mapping, architecture: type[Architecture] | None = None) -> Architecture:
+    """The architecture that a file's metadata describe (see `metadata_of`). Nothing that a file names is imported or run.
+
+    Parameters
+    ----------
+    metadata : dict
+        With ``config``, and ``family`` unless it is the first, gpt.
+    architecture : class or None
+        The family, needed where it is not built in.
+
+    Raises
+    ------
+    ConfigError
+        When the family is unknown or another, or its settings are not those of the family.
+    """
+    name = metadata.get("family", ModelConfig.family)
+    kind = FAMILIES.get(name) if architecture is None else architecture
+    if kind is None:
+        raise ConfigError("architecture", f"must be given for a family that is not built in ({', '.join(FAMILIES)})",
+                          f"a file of {name!r}", "Pass the class: architecture=Mine. What a file names is never run.")
+    if not isinstance(kind, type) or not issubclass(kind, Architecture):
+        raise ConfigError("architecture", "must be a class that derives from cllm.Architecture", repr(kind), "Pass the class.")
+    if family_name(kind).rpartition(":")[2] != str(name).rpartition(":")[2]:
+        raise ConfigError("architecture", f"must be the class that was saved, {name!r}", family_name(kind),
+                          "Pass that class.")
+    config = metadata["config"]
+    settings = json.loads(config) if isinstance(config, str) else config
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+    except TypeError as error:
+        raise ConfigError("architecture", f"must have the settings of {family_name(kind)}", str(error),
+                          "Use the version of the class that saved the file.") from error
+
+
+def load(path: str | Path, architecture: type[Architecture] | None = None) -> Model:
+    """The model that `Model.save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+    architecture : class or None
+        The family, where it is a user's own. Nothing that the file names is executed.
+
+    Raises
+    ------
+    SnapshotError
+        When the file is missing, damaged, or not one of ours.
+    ConfigError
+        When the family is not built in and not given.
+    """
+    where, do = f"load({str(path)!r})", "Save the model again, or choose another file."
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        found, dtype = {"config": metadata["config"], **metadata}, metadata["dtype"]
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise SnapshotError(where, "must be a model that Model.save wrote", f"{type(error).__name__}: {error}", do) from error
+    if architecture is None and found.get("family", ModelConfig.family) not in FAMILIES:
+        architecture_of(found)  # tells what to pass
+    try:
+        model = model_of(architecture_of(found, architecture), dtype=dtype)
+    except (CllmError, ValueError, TypeError, AttributeError) as error:
+        if architecture is not None and isinstance(error, CllmError):
+            raise
+        raise SnapshotError(where, "must be a model that Model.save wrote", f"{type(error).__name__}: {error}", do) from error
+    for name, parameter in model.parameters.items():
+        if name not in arrays or arrays[name].shape != parameter.shape or arrays[name].dtype != parameter.dtype:
+            raise SnapshotError(where, f"must hold {name} of shape {parameter.shape}",
+                                str(arrays[name].shape) if name in arrays else "nothing", do)
+        parameter[...] = arrays[name]
+    return model

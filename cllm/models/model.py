@@ -1,0 +1,113 @@
+"""`Model`: an architecture with its parameters and gradients."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from cllm import _kernels as kernels
+from cllm.checks import LARGEST_SEED, checked_size
+from cllm.errors import ConfigError, SnapshotError
+from cllm.models.architecture import Architecture, checked_architecture, metadata_of
+from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
+from cllm.program.program import Program
+from cllm.program.workload import ITEMSIZE
+
+
+class Model:
+    """Parameters, and gradients once something asks for them.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    seed : int
+        Of the initial weights.
+    dtype : {"float32", "float64"}
+        float32 trains; float64 is there to prove gradients.
+
+    Raises
+    ------
+    ConfigError
+        When an argument is outside what it may be.
+    DeclarationError
+        When the architecture's layers cannot be wired as it says.
+    """
+
+    def __init__(self, architecture: Architecture, seed: int = 0, dtype: str = "float32"):
+        name = type(self).__name__
+        self._architecture = checked_architecture(f"{name}(architecture)", architecture)
+        if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+            raise ConfigError(f"{name}(dtype=...)", f"must be one of {', '.join(ITEMSIZE)}", repr(dtype),
+                              "Choose one of these.")
+        self.dtype = dtype
+        self._program = architecture.program
+        self._parameters = initial_parameters(self._program, checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED), dtype)
+        self._gradients: Mapping[str, np.ndarray] | None = None
+        self._tables: Mapping[str, np.ndarray] | None = None
+        self.planned_optimizer: str | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The settings it was made with."""
+        return self._architecture
+
+    @property
+    def program(self) -> Program:
+        """The model as a straight line of wired layers."""
+        return self._program
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        """Live arrays by name; assign into them (``parameters[name][...] = values``)."""
+        return self._parameters
+
+    @property
+    def gradients(self) -> Mapping[str, np.ndarray]:
+        """Arrays of the same names and shapes, made of zeros at first use; `Executor.loss_and_grad` adds into them."""
+        if self._gradients is None:
+            self._gradients = zero_gradients(self._parameters)
+        return self._gradients
+
+    @cached_property
+    def gradient_list(self) -> kernels.ArrayList:
+        """The gradients in the order of their names, bound for kernels that go over all of them in one call."""
+        return kernels.ArrayList(self.gradients.values())
+
+    @property
+    def tables(self) -> Mapping[str, np.ndarray]:
+        """Arrays of constants by name, read-only, made at first use: fixed positions, lattice coordinates."""
+        if self._tables is None:
+            self._tables = constant_tables(self._program, self.dtype)
+        return self._tables
+
+    def attach(self, optimizer: str) -> None:
+        """Remember for which optimizer's state the latest executor planned memory."""
+        self.planned_optimizer = optimizer
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero."""
+        if self._gradients is not None:
+            kernels.fill_zero(x=self.gradient_list)
+
+    def copy(self, dtype: str | None = None) -> "Model":
+        """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied."""
+        made = type(self)(self._architecture, dtype=dtype or self.dtype)
+        for name, parameter in self._parameters.items():
+            made.parameters[name][...] = parameter
+        return made
+
+    def save(self, path: str | Path) -> None:
+        """Write architecture and parameters as one safetensors file; `cllm.load` reads it.
+
+        Raises
+        ------
+        SnapshotError
+            When the file cannot be written.
+        """
+        try:
+            save_file(dict(self._parameters), path, metadata_of(self._architecture, self.dtype))
+        except OSError as error:
+            raise SnapshotError(f"save({str(path)!r})", "must be a place that can be written", str(error),
+                                "Choose another path, or make room.") from error

@@ -1,0 +1,128 @@
+"""`check_layer` passes what keeps its promises and names what does not: each fault is planted in a layer that passes."""
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import cllm
+from cllm import layers
+from cllm.testing import check_layer
+
+OURS = [layers.Linear(I=5, O=7), layers.Linear(I=5, O=7, bias=False), layers.LayerNorm(C=8), layers.Activation(F=6),
+        layers.Attention(H=2, D=4, C=8), layers.BlockLinear(S=3, H=2, D=4, O=24), layers.Residual(C=8),
+        layers.Residual(C=8, rate=0.3, stream=1), layers.Dropout(C=8, rate=0.3, stream=1), layers.Embedding(V=9, C=6, P=8),
+        layers.Embedding(V=9, C=6, P=8, kind="clock"), layers.CrossEntropyHead(V=9, C=6), layers.SquaredErrorHead(V=9, C=6),
+        layers.CrystallineAttention(H=2, D=4, C=8, V=9)]
+
+
+@pytest.mark.parametrize("layer", OURS, ids=lambda layer: type(layer).__name__)
+def test_our_layers_pass(layer):
+    check_layer(layer)
+
+
+def test_every_layer_of_ours_is_checked():
+    assert {type(layer) for layer in OURS} == set(layers.LAYERS)
+
+
+@dataclass(frozen=True)
+class Good(cllm.Layer):
+    """y = x w; nothing of it is declared but what must be."""
+
+    C: int
+    sites = (cllm.Site("y", "N C", "scaled rows"),)
+    params = (cllm.Param("weight", "C", "ones"),)
+    scratch = (cllm.Scratch("room", lambda layer, letters, threads, itemsize: letters["N"] * layer.C),)
+
+    def forward(self, x, weight, *, y, room):
+        room[:x.size] = (x * weight).reshape(-1)
+        y[...] = room[:x.size].reshape(x.shape)
+
+    def accumulate(self, dy, x, *, dweight):
+        for row in dy * x:
+            dweight += row
+
+    def backward(self, dy, weight, *, dx):
+        np.multiply(dy, weight, out=dx)
+
+
+def test_a_layer_in_numpy_passes():
+    check_layer(Good(C=8))
+    check_layer(Good(C=3), batch=4, time=1, x="N C")
+
+
+def keeps(self, x, weight, *, y, room):
+    np.multiply(x, weight, out=y)
+    y[0] += COUNT.append(0) or len(COUNT)
+
+
+def half(self, x, weight, *, y, room):
+    y[1:] = x[1:] * weight
+
+
+def beyond(self, x, weight, *, y, room):
+    np.multiply(x, weight, out=y)
+    np.lib.stride_tricks.as_strided(y.reshape(-1), (y.size + 1,), (y.itemsize,))[-1] = 5
+
+
+def neighbours(self, x, weight, *, y, room):
+    y[...] = x * weight
+    y[1:] += 0.1 * x[:-1]
+
+
+def by_address(self, x, weight, *, y, room):
+    np.multiply(x, weight * (1 + (x.ctypes.data % 64 == 8 * 9) * 1e-7), out=y)
+
+
+def at_once(self, dy, x, *, dweight):
+    dweight += (dy * x).sum(axis=0)
+
+
+def overwrites(self, dy, x, *, dweight):
+    dweight[...] = (dy * x).sum(axis=0)
+
+
+COUNT: list = []
+FAULTS = {
+    "writes into what it reads": ("forward", lambda self, x, weight, *, y, room: np.multiply(x, weight, out=x),
+                                  "changes what it reads"),
+    "keeps something from the last call": ("forward", keeps, "other bits the second time"),
+    "leaves a row unwritten": ("forward", half, "leaves NaN in y"),
+    "writes beyond its array": ("forward", beyond, "writes beyond the ends of y"),
+    "looks at another position": ("forward", neighbours, "across = True"),
+    "a wrong factor": ("backward", lambda self, dy, weight, *, dx: np.multiply(dy, 2 * weight, out=dx), r"dx\[0, 0\] is"),
+    "no gradient": ("backward", lambda self, dy, weight, *, dx: dx.fill(0), "central difference"),
+    "an unwritten gradient": ("backward", lambda self, dy, weight, *, dx: None, "leaves NaN in dx"),
+    "= for += in a parameter's gradient": ("accumulate", overwrites, "dweight is not added to"),
+    "rows summed before they are added": ("accumulate", at_once, "micro-batches of"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_named(name):
+    method, fault, match = FAULTS[name]
+    Bad = dataclass(frozen=True)(type("Bad", (Good,), {method: fault, "__annotations__": {}, "__module__": __name__}))
+    with pytest.raises(AssertionError, match=match) as caught:
+        check_layer(Bad(C=8))
+    assert str(caught.value).startswith("Bad") and str(caught.value).rstrip().endswith(".")
+
+
+def test_who_says_that_rows_are_not_added_in_order_may_sum_at_once():
+    Said = dataclass(frozen=True)(type("Said", (Good,), {"accumulate": at_once, "in_order": False, "__annotations__": {},
+                                                       "__module__": __name__}))
+    check_layer(Said(C=8))
+
+
+@pytest.mark.parametrize("layer", [Good, "Good", None])
+def test_what_is_no_layer_is_refused(layer):
+    with pytest.raises(AssertionError, match="must be an instance of a cllm.Layer"):
+        check_layer(layer)
+
+
+def test_a_wrong_step_by_step_form_is_found():
+    class Bad(layers.Attention):
+        def extend(self, state, position, qkv):
+            y = super().extend(state, position, qkv)
+            return y if position < 2 else y * 1.001
+
+    with pytest.raises(AssertionError, match="extend differs from forward at position 2"):
+        check_layer(Bad(H=2, D=4, C=8))
