@@ -90,7 +90,7 @@ def steps(config: cllm.ModelConfig, arguments) -> dict:
             harness.say(f"making {name}")
             peers[name].ask("make", config=config.to_dict(), batch_size=8, seq_len=256, strategy=name,
                             threads=arguments.threads)
-        peers["round_weights"].ask("prepare", kernel="round_weights", shape=[elements], threads=arguments.threads)
+        prepared(peers["round_weights"], "round_weights", (elements,), arguments.threads)
         repeats = {name: 1 for name in STEPS} | {"round_weights": 10}
         timings = harness.interleave({name: lambda peer=peer, times=repeats[name]: peer.ask("burst", repeats=times)
                                       for name, peer in peers.items()}, arguments.rounds, harness.say)
@@ -108,6 +108,11 @@ def steps(config: cllm.ModelConfig, arguments) -> dict:
             "product_share": sum(by_name.get(name, 0.0) for name in PRODUCTS) / whole}
 
 
+def prepared(peer: process.Peer, case: str, shape: tuple[int, ...], threads: int) -> dict:
+    """What a contestant says of a case that it has made ready."""
+    return peer.ask("prepare", kernel=case, shape=list(shape), settings={"threads": threads})
+
+
 def products(arguments) -> list[dict]:
     """A row for each product of a block: cllm's from float32 weights and from a widened copy, PyTorch's in both formats."""
     rows = []
@@ -120,7 +125,7 @@ def products(arguments) -> list[dict]:
                 peer = process.Peer(f"peers/{library}/products.py", arguments.threads, python)
                 peers.append(peer)
                 try:
-                    one = peer.ask("prepare", kernel=case, shape=list(shape), threads=arguments.threads)
+                    one = prepared(peer, case, shape, arguments.threads)
                 except process.PeerError as error:
                     print(f"{library} {case}: {error}", file=sys.stderr)
                     continue

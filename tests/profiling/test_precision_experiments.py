@@ -1,4 +1,5 @@
 """What judges the experiments on fewer bits, on leaks and on disks: verdicts that can fail, and a run that repeats."""
+import argparse
 import json
 
 import pytest
@@ -30,6 +31,16 @@ def test_the_same_run_gives_the_same_curve_and_other_formats_another():
     assert runs[0] == runs[1] == runs[2]
     assert runs[3]["losses"][0] != runs[0]["losses"][0], "forward sees the working copy from the first step on"
     assert [step for step, _ in runs[0]["evaluations"]] == [2, 4]
+
+
+def test_products_in_fewer_bits_run(monkeypatch):
+    mixed = script("mixed_precision")
+    monkeypatch.setattr(mixed, "PRODUCTS", {"mlp.fc1": (8, 4, 6)})
+    monkeypatch.setattr(mixed, "CONTESTANTS", {"cllm": ("product", "product_of_copy")})
+    found, = mixed.products(argparse.Namespace(threads=1, rounds=1, peer_python=None))
+    assert set(found["rate"]) == {"cllm product", "cllm product_of_copy"} and min(found["rate"].values()) > 0
+    with script("peers.process").Peer("peers/cllm/products.py", 1) as peer:
+        assert mixed.prepared(peer, "round_weights", (1000,), 1)["digest"] > 0
 
 
 def test_growth_is_told():
