@@ -1,8 +1,8 @@
 """What a model is: `ModelConfig` and its presets."""
 
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
 
+from cllm.checks import checked_flag, checked_real, checked_size, checked_word, keep
 from cllm.errors import ConfigError
 
 CHOICES = {
@@ -21,8 +21,6 @@ PRESETS = {
     "gpt2": (50257, 12, 768, 12, 3072, 1024),
 }
 
-# Keeps a length far inside 64 bits and catches nonsense early.
-LARGEST = 1 << 24
 LARGEST_SEED = (1 << 63) - 1
 
 
@@ -74,24 +72,20 @@ class ModelConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len"):
-            checked_size(f"ModelConfig({name}=...)", getattr(self, name))
+            keep(self, "ModelConfig", name, checked_size)
         if self.d_model % self.n_heads:
             raise ConfigError("ModelConfig(n_heads=...)", f"must divide d_model = {self.d_model}", str(self.n_heads),
                               "Choose d_model as a multiple of n_heads.")
         for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"ModelConfig({name}=...)", f"must be one of {', '.join(allowed)}",
-                                  repr(getattr(self, name)), "Choose one of these.")
+            keep(self, "ModelConfig", name, checked_word, allowed)
         for name in ("qkv_bias", "out_proj", "tied"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"ModelConfig({name}=...)", "must be True or False", repr(getattr(self, name)),
-                                  "Pass a bool.")
+            keep(self, "ModelConfig", name, checked_flag)
         object.__setattr__(self, "crystalline", _checked_parts(self.crystalline))
         if self.attention == "crystalline" and "rotation" in self.crystalline and self.d_model // self.n_heads % 2:
             raise ConfigError("ModelConfig(crystalline=...)", "rotation needs an even number of channels in a head",
                               str(self.d_model // self.n_heads), "Choose other sizes, or leave the rotation out.")
-        _checked_real("dropout", self.dropout, 0.0, 1.0, lowest_allowed=True)
-        _checked_real("norm_eps", self.norm_eps, 0.0, 1.0, lowest_allowed=False)
+        keep(self, "ModelConfig", "dropout", checked_real, 0.0, 1.0)
+        keep(self, "ModelConfig", "norm_eps", checked_real, 0.0, 1.0, "()")
 
     @classmethod
     def preset(cls, name: str, **changes) -> "ModelConfig":
@@ -102,7 +96,7 @@ class ModelConfig:
         ConfigError
             When there is no such preset or setting.
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError("ModelConfig.preset(name)", f"must be one of {', '.join(PRESETS)}", repr(name),
                               "Choose one of these, or give the sizes to ModelConfig.")
         names = [field.name for field in fields(cls)]
@@ -123,26 +117,9 @@ class ModelConfig:
                 "V": self.vocab_size, "P": self.max_seq_len}
 
 
-def checked_size(where: str, value, least: int = 1, most: int = LARGEST) -> int:
-    """`value` as an int when it is a whole number in `least` .. `most`; otherwise `ConfigError`."""
-    whole = hasattr(type(value), "__index__") and not isinstance(value, bool)
-    if not whole or not least <= value <= most:
-        raise ConfigError(where, f"must be a whole number from {least} to {most}", repr(value),
-                          "Pass an int in that range.")
-    return int(value)
-
-
 def _checked_parts(value) -> tuple[str, ...]:
     parts = value if isinstance(value, (tuple, list)) else (None,)
     if any(not isinstance(part, str) or part not in CRYSTALLINE for part in parts):
         raise ConfigError("ModelConfig(crystalline=...)", f"must be a tuple of parts among {', '.join(CRYSTALLINE)}",
                           repr(value), "Choose from these, or none of them.")
     return tuple(part for part in CRYSTALLINE if part in parts)
-
-
-def _checked_real(name: str, value, low: float, high: float, lowest_allowed: bool) -> None:
-    real = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-    if not real or not (low <= value if lowest_allowed else low < value) or not value < high:
-        raise ConfigError(f"ModelConfig({name}=...)",
-                          f"must be a number in {'[' if lowest_allowed else '('}{low}, {high})", repr(value),
-                          "Pass a float in that range.")

@@ -24,6 +24,7 @@ PUBLIC = """
 # Rooms and modules of cllm, in groups: a module imports only from groups above its own, and in a room, never in a circle.
 GROUPS = """
     errors _build_info
+    checks
     platform_guard config _kernels
     program
     arrays

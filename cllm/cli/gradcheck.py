@@ -5,9 +5,9 @@ import sys
 import click
 import numpy as np
 
+from cllm.checks import checked_size
 from cllm.cli.files import write_json
 from cllm.cli.options import config_of, json_option, model_options
-from cllm.config import checked_size
 from cllm.models.gpt import GPT
 from cllm.proof.gradcheck import gradcheck
 

@@ -1,8 +1,10 @@
 """What a comparison trains: one frozen record that travels to every fresh process as JSON."""
 
 from dataclasses import asdict, dataclass
+from math import inf
 
-from cllm.config import ModelConfig, checked_size
+from cllm.checks import checked_real, checked_size, keep
+from cllm.config import LARGEST_SEED, ModelConfig
 from cllm.program.workload import Workload
 
 
@@ -44,8 +46,12 @@ class Job:
     lr: float = 3e-4
 
     def __post_init__(self):
-        _ = self.workload  # checks all that it is made of
-        checked_size("steps", self.steps)
+        work = self.workload  # checks all that it is made of, and converts it
+        for name, value in (("batch_size", work.batch), ("seq_len", work.time)):
+            object.__setattr__(self, name, value)
+        keep(self, "Job", "steps", checked_size)
+        keep(self, "Job", "seed", checked_size, 0, LARGEST_SEED)
+        keep(self, "Job", "lr", checked_real, 0.0, inf)
 
     @property
     def workload(self) -> Workload:

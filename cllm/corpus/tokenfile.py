@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cllm.arrays import narrowed
 from cllm.corpus.text import text_pieces
-from cllm.errors import DataError
+from cllm.errors import DataError, DtypeError
 
 MAGIC = b"cllmtok1"
 HEADER = 4096
@@ -59,7 +60,7 @@ def text_fingerprint(path: str | PathLike | None) -> dict:
 
 def tokens_sha256(tokens: np.ndarray) -> str:
     """Checksum of tokens in memory, whatever their dtype."""
-    return hashlib.sha256(np.ascontiguousarray(tokens, "<i4").data).hexdigest()
+    return hashlib.sha256(narrowed("tokens", tokens, "<i4").data).hexdigest()
 
 
 def write_tokens(path: str | PathLike, text: str | PathLike | None, tokenizer) -> TokenFile:
@@ -86,7 +87,8 @@ def write_tokens(path: str | PathLike, text: str | PathLike | None, tokenizer) -
             for name, offset, piece in text_pieces(text):
                 source.update(piece)
                 nbytes += len(piece)
-                raw = _encoded(tokenizer, name, offset, piece).astype(DTYPES[dtype]).tobytes()
+                raw = narrowed(f"tokenizer {tokenizer.name}", encoded(tokenizer, name, offset, piece), DTYPES[dtype],
+                               tokenizer.vocab_size).tobytes()
                 data.update(raw)
                 count += len(raw) // np.dtype(dtype).itemsize
                 file.write(raw)
@@ -153,7 +155,8 @@ def open_tokens(path: str | PathLike, vocab_size: int | None = None, tokenizer: 
     return TokenFile(tokens, header["vocab_size"], header["sha256"], header["tokenizer"], header["source"])
 
 
-def _encoded(tokenizer, name: str, offset: int, piece: bytes) -> np.ndarray:
+def encoded(tokenizer, name: str, offset: int, piece: bytes) -> np.ndarray:
+    """Tokens of a piece of the file `name` that begins at byte `offset`: integers of shape (n,)."""
     if not tokenizer.takes_bytes:
         try:
             piece = piece.decode()
@@ -161,7 +164,10 @@ def _encoded(tokenizer, name: str, offset: int, piece: bytes) -> np.ndarray:
             raise DataError(f"text {name}", "must be UTF-8 for this tokenizer",
                             f"byte {piece[error.start]:#04x} at {offset + error.start}",
                             "Convert the file, or use the byte tokenizer, which takes any file.") from error
-    return tokenizer.encode(piece)
+    tokens = np.asarray(tokenizer.encode(piece))
+    if tokens.size and tokens.dtype.kind not in "iu":
+        raise DtypeError(f"tokenizer {tokenizer.name}", "must encode to integers", str(tokens.dtype), "Return token ids.")
+    return tokens if tokens.size else tokens.astype(np.int32)
 
 
 def _header(path: Path, raw: bytes) -> dict:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cllm.checks import whole_number
 from cllm.errors import PlanError
 from cllm.plans.explain import explain_ends, explain_trees
 from cllm.plans.tree import WORDS, Compress, Decision, OnDisk, Segment, Tape, node_in, node_out, tree_lines, word_of
@@ -51,6 +52,12 @@ class Plan:
     estimate: Estimate | None = field(default=None, compare=False)
     fingerprint: str | None = field(default=None, compare=False)
     limit: int | None = field(default=None, compare=False)
+
+    def __post_init__(self):
+        for name in ("micro_batch", "loss_rows"):  # NumPy's integers become Python's; what is none is refused with the workload
+            number = whole_number(getattr(self, name))
+            if number is not None:
+                object.__setattr__(self, name, number)
 
     @property
     def exact(self) -> bool:

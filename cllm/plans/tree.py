@@ -12,6 +12,8 @@ A segment inside a segment is nested recompute; a block input that is kept, drop
 
 from dataclasses import dataclass
 
+from cllm.checks import whole_number
+
 
 @dataclass(frozen=True, slots=True)
 class Cache:
@@ -59,6 +61,10 @@ class Tape:
 
     block: int
     decisions: tuple[tuple[str, Decision], ...] = ()
+
+    def __post_init__(self):
+        if type(self.block) is not int and (number := whole_number(self.block)) is not None:
+            object.__setattr__(self, "block", number)
 
     @property
     def blocks(self) -> range:

@@ -73,8 +73,8 @@ class Workload:
         if not isinstance(self.config, ModelConfig):
             raise ConfigError("config", "must be a ModelConfig", type(self.config).__name__,
                               "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")
-        checked_size("batch_size", self.batch)
-        checked_size("seq_len", self.time)
+        object.__setattr__(self, "batch", checked_size("batch_size", self.batch))
+        object.__setattr__(self, "time", checked_size("seq_len", self.time))
         if self.time > self.config.max_seq_len:
             raise ConfigError("seq_len", f"must be at most max_seq_len = {self.config.max_seq_len}", str(self.time),
                               "Make the model with a larger max_seq_len, or pass shorter sequences.")

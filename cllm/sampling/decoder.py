@@ -175,8 +175,15 @@ def checked_tokens(model: GPT, tokens, position: int) -> np.ndarray:
     if tokens.ndim != 1 or not 1 <= tokens.size <= room:
         raise ShapeError("tokens", f"must be 1 to {room} in one axis", f"shape {tokens.shape}",
                          "Pass at least one, and no more than the model's max_seq_len in all.")
-    if tokens.dtype.kind not in "iu" or tokens.min() < 0 or tokens.max() >= model.config.vocab_size:
-        raise TokenError("tokens", f"must be integers from 0 to {model.config.vocab_size - 1}",
-                         f"{tokens.dtype} from {tokens.min()} to {tokens.max()}",
+    return checked_ids("tokens", model, tokens)
+
+
+def checked_ids(where: str, model: GPT, ids) -> np.ndarray:
+    """Ids of the model's vocabulary, at least one, as an int32 array of shape (n,)."""
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= model.config.vocab_size:
+        span = f" from {ids.min()} to {ids.max()}" if ids.size and ids.dtype.kind in "iuf" else ""
+        raise TokenError(where, f"must be integers from 0 to {model.config.vocab_size - 1}",
+                         f"{ids.dtype} of shape {ids.shape}{span}",
                          "Encode with the tokenizer whose vocabulary the model was trained on.")
-    return np.ascontiguousarray(tokens, np.int32)
+    return np.ascontiguousarray(ids, np.int32)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cllm import corpus
+from cllm.arrays import narrowed
 from cllm.errors import DataError
 from cllm.tokenizer import BPETokenizer, ByteTokenizer
 
@@ -68,9 +69,8 @@ def load_data(text: str | PathLike | np.ndarray | None, tokenizer, out: Path | N
                         str(tokenizer.vocab_size), "Make the model with the tokenizer's vocab_size.")
     name = None if text is None else str(Path(text).absolute())
     if out is None:
-        pieces = [tokenizer.encode(piece if tokenizer.takes_bytes else piece.decode())
-                  for _, _, piece in corpus.text_pieces(text)]
-        tokens = np.concatenate(pieces)
+        tokens = np.concatenate([narrowed(f"tokenizer {tokenizer.name}", corpus.encoded(tokenizer, *piece), np.int32,
+                                          tokenizer.vocab_size) for piece in corpus.text_pieces(text)])
         return Data(tokens, tokenizer, name, corpus.tokens_sha256(tokens))
     path = out / TOKENS
     try:

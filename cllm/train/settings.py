@@ -1,12 +1,16 @@
 """Everything about a run but the model and the text: one frozen record that is kept in each snapshot."""
 
 from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
+from math import inf
 
-from cllm.config import checked_size
+import numpy as np
+
+from cllm.checks import checked_real, checked_size, checked_word, keep, shown
+from cllm.config import LARGEST_SEED
 from cllm.errors import ConfigError
 from cllm.optim.rate import SHAPES, Rate
-from cllm.strategies.memory_budget import parse_limit
+from cllm.program.workload import checked_threads
+from cllm.strategies.memory_budget import checked_limit
 
 # What may differ when a run is resumed: it changes no number, or, for `steps`, only those that are still to come.
 FREE = ("steps", "strategy", "memory_budget", "threads", "eval_every", "eval_batches", "snapshot_every", "keep",
@@ -90,26 +94,30 @@ class TrainSettings:
     def __post_init__(self):
         for name in ("steps", "batch_size", "seq_len", "accumulate", "eval_every", "eval_batches", "snapshot_every",
                      "keep", "max_bad_steps", "log_every"):
-            checked_size(f"train({name}=...)", getattr(self, name))
-        checked_size("train(seed=...)", self.seed, 0)
-        if self.clip is not None:
-            _checked_positive("clip", self.clip)
-        _checked_positive("lr", self.lr)
-        for name, value, allowed in (("rate", self.rate, SHAPES), ("clip_by", self.clip_by, ("all", "each"))):
-            if value not in allowed:
-                raise ConfigError(f"train({name}=...)", f"must be one of {', '.join(allowed)}", repr(value),
-                                  "Choose one of these.")
+            keep(self, "train", name, checked_size)
+        keep(self, "train", "seed", checked_size, 0, LARGEST_SEED)
+        for name, ends in (("lr", "()"), ("clip", "()"), ("eps", "[)"), ("weight_decay", "[)"), ("min_lr", "[)")):
+            if getattr(self, name) is not None:
+                keep(self, "train", name, checked_real, 0.0, inf, ends)
+        keep(self, "train", "val_fraction", checked_real, 0.0, 1.0)
+        keep(self, "train", "rate", checked_word, SHAPES)
+        keep(self, "train", "clip_by", checked_word, ("all", "each"))
+        if self.threads is not None:
+            object.__setattr__(self, "threads", checked_threads(self.threads))
         if self.memory_budget is not None:
-            parse_limit(self.memory_budget)
+            nbytes = checked_limit(self.memory_budget)
+            object.__setattr__(self, "memory_budget",
+                               str(self.memory_budget) if isinstance(self.memory_budget, str) else nbytes)
             if self.strategy != "cache":
                 raise ConfigError("train(strategy=..., memory_budget=...)", "must not both be given",
                                   f"{self.strategy!r} and {self.memory_budget!r}",
                                   "A budget chooses the strategy: leave that out.")
         if self.betas is not None:
-            object.__setattr__(self, "betas", tuple(self.betas))
+            object.__setattr__(self, "betas", _checked_betas(self.betas))
         for name, value in (("min_lr", self.lr / 10), ("warmup", min(100, self.steps // 10))):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        keep(self, "train", "warmup", checked_size, 0)
         self.rates()
 
     def rates(self) -> Rate:
@@ -148,6 +156,7 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def _checked_positive(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
-        raise ConfigError(f"train({name}=...)", "must be a number above 0", repr(value), "Pass a positive float.")
+def _checked_betas(value) -> tuple[float, ...]:
+    if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
+        raise ConfigError("train(betas=...)", "must be two numbers", shown(value), "Pass (beta1, beta2).")
+    return tuple(checked_real("train(betas=...)", beta, high=1.0) for beta in value)

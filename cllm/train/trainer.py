@@ -10,11 +10,11 @@ import numpy as np
 import psutil
 
 from cllm import corpus
-from cllm.config import checked_size
+from cllm.checks import checked_size
 from cllm.errors import ConfigError, NonFiniteError, SnapshotError
 from cllm.models.gpt import GPT
 from cllm.optim import clip_each_grad_norm, clip_grad_norm, optimizer_named
-from cllm.sampling import generate
+from cllm.sampling import stream_text
 from cllm.snapshot import load_snapshot
 from cllm.tokenizer import ByteTokenizer
 from cllm.train.callbacks import Callback, MetricsFile
@@ -176,7 +176,8 @@ class Trainer:
         most : int or None
             Batches at most; None is `eval_batches`.
         """
-        s, most = self.settings, checked_size("evaluate(most)", self.settings.eval_batches if most is None else most)
+        s = self.settings
+        most = checked_size("evaluate(most)", s.eval_batches if most is None else most)
         return mean_loss(self.executors.of(s.batch_size, s.seq_len), self.val_tokens, most * s.batch_size)
 
     def snapshot(self) -> Path:
@@ -190,9 +191,9 @@ class Trainer:
         return path
 
     def sample(self, prompt: str = "\n", max_new_tokens: int = 200, **choice) -> str:
-        """Text that the model continues `prompt` with; see `cllm.sampling.generate`."""
+        """Text that the model continues `prompt` with; `choice` as of `cllm.generate`."""
         tokenizer = self.data.tokenizer or ByteTokenizer()
-        return tokenizer.decode(generate(self.model, tokenizer.encode(prompt), max_new_tokens, **choice))
+        return "".join(piece for _, piece in stream_text(self.model, tokenizer, prompt, max_new_tokens, **choice))
 
     def _loop(self) -> None:
         s = self.settings

@@ -144,6 +144,60 @@ def test_nothing_is_left_of_a_token_file_that_failed(tmp_path):
     assert bytes(found.tokens) == b"good\nbad \xff\n"
 
 
+# ------------------------------------------------------------------------------------------------- ids too large for a type
+
+def with_a_hole(bpe):
+    """A tokenizer whose token for "th" has the id 700: 256 bytes, one merge, ids with holes."""
+    definition = json.loads(bpe.definition)
+    vocabulary = definition["model"]["vocab"]
+    words = sorted(vocabulary, key=vocabulary.get)[:256]
+    definition["model"].update(vocab={**{word: n for n, word in enumerate(words)}, "th": 700}, merges=[["t", "h"]])
+    definition["added_tokens"] = []
+    return BPETokenizer(json.dumps(definition))
+
+
+def test_ids_beyond_the_number_of_tokens_stay_what_they_are(bpe, tmp_path):
+    """A vocabulary is as large as its largest id: 257 tokens, one of them 700, do not fit a byte."""
+    (tmp_path / "text").write_text("the cloth and the moth\n" * 20)
+    tokenizer = with_a_hole(bpe)
+    assert tokenizer.vocab_size == 701 and len(tokenizer.ids) == 257
+    found = corpus.write_tokens(tmp_path / "tokens", tmp_path / "text", tokenizer)
+    assert found.vocab_size == 701 and found.tokens.dtype == "uint16"
+    assert tokenizer.decode(found.tokens) == (tmp_path / "text").read_text() and (found.tokens == 700).sum() == 80
+    assert found.sha256 == corpus.open_tokens(tmp_path / "tokens", 701).sha256
+    with pytest.raises(TokenError, match=r"must be the tokenizer's ids, of 0 \.\. 700; got .* 300"):
+        tokenizer.decode([65, 300])
+
+
+class Liar(Wide):
+    """Says that it has fewer tokens than it makes."""
+
+    made = 300
+
+    def encode(self, text):
+        return np.full(len(text), self.made, np.int64)
+
+
+@pytest.mark.parametrize("vocab_size, made", [(256, 300), (256, -1), (300, 300), (65536, 65536), (70000, 2**31),
+                                              (70000, 2**32 + 5)])
+def test_a_tokenizer_that_makes_more_than_it_says_is_refused(vocab_size, made, tmp_path):
+    (tmp_path / "text").write_bytes(b"text\n" * 9)
+    tokenizer = Liar(vocab_size)
+    object.__setattr__(tokenizer, "made", made)
+    with pytest.raises(TokenError, match=rf"tokenizer wide: token ids must be from 0 to {vocab_size - 1}; got {made}"):
+        corpus.write_tokens(tmp_path / "tokens", tmp_path / "text", tokenizer)
+    assert [p.name for p in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize("draw", [lambda tokens: corpus.batch(tokens, 2, 5, 0),
+                                  lambda tokens: corpus.Windows(tokens, 5).batch(0, 2),
+                                  corpus.tokens_sha256], ids=["batch", "windows", "sha256"])
+@pytest.mark.parametrize("dtype, large", [(np.int64, 2**32 + 5), (np.uint32, 2**31), (np.uint64, 2**63), (np.int64, -2**40)])
+def test_tokens_of_the_users_own_are_never_wrapped(draw, dtype, large):
+    with pytest.raises(TokenError, match=f"got {large}"):
+        draw(np.full(40, large, dtype))
+
+
 # -------------------------------------------------------------------------------------------------------------- windows
 
 @given(st.integers(2, 400), st.integers(1, 50), st.integers(0, 5))
