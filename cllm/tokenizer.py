@@ -12,6 +12,7 @@ import numpy as np
 from cllm.arrays import narrowed
 from cllm.checks import shown, whole_number
 from cllm.errors import ConfigError, DataError, DtypeError, TokenError
+from cllm.files import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,19 @@ class BPETokenizer:
         return cls(made.to_str())
 
     def save(self, path: str | PathLike) -> None:
-        """Write the JSON that `load` reads."""
-        Path(path).write_text(self.definition, encoding="utf-8")
+        """Write the JSON that `load` reads, whole or not at all.
+
+        Raises
+        ------
+        DataError
+            When it cannot be written.
+        """
+        try:
+            with whole(path) as place:
+                place.write_text(self.definition, encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise DataError(f"tokenizer {path}", "must be a place for a file that can be written",
+                            getattr(error, "strerror", None) or str(error), "Choose another path, or make room.") from error
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Tokens of a text, of UTF-8 if it is bytes: int32 array of shape (n,)."""

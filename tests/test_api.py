@@ -25,9 +25,10 @@ PUBLIC = """
 GROUPS = """
     errors _build_info
     checks
+    files
     platform_guard config _kernels
     program
-    arrays
+    arrays tensors
     layers weight_gradient
     plans
     schedule

@@ -18,11 +18,11 @@ import numpy as np
 from cllm.arrays import narrowed
 from cllm.corpus.text import text_pieces
 from cllm.errors import DataError, DtypeError
+from cllm.files import CHUNK, whole
 
 MAGIC = b"cllmtok1"
 HEADER = 4096
 DTYPES = {"uint8": "<u1", "uint16": "<u2", "int32": "<i4"}
-CHUNK = 1 << 20  # bytes hashed at a time
 AGAIN = "Tokenise the text again: delete the file."
 
 
@@ -80,9 +80,8 @@ def write_tokens(path: str | PathLike, text: str | PathLike | None, tokenizer) -
     path = Path(path)
     dtype = "uint8" if tokenizer.vocab_size <= 1 << 8 else "uint16" if tokenizer.vocab_size <= 1 << 16 else "int32"
     source, data, nbytes, count = hashlib.sha256(), hashlib.sha256(), 0, 0
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "wb") as file:
+        with whole(path) as place, open(place, "wb") as file:
             file.write(bytes(HEADER))
             for name, offset, piece in text_pieces(text):
                 source.update(piece)
@@ -96,14 +95,9 @@ def write_tokens(path: str | PathLike, text: str | PathLike | None, tokenizer) -
                       "tokenizer": tokenizer.name, "source": {"bytes": nbytes, "sha256": source.hexdigest()}}
             file.seek(0)
             file.write((MAGIC + json.dumps(header).encode()).ljust(HEADER))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as error:
         raise DataError(f"token file {path}", "must be a place that can be written", str(error),
                         "Choose another directory, or make room.") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return open_tokens(path, check_tokens=False)
 
 

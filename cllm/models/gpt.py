@@ -6,16 +6,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from cllm import _kernels as kernels
 from cllm.config import LARGEST_SEED, ModelConfig, checked_size
-from cllm.errors import ConfigError, SnapshotError
+from cllm.errors import ConfigError
 from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
 from cllm.models.wiring import wire
 from cllm.program.program import Program
 from cllm.program.workload import ITEMSIZE
+from cllm.tensors import foreign, load_model, read_metadata, save_model
 
 
 class GPT:
@@ -87,18 +86,14 @@ class GPT:
             kernels.fill_zero(x=self.gradient_list)
 
     def save(self, path: str | Path) -> None:
-        """Write configuration and parameters as one safetensors file.
+        """Write configuration, parameters and a checksum over all of it as one safetensors file, whole or not at all.
 
         Raises
         ------
         SnapshotError
             When the file cannot be written.
         """
-        try:
-            save_file(dict(self._parameters), path, {"config": json.dumps(self.config.to_dict()), "dtype": self.dtype})
-        except OSError as error:
-            raise SnapshotError(f"save({str(path)!r})", "must be a place that can be written", str(error),
-                                "Choose another path, or make room.") from error
+        save_model(path, self._parameters, {"config": json.dumps(self.config.to_dict()), "dtype": self.dtype})
 
 
 def load(path: str | Path) -> GPT:
@@ -107,19 +102,12 @@ def load(path: str | Path) -> GPT:
     Raises
     ------
     SnapshotError
-        When the file is missing, damaged, or not one of ours.
+        When the file is missing, damaged, or not one of ours: every byte is checked against its checksum.
     """
-    where, do = f"load({str(path)!r})", "Save the model again, or choose another file."
+    metadata = read_metadata(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
         model = GPT(ModelConfig(**json.loads(metadata["config"])), dtype=metadata["dtype"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise SnapshotError(where, "must be a model that GPT.save wrote", f"{type(error).__name__}: {error}", do) from error
-    for name, parameter in model.parameters.items():
-        if name not in arrays or arrays[name].shape != parameter.shape or arrays[name].dtype != parameter.dtype:
-            raise SnapshotError(where, f"must hold {name} of shape {parameter.shape}",
-                                str(arrays[name].shape) if name in arrays else "nothing", do)
-        parameter[...] = arrays[name]
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise foreign(path, error) from error
+    load_model(path, model.parameters)
     return model

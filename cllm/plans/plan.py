@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cllm.checks import whole_number
+from cllm.checks import shown, whole_number
 from cllm.errors import PlanError
+from cllm.files import whole
 from cllm.plans.explain import explain_ends, explain_trees
 from cllm.plans.tree import WORDS, Compress, Decision, OnDisk, Segment, Tape, node_in, node_out, tree_lines, word_of
 
@@ -142,8 +143,19 @@ class Plan:
         return "\n".join(lines)
 
     def to_json(self, path: str | Path) -> None:
-        """Write the plan to a file that `from_json` reads."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        """Write the plan to a file that `from_json` reads, whole or not at all.
+
+        Raises
+        ------
+        PlanError
+            When it cannot be written.
+        """
+        try:
+            with whole(path) as place:
+                place.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        except (OSError, ValueError, TypeError) as error:
+            raise PlanError(f"Plan.to_json({shown(path)})", "must be a place for a file that can be written",
+                            getattr(error, "strerror", None) or str(error), "Choose another path, or make room.") from error
 
     @staticmethod
     def from_json(path: str | Path) -> "Plan":
