@@ -8,6 +8,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
@@ -23,7 +24,21 @@ from cllm.files import CHUNK, whole
 MAGIC = b"cllmtok1"
 HEADER = 4096
 DTYPES = {"uint8": "<u1", "uint16": "<u2", "int32": "<i4"}
-AGAIN = "Tokenise the text again: delete the file."
+AGAIN = "Move it away, and the text is tokenised again."
+
+
+def _is_count(value) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48
+
+
+def _is_sha256(value) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+# What each field of a header has to be.
+FIELDS = {"dtype": lambda value: isinstance(value, str) and value in DTYPES, "count": _is_count, "vocab_size": _is_count,
+          "sha256": _is_sha256, "tokenizer": lambda value: isinstance(value, str), "source bytes": _is_count,
+          "source sha256": _is_sha256}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,16 +150,19 @@ def open_tokens(path: str | PathLike, vocab_size: int | None = None, tokenizer: 
                                 AGAIN)
     except OSError as error:
         raise DataError(f"token file {path}", "must be a file that can be read", error.strerror or str(error),
-                        AGAIN) from error
+                        "Give the text as it was, and it is tokenised again.") from error
     if vocab_size is not None and header["vocab_size"] > vocab_size:
         raise DataError(f"token file {path}", f"must have a vocabulary of at most the model's {vocab_size}",
                         str(header["vocab_size"]), "Make the model with a larger vocab_size, or tokenise anew.")
     if tokenizer is not None and header["tokenizer"] != tokenizer:
-        raise DataError(f"token file {path}", f"must be made by the tokenizer {tokenizer}", header["tokenizer"], AGAIN)
+        raise DataError(f"token file {path}", f"must be made by the tokenizer {tokenizer}", header["tokenizer"],
+                        "Give that tokenizer, or start afresh in another directory.")
     if source is not None and header["source"] != source:
         raise DataError(f"token file {path}", "must be made from the text as it is now",
                         f"a text of {source['bytes']:,} bytes that has changed since it was tokenised "
-                        f"(then {header['source']['bytes']:,})", AGAIN)
+                        f"(then {header['source']['bytes']:,})",
+                        "Give the text as it was, or start afresh in another directory: these tokens are all that is left "
+                        "of it.")
     tokens = np.memmap(path, dtype, "r", HEADER, (header["count"],)) if header["count"] else np.zeros(0, dtype)
     return TokenFile(tokens, header["vocab_size"], header["sha256"], header["tokenizer"], header["source"])
 
@@ -170,11 +188,14 @@ def _header(path: Path, raw: bytes) -> dict:
         if raw[:len(MAGIC)] != MAGIC or len(raw) < HEADER:
             raise ValueError("no header of ours")
         header = json.loads(raw[len(MAGIC):])
-        kinds = {"dtype": str, "count": int, "vocab_size": int, "sha256": str, "tokenizer": str, "source": dict}
-        bad = [k for k, kind in kinds.items() if not isinstance(header.get(k), kind)]
-        if bad or header["dtype"] not in DTYPES or header["count"] < 0:
-            raise ValueError(f"a header with wrong {', '.join(bad) or 'dtype or count'}")
-    except (ValueError, AttributeError) as error:
+        if not isinstance(header, dict):
+            raise ValueError("a header that is no object")
+        source = header.get("source")
+        fields = {**header, **({f"source {k}": v for k, v in source.items()} if isinstance(source, dict) else {})}
+        bad = [name for name, is_right in FIELDS.items() if not is_right(fields.get(name))]
+        if bad:
+            raise ValueError(f"a header with wrong {', '.join(bad)}")
+    except (ValueError, RecursionError) as error:
         raise DataError(f"token file {path}", "must be a file that cllm wrote", str(error), AGAIN) from error
     return header
 

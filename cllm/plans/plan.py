@@ -9,7 +9,22 @@ from cllm.checks import shown, whole_number
 from cllm.errors import PlanError
 from cllm.files import whole
 from cllm.plans.explain import explain_ends, explain_trees
-from cllm.plans.tree import WORDS, Compress, Decision, OnDisk, Segment, Tape, node_in, node_out, tree_lines, word_of
+from cllm.plans.tree import (
+    Compress,
+    Decision,
+    OnDisk,
+    Segment,
+    Tape,
+    node_in,
+    node_out,
+    read,
+    read_decisions,
+    read_number,
+    tree_lines,
+    word_of,
+)
+
+FORMAT = 1  # of plans as data
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,22 +182,38 @@ class Plan:
             When the file is missing or does not hold a plan.
         """
         try:
-            return Plan.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise PlanError(f"Plan.from_json({str(path)!r})", "must be a file that Plan.to_json wrote",
+            return _plan_in(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise PlanError(f"Plan.from_json({shown(path)})", "must be a file that Plan.to_json wrote",
                             f"{type(error).__name__}: {error}", "Write the plan again.") from error
 
     def to_dict(self) -> dict:
         """The plan as plain data."""
-        return {"plan": 1, "fingerprint": self.fingerprint, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
+        return {"plan": FORMAT, "fingerprint": self.fingerprint, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
                 "spill_directory": self.spill_directory,
                 "ends": {name: word_of(d) for name, d in self.ends}, "children": [node_out(c) for c in self.children]}
 
     @staticmethod
     def from_dict(data: dict) -> "Plan":
-        """The plan that `to_dict` wrote."""
-        if data.get("plan") != 1:
-            raise ValueError(f"plan format {data.get('plan')!r} is not 1")
-        return Plan(tuple(node_in(c) for c in data["children"]), data["micro_batch"], data["loss_rows"],
-                    tuple((name, WORDS[word]) for name, word in data["ends"].items()), data["spill_directory"],
-                    fingerprint=data["fingerprint"])
+        """The plan that `to_dict` wrote.
+
+        Raises
+        ------
+        PlanError
+            When the data is none of that.
+        """
+        try:
+            return _plan_in(data)
+        except (ValueError, RecursionError) as error:
+            raise PlanError("Plan.from_dict(data)", "must be what Plan.to_dict gave", str(error),
+                            "Make the plan again.") from error
+
+
+def _plan_in(data: dict) -> Plan:
+    """The plan that `Plan.to_dict` wrote; `ValueError`, or `RecursionError` for one without end, for anything else."""
+    if read_number(data, "plan") != FORMAT:
+        raise ValueError(f"plan format {data['plan']!r} is not {FORMAT}")
+    micro_batch, loss_rows = (None if read(data, key, int | None) is None else read_number(data, key)
+                              for key in ("micro_batch", "loss_rows"))
+    return Plan(tuple(node_in(c) for c in read(data, "children", list)), micro_batch, loss_rows, read_decisions(data, "ends"),
+                read(data, "spill_directory", str | None), fingerprint=read(data, "fingerprint", str | None))

@@ -108,12 +108,44 @@ def header(**changes):
     (lambda raw: b"\x80\x04" + raw, "no header of ours"),
     (lambda raw: raw.__setitem__(HEADER + 300, raw[HEADER + 300] ^ 1), "got another checksum"),
     (lambda raw: raw.__setitem__(9, 0), "a file that cllm wrote"),
-    (header(dtype="object"), "wrong dtype or count"), (header(count=-1), "wrong dtype or count"),
+    (header(dtype="object"), "wrong dtype"), (header(count=-1), "wrong count"),
     (header(count="768"), "wrong count"), (header(sha256=None), "wrong sha256"),
-    (header(count=10**15), "as its header says")], ids=range(12))
+    (header(count=10**12), "as its header says"), (header(count=10**15), "wrong count"), (header(count=True), "wrong count"),
+    (header(dtype=["uint8"]), "wrong dtype"), (header(vocab_size=-1), "wrong vocab_size"), (header(source=[]), "source bytes"),
+    (header(source={"bytes": "5", "sha256": 3}), "wrong source bytes, source sha256"), (header(sha256="x"), "wrong sha256"),
+    (lambda raw: raw.__setitem__(slice(8, 4000), b"[" * 3992), "a file that cllm wrote"),
+    (lambda raw: raw.__setitem__(slice(8, HEADER), b"[3]".ljust(4088)), "a header that is no object")], ids=range(21))
 def test_a_damaged_or_foreign_token_file_is_refused(change, reason, written):
     damage(written, change)
     with pytest.raises(DataError, match=reason):
+        corpus.open_tokens(written)
+
+
+def test_a_mutated_header_gives_the_tokens_or_is_refused(written):
+    """Bits and bytes drawn from a seed; with the text to compare with, as a run that is resumed has it."""
+    raw, rng = written.read_bytes(), np.random.default_rng(5)
+    text = corpus.text_fingerprint(written.with_name("text"))
+    used = len(raw[:HEADER].rstrip())
+    for trial in range(400):
+        changed = bytearray(raw)
+        for at in rng.integers(used, size=1 + trial % 3):
+            changed[at] = changed[at] ^ 1 << int(rng.integers(8)) if trial % 2 else int(rng.integers(256))
+        written.write_bytes(changed)
+        try:
+            assert corpus.open_tokens(written, 256, "bytes", text).tokens.tobytes() == raw[HEADER:]
+        except DataError as error:
+            assert str(written) in str(error)
+
+
+def test_no_advice_loses_the_only_copy_of_the_tokens(written):
+    text = written.with_name("text")
+    text.write_bytes(b"another text")
+    for wrong in (dict(source=corpus.text_fingerprint(text)), dict(tokenizer="bpe"), dict(vocab_size=3)):
+        with pytest.raises(DataError) as caught:
+            corpus.open_tokens(written, **wrong)
+        assert "elete" not in str(caught.value) and "ove it away" not in str(caught.value)
+    damage(written, lambda raw: raw[:-1])
+    with pytest.raises(DataError, match="Move it away, and the text is tokenised again"):
         corpus.open_tokens(written)
 
 
