@@ -1,8 +1,10 @@
 """Text to tokens and back: bytes as they are, or byte pair encoding through the `tokenizers` library (extra ``io``)."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +25,7 @@ class ByteTokenizer:
     name: ClassVar[str] = "bytes"
     takes_bytes: ClassVar[bool] = True
     ids: ClassVar[np.ndarray] = np.arange(256)
+    byte_lengths: ClassVar[np.ndarray] = np.ones(256, np.int64)
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """The bytes of a text, those of its UTF-8 form if it is a str: int32 array of shape (n,)."""
@@ -73,6 +76,8 @@ class BPETokenizer:
         The ids that have text, in order.
     vocab_size : int
         The largest of them + 1.
+    byte_lengths : integer array of shape (vocab_size,)
+        Bytes of text that each stands for.
 
     Raises
     ------
@@ -97,6 +102,17 @@ class BPETokenizer:
             raise DataError("BPETokenizer(definition)", "must have tokens", "none", "Train one, or load the files of one.")
         self.vocab_size = int(self.ids[-1]) + 1  # not their number: ids may have holes
         self.name = f"bpe:{self.vocab_size}:{hashlib.sha256(definition.encode()).hexdigest()[:16]}"
+
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        data = json.loads(self.definition)
+        # over bytes every character of a token's name is a byte; added tokens are called what they are
+        over_bytes = (data.get("decoder") or {}).get("type") == "ByteLevel"
+        added = {token["content"] for token in data.get("added_tokens") or ()}
+        lengths = np.zeros(self.vocab_size, np.int64)
+        for name, number in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            lengths[number] = len(name if over_bytes and name not in added else name.encode("utf-8", "replace"))
+        return lengths
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":

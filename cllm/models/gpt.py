@@ -76,6 +76,12 @@ class GPT:
             self._tables = constant_tables(self.program, self.dtype)
         return self._tables
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the arrays that have been made so far."""
+        made = (self._parameters, self._gradients or {}, self._tables or {})
+        return sum(array.nbytes for arrays in made for array in arrays.values())
+
     def attach(self, optimizer: str) -> None:
         """Remember for which optimizer's state the latest executor planned memory."""
         self.planned_optimizer = optimizer

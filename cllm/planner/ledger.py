@@ -63,12 +63,15 @@ class Ledger:
     workload : Workload
     n_blocks : int
     entries : dict of Entry by name
+    held_bytes : int
+        Of what a plan's total counts, what is in memory already: a model's arrays. "auto" does not count them twice.
     """
 
-    def __init__(self, program: Program, workload: Workload, speeds: Speeds | None = None):
+    def __init__(self, program: Program, workload: Workload, speeds: Speeds | None = None, held_bytes: int = 0):
         self._program = program
         self._rates = speeds or Speeds.stored(workload)
         self.workload = workload
+        self.held_bytes = held_bytes
         self.n_blocks = program.n_blocks
         self._frontiers: dict[tuple[str, ...], Frontier] = {}
         self._built: dict[Plan, tuple[Schedule, MemoryReport]] = {}

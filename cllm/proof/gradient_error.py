@@ -75,7 +75,8 @@ def plan_within_error(model: GPT, tokens, targets, budget: MemoryBudget, optimiz
         raise ConfigError("plan_within_error(budget)", "must be a MemoryBudget with max_grad_error", repr(budget),
                           "Write MemoryBudget(limit, allow=(..., 'bfloat16'), max_grad_error=1e-2).")
     workload = Workload(model.config, *np.shape(tokens), model.dtype, optimizer, num_threads)
-    ledger = Ledger(model.program, workload)
+    ledger = Ledger(model.program, workload, held_bytes=model.held_bytes)
+    budget = budget.read(ledger.held_bytes)  # once, for all the plans below
     allow, measured = tuple(budget.allow), []
     while True:
         try:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -178,11 +178,13 @@ def is_whole(path: str | Path) -> bool:
     return True
 
 
-def prune(directory: str | Path, keep: int, also: int | None = None) -> None:
-    """Delete all but the last `keep` snapshots and that of step `also`."""
+def prune(directory: str | Path, keep: int, also: int | Collection[int] | None = None) -> None:
+    """Delete all but the last `keep` snapshots and those of the steps `also`."""
+    steps = () if also is None else (also,) if isinstance(also, int) else also
     for path in snapshots(directory)[:-keep]:
-        if step_of(path) != also:
-            _discard(path)
+        if step_of(path) not in steps:
+            with suppress(OSError):  # what cannot be deleted ends no run
+                _discard(path)
 
 
 def set_aside(path: Path) -> None:

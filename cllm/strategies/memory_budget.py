@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import inf
 
-from cllm.checks import checked_real, keep, real_number, shown, whole_number
+from cllm.checks import checked_real, checked_size, keep, real_number, shown, whole_number
 from cllm.errors import BudgetError, ConfigError
 from cllm.planner.free_memory import free_bytes
 from cllm.planner.ledger import Ledger
@@ -71,14 +72,19 @@ class MemoryBudget:
     max_grad_error : float or None
         Most that the gradient may be off, relative, in the Euclidean norm. It takes a batch to know that:
         `cllm.plan_within_error` plans with such a budget.
+    found : int or None
+        Of "auto": the bytes that it was found to be, see `read`; None reads them when deciding.
     """
 
     limit: int | str
     allow: tuple[str, ...] = ALLOWED
     max_grad_error: float | None = None
+    found: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "limit", checked_limit(self.limit))
+        if self.found is not None:
+            keep(self, "MemoryBudget", "found", checked_size, 1, inf)
         known = (*ALLOWED, *INEXACT)
         if not isinstance(self.allow, (tuple, list)) or not all(isinstance(n, str) and n in known for n in self.allow):
             raise ConfigError("MemoryBudget(allow=...)", f"must be a tuple of names among {', '.join(known)}",
@@ -86,12 +92,18 @@ class MemoryBudget:
         if self.max_grad_error is not None:
             keep(self, "MemoryBudget", "max_grad_error", checked_real)
 
+    def read(self, held_bytes: int = 0) -> "MemoryBudget":
+        """This budget, "auto" read once and for all: what is free now and, of what it limits, what is held already."""
+        if self.limit != "auto" or self.found is not None:
+            return self
+        return replace(self, found=free_bytes() + held_bytes)
+
     def decide(self, ledger: Ledger) -> Plan:
         if self.max_grad_error is not None and any(name in INEXACT for name in self.allow):
             raise ConfigError("MemoryBudget(max_grad_error=...)", "needs a batch on which to measure the error",
                               "a plan without one", "Make the plan with cllm.plan_within_error(model, tokens, targets, budget) "
                               "and pass it as the strategy.")
-        limit = parse_limit(self.limit)
+        limit = self.read(ledger.held_bytes).found or self.limit
         frontier = ledger.frontier(tuple(sorted(self.allow)))
         for index in reversed(range(len(frontier))):
             if frontier.nbytes[index] <= limit:
