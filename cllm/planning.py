@@ -45,10 +45,10 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
     ConfigError
     """
     if isinstance(model, Model):
-        program, dtype = model.program, dtype or model.dtype
+        program, dtype, held = model.program, dtype or model.dtype, model.held_bytes
     else:
-        program = checked_architecture("model_or_architecture", model).program
-    return Ledger(program, Workload(batch_size, seq_len, dtype or "float32", optimizer, num_threads))
+        program, held = checked_architecture("model_or_architecture", model).program, 0
+    return Ledger(program, Workload(batch_size, seq_len, dtype or "float32", optimizer, num_threads), held_bytes=held)
 
 
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",

@@ -24,9 +24,11 @@ PUBLIC = """
 # Rooms and modules of cllm, in groups: a module imports only from groups above its own, and in a room, never in a circle.
 GROUPS = """
     errors _build_info
-    checks platform_guard _kernels
+    checks
+    files
+    platform_guard _kernels
     program
-    arrays
+    arrays tensors
     layers weight_gradient
     plans
     schedule

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cllm.cli.compare_tables import print_report
-from cllm.cli.files import is_stream, whole, writable, write_json, write_whole
+from cllm.cli.files import place_for, writable, write_json, write_whole
 from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options, size_options
 from cllm.cli.sweep import settings, swept
 from cllm.comparison.budgets import budget_strategies, planned_curve
@@ -27,6 +27,7 @@ from cllm.comparison.series import memory_against_time
 from cllm.comparison.sweeps import draw_sweep
 from cllm.corpus import read_text
 from cllm.errors import CllmError, DataError
+from cllm.files import is_stream
 from cllm.strategies import parse
 
 DEFAULT_STRATEGIES = "cache,recompute,every:2,selective,budget:450MB"
@@ -153,7 +154,7 @@ def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Exper
 
 def _draw(report: dict, path: Path) -> None:
     points = points_of(report)
-    with whole(path) as place:
+    with place_for(path) as place:
         if any(point["curve"] or point["peers"] for point in points):
             panels = [(setting_name(point["setting"]), memory_against_time(point)) for point in points]
             draw_curve(panels, place, caption(points[0]) if len(points) == 1 else "")

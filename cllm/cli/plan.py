@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cllm.calibrate import calibrate
-from cllm.cli.files import whole, writable, write_json
+from cllm.cli.files import place_for, writable, write_json
 from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options
 from cllm.cli.tables import console, megabytes, seconds, table
 from cllm.comparison.curve import draw_curve
@@ -49,7 +49,7 @@ def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, th
         _print_curve(plans)
         if plot is not None:
             points = tuple(Point(p.total_bytes, p.predicted_seconds) for p in plans)
-            with whole(plot) as place:
+            with place_for(plot) as place:
                 draw_curve([("", [Series("the planner's curve, predicted", "curve", points)])], place)
         return
     made = plan(config, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,

@@ -10,7 +10,7 @@ from cllm.cli.options import json_option
 from cllm.errors import SnapshotError
 from cllm.models.families import load
 from cllm.models.model import Model
-from cllm.sampling import stream
+from cllm.sampling import stream_text
 from cllm.snapshot import load_snapshot
 from cllm.tokenizer import ByteTokenizer
 from cllm.train.data import snapshot_tokenizer
@@ -36,18 +36,15 @@ def command(directory, prompt, count, temperature, top_k, top_p, seed, best, thr
     model, tokenizer, path = _model_in(directory, best)
     if tokenizer is None:
         tokenizer = ByteTokenizer()
-    tokens = tokenizer.encode(os.fsencode(prompt) or b"\n")
     click.echo(prompt, nl=False)
     made: list[int] = []
-    shown = ""
-    for token in stream(model, tokens, count, temperature, top_k, top_p, seed, threads):
+    text = ""
+    for token, piece in stream_text(model, tokenizer, os.fsencode(prompt), count, temperature=temperature, top_k=top_k,
+                                    top_p=top_p, seed=seed, num_threads=threads):
         made.append(token)
-        text = tokenizer.decode(made)
-        if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet
-            click.echo(text[len(shown):], nl=False)
-            shown = text
-    text = tokenizer.decode(made)
-    click.echo(text[len(shown):])
+        text += piece
+        click.echo(piece, nl=False)
+    click.echo()
     write_json(json_path, {"model": str(path), "prompt": prompt, "text": text, "tokens": made, "seed": seed})
 
 

@@ -1,8 +1,9 @@
 """What a comparison trains: one frozen record that travels to every fresh process as JSON."""
 
 from dataclasses import dataclass, fields
+from math import inf
 
-from cllm.checks import checked_size
+from cllm.checks import LARGEST_SEED, checked_real, checked_size, keep
 from cllm.models.architecture import Architecture, family_name
 from cllm.models.families import architecture_of
 from cllm.program.workload import Workload
@@ -47,8 +48,13 @@ class Job:
     lr: float = 3e-4
 
     def __post_init__(self):
-        self.workload.check(self.architecture.program)
-        checked_size("steps", self.steps)
+        work = self.workload  # checks all that it is made of, and converts it
+        for name, value in (("batch_size", work.batch), ("seq_len", work.time)):
+            object.__setattr__(self, name, value)
+        work.check(self.architecture.program)
+        keep(self, "Job", "steps", checked_size)
+        keep(self, "Job", "seed", checked_size, 0, LARGEST_SEED)
+        keep(self, "Job", "lr", checked_real, 0.0, inf)
 
     @property
     def workload(self) -> Workload:

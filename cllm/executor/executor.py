@@ -11,7 +11,7 @@ from cllm.errors import ConfigError
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
 from cllm.executor.forward_runs import ForwardRuns
-from cllm.executor.nonfinite import check_gradients, check_loss
+from cllm.executor.nonfinite import DIVERGED, check_gradients, check_loss
 from cllm.executor.rebuild_check import RebuildCheck
 from cllm.executor.spilling import SpillFile
 from cllm.executor.witness import Slab
@@ -59,7 +59,7 @@ class Executor:
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
         self._model = model
-        ledger = Ledger(model.program, self.workload)
+        ledger = Ledger(model.program, self.workload, held_bytes=model.held_bytes)
         self.plan: Plan = decide(strategy, ledger)
         if self._check.every and not self.plan.exact:
             raise ConfigError("Executor(determinism_check=...)", "must be 'off' where values are compressed",
@@ -136,7 +136,7 @@ class Executor:
         count = self._feeds.take({"tokens": tokens, "targets": targets, **feeds})
         kernels.set_threads(self.workload.threads)
         loss = self._forward.loss() / count
-        check_loss("loss", loss, self._model, self._forward)
+        check_loss("loss", loss, self._model, self._forward, DIVERGED)
         return loss
 
     def logits(self, tokens=None, **feeds) -> np.ndarray:

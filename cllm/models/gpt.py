@@ -5,7 +5,7 @@ from itertools import count
 from math import sqrt
 from typing import ClassVar
 
-from cllm.checks import checked_bool, checked_real, checked_size
+from cllm.checks import checked_flag, checked_real, checked_size, checked_word, keep
 from cllm.errors import ConfigError
 from cllm.layers import Activation, Dropout, Embedding, LayerNorm, Linear, Residual
 from cllm.models.architecture import Architecture
@@ -81,23 +81,20 @@ class ModelConfig(Architecture):
 
     def __post_init__(self):
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len"):
-            object.__setattr__(self, name, checked_size(f"ModelConfig({name}=...)", getattr(self, name)))
+            keep(self, "ModelConfig", name, checked_size)
         if self.d_model % self.n_heads:
             raise ConfigError("ModelConfig(n_heads=...)", f"must divide d_model = {self.d_model}", str(self.n_heads),
                               "Choose d_model as a multiple of n_heads.")
         for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"ModelConfig({name}=...)", f"must be one of {', '.join(allowed)}",
-                                  repr(getattr(self, name)), "Choose one of these.")
+            keep(self, "ModelConfig", name, checked_word, allowed)
         for name in ("qkv_bias", "out_proj", "tied"):
-            object.__setattr__(self, name, checked_bool(f"ModelConfig({name}=...)", getattr(self, name)))
+            keep(self, "ModelConfig", name, checked_flag)
         object.__setattr__(self, "crystalline", checked_parts(self.crystalline))
         if self.attention == "crystalline" and "rotation" in self.crystalline and self.d_model // self.n_heads % 2:
             raise ConfigError("ModelConfig(crystalline=...)", "rotation needs an even number of channels in a head",
                               str(self.d_model // self.n_heads), "Choose other sizes, or leave the rotation out.")
-        for name, lowest_allowed in (("dropout", True), ("norm_eps", False)):
-            checked = checked_real(f"ModelConfig({name}=...)", getattr(self, name), 0.0, 1.0, lowest_allowed)
-            object.__setattr__(self, name, checked)
+        keep(self, "ModelConfig", "dropout", checked_real, 0.0, 1.0)
+        keep(self, "ModelConfig", "norm_eps", checked_real, 0.0, 1.0, "()")
 
     @classmethod
     def preset(cls, name: str, **changes) -> "ModelConfig":
@@ -108,7 +105,7 @@ class ModelConfig(Architecture):
         ConfigError
             When there is no such preset or setting.
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError("ModelConfig.preset(name)", f"must be one of {', '.join(PRESETS)}", repr(name),
                               "Choose one of these, or give the sizes to ModelConfig.")
         names = [field.name for field in fields(cls)]

@@ -5,15 +5,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from cllm import _kernels as kernels
 from cllm.checks import LARGEST_SEED, checked_size
-from cllm.errors import ConfigError, SnapshotError
+from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, checked_architecture, metadata_of
 from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
 from cllm.program.program import Program
 from cllm.program.workload import ITEMSIZE
+from cllm.tensors import save_model
 
 
 class Model:
@@ -82,6 +82,12 @@ class Model:
             self._tables = constant_tables(self._program, self.dtype)
         return self._tables
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the arrays that have been made so far."""
+        made = (self._parameters, self._gradients or {}, self._tables or {})
+        return sum(array.nbytes for arrays in made for array in arrays.values())
+
     def attach(self, optimizer: str) -> None:
         """Remember for which optimizer's state the latest executor planned memory."""
         self.planned_optimizer = optimizer
@@ -99,15 +105,12 @@ class Model:
         return made
 
     def save(self, path: str | Path) -> None:
-        """Write architecture and parameters as one safetensors file; `cllm.load` reads it.
+        """Write architecture, parameters and a checksum over all of it as one safetensors file, whole or not at all;
+        `cllm.load` reads it.
 
         Raises
         ------
         SnapshotError
             When the file cannot be written.
         """
-        try:
-            save_file(dict(self._parameters), path, metadata_of(self._architecture, self.dtype))
-        except OSError as error:
-            raise SnapshotError(f"save({str(path)!r})", "must be a place that can be written", str(error),
-                                "Choose another path, or make room.") from error
+        save_model(path, self._parameters, metadata_of(self._architecture, self.dtype))

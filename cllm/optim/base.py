@@ -13,8 +13,9 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.arrays import aligned_zeros
+from cllm.checks import checked_real
 from cllm.models.model import Model
-from cllm.optim.checks import checked_model, matching, real, refuse_nonfinite, refuse_unplanned
+from cllm.optim.checks import checked_model, matching, refuse_nonfinite, refuse_unplanned
 
 
 class Optimizer(ABC):
@@ -41,8 +42,8 @@ class Optimizer(ABC):
     def __init__(self, model: Model, lr: float, weight_decay: float, names: str | tuple[str, ...] | None):
         kind = type(self).__name__
         self._model = checked_model(kind, model)
-        self.lr = real(f"{kind}(lr=...)", lr)
-        self.weight_decay = real(f"{kind}(weight_decay=...)", weight_decay)
+        self.lr = checked_real(f"{kind}(lr=...)", lr)
+        self.weight_decay = checked_real(f"{kind}(weight_decay=...)", weight_decay)
         self._names = matching(kind, model, names)
         self._state: dict[str, np.ndarray | tuple[np.ndarray, ...]] = {}
         self._decays = np.array([model.program.parameters[name].decays for name in self._names], np.float64)
@@ -86,8 +87,8 @@ class Optimizer(ABC):
         self._apply()
 
     def _apply(self) -> None:
-        real(f"{type(self).__name__}.lr", self.lr)
-        real(f"{type(self).__name__}.weight_decay", self.weight_decay)
+        self.lr = checked_real(f"{type(self).__name__}.lr", self.lr)
+        self.weight_decay = checked_real(f"{type(self).__name__}.weight_decay", self.weight_decay)
         self.steps += 1
         self._update(*self._lists, self.weight_decay * self._decays)
 

@@ -5,9 +5,10 @@ from math import isfinite, sqrt
 import numpy as np
 
 from cllm import _kernels as kernels
+from cllm.checks import checked_real
 from cllm.errors import NonFiniteError
 from cllm.models.model import Model
-from cllm.optim.checks import checked_model, real
+from cllm.optim.checks import checked_model
 
 
 def clip_grad_norm(model: Model, max_norm: float) -> float:
@@ -47,7 +48,7 @@ def clip_each_grad_norm(model: Model, max_norm: float) -> dict[str, float]:
 
 def _squares(where: str, model: Model, max_norm: float) -> tuple[float, list[float]]:
     """The checked limit, and the sum of squares of each gradient; refused unless all are finite."""
-    max_norm = real(f"{where}(max_norm)", max_norm)
+    max_norm = checked_real(f"{where}(max_norm)", max_norm)
     sums = np.empty(len(checked_model(where, model).gradients))
     kernels.sum_of_squares(model.gradient_list, out=sums)
     squares = sums.tolist()

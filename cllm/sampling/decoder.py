@@ -153,12 +153,19 @@ def decoder_for(model: Model, num_threads: int | None = None, room: int | None =
 
 def checked_tokens(model: Model, tokens, room: int) -> np.ndarray:
     """Tokens as an int32 array of shape (n,), n from 1 to `room`."""
-    tokens, vocabulary = np.asarray(tokens), model.program.feeds["tokens"].high
+    tokens = np.asarray(tokens)
     if tokens.ndim != 1 or not 1 <= tokens.size <= room:
         raise ShapeError("tokens", f"must be 1 to {room} in one axis", f"shape {tokens.shape}",
                          "Pass at least one, and no more than the model's max_seq_len in all.")
-    if tokens.dtype.kind not in "iu" or tokens.min() < 0 or vocabulary is not None and tokens.max() >= vocabulary:
-        raise TokenError("tokens", f"must be integers from 0 to {vocabulary - 1}",
-                         f"{tokens.dtype} from {tokens.min()} to {tokens.max()}",
+    return checked_ids("tokens", model, tokens)
+
+
+def checked_ids(where: str, model: Model, ids) -> np.ndarray:
+    """Ids of the model's vocabulary, at least one, as an int32 array of shape (n,)."""
+    ids, vocabulary = np.asarray(ids), model.program.vocabulary
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocabulary:
+        span = f" from {ids.min()} to {ids.max()}" if ids.size and ids.dtype.kind in "iuf" else ""
+        raise TokenError(where, f"must be integers from 0 to {vocabulary - 1}",
+                         f"{ids.dtype} of shape {ids.shape}{span}",
                          "Encode with the tokenizer whose vocabulary the model was trained on.")
-    return np.ascontiguousarray(tokens, np.int32)
+    return np.ascontiguousarray(ids, np.int32)

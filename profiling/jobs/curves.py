@@ -15,11 +15,11 @@ from statistics import mean
 import draw
 import harness
 import numpy as np
-from jobs import record
 
 import cllm
 from cllm import corpus
 from cllm.optim.rate import Rate
+from jobs import record
 
 SIZES = dict(vocab_size=256, n_layers=4, d_model=128, n_heads=4, d_ff=512, max_seq_len=128)
 QUICK = dict(vocab_size=256, n_layers=2, d_model=32, n_heads=2, d_ff=64, max_seq_len=32)

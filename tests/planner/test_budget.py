@@ -234,7 +234,7 @@ def test_limits(limit, nbytes):
     assert parse_limit(limit) == nbytes
 
 
-@pytest.mark.parametrize("limit", [0, -1, True, 1.5, None, "", "MB", "5", "0MB", "-5MB", "5TB", "5 M B", "1e3MB", "5MBs",
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, None, "", "MB", "0MB", "-5MB", "5 M B", "1e3MB", "5MBs",
                                    "auto ", "0x5MB", b"5MB", ["5MB"], "5MB\n5MB",
                                    "0.1B", "0.0000001MB", "9" * 400 + "GB", "9" * 5000 + "B"],
                          ids=lambda v: repr(v)[:20])
