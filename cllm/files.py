@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CHUNK = 1 << 20  # bytes read at a time
-PARTIAL = ".partial"
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.\d+\.partial(\..*)?", re.DOTALL)
 
 
 @contextmanager
@@ -29,8 +30,9 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     """
     final = Path(os.path.realpath(path))
     mode = _mode(final)
-    partial = final.with_name(f"{_prefix(final)}{os.getpid()}.{threading.get_native_id()}{PARTIAL}{final.suffix[:16]}")
-    _sweep(final)
+    name = final.name[:48]  # with what follows it stays below the longest name that a system takes
+    partial = final.with_name(f".{name}.{os.getpid()}.{threading.get_native_id()}.partial{final.suffix[:16]}")
+    sweep(final.parent, name)
     try:
         yield partial
         sync(partial)
@@ -96,18 +98,13 @@ def _mode(final: Path) -> int | None:
     return stat.S_IMODE(status.st_mode)
 
 
-def _prefix(final: Path) -> str:
-    return f".{final.name[:48]}."  # with what follows it stays below the longest name a system takes
-
-
-def _sweep(final: Path) -> None:
-    """Remove what processes that are no more left of this file."""
-    with os.scandir(final.parent) as entries:
-        left = [entry.name for entry in entries if entry.name.startswith(_prefix(final)) and PARTIAL in entry.name]
-    for name in left:
-        pid = name.removeprefix(_prefix(final)).partition(".")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            final.with_name(name).unlink(missing_ok=True)
+def sweep(directory: Path, name: str | None = None) -> None:
+    """Remove what processes that are no more left in a directory: of the file of that name, or of every file."""
+    with os.scandir(directory) as entries:
+        left = [(entry.path, found) for entry in entries if (found := _LEFT.fullmatch(entry.name))]
+    for path, found in left:
+        if name in (None, found["name"]) and not _is_alive(int(found["pid"])):
+            Path(path).unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cllm.cli.compare_tables import print_report
-from cllm.cli.files import place_for, writable, write_json, write_whole
+from cllm.cli.files import STANDARD_OUTPUT, place_for, writable, write_json, write_whole
 from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options, size_options
 from cllm.cli.sweep import settings, swept
 from cllm.comparison.budgets import budget_strategies, planned_curve
@@ -93,7 +93,7 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     machine = describe_machine()
 
     def keep(done: list[Runs]) -> None:
-        if json_path is not None and not is_stream(json_path):
+        if json_path not in (None, STANDARD_OUTPUT) and not is_stream(json_path):
             with suppress(DataError):  # a full disk ends no measurement; the last writing tells of it
                 write_json(json_path, report_of(points, done, machine, values))
 

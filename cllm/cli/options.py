@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from cllm.calibrate import calibrate, is_calibrated, wants_seconds
-from cllm.cli.files import writable
+from cllm.cli.files import json_place
 from cllm.models.architecture import Architecture
 from cllm.models.gpt import CHOICES, PRESETS, ModelConfig
 from cllm.program.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
@@ -97,7 +97,7 @@ def optimizer_option(command):
 def json_option(command):
     """Option ``--json FILE``, passed on as ``json_path``."""
     return click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), default=None,
-                        callback=writable, help="Write the result there, as JSON.")(command)
+                        callback=json_place, help="Write the result there, as JSON; - is standard output.")(command)
 
 
 def _all(*decorators: Callable) -> Callable:

@@ -92,6 +92,11 @@ class MemoryBudget:
         if self.max_grad_error is not None:
             keep(self, "MemoryBudget", "max_grad_error", checked_real)
 
+    @property
+    def nbytes(self) -> int | None:
+        """The limit in bytes; None of "auto" that has not been read."""
+        return self.found or (None if self.limit == "auto" else self.limit)
+
     def read(self, held_bytes: int = 0) -> "MemoryBudget":
         """This budget, "auto" read once and for all: what is free now and, of what it limits, what is held already."""
         if self.limit != "auto" or self.found is not None:
@@ -103,7 +108,7 @@ class MemoryBudget:
             raise ConfigError("MemoryBudget(max_grad_error=...)", "needs a batch on which to measure the error",
                               "a plan without one", "Make the plan with cllm.plan_within_error(model, tokens, targets, budget) "
                               "and pass it as the strategy.")
-        limit = self.read(ledger.held_bytes).found or self.limit
+        limit = self.read(ledger.held_bytes).nbytes
         frontier = ledger.frontier(tuple(sorted(self.allow)))
         for index in reversed(range(len(frontier))):
             if frontier.nbytes[index] <= limit:

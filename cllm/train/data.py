@@ -31,16 +31,19 @@ class Data:
         Where the text was; None for the embedded one, or tokens.
     sha256 : str
         Of the tokens.
+    once : bool
+        The text could be read but once: a pipe.
     """
 
     tokens: np.ndarray
     tokenizer: ByteTokenizer | BPETokenizer | None
     text: str | None
     sha256: str
+    once: bool = False
 
     def describe(self) -> dict:
         """What a snapshot keeps."""
-        return {"text": self.text, "tokens": len(self.tokens), "sha256": self.sha256,
+        return {"text": self.text, "tokens": len(self.tokens), "sha256": self.sha256, "once": self.once,
                 "tokenizer": None if self.tokenizer is None else self.tokenizer.name}
 
     def bytes_of(self, tokens: np.ndarray) -> int | None:
@@ -81,13 +84,13 @@ def load_data(text, tokenizer, out: Path | None, vocab_size: int) -> Data:
         tokens = np.concatenate([narrowed(f"tokenizer {tokenizer.name}", corpus.encoded(tokenizer, *piece), np.int32,
                                           tokenizer.vocab_size) for piece in corpus.text_pieces(text)])
         return Data(tokens, tokenizer, _place(text), corpus.tokens_sha256(tokens))
-    file = None
-    if not is_stream(text or ""):
+    file, once = None, text is not None and is_stream(text)
+    if not once:
         fingerprint = corpus.text_fingerprint(text)  # a text that cannot be read is the user's first concern
         with suppress(DataError):
             file = corpus.open_tokens(out / TOKENS, vocab_size, tokenizer.name, fingerprint)
     file = file or corpus.write_tokens(out / TOKENS, text, tokenizer)
-    return Data(file.tokens, tokenizer, _place(text), file.sha256)
+    return Data(file.tokens, tokenizer, _place(text), file.sha256, once)
 
 
 def reload_data(described: dict, text, tokenizer, out: Path, vocab_size: int) -> Data:
@@ -115,13 +118,14 @@ def reload_data(described: dict, text, tokenizer, out: Path, vocab_size: int) ->
                         tokenizer.name, "Leave the tokenizer out, or start afresh in another directory.")
     else:
         source = described["text"] if text is None else text
-        gone = text is None and source is not None and (is_stream(source) or not Path(source).exists())
+        once = described.get("once", False)
+        gone = text is None and source is not None and (once or is_stream(source) or not Path(source).exists())
         if (out / TOKENS).exists() or gone:
             file = corpus.open_tokens(out / TOKENS, vocab_size, tokenizer.name,
                                       None if gone else corpus.text_fingerprint(source))
         else:
             file = corpus.write_tokens(out / TOKENS, source, tokenizer)
-        data = Data(file.tokens, tokenizer, described["text"], file.sha256)
+        data = Data(file.tokens, tokenizer, described["text"], file.sha256, once)
     if data.sha256 != described["sha256"]:
         raise DataError(f"text of the run in {out}", "must be what it was when the run began",
                         f"other tokens ({len(data.tokens):,} now, {described['tokens']:,} then)",

@@ -32,7 +32,7 @@ class Executors:
     @property
     def limit(self) -> int | None:
         """The budget in bytes; None without one."""
-        return None if self.budget is None else self.budget.found or self.budget.limit
+        return None if self.budget is None else self.budget.nbytes
 
     @property
     def total_bytes(self) -> int:

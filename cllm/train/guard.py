@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cllm.corpus import RUN_MARK
@@ -35,30 +35,30 @@ def only_run_in(directory: Path | None) -> Iterator[None]:
 
 def refuse_if_running(directory: Path) -> None:
     """Refuse a directory that another run is in, before any work; nothing is made there."""
-    if (directory / RUN_MARK).exists():
+    if os.path.exists(directory / RUN_MARK):
         os.close(_locked(directory))
 
 
 @contextmanager
-def nothing_left(directory: Path | None) -> Iterator[None]:
-    """Take back what a beginning that is refused has made: files in the directory, and the directory."""
+def beginning_in(directory: Path | None) -> Iterator[None]:
+    """Hold the lock as `only_run_in`, and take back what was made, files and the directory, when the beginning is refused."""
     if directory is None:
         yield
         return
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
-    before = None if made else {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    try:
-        yield
-    except BaseException:
-        for path in directory.iterdir() if directory.is_dir() else ():
-            if (before is None or path.name not in before) and not path.is_dir():
-                path.unlink(missing_ok=True)
-        for path in made:
-            try:
-                path.rmdir()
-            except (OSError, ValueError):  # somebody else has put something there
-                break
-        raise
+    made = [path for path in (directory, *directory.parents) if not os.path.exists(path)]
+    before = set(os.listdir(directory)) if os.path.isdir(directory) else set()
+    with only_run_in(directory):
+        try:
+            yield
+        except BaseException:
+            new = {name for name in os.listdir(directory) if name not in before}
+            for name in sorted(new, key=lambda name: name == RUN_MARK):  # the lock last: another may be waiting for it
+                if not os.path.isdir(directory / name):
+                    os.unlink(directory / name)
+            with suppress(OSError):  # somebody else has put something there
+                for path in made:
+                    path.rmdir()
+            raise
 
 
 @contextmanager
@@ -85,8 +85,8 @@ def on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
 def _locked(directory: Path) -> int:
     """Descriptor of the directory's lock, held."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         while True:
+            directory.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(directory / RUN_MARK, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cllm import files
 from cllm.errors import SnapshotError
 from cllm.snapshot import prune, read_state, set_aside, snapshots, step_of, sweep, write_snapshot
 
@@ -75,6 +76,7 @@ class Keeper:
             When there are later snapshots than this run knows of, or the directory cannot be written.
         """
         try:
+            files.sweep(self.out)
             sweep(self.out)
             later = [path for path in snapshots(self.out) if step_of(path) > self.newest]
             if later:

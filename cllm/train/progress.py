@@ -87,7 +87,7 @@ def opening(trainer) -> str:
     if trainer.out is not None:
         needed, free = trainer.disk_bytes, trainer.keeper.free_bytes()
         short = "" if needed < free else ": TOO LITTLE; lower --keep, or take another directory"
-        lines.append(f"disk: snapshots of {trainer.snapshot_bytes / 1e6:,.1f} MB, up to {needed / 1e6:,.0f} MB in all "
+        lines.append(f"disk: snapshots of {trainer.snapshot_bytes / 1e6:,.1f} MB, up to {needed / 1e6:,.1f} MB in all "
                      f"({free / 1e6:,.0f} free){short}")
     return "\n".join(lines)
 

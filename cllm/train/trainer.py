@@ -18,7 +18,7 @@ from cllm.tokenizer import ByteTokenizer
 from cllm.train.beginning import begin
 from cllm.train.callbacks import Callback, MetricsFile
 from cllm.train.evaluation import Validation, mean_loss
-from cllm.train.guard import nothing_left, on_interrupt, only_run_in
+from cllm.train.guard import beginning_in, on_interrupt, only_run_in
 from cllm.train.keeper import Keeper
 from cllm.train.result import TrainResult
 from cllm.train.step import Batch, checked_batches, clip, first_nonfinite
@@ -81,7 +81,7 @@ class Trainer:
         self._failure: Exception | None = None
         self._bad_in_a_row, self._pace = 0, 0.0  # the pace: seconds of a step, smoothed
         settings |= {} if num_threads is None else {"threads": num_threads}
-        with nothing_left(self.out), only_run_in(self.out):
+        with beginning_in(self.out):
             state = None if self.out is None else self.keeper.find()
             if state is not None and not resume:
                 raise SnapshotError(f"train into {self.out}", "must be a directory without a run",
