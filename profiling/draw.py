@@ -15,6 +15,9 @@ from pathlib import Path
 from jobs.record import RESULTS
 from pictures import memory, speed, training
 
+from cllm.comparison import picture as bars
+
+COMPARE = "cllm compare"  # which writes no "script", and draws a picture only when asked: an older one is drawn anew
 # By script: the endings of the pictures' names, and what draws each.
 PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
     "speed": {"": speed.step_parts, "-roofline": speed.roofline},
@@ -27,6 +30,7 @@ PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
     "compression": {"": training.curves},
     "mixed_precision_loss": {"": training.curves},
     "crystalline": {"": training.variants},
+    COMPARE: {"": bars.draw},
 }
 
 # Of several results together, by name of the picture in profiling/results.
@@ -57,10 +61,13 @@ def _draw_together(paths: list[Path], picture: Path) -> None:
 def draw(path: Path) -> list[Path]:
     """Draw the pictures of one result beside it, and return where those are that had something to show."""
     data = json.loads(path.read_text(encoding="utf-8"))
+    script = data.get("script", COMPARE)
     made = []
-    for ending, picture in PICTURES.get(data.get("script"), {}).items():
+    for ending, picture in PICTURES.get(script, {}).items():
         place = path.with_name(f"{path.stem}{ending}.png")
         older = place.stat().st_mtime_ns if place.exists() else None
+        if script == COMPARE and older is None:
+            continue
         picture(data, place)
         made += [place] if place.exists() and place.stat().st_mtime_ns != older else []
     return made

@@ -36,8 +36,10 @@ def workload(data: dict) -> list[str]:
 
 
 def title(data: dict) -> str:
-    """What a result is of, in one line; with words for what it has."""
-    return "; ".join([*workload(data), count(settings(data)["threads"], "thread")])
+    """What a result is of, in one line: model and batch where it has one, dtype, threads, processor."""
+    job = settings(data)
+    words = [*workload(data), f"{job.get('dtype', 'float32')}, {count(job['threads'], 'thread')}"]
+    return "; ".join([*words, *([data["machine"]["cpu"]] if "machine" in data else [])])
 
 
 def megabytes(nbytes: int | None) -> str:

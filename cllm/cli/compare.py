@@ -1,5 +1,6 @@
 """``cllm compare``: the same training under several strategies, measured side by side."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cllm.calibrate import source_of_seconds
 from cllm.cli.compare_tables import print_report
 from cllm.cli.files import STANDARD_OUTPUT, place_for, writable, write_json, write_whole
 from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options, size_options
@@ -21,7 +23,7 @@ from cllm.comparison.html import page
 from cllm.comparison.job import Job
 from cllm.comparison.machine import describe_machine
 from cllm.comparison.peers import peers_of, read_peers
-from cllm.comparison.picture import caption, check_picture, draw
+from cllm.comparison.picture import caption_of_all, check_picture, draw
 from cllm.comparison.runner import Runs
 from cllm.comparison.series import memory_against_time
 from cllm.comparison.sweeps import draw_sweep
@@ -61,7 +63,7 @@ def named_strategies(_ctx, param: click.Parameter, text: str) -> tuple[str, ...]
 @click.option("--sweep", multiple=True, metavar="KEY=V1,V2,...",
               help="Compare at each value of a size or setting, such as seq_len=128,256; again for every combination.")
 @click.option("--pareto", type=click.IntRange(2), is_flag=False, flag_value=BUDGETS, default=None, metavar="[N]",
-              help=f"Add N budgets, {BUDGETS} if not said, evenly from the least to what caching everything takes.")
+              help=f"Add N budgets, {BUDGETS} if not said, evenly over the planner's curve; fewer where plans are equal.")
 @click.option("--peers", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
               help="Show PyTorch's points of this result of profiling/compare.py beside ours.")
 @click.option("--by-parameter", is_flag=True, help="Print the gradient error of inexact strategies by parameter.")
@@ -90,15 +92,15 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     for _, job in jobs if measure else ():
         calibrate_first(job.architecture, job.workload, strategies, always=pareto is not None)
     points = _with_peers([_experiment(job, strategies, setting, pareto) for setting, job in jobs], peers)
-    machine = describe_machine()
+    machine, asked = describe_machine(), shlex.join(["cllm", *sys.argv[1:]])
 
     def keep(done: list[Runs]) -> None:
         if json_path not in (None, STANDARD_OUTPUT) and not is_stream(json_path):
             with suppress(DataError):  # a full disk ends no measurement; the last writing tells of it
-                write_json(json_path, report_of(points, done, machine, values))
+                write_json(json_path, report_of(points, done, machine, values, asked))
 
     done = _run_with_progress(points, rounds, keep)
-    report = report_of(points, done, machine, values)
+    report = report_of(points, done, machine, values, asked)
     print_report(report, by_parameter)
     problems = report["problems"] + _written({
         json_path: lambda path: write_json(path, report), html: lambda path: write_whole(path, page.render(report)),
@@ -127,10 +129,9 @@ def _job(sizes: dict, steps: int, text: str | None, seed: int) -> Job:
 
 
 def _experiment(job: Job, strategies: tuple[str, ...], setting: dict, pareto: int | None) -> Experiment:
-    if pareto is None:
-        return Experiment(job, strategies, setting)
-    curve = planned_curve(job)
-    return Experiment(job, tuple(dict.fromkeys(strategies + budget_strategies(job, curve, pareto))), setting, curve)
+    curve = None if pareto is None else planned_curve(job)
+    budgets = () if curve is None else budget_strategies(job, curve, pareto, strategies)
+    return Experiment(job, strategies + budgets, setting, curve, predicted_from=source_of_seconds(job.architecture, job.workload))
 
 
 def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Experiment]:
@@ -157,9 +158,9 @@ def _draw(report: dict, path: Path) -> None:
     with place_for(path) as place:
         if any(point["curve"] or point["peers"] for point in points):
             panels = [(setting_name(point["setting"]), memory_against_time(point)) for point in points]
-            draw_curve(panels, place, caption(points[0]) if len(points) == 1 else "")
+            draw_curve(panels, place, caption_of_all(points))
         elif "points" in report:
-            draw_sweep(points, place)
+            draw_sweep(points, place, caption_of_all(points))
         else:
             draw(report, place)
 

@@ -46,7 +46,7 @@ class LossCurve(Callback):
         s = trainer.settings
         axes.set_xlim(0, s.steps)
         axes.set_xlabel("step")
-        axes.set_ylabel("loss, nats per token" if trainer.model.config.loss == "cross_entropy" else "loss")
+        axes.set_ylabel("loss, nats per token" if trainer.model.program.head.layer.in_nats else "loss")
         axes.set_title(f"{s.accumulate * s.batch_size} x {s.seq_len}, {s.optimizer}, rate {s.lr:g}, seed {s.seed}", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#dddddd", linewidth=0.7)

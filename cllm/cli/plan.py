@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
-from cllm.calibrate import calibrate
+from cllm.calibrate import calibrate, source_of_seconds
 from cllm.cli.files import place_for, writable, write_json
 from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options
 from cllm.cli.tables import console, megabytes, seconds, table
 from cllm.comparison.curve import draw_curve
-from cllm.comparison.picture import check_picture
-from cllm.comparison.series import Point, Series
+from cllm.comparison.machine import describe_machine
+from cllm.comparison.picture import caption, check_picture
+from cllm.comparison.series import Point, planned_curve
 from cllm.planning import pareto, plan
 from cllm.plans.plan import Plan
 from cllm.program.workload import Workload
@@ -38,8 +39,8 @@ def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, th
         if not whole_curve:
             raise click.UsageError("--plot draws the curve of --pareto: give both")
         check_picture(plot)
+    workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
     if measure:
-        workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
         click.echo(f"measured, kept in {calibrate(config, workload, lambda text: click.echo(f'measuring: {text}', err=True))}")
     job = {"config": config.to_dict(), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
            "optimizer": optimizer}
@@ -48,9 +49,11 @@ def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, th
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
         if plot is not None:
-            points = tuple(Point(p.total_bytes, p.predicted_seconds) for p in plans)
+            about = caption({"config": config.to_dict(), "machine": describe_machine(),
+                             "job": {"batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "threads": threads}})
+            curve = planned_curve(Point(p.total_bytes, p.predicted_seconds) for p in plans)
             with place_for(plot) as place:
-                draw_curve([("", [Series("the planner's curve, predicted", "curve", points)])], place)
+                draw_curve([("", [curve])], place, f"{about}\nseconds: {source_of_seconds(config, workload)}")
         return
     made = plan(config, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
                 num_threads=threads)

@@ -1,7 +1,8 @@
-"""What the pictures share: colours, an empty figure in the project's manner, names that do not lie on each other."""
+"""What the pictures share: colours, and an empty figure in the project's manner."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 # Colour-blind safe (Okabe and Ito). What runs, in the order of a step:
 COLOURS = {"forward": "#0072B2", "rebuild": "#E69F00", "backward": "#009E73", "accumulate": "#56B4E9",
@@ -20,53 +21,37 @@ def in_order(kinds: Iterable[str]) -> list[str]:
     return [kind for kind in COLOURS if kind in found] + [kind for kind in found if kind not in COLOURS]
 
 
-def figure(rows: int, columns: int, size: tuple[float, float], title: str, **options):
-    """A figure and its array of axes; (None, None), and a word about it, where matplotlib is missing."""
+WIDTH = 8.0  # inches of every picture: panels stand below each other, so that letters stay legible on a narrow screen
+DPI = 130
+
+
+def matplotlib_is_there() -> bool:
+    """Whether pictures can be drawn; a word about it where not."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError:
         print("no picture: matplotlib is missing (pip install 'cllm[plot]')", file=sys.stderr)
+        return False
+    return True
+
+
+def figure(heights: Sequence[float], title: str, **options):
+    """A figure with a panel of each height (in inches) below each other, and the panels; (None, None) where matplotlib is
+    missing."""
+    if not matplotlib_is_there():
         return None, None
-    made = Figure(figsize=size, layout="constrained")
-    if title:
-        made.suptitle(title, fontsize=10)
-    axes = made.subplots(rows, columns, squeeze=False, **options)
-    for one in axes.flat:
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(WIDTH, 0.4 + sum(heights)), layout="constrained")
+    made.suptitle(title, fontsize=10)
+    axes = made.subplots(len(heights), 1, squeeze=False, height_ratios=heights, **options).flatten()
+    for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(color="#e2e2e2", linewidth=0.7)
         one.set_axisbelow(True)
     return made, axes
 
 
-MARKER = 3.5  # points from the middle of a point's mark to its edge
-
-
-def write_labels(axis, marks: list[tuple[float, float, str]], size: float = 7.5, lift: float = 0.0) -> None:
-    """Names beside their points, `(x, y, name)`, moved up or down until none lies on another or on a point; thin lines
-    lead back.
-
-    Limits and scales of the axis must stand. From the top down, each name goes as near to its own height as those placed
-    before leave room for, inside the axes: to the right of its point, or to the left where it would leave them.
-    """
-    figure = axis.figure
-    figure.draw_without_rendering()  # the layout decides where points lie
-    scale, half = 72.0 / figure.dpi, size * 1.25 / 2
-    box = axis.get_window_extent()
-    right_end, low_end, high_end = box.x1 * scale, box.y0 * scale, box.y1 * scale
-    spots = sorted(((*(axis.transData.transform((x, y)) * scale), x, y, name) for x, y, name in marks),
-                   key=lambda spot: -spot[1])
-    taken = [(across - MARKER, across + MARKER, up - MARKER, up + MARKER) for across, up, *_ in spots]
-    for across, up, x, y, name in spots:
-        width = 0.62 * size * len(name)
-        left = across + 7 + width > right_end
-        start, middle = across - 7 - width if left else across + 7, up + lift
-        for shift in sorted((k * half / 2 for k in range(-160, 161)), key=abs):
-            middle = up + lift + shift
-            if low_end + half <= middle <= high_end - half and not any(
-                    start < end and begin < start + width and middle - half < high and low < middle + half
-                    for begin, end, low, high in taken):
-                break
-        taken.append((start, start + width, middle - half, middle + half))
-        axis.annotate(name, (x, y), xytext=(-7 if left else 7, middle - up), textcoords="offset points", fontsize=size,
-                      va="center", ha="right" if left else "left", arrowprops=None if abs(middle - up - lift) < half else
-                      {"arrowstyle": "-", "color": "#888888", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2})
+def save(figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    figure.savefig(path, dpi=DPI)

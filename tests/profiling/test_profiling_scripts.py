@@ -77,6 +77,25 @@ def test_only_what_was_drawn_is_told_of(tmp_path):
     assert draw.told(path, draw.draw(path)) == f"\nwritten: {path}, {tmp_path / 'speed.png'}"
 
 
+def test_every_picture_names_its_workload(monkeypatch, tmp_path):
+    figures = pytest.importorskip("matplotlib.figure")
+    draw, drawn = script("draw"), []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, **_: drawn.append(figure))
+    results = {}
+    for path in sorted(draw.RESULTS.glob("*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        results.setdefault(data.get("script", draw.COMPARE), (path, data))
+    for name, pictures in draw.PICTURES.items():
+        for ending, picture in pictures.items():
+            path, data = results[name]
+            picture(data, tmp_path / f"{path.stem}{ending}.png")
+            words = [drawn[-1].get_suptitle(), *(axis.get_title() for axis in drawn[-1].axes)]
+            assert any(data["machine"]["cpu"] in one and "thread" in one for one in words), (name, ending)
+            sizes = [f"C {data['config']['d_model']}", f" × {data['seq_len']}"] if "seq_len" in data else []
+            assert all(any(size in one for one in words) for size in sizes), (name, ending)
+    assert len(drawn) == sum(map(len, draw.PICTURES.values()))
+
+
 def test_what_is_rounded_at_random_differs_by_chance():
     kernels = script("kernels")
     assert kernels.tolerance("int8_compress", (1, 64)) == kernels.TOLERANCE
