@@ -97,7 +97,7 @@ def test_runs_that_are_refused_let_no_two_into_a_directory(tmp_path):
     (dict(steps=0), ConfigError), (dict(strategy="nonsense"), ConfigError), (dict(memory_budget=1000), BudgetError),
     (dict(seq_len=10_000), ConfigError), (dict(optimizer="lion"), ConfigError), (dict(val_fraction=0.001), DataError),
     (dict(text="/none"), DataError), (dict(text=np.array([300])), DataError), (dict(strategy=object()), ConfigError),
-    (dict(steps=5, hours=1), ConfigError)], ids=str)
+    (dict(steps=5, hours=1), ConfigError)], ids=lambda value: ",".join(value) if isinstance(value, dict) else value.__name__)
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_nothing_is_left_of_a_run_that_is_refused(change, error, there, text, tmp_path):
     out = tmp_path / "a" / "b" / "run"
