@@ -81,7 +81,7 @@ cdef inline vec exp_reduce(vec x, vec *half_power) noexcept nogil:
 
 
 cdef inline vec vexp_parts(vec x, vec *half_power) noexcept nogil:
-    """2 e^r, where e^x = e^r 2^n and 2^(n-1) goes into `half_power`: for sums of e^x that round the product but once."""
+    """2 e^r, where e^x = e^r 2^n and 2^(n-1) goes into `half_power`: for sums that round the product with them."""
     cdef vec r, two = splat(&x, 2.0)
     if vec is vf32:
         x = vmin(splat(&x, 88.8), vmax(splat(&x, -87.5), x))
