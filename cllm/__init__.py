@@ -9,7 +9,7 @@ from cllm.threads.waiting import bounded_spinning as _bounded_spinning
 
 _check_cpu()
 with _bounded_spinning():
-    from cllm import _kernels  # noqa: F401
+    from cllm.threads import forks as _forks  # noqa: F401
 
 from cllm.about import versions  # noqa: E402
 from cllm.errors import (  # noqa: E402

@@ -30,7 +30,8 @@ class Executor:
     """Runs training steps of a model under a strategy, in memory that is known before the first.
 
     Several Python threads may use one executor: each call waits for the one before it. Executors of one model may run side
-    by side, but for what adds to its gradients, which has its turn, too.
+    by side, but for what adds to its gradients, which has its turn, too. In a forked child an executor works on; of a step
+    that another thread was in at the fork, gradients are undefined there until ``zero_grad``.
 
     Parameters
     ----------
@@ -164,6 +165,8 @@ class Executor:
 
     def _one_step(self, feeds: dict, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
         count = self._feeds.take(feeds, num_targets)
+        if self._spill is not None:
+            self._spill.begin()
         self._slab.mark()
         self._feeds.key(self._seed, self._step)
         try:
