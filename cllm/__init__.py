@@ -5,8 +5,11 @@ byte before the first step, and loss and gradients are equal to the last bit und
 """
 
 from cllm.platform_guard import check_cpu as _check_cpu
+from cllm.threads.waiting import bounded_spinning as _bounded_spinning
 
 _check_cpu()
+with _bounded_spinning():
+    from cllm.threads import forks as _forks  # noqa: F401
 
 from cllm.about import versions  # noqa: E402
 from cllm.errors import (  # noqa: E402
@@ -55,9 +58,10 @@ from cllm.strategies import (  # noqa: E402
     Spill,
     Sqrt,
 )
+from cllm.threads.counts import set_num_threads  # noqa: E402
 from cllm.tokenizer import BPETokenizer, ByteTokenizer  # noqa: E402
 from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402
-from cllm.weight_gradient import accumulate_weight_gradient, set_num_threads  # noqa: E402
+from cllm.weight_gradient import accumulate_weight_gradient  # noqa: E402
 
 __all__ = [
     "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer",

@@ -23,10 +23,11 @@ PUBLIC = """
 
 # Rooms and modules of cllm, in groups: a module imports only from groups above its own, and in a room, never in a circle.
 GROUPS = """
-    errors _build_info
+    errors cgroups _build_info
     checks
     files
     platform_guard _kernels
+    threads
     program
     arrays tensors
     layers weight_gradient

@@ -84,7 +84,7 @@ def size_options(batch_size: int, seq_len: int) -> Callable:
         click.option("--batch-size", type=int, default=batch_size, help="Sequences in a batch, B."),
         click.option("--seq-len", type=int, default=seq_len, help="Tokens in a sequence, T."),
         click.option("--dtype", type=click.Choice(list(ITEMSIZE)), default="float32"),
-        click.option("--threads", type=int, default=None, show_default="all cores",
+        click.option("--threads", type=int, default=None, show_default="as cllm info says",
                      help="Threads of the kernels; results do not depend on it."))
 
 

@@ -28,7 +28,7 @@ from cllm.train.keeper import Keeper
 @click.option("--top-p", type=float, default=None, help="Draw from the fewest that hold this probability together.")
 @click.option("--seed", type=int, default=0, help="The same seed draws the same text.")
 @click.option("--best", is_flag=True, help="Of a run: the snapshot of the best evaluation instead of the latest.")
-@click.option("--threads", type=int, default=None, show_default="all cores")
+@click.option("--threads", type=int, default=None, show_default="as cllm info says")
 @json_option
 def command(directory, prompt, tokenizer, count, temperature, top_k, top_p, seed, best, threads, json_path):
     """Continue a text by the model in DIRECTORY: a run, one of its snapshots, or a file that model.save wrote.

@@ -44,7 +44,7 @@ HELP = {
     "eval_batches": "Batches of an evaluation.",
     "strategy": "What to cache and what to recompute, by name.",
     "memory_budget": "Limit such as 1GB for everything training holds; chooses the strategy.",
-    "threads": "Threads of the kernels; all cores unless given. Results do not depend on it.",
+    "threads": "Threads of the kernels, by default as many as cllm info says. Results do not depend on it.",
     "snapshot_every": "Steps between snapshots.",
     "keep": "Last snapshots to keep; the best one is kept besides.",
     "max_bad_steps": "So many steps in a row with NaN or infinity end the run.",

@@ -23,7 +23,7 @@ class Job:
         Steady steps; one step before them, not timed, touches all memory and gives the gradient digest.
     dtype : {"float32", "float64"}
     threads : int or None
-        None takes all cores.
+        None takes the default of this process.
     text : str or None
         File to train on; None is the embedded text.
     seed : int
@@ -49,7 +49,7 @@ class Job:
 
     def __post_init__(self):
         work = self.workload  # checks all that it is made of, and converts it
-        for name, value in (("batch_size", work.batch), ("seq_len", work.time)):
+        for name, value in (("batch_size", work.batch), ("seq_len", work.time), ("threads", work.threads)):
             object.__setattr__(self, name, value)
         work.check(self.architecture.program)
         keep(self, "Job", "steps", checked_size)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cllm.comparison.job import Job
 from cllm.errors import DataError
-from cllm.program.workload import Workload, all_cores
+from cllm.program.workload import Workload
 from cllm.schedule.report import parameter_bytes
 
 PREFIX = "torch"
@@ -45,7 +45,7 @@ def peers_of(job: Job, found: dict) -> dict | None:
     None when the file measured another model, batch or number of threads.
     """
     config = json.loads(json.dumps(job.architecture.to_dict()))  # lists for tuples, as in the file
-    mine = (config, job.batch_size, job.seq_len, job.threads or all_cores(), job.dtype)
+    mine = (config, job.batch_size, job.seq_len, job.threads, job.dtype)
     if mine != (found["config"], found["batch_size"], found["seq_len"], found["threads"], "float32"):
         return None
     workload = Workload(job.batch_size, job.seq_len, job.dtype)

@@ -72,7 +72,7 @@ def draw(report: dict, path: Path) -> None:
 def caption(report: dict) -> str:
     """What was trained, and on what, in one line."""
     config, job, machine = report["config"], report["job"], report["machine"]
-    threads = job["threads"] or machine["cores"]
+    threads = job["threads"] or machine["cores"]  # older reports did not say
     return (f"{_count(config['n_layers'], 'layer')}, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
             f"V {config['vocab_size']}; batch {job['batch_size']} × {job['seq_len']}, {job['dtype']}, "
             f"{_count(threads, 'thread')}; {machine['cpu']}")

@@ -1,6 +1,7 @@
 """`Model`: an architecture with its parameters and gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -14,10 +15,16 @@ from cllm.models.parameters import constant_tables, initial_parameters, zero_gra
 from cllm.program.program import Program
 from cllm.program.workload import ITEMSIZE
 from cllm.tensors import save_model
+from cllm.threads.counts import default_threads
+from cllm.threads.turns import Turn
 
 
 class Model:
     """Parameters, and gradients once something asks for them.
+
+    Several Python threads may use one model. What adds to its gradients, changes them or moves its parameters has its turn
+    after another; what only reads it (a loss, logits, a text) waits for nobody: beside an optimizer's step it may see
+    some parameters before and some after.
 
     Parameters
     ----------
@@ -44,9 +51,10 @@ class Model:
         self.dtype = dtype
         self._program = architecture.program
         self._parameters = initial_parameters(self._program, checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED), dtype)
-        self._gradients: Mapping[str, np.ndarray] | None = None
-        self._tables: Mapping[str, np.ndarray] | None = None
+        self._made: dict[str, Mapping[str, np.ndarray]] = {}  # at first use; of two threads', those that were there first
         self.planned_optimizer: str | None = None
+        self.threads: int | None = None  # of the latest step, for what follows it
+        self.turn = Turn("the model's gradients and parameters")
 
     @property
     def architecture(self) -> Architecture:
@@ -66,9 +74,9 @@ class Model:
     @property
     def gradients(self) -> Mapping[str, np.ndarray]:
         """Arrays of the same names and shapes, made of zeros at first use; `Executor.loss_and_grad` adds into them."""
-        if self._gradients is None:
-            self._gradients = zero_gradients(self._parameters)
-        return self._gradients
+        if "gradients" not in self._made:
+            self._made.setdefault("gradients", zero_gradients(self._parameters))
+        return self._made["gradients"]
 
     @cached_property
     def gradient_list(self) -> kernels.ArrayList:
@@ -78,24 +86,31 @@ class Model:
     @property
     def tables(self) -> Mapping[str, np.ndarray]:
         """Arrays of constants by name, read-only, made at first use: fixed positions, lattice coordinates."""
-        if self._tables is None:
-            self._tables = constant_tables(self._program, self.dtype)
-        return self._tables
+        if "tables" not in self._made:
+            self._made.setdefault("tables", constant_tables(self._program, self.dtype))
+        return self._made["tables"]
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the arrays that have been made so far."""
-        made = (self._parameters, self._gradients or {}, self._tables or {})
-        return sum(array.nbytes for arrays in made for array in arrays.values())
+        return sum(array.nbytes for arrays in (self._parameters, *self._made.values()) for array in arrays.values())
 
     def attach(self, optimizer: str) -> None:
         """Remember for which optimizer's state the latest executor planned memory."""
         self.planned_optimizer = optimizer
 
+    @contextmanager
+    def changed(self) -> Iterator[None]:
+        """What changes gradients or parameters between steps runs inside of this: in its turn, on the threads of the latest
+        step."""
+        with self.turn(), kernels.Threads(self.threads or default_threads()):
+            yield
+
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
-        if self._gradients is not None:
-            kernels.fill_zero(x=self.gradient_list)
+        if "gradients" in self._made:
+            with self.changed():
+                kernels.fill_zero(x=self.gradient_list)
 
     def copy(self, dtype: str | None = None) -> "Model":
         """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied."""

@@ -82,9 +82,10 @@ class Optimizer(ABC):
         NonFiniteError
             When a gradient is NaN or infinite. Nothing is changed.
         """
-        refuse_unplanned(self._model, self.kind, self.names)
-        refuse_nonfinite(f"{type(self).__name__}.step()", self.names, self._lists[0])
-        self._apply()
+        with self._model.changed():
+            refuse_unplanned(self._model, self.kind, self.names)
+            refuse_nonfinite(f"{type(self).__name__}.step()", self.names, self._lists[0])
+            self._apply()
 
     def _apply(self) -> None:
         self.lr = checked_real(f"{type(self).__name__}.lr", self.lr)

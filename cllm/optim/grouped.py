@@ -79,7 +79,8 @@ class Grouped:
 
     def step(self) -> None:
         """Update every parameter; as `Optimizer.step`."""
-        refuse_unplanned(self._model, self.kind, tuple(self._model.parameters))
-        refuse_nonfinite("Grouped.step()", tuple(self._model.parameters), self._model.gradient_list)
-        for group in self.groups.values():
-            group._apply()
+        with self._model.changed():
+            refuse_unplanned(self._model, self.kind, tuple(self._model.parameters))
+            refuse_nonfinite("Grouped.step()", tuple(self._model.parameters), self._model.gradient_list)
+            for group in self.groups.values():
+                group._apply()

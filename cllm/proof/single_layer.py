@@ -80,8 +80,8 @@ class SingleLayer:
         for name in flow.writes:
             start = writes[name] if name in writes else self._blank(name, fill)
             made[name] = self._placed(name, start, writeable=True)
-        kernels.set_threads(self.threads)
-        getattr(self.layer, method)(*arguments, **made)
+        with kernels.Threads(self.threads):
+            getattr(self.layer, method)(*arguments, **made)
         self._check_guards(method)
         return made
 

@@ -8,8 +8,8 @@ import numpy as np
 from cllm.checks import LARGEST_SEED, checked_real, checked_size, checked_word, keep, shown
 from cllm.errors import ConfigError
 from cllm.optim.rate import SHAPES, Rate
-from cllm.program.workload import checked_threads
 from cllm.strategies.memory_budget import checked_limit
+from cllm.threads.counts import checked_threads
 
 # What may differ when a run is resumed: it changes no number, or, for `steps`, only those that are still to come.
 FREE = ("steps", "strategy", "memory_budget", "threads", "eval_every", "eval_batches", "snapshot_every", "keep",
@@ -122,7 +122,7 @@ class TrainSettings:
         keep(self, "train", "rate", checked_word, SHAPES)
         keep(self, "train", "clip_by", checked_word, ("all", "each"))
         if self.threads is not None:
-            object.__setattr__(self, "threads", checked_threads(self.threads))
+            object.__setattr__(self, "threads", checked_threads(self.threads, "train(num_threads=...)"))
         if self.memory_budget is not None:
             nbytes = checked_limit(self.memory_budget)
             object.__setattr__(self, "memory_budget",

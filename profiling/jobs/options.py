@@ -31,9 +31,9 @@ def parser(description: str, strategies: str | None, rounds: int) -> argparse.Ar
 
 def add_common(made: argparse.ArgumentParser) -> None:
     """Options ``--threads``, ``--wait-policy`` and ``--out``; read them with `parsed`."""
-    from cllm.program.workload import all_cores
+    from cllm.threads.counts import default_threads
 
-    made.add_argument("--threads", type=positive, default=all_cores(), help="threads, and processors to pin to")
+    made.add_argument("--threads", type=positive, default=default_threads(), help="threads, and processors to pin to")
     made.add_argument("--wait-policy", choices=process.WAIT_POLICIES, default=process.wait_policy,
                       help="what OpenMP's idle threads do")
     made.add_argument("--out", type=Path, default=None, metavar="FILE.json",

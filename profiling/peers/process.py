@@ -22,8 +22,9 @@ PROFILING = ROOT / "profiling"
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-# What OpenMP's idle threads do in every contestant: "default" spins for about a millisecond and then sleeps, as users
-# have it, which the pause between bursts outlasts; "passive" sleeps at once, which short parallel regions pay for.
+# What OpenMP's idle threads do in every contestant: "default" spins for a while and then sleeps, as users have it (cllm for
+# less than a millisecond, others for some), which the pause between bursts outlasts; "passive" sleeps at once, which short
+# parallel regions pay for.
 WAIT_POLICIES = ("default", "passive", "active")
 wait_policy = "default"
 
@@ -51,14 +52,17 @@ class Peer:
     threads : int
     python : str
         The interpreter.
+    **variables : str
+        What is added to its environment.
     """
 
-    def __init__(self, script: str, threads: int, python: str = sys.executable):
+    def __init__(self, script: str, threads: int, python: str = sys.executable, **variables: str):
         if shutil.which(python) is None:
             raise PeerError(f"there is no interpreter {python}")
         prefix = _pin_prefix(threads)
         self._process = subprocess.Popen([*prefix, python, "-c", RUN, str(PROFILING), str(PROFILING / script)], text=True,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(threads))
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         env={**environment(threads), **variables})
         self.pid = self._process.pid
 
     def ask(self, what: str, **arguments):
@@ -138,7 +142,8 @@ def environment(threads: int) -> dict[str, str]:
 
     Binding matters where idle threads sleep: the system likes to wake them on the processor of the one that wakes.
     """
-    tuned = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_WAIT_POLICY")
+    tuned = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_WAIT_POLICY",
+             "GOMP_SPINCOUNT")
     kept = {name: value for name, value in os.environ.items() if name not in tuned}
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
              "NUMEXPR_NUM_THREADS")

@@ -24,7 +24,8 @@ from cllm.models.architecture import program_of
 from cllm.models.gpt import ModelConfig
 from cllm.planner.ledger import Ledger
 from cllm.planning import decide, plan
-from cllm.program.workload import Workload, all_cores
+from cllm.program.workload import Workload
+from cllm.threads.counts import default_threads
 
 SMALL = ["compare", "--preset", "tiny", "--batch-size", "2", "--seq-len", "16", "--steps", "1", "--rounds", "1"]
 TINY = Job(ModelConfig.preset("tiny"), batch_size=2, seq_len=16, steps=2, threads=1)
@@ -282,7 +283,7 @@ def a_result(**changes):
             {"name": "torch eager", "seconds": {"median": 2.0}, "growth_bytes": 7_000_000},
             {"name": "torch compile", "seconds": {"median": 3.0}, "growth_bytes": None}]
     return {"config": json.loads(json.dumps(TINY.architecture.to_dict())), "batch_size": 2, "seq_len": 16,
-            "threads": all_cores(), "date": "2026-11-22", "machine": {"cpu": "a processor"}, "rows": rows, **changes}
+            "threads": default_threads(), "date": "2026-11-22", "machine": {"cpu": "a processor"}, "rows": rows, **changes}
 
 
 def test_points_of_peers(quick, tmp_path):

@@ -120,7 +120,7 @@ def test_a_limit_decides_nothing_but_which_point_of_one_frontier(monkeypatch):
 def test_planning_makes_no_array_and_runs_no_kernel(monkeypatch):
     """A model of gigabytes is planned in megabytes, and a refusal comes before the executor has any memory."""
     from cllm import _kernels
-    for name in ("linear_forward", "fill_zero", "embedding_forward", "cross_entropy_backward", "set_threads"):
+    for name in ("linear_forward", "fill_zero", "embedding_forward", "cross_entropy_backward", "Threads"):
         monkeypatch.setattr(_kernels, name, lambda *a, **k: pytest.fail("a kernel runs"))
     config = cllm.ModelConfig.preset("gpt2", n_layers=4)
     tracemalloc.start()
@@ -143,7 +143,7 @@ def test_a_refused_executor_has_made_nothing(monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2e7 and model._gradients is None
+    assert peak < 2e7 and "gradients" not in model._made
 
 
 # compressed values

@@ -92,7 +92,7 @@ def test_every_size_has_its_turn_in_every_round(store, monkeypatch):
 
 
 def test_plan_measures_nothing(store, monkeypatch):
-    monkeypatch.setattr(_kernels, "set_threads", lambda *a: pytest.fail("a kernel runs"))
+    monkeypatch.setattr(_kernels, "Threads", lambda *a: pytest.fail("a kernel runs"))
     cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
     assert not list(store.iterdir())
 
