@@ -60,8 +60,9 @@ def plan(model_or_config: GPT | ModelConfig, batch_size: int, seq_len: int, stra
     """
     is_model = isinstance(model_or_config, GPT)
     config = model_or_config.config if is_model else model_or_config
-    workload = Workload(config, batch_size, seq_len, dtype or (model_or_config.dtype if is_model else "float32"), optimizer,
-                        num_threads)
+    if dtype is None:
+        dtype = model_or_config.dtype if is_model else "float32"
+    workload = Workload(config, batch_size, seq_len, dtype, optimizer, num_threads)
     return decide(strategy, Ledger(wire(config), workload, held_bytes=model_or_config.held_bytes if is_model else 0))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.config import LARGEST_SEED, ModelConfig, checked_size
 from cllm.errors import ConfigError
-from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
+from cllm.models.parameters import aligned_copies, constant_tables, initial_parameters, zero_gradients
 from cllm.models.wiring import wire
 from cllm.program.program import Program
 from cllm.program.workload import ITEMSIZE
@@ -46,6 +46,23 @@ class GPT:
         self._gradients: Mapping[str, np.ndarray] | None = None
         self._tables: Mapping[str, np.ndarray] | None = None
         self.planned_optimizer: str | None = None
+
+    def __repr__(self) -> str:
+        c, count = self.config, sum(p.size for p in self._parameters.values())
+        return (f"GPT({c.n_layers} layers, d_model {c.d_model}, n_heads {c.n_heads}, d_ff {c.d_ff}, vocab_size {c.vocab_size}, "
+                f"max_seq_len {c.max_seq_len}: {count:,} parameters, {self.dtype})")
+
+    def __getstate__(self) -> dict:
+        """Configuration and arrays alone, so that a model can be copied and sent to another process; the rest is made anew."""
+        return {"config": self.config, "dtype": self.dtype, "parameters": dict(self._parameters),
+                "gradients": None if self._gradients is None else dict(self._gradients),
+                "planned_optimizer": self.planned_optimizer}
+
+    def __setstate__(self, state: dict) -> None:
+        self.config, self.dtype, self.planned_optimizer = state["config"], state["dtype"], state["planned_optimizer"]
+        self._parameters = aligned_copies(state["parameters"])
+        self._gradients = None if state["gradients"] is None else aligned_copies(state["gradients"])
+        self._tables = None
 
     @property
     def program(self) -> Program:

@@ -27,6 +27,14 @@ def zero_gradients(parameters: Mapping[str, np.ndarray]) -> Mapping[str, np.ndar
     return MappingProxyType({name: aligned_zeros(p.shape, p.dtype) for name, p in parameters.items()})
 
 
+def aligned_copies(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Copies of the arrays that begin on cache lines, which those of a copied or unpickled array do not."""
+    copies = {name: aligned_empty(array.shape, array.dtype) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        copies[name][...] = array
+    return MappingProxyType(copies)
+
+
 def constant_tables(program: Program, dtype: str) -> Mapping[str, np.ndarray]:
     """The tables of constants, read-only: made in float64 and rounded once."""
     arrays = {}

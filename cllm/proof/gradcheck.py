@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cllm.checks import checked_size
+from cllm.config import LARGEST_SEED
 from cllm.executor.executor import Executor
 from cllm.models.gpt import GPT
 
@@ -65,6 +67,9 @@ def gradcheck(model: GPT, tokens, targets, strategy="cache", elements: int | Non
     CllmError
         As `Executor` does.
     """
+    seed = checked_size("gradcheck(seed=...)", seed, 0, LARGEST_SEED)
+    if elements is not None:
+        elements = checked_size("gradcheck(elements=...)", elements)
     tokens, targets = np.asarray(tokens), np.asarray(targets)
     copy = GPT(model.config, dtype="float64")
     for name, parameter in model.parameters.items():
