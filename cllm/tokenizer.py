@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from cllm.arrays import narrowed
-from cllm.checks import shown, whole_number
+from cllm.checks import checked_size, shown
 from cllm.errors import ConfigError, DataError, DtypeError, TokenError
 from cllm.files import whole
 
@@ -36,6 +36,8 @@ class ByteTokenizer:
                 raise DataError("encode(text)", "must be text that UTF-8 can hold",
                                 f"a surrogate at character {error.start}",
                                 "Read the file as bytes and encode those.") from error
+        elif not isinstance(text, (bytes, bytearray, memoryview)):
+            raise _no_text(text)
         return np.frombuffer(text, np.uint8).astype(np.int32)
 
     def decode_bytes(self, tokens) -> bytes:
@@ -117,10 +119,7 @@ class BPETokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":
         """Learn merges from some texts until there are `vocab_size` tokens (fewer when the text has no more pairs)."""
-        size = whole_number(vocab_size)
-        if size is None or size < 256:
-            raise ConfigError("BPETokenizer.train(vocab_size=...)", "must be a whole number of at least 256",
-                              shown(vocab_size), "All 256 bytes are tokens; merges come on top.")
+        size = checked_size("BPETokenizer.train(vocab_size=...)", vocab_size, 256)  # all bytes are tokens; merges come on top
         library = _library()
         made = library.Tokenizer(library.models.BPE())
         _over_bytes(library, made)
@@ -174,6 +173,8 @@ class BPETokenizer:
             except UnicodeDecodeError as error:
                 raise DataError("encode(text)", "must be UTF-8", f"byte {text[error.start]:#04x} at {error.start}",
                                 "Convert the text, or use the byte tokenizer.") from error
+        elif not isinstance(text, str):
+            raise _no_text(text)
         ids = np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
         return narrowed(f"tokenizer {self.name}", ids, np.int32, self.vocab_size)
 
@@ -185,6 +186,10 @@ class BPETokenizer:
                              f"{tokens.dtype} from {tokens.min()} to {tokens.max()}",
                              "Decode with the tokenizer whose vocabulary the model was trained on.")
         return self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
+
+
+def _no_text(text) -> DtypeError:
+    return DtypeError("encode(text)", "must be str or bytes", shown(text), "Read the text first.")
 
 
 def _library():

@@ -82,6 +82,12 @@ class Executor:
         self._calls: dict[int, list[Call]] = {}
         model.attach(self.workload.optimizer)
 
+    def __repr__(self) -> str:
+        work, plan = self.workload, self.plan
+        return (f"Executor({work.batch} x {work.time}, micro-batch {plan.micro_batch or work.batch}, {work.threads} threads: "
+                f"arena {self.memory.arena_bytes / 1e6:,.1f} MB, total {self.memory.total_bytes / 1e6:,.1f} MB with "
+                f"{work.optimizer})")
+
     @property
     def step(self) -> int:
         """Whole-batch `loss_and_grad` calls so far; set it to resume. It keys dropout."""

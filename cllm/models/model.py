@@ -56,6 +56,25 @@ class Model:
         self.threads: int | None = None  # of the latest step, for what follows it
         self.turn = Turn("the model's gradients and parameters")
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._architecture.to_dict().items())
+        count = sum(p.size for p in self._parameters.values())
+        return f"{type(self).__name__}({settings}: {count:,} parameters, {self.dtype})"
+
+    def __getstate__(self) -> dict:
+        """Architecture and arrays alone, so that a model can be copied and sent to another process; the rest is made anew."""
+        made = self._made.get("gradients")
+        return {"architecture": self._architecture, "dtype": self.dtype, "parameters": dict(self._parameters),
+                "gradients": None if made is None else dict(made), "planned_optimizer": self.planned_optimizer}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["architecture"], dtype=state["dtype"])
+        self.planned_optimizer = state["planned_optimizer"]
+        for name, values in state["parameters"].items():
+            self._parameters[name][...] = values
+        for name, values in (state["gradients"] or {}).items():
+            self.gradients[name][...] = values
+
     @property
     def architecture(self) -> Architecture:
         """The settings it was made with."""

@@ -49,6 +49,14 @@ class Optimizer(ABC):
         self._decays = np.array([model.program.parameters[name].decays for name in self._names], np.float64)
         self.steps = 0
 
+    def __repr__(self) -> str:
+        return (f"{type(self).__name__}(lr={self.lr:g}, weight_decay={self.weight_decay:g}, {len(self._names)} parameters, "
+                f"{self.steps} steps taken)")
+
+    def __getstate__(self) -> dict:
+        """What it is made of; the lists that kernels go over are bound anew in a copy or another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lists"}
+
     @property
     def names(self) -> tuple[str, ...]:
         return self._names

@@ -47,6 +47,9 @@ class Grouped:
             raise ConfigError("Grouped(lr=...)", "must be above 0", "0", "Pass the rate at which the groups' own hold.")
         self._factors = {pattern: group.lr / self._lr for pattern, group in self.groups.items()}
 
+    def __repr__(self) -> str:
+        return f"Grouped({', '.join(f'{pattern!r}: {group!r}' for pattern, group in self.groups.items())})"
+
     @property
     def lr(self) -> float:
         return self._lr

@@ -188,6 +188,6 @@ def _plain(value):
 
 
 def _checked_betas(value) -> tuple[float, ...]:
-    if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
+    if not isinstance(value, (tuple, list, np.ndarray)) or np.shape(value) != (2,):
         raise ConfigError("train(betas=...)", "must be two numbers", shown(value), "Pass (beta1, beta2).")
     return tuple(checked_real("train(betas=...)", beta, high=1.0) for beta in value)
