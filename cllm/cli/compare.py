@@ -131,7 +131,8 @@ def _job(sizes: dict, steps: int, text: str | None, seed: int) -> Job:
 def _experiment(job: Job, strategies: tuple[str, ...], setting: dict, pareto: int | None) -> Experiment:
     curve = None if pareto is None else planned_curve(job)
     budgets = () if curve is None else budget_strategies(job, curve, pareto, strategies)
-    return Experiment(job, strategies + budgets, setting, curve, predicted_from=source_of_seconds(job.architecture, job.workload))
+    source = source_of_seconds(job.architecture, job.workload)
+    return Experiment(job, strategies + budgets, setting, curve, predicted_from=source)
 
 
 def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Experiment]:
