@@ -32,6 +32,7 @@ from cllm.models.architecture import Architecture  # noqa: E402
 from cllm.models.families import load  # noqa: E402
 from cllm.models.gpt import GPT, ModelConfig  # noqa: E402
 from cllm.models.model import Model  # noqa: E402
+from cllm.models.pretrained import from_pretrained  # noqa: E402
 from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad_norm  # noqa: E402
 from cllm.optim.rate import Rate  # noqa: E402
 from cllm.planning import plan, print_saved_values  # noqa: E402

@@ -15,7 +15,7 @@ from cllm.models.model import Model
 FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline)}
 
 
-def model_of(architecture: Architecture, seed: int = 0, dtype: str = "float32") -> Model:
+def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:
     """The model of an architecture: a `GPT` where it is a `ModelConfig`."""
     return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype)
 
