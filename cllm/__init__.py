@@ -68,6 +68,6 @@ __all__ = [
     "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
     "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
     "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
-    "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error", "print_saved_values",
-    "set_num_threads", "versions",
+    "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error",
+    "print_saved_values", "set_num_threads", "versions",
 ]

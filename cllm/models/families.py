@@ -10,9 +10,10 @@ from cllm.errors import CllmError, ConfigError, SnapshotError
 from cllm.models.architecture import Architecture, family_name
 from cllm.models.crystalline import Crystalline
 from cllm.models.gpt import GPT, ModelConfig
+from cllm.models.llama import Llama
 from cllm.models.model import Model
 
-FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline)}
+FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama)}
 
 
 def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:

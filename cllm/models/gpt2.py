@@ -66,6 +66,8 @@ def tensors(c, names: Collection[str] | None) -> dict[str, Part]:
     found |= {f"{prefix}ln_f.{kind}": Part(f"ln_f.{kind}") for kind in ("weight", "bias")}
     if not c.tied:
         found[HEAD] = Part("head.weight")
+    elif names is not None and HEAD in names:
+        found[HEAD] = Part("tok_emb.weight")  # repeated there, and written again
     return found
 
 

@@ -5,8 +5,10 @@ read.
 """
 
 from collections.abc import Mapping
+from math import log
 
 from cllm.errors import ConfigError
+from cllm.layers.rope import KINDS, Rope
 
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_erf", "relu": "relu", "tanh": "tanh",
                "silu": "silu", "swish": "silu"}
@@ -75,3 +77,44 @@ def must_be(config: Mapping, kind: str, **wanted) -> None:
         if config.get(key, allowed[0]) not in allowed:
             raise ConfigError(f"config.json ({kind}), {key}", f"must be {' or '.join(map(repr, allowed))}",
                               repr(config[key]), "This setting is not built; choose a model without it.")
+
+
+def rope(config: Mapping) -> Rope:
+    """The rotation of a config: of ``rope_parameters``, or of ``rope_theta`` and ``rope_scaling`` as they were before.
+
+    Raises
+    ------
+    ConfigError
+        When its kind is not built.
+    """
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind not in KINDS:
+        raise ConfigError("config.json, rope_type", f"must be one of {', '.join(KINDS)}", repr(kind),
+                          "Choose a model with one of these.")
+    longest = number(config, "max_position_embeddings", 2048)
+    original = config.get("original_max_position_embeddings") or given.get("original_max_position_embeddings") or longest
+    names = {"factor": "factor", "low_freq_factor": "low", "high_freq_factor": "high", "beta_fast": "beta_fast",
+             "beta_slow": "beta_slow", "attention_factor": "attention_factor", "truncate": "truncate"}
+    settings = {ours: given[theirs] for theirs, ours in names.items() if given.get(theirs) is not None}
+    if given.get("mscale") and given.get("mscale_all_dim"):
+        top, bottom = (0.1 * given[n] * log(settings["factor"]) + 1 for n in ("mscale", "mscale_all_dim"))
+        settings.setdefault("attention_factor", top / bottom)
+    theta = given.get("rope_theta", config.get("rope_theta", 10000.0))
+    return Rope(theta=float(theta), kind=kind, original=int(original) if kind in ("llama3", "yarn") else 0, **settings)
+
+
+def rope_config(rope: Rope) -> dict:
+    """``rope_parameters`` of a rotation."""
+    given = {"rope_type": rope.kind, "rope_theta": rope.theta}
+    if rope.kind != "default":
+        given["factor"] = rope.factor
+    if rope.kind in ("llama3", "yarn"):
+        given["original_max_position_embeddings"] = rope.original
+    if rope.kind == "llama3":
+        given |= {"low_freq_factor": rope.low, "high_freq_factor": rope.high}
+    if rope.kind == "yarn":
+        given |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow, "truncate": rope.truncate}
+        if rope.attention_factor is not None:
+            given["attention_factor"] = rope.attention_factor
+    return given

@@ -32,7 +32,7 @@ def constant_tables(program: Program, dtype: str) -> Mapping[str, np.ndarray]:
     """The tables of constants, read-only: made in float64 and rounded once."""
     arrays = {}
     for constant in program.tables.values():
-        array = aligned_empty(constant.shape, dtype)
+        array = aligned_empty(constant.shape, constant.table.dtype or dtype)
         array[...] = constant.values()
         array.flags.writeable = False
         arrays[constant.name] = array

@@ -121,8 +121,9 @@ def _write_shard(out, tensors: list[Write]) -> None:
     header: dict = {"__metadata__": {"format": "pt"}}
     start = 0
     for tensor in tensors:
-        header[tensor.name] = {"dtype": tensor.code, "shape": list(tensor.shape), "data_offsets": [start, start + tensor.nbytes]}
-        start += tensor.nbytes
+        stop = start + tensor.nbytes
+        header[tensor.name] = {"dtype": tensor.code, "shape": list(tensor.shape), "data_offsets": [start, stop]}
+        start = stop
     text = json.dumps(header).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
     out.write(len(text).to_bytes(8, "little") + text)

@@ -14,8 +14,8 @@ from cllm.errors import SnapshotError
 from cllm.weights.dtypes import RAW
 
 MOST_HEADER_BYTES = 100_000_000  # as the format's own library allows
-SIZES = {**{code: np.dtype(raw).itemsize for code, raw in RAW.items()}, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-         "U16": 2, "U32": 4, "U64": 8}
+SIZES = {**{code: np.dtype(raw).itemsize for code, raw in RAW.items()}, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "BOOL": 1,
+         "U64": 8, "U32": 4, "U16": 2, "U8": 1}
 
 
 @dataclass(frozen=True, slots=True)
