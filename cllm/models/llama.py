@@ -57,6 +57,8 @@ class Llama(Architecture):
     activation : {"silu", "gelu", "gelu_erf", "relu"}
     tied : bool
         The head shares the token embedding.
+    pad : int or None
+        A token whose embedding no lookup trains, as transformers has it.
     model_type : {"llama", "mistral", "qwen2", "qwen3"}
 
     Raises
@@ -83,6 +85,7 @@ class Llama(Architecture):
     windowed: tuple[bool, ...] = ()
     activation: str = "silu"
     tied: bool = False
+    pad: int | None = None
     model_type: str = "llama"
 
     family: ClassVar[str] = "llama"
@@ -104,6 +107,8 @@ class Llama(Architecture):
         object.__setattr__(self, "windowed", tuple(bool(w) for w in self.windowed))
         if self.window is not None:
             object.__setattr__(self, "window", checked_size("Llama(window=...)", self.window))
+        if self.pad is not None:
+            object.__setattr__(self, "pad", checked_size("Llama(pad=...)", self.pad, 0, self.vocab_size - 1))
         for name, fits, must in (
                 ("n_kv_heads", self.n_heads % self.n_kv_heads == 0, f"must divide n_heads = {self.n_heads}"),
                 ("head_dim", self.head_dim % 2 == 0, "must be even: channels turn in pairs"),
@@ -117,7 +122,7 @@ class Llama(Architecture):
         C, H, K, D, E = self.d_model, self.n_heads, self.n_kv_heads, self.head_dim, self.n_heads + 2 * self.n_kv_heads
         narrow = STD / sqrt(2 * self.n_layers)
         tables = {name: f"rope.{name}" for name in ("cos", "sin")}
-        x = w.add("embed", Embedding(V=self.vocab_size, C=C, P=self.max_seq_len, kind="none", std=STD),
+        x = w.add("embed", Embedding(V=self.vocab_size, C=C, P=self.max_seq_len, kind="none", std=STD, pad=self.pad),
                   {"weight": "tok_emb.weight"})
         for number in range(self.n_layers):
             window = self.window if not self.windowed or self.windowed[number] else None
@@ -158,7 +163,7 @@ class Llama(Architecture):
                    qkv_bias=kind == "qwen2" or has_bias, out_bias=kind != "qwen2" and has_bias,
                    mlp_bias=bool(config.get("mlp_bias", False)), qk_norm=kind == "qwen3", window=window, windowed=windowed,
                    activation=hub.activation(config, "hidden_act", "silu", tuple(ACTIVATIONS)),
-                   tied=config.get("tie_word_embeddings", False), model_type=kind)
+                   tied=config.get("tie_word_embeddings", False), pad=config.get("pad_token_id"), model_type=kind)
 
     def to_config(self) -> dict:
         config = {"model_type": self.model_type, "architectures": [ARCHITECTURES[self.model_type]],
@@ -166,7 +171,7 @@ class Llama(Architecture):
                   "num_attention_heads": self.n_heads, "num_key_value_heads": self.n_kv_heads, "head_dim": self.head_dim,
                   "intermediate_size": self.d_ff, "max_position_embeddings": self.max_seq_len,
                   "rms_norm_eps": self.norm_eps, "hidden_act": ACTIVATIONS[self.activation], "tie_word_embeddings": self.tied,
-                  "rope_parameters": hub.rope_config(self.rope)}
+                  "pad_token_id": self.pad, "rope_parameters": hub.rope_config(self.rope)}
         wanted = {"qkv_bias": self.model_type == "qwen2" or self.out_bias, "qk_norm": self.model_type == "qwen3"}
         for name, must in wanted.items():
             if getattr(self, name) != must:
