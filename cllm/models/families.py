@@ -12,8 +12,9 @@ from cllm.models.crystalline import Crystalline
 from cllm.models.gpt import GPT, ModelConfig
 from cllm.models.llama import Llama
 from cllm.models.model import Model
+from cllm.models.neox import NeoX
 
-FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama)}
+FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, NeoX)}
 
 
 def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:

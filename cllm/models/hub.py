@@ -100,8 +100,18 @@ def rope(config: Mapping) -> Rope:
     if given.get("mscale") and given.get("mscale_all_dim"):
         top, bottom = (0.1 * given[n] * log(settings["factor"]) + 1 for n in ("mscale", "mscale_all_dim"))
         settings.setdefault("attention_factor", top / bottom)
-    theta = given.get("rope_theta", config.get("rope_theta", 10000.0))
+    usual = 2000000.0 if config.get("model_type") == "smollm3" else 10000.0
+    theta = given.get("rope_theta", config.get("rope_theta", config.get("rotary_emb_base", usual)))
     return Rope(theta=float(theta), kind=kind, original=int(original) if kind in ("llama3", "yarn") else 0, **settings)
+
+
+def rotary_share(config: Mapping) -> float:
+    """The share of a head's channels that turn, by whichever of its names a config has."""
+    given = config.get("rope_parameters") or {}
+    for source, key in ((given, "partial_rotary_factor"), (config, "partial_rotary_factor"), (config, "rotary_pct")):
+        if source.get(key) is not None:
+            return number(source, key)
+    return 1.0
 
 
 def rope_config(rope: Rope) -> dict:
