@@ -105,13 +105,13 @@ def rope(config: Mapping) -> Rope:
     return Rope(theta=float(theta), kind=kind, original=int(original) if kind in ("llama3", "yarn") else 0, **settings)
 
 
-def rotary_share(config: Mapping) -> float:
+def rotary_share(config: Mapping, usual: float = 1.0) -> float:
     """The share of a head's channels that turn, by whichever of its names a config has."""
     given = config.get("rope_parameters") or {}
     for source, key in ((given, "partial_rotary_factor"), (config, "partial_rotary_factor"), (config, "rotary_pct")):
         if source.get(key) is not None:
             return number(source, key)
-    return 1.0
+    return usual
 
 
 def rope_config(rope: Rope) -> dict:

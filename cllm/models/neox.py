@@ -108,7 +108,7 @@ class NeoX(Architecture):
     @classmethod
     def from_config(cls, config: Mapping) -> "NeoX":
         width, heads = hub.number(config, "hidden_size", 6144), hub.number(config, "num_attention_heads", 64)
-        share = hub.rotary_share({"partial_rotary_factor": 0.25, **config})
+        share = hub.rotary_share(config, 0.25)
         return cls(vocab_size=hub.number(config, "vocab_size", 50432), n_layers=hub.number(config, "num_hidden_layers", 44),
                    d_model=width, n_heads=heads, d_ff=hub.number(config, "intermediate_size", 24576),
                    max_seq_len=hub.number(config, "max_position_embeddings", 2048), rope=hub.rope(config),
