@@ -1,4 +1,4 @@
-"""RMS norm of each query and key head before they are turned: one weight of D channels for q, one for k (Henry et al. 2020)."""
+"""RMS norm of queries and keys before they are turned (Henry et al. 2020): of each head, or of all heads of a row together."""
 
 from dataclasses import dataclass
 
@@ -8,24 +8,37 @@ from cllm.program.declare import Layer, Param, Site
 
 @dataclass(frozen=True, slots=True)
 class HeadNorm(Layer):
-    """Columns q | k | v of H, K and K heads of D channels; v is passed on as it is."""
+    """Columns q | k | v of H, K and K heads of D channels; v is passed on as it is.
+
+    q is normalised in X pieces of Q channels that share a weight, k in Y pieces of M.
+    """
 
     H: int
     K: int
     D: int
     E: int  # H + 2 K, heads of a row
+    Q: int
+    X: int
+    M: int
+    Y: int
     eps: float = 1e-6
     unit_offset: bool = False
 
     sites = (
         Site("y", "N ED", "queries, keys and values, q and k normalised", group="attn"),
-        Site("q_rstd", "N H", "reciprocal root mean square of each query head", group="statistics", dtype="float64"),
-        Site("k_rstd", "N K", "reciprocal root mean square of each key head", group="statistics", dtype="float64"),
+        Site("q_rstd", "N X", "reciprocal root mean square of each piece of q", group="statistics", dtype="float64"),
+        Site("k_rstd", "N Y", "reciprocal root mean square of each piece of k", group="statistics", dtype="float64"),
     )
-    params = (Param("q_weight", "D", "ones"), Param("k_weight", "D", "ones"))
+    params = (Param("q_weight", "Q", "ones"), Param("k_weight", "M", "ones"))
     reads = {"qkv": "N ED"}
     in_order = True
     overwrites = ("dqkv",)
+
+    @classmethod
+    def of(cls, H: int, K: int, D: int, each: bool, **settings) -> "HeadNorm":
+        """The norm of each head, or of all of a row together."""
+        pieces = dict(Q=D, X=H, M=D, Y=K) if each else dict(Q=H * D, X=1, M=K * D, Y=1)
+        return cls(H=H, K=K, D=D, E=H + 2 * K, **pieces, **settings)
 
     def forward(self, qkv, q_weight, k_weight, *, y, q_rstd, k_rstd):
         y[...] = qkv

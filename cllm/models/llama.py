@@ -1,4 +1,5 @@
-"""The LLaMA family (Touvron et al. 2023) and those built like it: Mistral, Qwen 2 and 3, SmolLM 3, Phi 3.
+"""The LLaMA family (Touvron et al. 2023) and those built like it: Mistral, Qwen 2 and 3, SmolLM 3, Phi 3,
+OLMo 2.
 
 Pre-norm blocks of RMS norm, grouped queries turned by their position, and a gated feed-forward layer. What they differ in is
 a setting; `model_type` says whose files these are (`llama_files.py`).
@@ -44,8 +45,10 @@ class Llama(Architecture):
     rope : Rope
     norm_eps : float
     qkv_bias, out_bias, mlp_bias : bool
-    qk_norm : bool
-        RMS norm of each query and key head.
+    qk_norm : {"none", "head", "row"}
+        RMS norm of each query and key head, or of all of a row together.
+    norm_after : bool
+        A block's two norms stand after its branches and not before them.
     rotary : int or None
         Channels of a head that turn, R; None is D.
     turned : tuple of bool
@@ -59,7 +62,7 @@ class Llama(Architecture):
         The head shares the token embedding.
     pad : int or None
         A token whose embedding no lookup trains, as transformers has it.
-    model_type : {"llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3"}
+    model_type : {"llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "olmo2"}
 
     Raises
     ------
@@ -80,7 +83,8 @@ class Llama(Architecture):
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: str = "none"
+    norm_after: bool = False
     rotary: int | None = None
     turned: tuple[bool, ...] = ()
     window: int | None = None
@@ -101,7 +105,7 @@ class Llama(Architecture):
             value = getattr(self, name)
             value = defaults[name] if value is None and name in defaults else value
             object.__setattr__(self, name, checked_size(f"Llama({name}=...)", value))
-        for name in ("qkv_bias", "out_bias", "mlp_bias", "qk_norm", "tied"):
+        for name in ("qkv_bias", "out_bias", "mlp_bias", "norm_after", "tied"):
             object.__setattr__(self, name, checked_bool(f"Llama({name}=...)", getattr(self, name)))
         object.__setattr__(self, "norm_eps", checked_real("Llama(norm_eps=...)", self.norm_eps, 0.0, 1.0, False))
         if isinstance(self.rope, Mapping):
@@ -117,6 +121,7 @@ class Llama(Architecture):
         kinds = llama_files.ACTIVATIONS
         for name, fits, must in (
                 ("n_kv_heads", self.n_heads % self.n_kv_heads == 0, f"must divide n_heads = {self.n_heads}"),
+                ("qk_norm", self.qk_norm in ("none", "head", "row"), "must be one of none, head, row"),
                 ("rotary", self.rotary % 2 == 0, "must be even: channels turn in pairs"),
                 ("windowed", len(self.windowed) in (0, self.n_layers), f"must have {self.n_layers} places, or none"),
                 ("turned", len(self.turned) in (0, self.n_layers), f"must have {self.n_layers} places, or none"),
@@ -135,19 +140,23 @@ class Llama(Architecture):
             window = self.window if not self.windowed or self.windowed[number] else None
             rope = self.rope if not self.turned or self.turned[number] else None
             with w.block(number):
-                h = w.add("ln1", RMSNorm(C=C, eps=self.norm_eps), x=x)
+                h = x if self.norm_after else w.add("ln1", RMSNorm(C=C, eps=self.norm_eps), x=x)
                 h = w.add("attn.qkv", Linear(I=C, O=E * D, bias=self.qkv_bias, group="attn", std=STD), x=h)
-                if self.qk_norm:
-                    h = w.add("attn.qk_norm", HeadNorm(H=H, K=K, D=D, E=E, eps=self.norm_eps),
+                if self.qk_norm != "none":
+                    h = w.add("attn.qk_norm", HeadNorm.of(H, K, D, self.qk_norm == "head", eps=self.norm_eps),
                               {f"{part}_weight": f"blocks.{number}.attn.{part}_norm.weight" for part in "qk"}, qkv=h)
                 o = w.add("attn", GroupedAttention(H=H, K=K, D=D, E=E, P=self.max_seq_len, Z=self.rotary // 2, rope=rope,
                                                    window=window), {**tables, "first": "attn.first"}, qkv=h)
                 o = w.add("attn.out", Linear(I=H * D, O=C, bias=self.out_bias, group="attn", std=narrow), x=o)
+                if self.norm_after:
+                    o = w.add("ln1", RMSNorm(C=C, eps=self.norm_eps), x=o)
                 x = w.add("res1", Residual(C=C), x=x, branch=o)
-                h = w.add("ln2", RMSNorm(C=C, eps=self.norm_eps), x=x)
+                h = x if self.norm_after else w.add("ln2", RMSNorm(C=C, eps=self.norm_eps), x=x)
                 z = w.add("mlp.fc1", Linear(I=C, O=2 * self.d_ff, bias=self.mlp_bias, group="mlp", std=STD), x=h)
                 a = w.add("mlp.act", GatedActivation(F=self.d_ff, kind=self.activation), x=z)
                 m = w.add("mlp.fc2", Linear(I=self.d_ff, O=C, bias=self.mlp_bias, group="mlp", std=narrow), x=a)
+                if self.norm_after:
+                    m = w.add("ln2", RMSNorm(C=C, eps=self.norm_eps), x=m)
                 x = w.add("res2", Residual(C=C), x=x, branch=m)
         h = w.add("ln_f", RMSNorm(C=C, eps=self.norm_eps), x=x)
         w.add("head", CrossEntropyHead(V=self.vocab_size, C=C, std=STD),

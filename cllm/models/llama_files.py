@@ -1,4 +1,5 @@
-"""The files of the LLaMA family: config.json and tensors of llama, mistral, qwen2, qwen3, smollm3 and phi3.
+"""The files of the LLaMA family: config.json and tensors of llama, mistral, qwen2, qwen3, smollm3, phi3 and
+olmo2.
 
 Their matrices are (out, in). Queries, keys and values, gate and up, are tensors of their own where ours are columns of one
 parameter; Phi 3 keeps them in one as we do.
@@ -11,10 +12,15 @@ from cllm.models import hub
 from cllm.weights.parts import Part
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
-                 "qwen3": "Qwen3ForCausalLM", "smollm3": "SmolLM3ForCausalLM", "phi3": "Phi3ForCausalLM"}
+                 "qwen3": "Qwen3ForCausalLM", "smollm3": "SmolLM3ForCausalLM", "phi3": "Phi3ForCausalLM",
+                 "olmo2": "Olmo2ForCausalLM"}
 ACTIVATIONS = {"silu": "silu", "gelu": "gelu_pytorch_tanh", "gelu_erf": "gelu", "relu": "relu"}
 KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "smollm3": 4}  # where config.json does not say; else as query heads
 WINDOWS_BY_BLOCK = ("qwen2", "qwen3", "smollm3")
+UNBOUNDED = ("llama", "olmo2")  # never a window
+QK_NORMS = {"qwen3": "head", "olmo2": "row"}
+NORMS = {"input_layernorm": "ln1", "post_attention_layernorm": "ln2"}
+NORMS_AFTER = {"post_attention_layernorm": "ln1", "post_feedforward_layernorm": "ln2"}
 HEAD = "lm_head.weight"
 
 
@@ -39,10 +45,11 @@ def settings(config: Mapping) -> dict:
             "n_kv_heads": hub.number(config, "num_key_value_heads", KV_HEADS.get(kind, heads)), "head_dim": channels,
             "rope": hub.rope(config), "rotary": int(channels * hub.rotary_share(config)),
             "turned": _turned(config, kind, layers),
-            "norm_eps": hub.number(config, "rms_norm_eps", 1e-5 if kind == "phi3" else 1e-6),
+            "norm_eps": hub.number(config, "rms_norm_eps", 1e-5 if kind in ("phi3", "olmo2") else 1e-6),
             "qkv_bias": kind == "qwen2" or has_bias, "out_bias": kind != "qwen2" and has_bias,
-            "mlp_bias": bool(config.get("mlp_bias", False)), "qk_norm": kind == "qwen3", "window": window,
-            "windowed": windowed, "activation": hub.activation(config, "hidden_act", "silu", tuple(ACTIVATIONS)),
+            "mlp_bias": bool(config.get("mlp_bias", False)), "qk_norm": QK_NORMS.get(kind, "none"),
+            "norm_after": kind == "olmo2", "window": window, "windowed": windowed,
+            "activation": hub.activation(config, "hidden_act", "silu", tuple(ACTIVATIONS)),
             "tied": config.get("tie_word_embeddings", kind == "smollm3"), "pad": config.get("pad_token_id"),
             "model_type": kind}
 
@@ -57,8 +64,9 @@ def config_of(c) -> dict:
     """
     kind = c.model_type
     held = {"qkv_bias": (kind == "qwen2" or c.out_bias,), "out_bias": (False,) if kind in ("qwen2", "phi3") else (True, False),
-            "qk_norm": (kind == "qwen3",), "mlp_bias": (True, False) if kind in ("llama", "smollm3") else (False,),
-            "window": (None,) if kind == "llama" else (c.window,),
+            "qk_norm": (QK_NORMS.get(kind, "none"),), "norm_after": (kind == "olmo2",),
+            "mlp_bias": (True, False) if kind in ("llama", "smollm3") else (False,),
+            "window": (None,) if kind in UNBOUNDED else (c.window,),
             "windowed": (c.windowed,) if kind in WINDOWS_BY_BLOCK else ((), (True,) * c.n_layers),
             "turned": (c.turned,) if kind == "smollm3" else ((), (True,) * c.n_layers),
             "rotary": (c.rotary,) if kind == "phi3" else (c.head_dim,)}
@@ -75,7 +83,7 @@ def config_of(c) -> dict:
         config["attention_bias"] = c.qkv_bias
     if kind in ("llama", "smollm3"):
         config["mlp_bias"] = c.mlp_bias
-    if kind != "llama":
+    if kind not in UNBOUNDED:
         config["sliding_window"] = c.window
     if kind in WINDOWS_BY_BLOCK:
         windowed = c.windowed or (c.window is not None,) * c.n_layers
@@ -99,16 +107,16 @@ def tensors(c, names: Collection[str] | None) -> dict[str, Part]:
     found = {"model.embed_tokens.weight": Part("tok_emb.weight")}
     for block in range(c.n_layers):
         theirs, ours = f"model.layers.{block}.", f"blocks.{block}."
-        found[f"{theirs}input_layernorm.weight"] = Part(f"{ours}ln1.weight")
+        for name, parameter in (NORMS_AFTER if c.norm_after else NORMS).items():
+            found[f"{theirs}{name}.weight"] = Part(f"{ours}{parameter}.weight")
         for parameter, bias, parts in (("attn.qkv", c.qkv_bias, qkv), ("attn.out", c.out_bias, {"self_attn.o_proj": None}),
                                        ("mlp.fc1", c.mlp_bias, gates), ("mlp.fc2", c.mlp_bias, {"mlp.down_proj": None})):
             for name, columns in parts.items():
                 found[f"{theirs}{name}.weight"] = Part(f"{ours}{parameter}.weight", columns, transposed=True)
                 if bias:
                     found[f"{theirs}{name}.bias"] = Part(f"{ours}{parameter}.bias", columns)
-        for which in "qk" if c.qk_norm else "":
+        for which in "qk" if c.qk_norm != "none" else "":
             found[f"{theirs}self_attn.{which}_norm.weight"] = Part(f"{ours}attn.{which}_norm.weight")
-        found[f"{theirs}post_attention_layernorm.weight"] = Part(f"{ours}ln2.weight")
     found["model.norm.weight"] = Part("ln_f.weight")
     if not c.tied:
         found[HEAD] = Part("head.weight")
@@ -124,7 +132,7 @@ def is_buffer(name: str) -> bool:
 
 def _windows(config: Mapping, kind: str, layers: int) -> tuple[int | None, tuple[bool, ...]]:
     """The window of a config, and the blocks that have it: ``layer_types`` decide where they are there."""
-    if kind == "llama":
+    if kind in UNBOUNDED:
         return None, ()
     windowed = ()
     if kind in WINDOWS_BY_BLOCK:
