@@ -35,6 +35,7 @@ from cllm.models.architecture import Architecture  # noqa: E402
 from cllm.models.families import load  # noqa: E402
 from cllm.models.gpt import GPT, ModelConfig  # noqa: E402
 from cllm.models.model import Model  # noqa: E402
+from cllm.models.pretrained import from_pretrained  # noqa: E402
 from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad_norm  # noqa: E402
 from cllm.optim.rate import Rate  # noqa: E402
 from cllm.planning import plan, print_saved_values  # noqa: E402
@@ -71,6 +72,6 @@ __all__ = [
     "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
     "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
     "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
-    "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error", "print_saved_values",
-    "set_num_threads", "versions",
+    "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error",
+    "print_saved_values", "set_num_threads", "versions",
 ]

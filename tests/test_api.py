@@ -29,7 +29,7 @@ GROUPS = """
     platform_guard _kernels
     threads
     program
-    arrays tensors
+    arrays tensors weights
     layers weight_gradient
     plans
     schedule
@@ -37,7 +37,7 @@ GROUPS = """
     strategies
     models
     planning
-    executor
+    executor pretrained
     optim corpus tokenizer snapshot sampling proof about
     testing calibrate train comparison
     cli

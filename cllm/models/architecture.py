@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from cllm.errors import ConfigError
 from cllm.program.program import Program
 from cllm.program.wiring import Wiring
+from cllm.weights.parts import Part
 
 
 class Architecture(ABC):
@@ -24,10 +26,14 @@ class Architecture(ABC):
         The name of a family that is built in; "" for a user's own.
     causal : bool
         A later token changes no earlier output. The tests of the laws hold the family to it, and sampling needs it.
+    model_types, head : tuple of str, str
+        Of a family that the ecosystem's files hold: what config.json calls it, and the name of an untied head's tensor.
     """
 
     family: ClassVar[str] = ""
     causal: ClassVar[bool] = False
+    model_types: ClassVar[tuple[str, ...]] = ()
+    head: ClassVar[str] = ""
 
     @abstractmethod
     def wire(self, w: Wiring) -> None:
@@ -59,6 +65,41 @@ class Architecture(ABC):
                               "tokens and targets", ", ".join(feeds) or "nothing",
                               "Define example_batch(rng, batch_size, seq_len) and return arrays by name.")
         return {name: rng.integers(0, feed.high, (batch_size, seq_len)).astype(np.int32) for name, feed in feeds.items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "Architecture":
+        """The settings in a config.json; families with `model_types` have it.
+
+        Raises
+        ------
+        ConfigError
+            When a setting is not built.
+        """
+        raise cls._without_files()
+
+    def to_config(self) -> dict:
+        """config.json of these settings; families with `model_types` have it."""
+        raise self._without_files()
+
+    def tensors(self, names: Collection[str] | None) -> dict[str, Part]:
+        """Every tensor of the model by its name in the ecosystem's files; families with `model_types` have it.
+
+        Parameters
+        ----------
+        names : collection of str or None
+            Names that a file has, where they may differ; None is as transformers writes them.
+        """
+        raise self._without_files()
+
+    @staticmethod
+    def is_buffer(name: str) -> bool:
+        """Whether a tensor in a file is no parameter, and is left out."""
+        return False
+
+    @classmethod
+    def _without_files(cls) -> ConfigError:
+        return ConfigError(f"save_pretrained({cls.__name__})", "must be of a family that the ecosystem's files hold", "another",
+                           "Keep the model with model.save(path), which any model can.")
 
     def to_dict(self) -> dict:
         """Every setting by name; ``type(self)(**d)`` makes it again."""

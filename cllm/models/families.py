@@ -8,13 +8,15 @@ from cllm.errors import CllmError, ConfigError
 from cllm.models.architecture import Architecture, family_name
 from cllm.models.crystalline import Crystalline
 from cllm.models.gpt import GPT, ModelConfig
+from cllm.models.llama import Llama
 from cllm.models.model import Model
+from cllm.models.neox import NeoX
 from cllm.tensors import foreign, load_model, read_metadata
 
-FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline)}
+FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, NeoX)}
 
 
-def model_of(architecture: Architecture, seed: int = 0, dtype: str = "float32") -> Model:
+def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:
     """The model of an architecture: a `GPT` where it is a `ModelConfig`."""
     return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype)
 

@@ -1,5 +1,6 @@
 """`ModelConfig` and `GPT`: pre-norm blocks, causal attention, a feed-forward layer, a head with its loss (docs/model.md)."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from itertools import count
 from math import sqrt
@@ -8,10 +9,12 @@ from typing import ClassVar
 from cllm.checks import checked_flag, checked_real, checked_size, checked_word, keep
 from cllm.errors import ConfigError
 from cllm.layers import Activation, Dropout, Embedding, LayerNorm, Linear, Residual
+from cllm.models import gpt2
 from cllm.models.architecture import Architecture
 from cllm.models.documents import ATTENTIONS, CRYSTALLINE, HEADS, PROJECTIONS, checked_parts
 from cllm.models.model import Model
 from cllm.program.wiring import Wiring
+from cllm.weights.parts import Part
 
 CHOICES = {
     "qkv": tuple(PROJECTIONS),
@@ -78,6 +81,8 @@ class ModelConfig(Architecture):
 
     family: ClassVar[str] = "gpt"
     causal: ClassVar[bool] = True
+    model_types: ClassVar[tuple[str, ...]] = (gpt2.MODEL_TYPE,)
+    head: ClassVar[str] = gpt2.HEAD
 
     def __post_init__(self):
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len"):
@@ -114,6 +119,20 @@ class ModelConfig(Architecture):
             raise ConfigError("ModelConfig.preset(...)", f"settings must be among {', '.join(names)}",
                               ", ".join(unknown), "Check the spelling.")
         return cls(**{**dict(zip(names, PRESETS[name], strict=False)), **changes})
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "ModelConfig":
+        return cls(**gpt2.settings(config))
+
+    def to_config(self) -> dict:
+        return gpt2.config_of(self)
+
+    def tensors(self, names: Collection[str] | None) -> dict[str, Part]:
+        return gpt2.tensors(self, names)
+
+    @staticmethod
+    def is_buffer(name: str) -> bool:
+        return gpt2.is_buffer(name)
 
     def wire(self, w: Wiring) -> None:
         C = self.d_model
@@ -155,7 +174,7 @@ class GPT(Model):
         When an argument is outside what it may be.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 0, dtype: str = "float32"):
+    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32"):
         if not isinstance(config, ModelConfig):
             raise ConfigError("GPT(config)", "must be a ModelConfig", type(config).__name__,
                               "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")

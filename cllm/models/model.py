@@ -12,6 +12,7 @@ from cllm.checks import LARGEST_SEED, checked_size
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, checked_architecture, metadata_of
 from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
+from cllm.models.saving import Saved, Source, save_directory
 from cllm.program.program import Program
 from cllm.program.workload import ITEMSIZE
 from cllm.tensors import save_model
@@ -29,8 +30,8 @@ class Model:
     Parameters
     ----------
     architecture : Architecture
-    seed : int
-        Of the initial weights.
+    seed : int or None
+        Of the initial weights; None leaves them zero, for weights that are about to be read.
     dtype : {"float32", "float64"}
         float32 trains; float64 is there to prove gradients.
 
@@ -42,7 +43,7 @@ class Model:
         When the architecture's layers cannot be wired as it says.
     """
 
-    def __init__(self, architecture: Architecture, seed: int = 0, dtype: str = "float32"):
+    def __init__(self, architecture: Architecture, seed: int | None = 0, dtype: str = "float32"):
         name = type(self).__name__
         self._architecture = checked_architecture(f"{name}(architecture)", architecture)
         if not isinstance(dtype, str) or dtype not in ITEMSIZE:
@@ -50,9 +51,12 @@ class Model:
                               "Choose one of these.")
         self.dtype = dtype
         self._program = architecture.program
-        self._parameters = initial_parameters(self._program, checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED), dtype)
+        if seed is not None:
+            seed = checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED)
+        self._parameters = initial_parameters(self._program, seed, dtype)
         self._made: dict[str, Mapping[str, np.ndarray]] = {}  # at first use; of two threads', those that were there first
         self.planned_optimizer: str | None = None
+        self.source: Source | None = None  # where weights were loaded from
         self.threads: int | None = None  # of the latest step, for what follows it
         self.turn = Turn("the model's gradients and parameters")
 
@@ -65,11 +69,12 @@ class Model:
         """Architecture and arrays alone, so that a model can be copied and sent to another process; the rest is made anew."""
         made = self._made.get("gradients")
         return {"architecture": self._architecture, "dtype": self.dtype, "parameters": dict(self._parameters),
-                "gradients": None if made is None else dict(made), "planned_optimizer": self.planned_optimizer}
+                "gradients": None if made is None else dict(made), "planned_optimizer": self.planned_optimizer,
+                "source": self.source}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["architecture"], dtype=state["dtype"])
-        self.planned_optimizer = state["planned_optimizer"]
+        self.__init__(state["architecture"], seed=None, dtype=state["dtype"])
+        self.planned_optimizer, self.source = state["planned_optimizer"], state["source"]
         for name, values in state["parameters"].items():
             self._parameters[name][...] = values
         for name, values in (state["gradients"] or {}).items():
@@ -133,10 +138,35 @@ class Model:
 
     def copy(self, dtype: str | None = None) -> "Model":
         """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied."""
-        made = type(self)(self._architecture, dtype=dtype or self.dtype)
+        made = type(self)(self._architecture, seed=None, dtype=dtype or self.dtype)
+        made.source = self.source
         for name, parameter in self._parameters.items():
             made.parameters[name][...] = parameter
         return made
+
+    def save_pretrained(self, directory: str | Path, dtype: str | None = None) -> Saved:
+        """Write config.json and safetensors that the ecosystem reads, with what else stood beside them where it was loaded.
+
+        Parameters
+        ----------
+        directory : str or Path
+            Made if missing.
+        dtype : {"float32", "float16", "bfloat16", "float64"} or None
+            None takes the source's, or float32.
+
+        Returns
+        -------
+        Saved
+            How many elements were written, were changed by training, and were changed by less than the dtype can tell.
+
+        Raises
+        ------
+        ConfigError
+            When the family has no such files.
+        SnapshotError
+            When it cannot be written.
+        """
+        return save_directory(self._parameters, self._architecture, self.source, Path(directory), dtype)
 
     def save(self, path: str | Path) -> None:
         """Write architecture, parameters and a checksum over all of it as one safetensors file, whole or not at all;
