@@ -37,9 +37,9 @@ GROUPS = """
     strategies
     models
     planning
-    executor pretrained
+    executor
     optim corpus tokenizer snapshot sampling proof about
-    testing calibrate train comparison
+    testing pretrained calibrate train comparison
     cli
     __main__
 """
