@@ -172,7 +172,9 @@ def test_a_name_that_is_none_is_refused(name):
     ("every:3", cllm.EveryNth(3)), ("cache@2", cllm.CacheAll(micro_batch=2)), ("selective:norm+act@1",
                                                                             cllm.Selective(("norm", "act"), 1)),
     ("bf16", cllm.Compressed()), ("int8:every:2", cllm.Compressed("int8", base=cllm.EveryNth(2))),
-    ("spill:/a/b", cllm.Spill("/a/b")), ("budget:1GB", cllm.MemoryBudget("1GB"))])
+    ("spill:/a/b", cllm.Spill("/a/b")), ("spill:user@host/dir", cllm.Spill("user@host/dir")),
+    ("spill:a@b@3", cllm.Spill("a@b", micro_batch=3)), ("budget:5000000", cllm.MemoryBudget(5_000_000)),
+    ("budget:1GB", cllm.MemoryBudget("1GB"))])
 def test_names_of_strategies(name, strategy):
     assert parse(name) == strategy
 
