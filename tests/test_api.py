@@ -24,7 +24,7 @@ PUBLIC = """
 # Rooms and modules of cllm, in groups: a module imports only from groups above its own, and in a room, never in a circle.
 GROUPS = """
     errors _build_info
-    checks platform_guard _kernels
+    checks locate platform_guard _kernels
     program
     arrays
     layers weight_gradient
@@ -36,7 +36,8 @@ GROUPS = """
     planning
     executor
     optim corpus tokenizer snapshot sampling proof about
-    testing calibrate train comparison
+    testing calibrate train
+    comparison
     cli
     __main__
 """

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import click
 
-from cllm.cli.files import write_json
-from cllm.cli.options import json_option
+from cllm.cli.options import family_option, json_option
+from cllm.comparison.files import write_json
 from cllm.errors import SnapshotError
+from cllm.models.architecture import Architecture
+from cllm.models.choosing import family_named
 from cllm.models.families import load
 from cllm.models.model import Model
 from cllm.sampling import stream
@@ -27,20 +29,21 @@ from cllm.train.keeper import Keeper
 @click.option("--seed", type=int, default=0, help="The same seed draws the same text.")
 @click.option("--best", is_flag=True, help="Of a run: the snapshot of the best evaluation instead of the latest.")
 @click.option("--threads", type=int, default=None, show_default="all cores")
+@family_option
 @json_option
-def command(directory, prompt, count, temperature, top_k, top_p, seed, best, threads, json_path):
+def command(directory, prompt, count, temperature, top_k, top_p, seed, best, threads, model, json_path):
     """Continue a text by the model in DIRECTORY: a run, one of its snapshots, or a file that model.save wrote.
 
-    The text is written as it is made.
+    The text is written as it is made. A family of yours needs its class, --model: nothing that a file names is run.
     """
-    model, tokenizer, path = _model_in(directory, best)
+    loaded, tokenizer, path = _model_in(directory, best, None if model is None else family_named(model))
     if tokenizer is None:
         tokenizer = ByteTokenizer()
     tokens = tokenizer.encode(os.fsencode(prompt) or b"\n")
     click.echo(prompt, nl=False)
     made: list[int] = []
     shown = ""
-    for token in stream(model, tokens, count, temperature, top_k, top_p, seed, threads):
+    for token in stream(loaded, tokens, count, temperature, top_k, top_p, seed, threads):
         made.append(token)
         text = tokenizer.decode(made)
         if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet
@@ -51,10 +54,10 @@ def command(directory, prompt, count, temperature, top_k, top_p, seed, best, thr
     write_json(json_path, {"model": str(path), "prompt": prompt, "text": text, "tokens": made, "seed": seed})
 
 
-def _model_in(path: Path, best: bool) -> tuple[Model, object, Path]:
+def _model_in(path: Path, best: bool, family: type[Architecture] | None) -> tuple[Model, object, Path]:
     """Model, its tokenizer where that is known, and where it was found."""
     if path.is_file():
-        return load(path), None, path
+        return load(path, family), None, path
     if not (path / "state.json").exists():
         keeper = Keeper(path)
         state = keeper.find()
@@ -64,5 +67,5 @@ def _model_in(path: Path, best: bool) -> tuple[Model, object, Path]:
         path = keeper.latest
         if best and state["training"].get("best"):
             path = path.with_name(f"step-{state['training']['best'][0]:06d}")
-    model, state = load_snapshot(path)
+    model, state = load_snapshot(path, architecture=family)
     return model, snapshot_tokenizer(path, state), path

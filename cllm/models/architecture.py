@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -9,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from cllm.errors import ConfigError
+from cllm.locate import module_of
 from cllm.program.program import Program
 from cllm.program.wiring import Wiring
 
@@ -24,10 +26,14 @@ class Architecture(ABC):
         The name of a family that is built in; "" for a user's own.
     causal : bool
         A later token changes no earlier output. The tests of the laws hold the family to it, and sampling needs it.
+    parts : dict of tuple of str by str
+        Words for parts of the model, and how names of their parameters begin, without ``blocks.3.``; tables of memory
+        show them. What no part names stands under its step.
     """
 
     family: ClassVar[str] = ""
     causal: ClassVar[bool] = False
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @abstractmethod
     def wire(self, w: Wiring) -> None:
@@ -59,6 +65,10 @@ class Architecture(ABC):
                               "tokens and targets", ", ".join(feeds) or "nothing",
                               "Define example_batch(rng, batch_size, seq_len) and return arrays by name.")
         return {name: rng.integers(0, feed.high, (batch_size, seq_len)).astype(np.int32) for name, feed in feeds.items()}
+
+    def describe(self) -> str:
+        """The model in a few words, for captions: its class and its settings."""
+        return ", ".join([type(self).__name__, *(f"{name} {value}" for name, value in self.to_dict().items())])
 
     def to_dict(self) -> dict:
         """Every setting by name; ``type(self)(**d)`` makes it again."""
@@ -100,11 +110,28 @@ def checked_architecture(where: str, value) -> Architecture:
     return value
 
 
+def record_of(architecture: Architecture) -> dict:
+    """What reports and files of JSON say of a model: ``family`` and, as plain data, ``config``.
+
+    Raises
+    ------
+    ConfigError
+        When a setting has no such form.
+    """
+    kind = type(architecture)
+    try:
+        return {"family": family_name(kind), "config": json.loads(json.dumps(architecture.to_dict()))}
+    except TypeError as error:
+        raise ConfigError(kind.__name__, "must have settings that JSON can hold", str(error),
+                          "Make them numbers, texts and tuples, or give the class its own to_dict.") from error
+
+
 def metadata_of(architecture: Architecture, dtype: str) -> dict[str, str]:
     """What a file of weights says of its model: family, settings and dtype, as texts."""
-    return {"family": family_name(type(architecture)), "config": json.dumps(architecture.to_dict()), "dtype": dtype}
+    record = record_of(architecture)
+    return {"family": record["family"], "config": json.dumps(record["config"]), "dtype": dtype}
 
 
 def family_name(kind: type[Architecture]) -> str:
     """The name under which files record a family: its own, or for a user's the module and class, which are never run."""
-    return kind.family or f"{kind.__module__}:{kind.__qualname__}"
+    return kind.family or f"{module_of(kind)}:{kind.__qualname__}"

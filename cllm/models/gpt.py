@@ -1,5 +1,6 @@
 """`ModelConfig` and `GPT`: pre-norm blocks, causal attention, a feed-forward layer, a head with its loss (docs/model.md)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import count
 from math import sqrt
@@ -26,6 +27,9 @@ PRESETS = {
     "small": (256, 6, 512, 8, 2048, 1024),
     "gpt2": (50257, 12, 768, 12, 3072, 1024),
 }
+
+PARTS = {"attention": ("attn.",), "feed-forward": ("mlp.",), "layer norms": ("ln1.", "ln2."),
+         "embeddings": ("tok_emb.", "pos_emb."), "final norm": ("ln_f.",), "head": ("head.",)}
 
 STD = 0.02  # standard deviation of initial weights (Radford et al. 2019)
 
@@ -78,6 +82,7 @@ class ModelConfig(Architecture):
 
     family: ClassVar[str] = "gpt"
     causal: ClassVar[bool] = True
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = PARTS
 
     def __post_init__(self):
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len"):
@@ -117,6 +122,10 @@ class ModelConfig(Architecture):
             raise ConfigError("ModelConfig.preset(...)", f"settings must be among {', '.join(names)}",
                               ", ".join(unknown), "Check the spelling.")
         return cls(**{**dict(zip(names, PRESETS[name], strict=False)), **changes})
+
+    def describe(self) -> str:
+        return (f"{self.n_layers} layer{'' if self.n_layers == 1 else 's'}, C {self.d_model}, H {self.n_heads}, F {self.d_ff}, "
+                f"V {self.vocab_size}")
 
     def wire(self, w: Wiring) -> None:
         C = self.d_model

@@ -1,4 +1,4 @@
-"""Files that commands write: whole or not at all, and what cannot be written says so."""
+"""Files that reports go to: whole or not at all, and what cannot be written says so."""
 
 import json
 import re
@@ -6,20 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
-
 from cllm.errors import DataError
 
 # A line break cannot stand inside a JSON string, so these breaks are those of the indentation.
 _ITEM = r'(?:"(?:[^"\\\n]|\\.)*"|[-+.\w]+)'
 _PLAIN_LIST = re.compile(rf"\[\n\s*{_ITEM}(?:,\n\s*{_ITEM})*\n\s*\]")
-
-
-def writable(_ctx, param: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a file whose directory is missing before the work, not after it."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no directory {str(path.parent)!r}", param=param)
-    return path
 
 
 def write_json(path: Path | None, data) -> None:
