@@ -12,6 +12,7 @@ with _bounded_spinning():
     from cllm.threads import forks as _forks  # noqa: F401
 
 from cllm.about import versions  # noqa: E402
+from cllm.comparison.compare import Comparison, compare  # noqa: E402
 from cllm.errors import (  # noqa: E402
     BudgetError,
     BuildError,
@@ -66,12 +67,12 @@ from cllm.weight_gradient import accumulate_weight_gradient  # noqa: E402
 
 __all__ = [
     "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer",
-    "Cache", "CacheAll", "Callback", "CllmError", "Compress", "Compressed", "ConfigError", "DataError",
+    "Cache", "CacheAll", "Callback", "CllmError", "Comparison", "Compress", "Compressed", "ConfigError", "DataError",
     "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed", "GPT", "Grouped", "Layer",
     "LayoutError", "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock",
     "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
     "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
     "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
-    "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error",
+    "compare", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error",
     "print_saved_values", "set_num_threads", "versions",
 ]

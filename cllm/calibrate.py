@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.executor.executor import Executor
+from cllm.locate import module_of
 from cllm.models.architecture import Architecture
 from cllm.models.model import Model
 from cllm.optim import AdamW, clip_grad_norm
@@ -76,6 +77,22 @@ def source_of_seconds(architecture: Architecture, workload: Workload) -> str:
 def wants_seconds(strategy: object) -> bool:
     """Whether a strategy, or its name, decides by predicted seconds."""
     return isinstance(parse(strategy) if isinstance(strategy, str) else strategy, MemoryBudget)
+
+
+def calibrate_where_wanted(architecture: Architecture, workload: Workload, strategies: Iterable[object],
+                           tell: Callable[[str], None] = lambda text: None, limit: int | None = None,
+                           always: bool = False) -> None:
+    """Calibrate for the workload, should a strategy (or the caller, `always`) decide by seconds and nothing be stored.
+
+    `tell` hears of it, and of measurements that cannot be kept, without which declared work decides. `limit` is that of
+    `calibrate`.
+    """
+    if (always or any(wants_seconds(s) for s in strategies)) and not is_calibrated(architecture, workload):
+        tell("measuring this machine once for this model and batch")
+        try:
+            calibrate(architecture, workload, lambda text: tell(f"  {text}"), limit)
+        except OSError as error:
+            tell(f"measurements cannot be kept, so declared work decides: {error}")
 
 
 def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[str], None] = lambda text: None,
@@ -152,7 +169,7 @@ def _sizes(batch: int) -> list[int]:
 def _mark(architecture: Architecture, workload: Workload) -> str:
     """The name under which it is stored that a workload was measured: kinds of layers and sizes, not the number of blocks."""
     steps = Excerpt.of(architecture, 1).program.steps
-    kinds = [[type(s.layer).__module__, type(s.layer).__qualname__, sorted(s.layer.letters.items())] for s in steps]
+    kinds = [[module_of(type(s.layer)), type(s.layer).__qualname__, sorted(s.layer.letters.items())] for s in steps]
     digest = hashlib.sha256(json.dumps(kinds).encode()).hexdigest()[:16]
     return f"done {digest};{workload.batch}x{workload.time}"
 

@@ -59,7 +59,6 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     Parameters
     ----------
     model_or_architecture : Model or Architecture
-        Such as a `GPT` or a `ModelConfig`.
     batch_size : int
     seq_len : int or None
         None for a model without time steps.

@@ -129,8 +129,8 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: str | PathLike) -> "BPETokenizer":
-        """A ``tokenizer.json``, or a directory with one or with GPT-2's ``vocab.json`` (``encoder.json``) and
-        ``merges.txt`` (``vocab.bpe``)."""
+        """A ``tokenizer.json``, or a directory with one or with ``vocab.json`` (``encoder.json``) and ``merges.txt``
+        (``vocab.bpe``)."""
         path = Path(path)
         try:
             if path.is_file() or (path / "tokenizer.json").is_file():
@@ -140,7 +140,7 @@ class BPETokenizer:
                                   for names in (("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")))
             if vocabulary is None or merges is None:
                 raise DataError(f"tokenizer {path}", "must be tokenizer.json, or hold it or vocab.json and merges.txt",
-                                "neither", "Give the directory of GPT-2's files, or train a tokenizer.")
+                                "neither", "Give the directory of these files, or train a tokenizer.")
             made = library.Tokenizer(library.models.BPE.from_file(vocabulary, merges))
         except DataError:
             raise

@@ -20,7 +20,7 @@ TIMES = (512, 1024, 2048)
 def parts(**changes) -> dict[str, int]:
     """Bytes of the gradients of each part of the blocks, all layers."""
     config = cllm.ModelConfig(**{**REFERENCE, **changes})
-    return {row["part"]: row["gradient_bytes"] for row in weight_rows(program_of(config), Workload(1, 256))}
+    return {row["part"]: row["gradient_bytes"] for row in weight_rows(config, Workload(1, 256))}
 
 
 def kept(time: int, also: tuple[str, ...] = (), **changes) -> int:

@@ -24,7 +24,7 @@ PUBLIC = """
 # Rooms and modules of cllm, in groups: a module imports only from groups above its own, and in a room, never in a circle.
 GROUPS = """
     errors cgroups _build_info
-    checks
+    checks locate
     files
     platform_guard _kernels
     threads
@@ -39,7 +39,8 @@ GROUPS = """
     planning
     executor
     optim corpus tokenizer snapshot sampling proof about
-    testing pretrained calibrate train comparison
+    testing pretrained calibrate train
+    comparison
     cli
     __main__
 """

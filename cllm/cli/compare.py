@@ -12,42 +12,46 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cllm.calibrate import source_of_seconds
-from cllm.cli.compare_tables import print_report
-from cllm.cli.files import STANDARD_OUTPUT, place_for, writable, write_json, write_whole
-from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options, size_options
+from cllm.cli.files import STANDARD_OUTPUT, writable, write_json
+from cllm.cli.options import (
+    architecture_from,
+    asked_of,
+    calibrate_first,
+    calibrate_option,
+    json_option,
+    model_options,
+    size_options,
+    time_of,
+)
 from cllm.cli.sweep import settings, swept
 from cllm.comparison.budgets import budget_strategies, planned_curve
-from cllm.comparison.curve import draw_curve
-from cllm.comparison.experiment import Experiment, points_of, report_of, run_experiments, setting_name
+from cllm.comparison.contestants import labelled
+from cllm.comparison.data import check_data
+from cllm.comparison.drawing import draw_report
+from cllm.comparison.experiment import Experiment, report_of, run_experiments
+from cllm.comparison.files import write_whole
 from cllm.comparison.html import page
 from cllm.comparison.job import Job
 from cllm.comparison.machine import describe_machine
 from cllm.comparison.peers import peers_of, read_peers
-from cllm.comparison.picture import caption_of_all, check_picture, draw
+from cllm.comparison.picture import check_picture
+from cllm.comparison.printed import print_report
 from cllm.comparison.runner import Runs
-from cllm.comparison.series import memory_against_time
-from cllm.comparison.sweeps import draw_sweep
-from cllm.corpus import read_text
+from cllm.comparison.tables import console
 from cllm.errors import CllmError, DataError
 from cllm.files import is_stream
-from cllm.strategies import parse
 
 DEFAULT_STRATEGIES = "cache,recompute,every:2,selective,budget:450MB"
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 BUDGETS = 6  # of --pareto without a number
 
 
-def named_strategies(_ctx, param: click.Parameter, text: str) -> tuple[str, ...]:
+def named_strategies(_ctx, param: click.Parameter, text: str) -> dict[str, str]:
     """Split the list and refuse a name that is unknown or twice there, before any work."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names or len(set(names)) != len(names):
-        raise click.BadParameter("give at least one strategy, and each once", param=param)
-    for name in names:
-        try:
-            parse(name)
-        except CllmError as error:
-            raise click.BadParameter(str(error), param=param) from error
-    return names
+    try:
+        return labelled([name.strip() for name in text.split(",") if name.strip()])
+    except CllmError as error:
+        raise click.BadParameter(str(error), param=param) from error
 
 
 @click.command("compare")
@@ -85,10 +89,8 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     """
     if plot is not None:
         check_picture(plot)
-    if text is not None:
-        read_text(text)  # an unusable text is one error here, not one in every row
-    values = swept(ctx, sweep)
-    jobs = [(setting, _job({**sizes, **setting}, steps, text, seed)) for setting in settings(values)]
+    values = swept(ctx, sweep, asked_of(dict(sizes))[0])
+    jobs = [(setting, _job(sizes, setting, steps, text, seed)) for setting in settings(values)]
     for _, job in jobs if measure else ():
         calibrate_first(job.architecture, job.workload, strategies, always=pareto is not None)
     points = _with_peers([_experiment(job, strategies, setting, pareto) for setting, job in jobs], peers)
@@ -101,10 +103,10 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
 
     done = _run_with_progress(points, rounds, keep)
     report = report_of(points, done, machine, values, asked)
-    print_report(report, by_parameter)
+    print_report(report, by_parameter, console())
     problems = report["problems"] + _written({
         json_path: lambda path: write_json(path, report), html: lambda path: write_whole(path, page.render(report)),
-        plot: lambda path: _draw(report, path)})
+        plot: lambda path: draw_report(report, path)})
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
     if problems:
@@ -123,16 +125,24 @@ def _written(files: dict[Path | None, Callable[[Path], None]]) -> list[str]:
     return problems
 
 
-def _job(sizes: dict, steps: int, text: str | None, seed: int) -> Job:
-    batch_size, seq_len, dtype, threads = (sizes.pop(name) for name in ("batch_size", "seq_len", "dtype", "threads"))
-    return Job(config_of(sizes, seq_len), batch_size, seq_len, steps, dtype, threads, text, seed)
+def _job(sizes: dict, setting: dict, steps: int, text: str | None, seed: int) -> Job:
+    options = {**sizes, **{name: value for name, value in setting.items() if name in sizes}}
+    fields = {name: value for name, value in setting.items() if name not in sizes}
+    batch_size, seq_len, dtype, threads = (options.pop(name) for name in ("batch_size", "seq_len", "dtype", "threads"))
+    architecture = architecture_from(options, seq_len, fields)
+    time = time_of(architecture, seq_len)
+    if time is None and "seq_len" in setting:
+        raise click.UsageError("--sweep seq_len=...: the model has no time steps")
+    job = Job(architecture, batch_size, time, steps, dtype, threads, text, seed)
+    check_data(job)
+    return job
 
 
-def _experiment(job: Job, strategies: tuple[str, ...], setting: dict, pareto: int | None) -> Experiment:
+def _experiment(job: Job, strategies: dict[str, str], setting: dict, pareto: int | None) -> Experiment:
     curve = None if pareto is None else planned_curve(job)
-    budgets = () if curve is None else budget_strategies(job, curve, pareto, strategies)
+    budgets = {} if curve is None else {name: name for name in budget_strategies(job, curve, pareto, strategies.values())}
     seconds_from = source_of_seconds(job.architecture, job.workload)
-    return Experiment(job, strategies + budgets, setting, curve, predicted_from=seconds_from)
+    return Experiment(job, strategies | budgets, setting, curve, predicted_from=seconds_from)
 
 
 def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Experiment]:
@@ -152,18 +162,6 @@ def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Exper
         points = [one if peers is None else replace(one, peers=[*one.peers, peers])
                   for one, peers in zip(points, found, strict=True)]
     return points
-
-
-def _draw(report: dict, path: Path) -> None:
-    points = points_of(report)
-    with place_for(path) as place:
-        if any(point["curve"] or point["peers"] for point in points):
-            panels = [(setting_name(point["setting"]), memory_against_time(point)) for point in points]
-            draw_curve(panels, place, caption_of_all(points))
-        elif "points" in report:
-            draw_sweep(points, place, caption_of_all(points))
-        else:
-            draw(report, place)
 
 
 def _run_with_progress(points: list[Experiment], rounds: int, keep) -> list[Runs]:

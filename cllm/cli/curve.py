@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cllm.cli.files import place_for
+from cllm.comparison.files import place_for
 from cllm.train import Callback, read_lines
 
 TRAIN, VALIDATION = "#999999", "#0072B2"  # colour-blind safe (Okabe and Ito)

@@ -1,23 +1,17 @@
-"""Files that commands write: whole or not at all, and what cannot be written says so."""
+"""Files that commands read and write: what cannot be is refused before the work, ``-`` is standard output."""
 
-import json
-import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import click
 
+from cllm.comparison import files
 from cllm.errors import DataError
-from cllm.files import is_stream, whole
-
-# A line break cannot stand inside a JSON string, so these breaks are those of the indentation.
-_ITEM = r'(?:"(?:[^"\\\n]|\\.)*"|[-+.\w]+)'
-_PLAIN_LIST = re.compile(rf"\[\n\s*{_ITEM}(?:,\n\s*{_ITEM})*\n\s*\]")
-
+from cllm.files import is_stream
 
 STANDARD_OUTPUT = Path("-")
 REAL_STDOUT = "cllm.stdout"  # where a command's context keeps the stream that JSON goes to
@@ -41,36 +35,10 @@ def json_place(ctx: click.Context, param: click.Parameter, path: Path | None) ->
 
 def write_json(path: Path | None, data) -> None:
     """Write `data` to `path`, whole or not at all; nothing when `path` is None."""
-    if path is None:
-        return
-    text = _plain_lists_on_one_line(json.dumps(data, indent=2)) + "\n"
     if path == STANDARD_OUTPUT:
-        click.echo(text, nl=False, file=click.get_current_context().meta[REAL_STDOUT])
-    else:
-        write_whole(path, text)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; errors as `place_for`."""
-    with place_for(path) as place:
-        place.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def place_for(path: Path) -> Iterator[Path]:
-    """A place to write a file at, as `cllm.files.whole` has it; what is no file, such as a pipe, is written as it is.
-
-    Raises
-    ------
-    DataError
-        When it cannot be written.
-    """
-    try:
-        with nullcontext(path) if is_stream(path) else whole(path) as place:
-            yield place
-    except (OSError, ValueError) as error:
-        raise DataError(str(path), "must take what is written there", getattr(error, "strerror", None) or str(error),
-                        "Make room, or name another file.") from error
+        click.echo(files.json_text(data), nl=False, file=click.get_current_context().meta[REAL_STDOUT])
+    elif path is not None:
+        files.write_json(path, data)
 
 
 @contextmanager
@@ -88,8 +56,3 @@ def readable_twice(path: Path | None) -> Iterator[Path | None]:
             raise DataError(f"text {path}", "must be something that can be read", error.strerror or str(error),
                             "Put it into a file.") from error
         yield Path(copy.name)
-
-
-def _plain_lists_on_one_line(text: str) -> str:
-    """Indented JSON with every list of numbers and strings on one line: timelines have thousands of them."""
-    return _PLAIN_LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]).replace("[ ", "[", 1).removesuffix(" ]") + "]", text)

@@ -6,8 +6,10 @@ from pathlib import Path
 import click
 
 from cllm.cli.files import write_json
-from cllm.cli.options import json_option
+from cllm.cli.options import family_option, json_option
 from cllm.errors import SnapshotError
+from cllm.models.architecture import Architecture
+from cllm.models.choosing import family_named
 from cllm.models.families import load
 from cllm.models.model import Model
 from cllm.sampling import stream_text
@@ -29,13 +31,14 @@ from cllm.train.keeper import Keeper
 @click.option("--seed", type=int, default=0, help="The same seed draws the same text.")
 @click.option("--best", is_flag=True, help="Of a run: the snapshot of the best evaluation instead of the latest.")
 @click.option("--threads", type=int, default=None, show_default="as cllm info says")
+@family_option
 @json_option
-def command(directory, prompt, tokenizer, count, temperature, top_k, top_p, seed, best, threads, json_path):
+def command(directory, prompt, tokenizer, count, temperature, top_k, top_p, seed, best, threads, model, json_path):
     """Continue a text by the model in DIRECTORY: a run, one of its snapshots, or a file that model.save wrote.
 
-    The text is written as it is made.
+    The text is written as it is made. A family of yours needs its class, --model: nothing that a file names is run.
     """
-    model, found, path = _model_in(directory, best)
+    loaded, found, path = _model_in(directory, best, None if model is None else family_named(model))
     tokenizer = found or ByteTokenizer() if tokenizer is None else load_tokenizer(tokenizer)
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode(errors="surrogateescape")
@@ -43,7 +46,7 @@ def command(directory, prompt, tokenizer, count, temperature, top_k, top_p, seed
     made: list[int] = []
     text = ""
     choice = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "num_threads": threads}
-    for token, piece in stream_text(model, tokenizer, prompt.encode(errors="surrogateescape"), count, **choice):
+    for token, piece in stream_text(loaded, tokenizer, prompt.encode(errors="surrogateescape"), count, **choice):
         made.append(token)
         text += piece
         click.echo(piece, nl=False)
@@ -51,10 +54,11 @@ def command(directory, prompt, tokenizer, count, temperature, top_k, top_p, seed
     write_json(json_path, {"model": str(path), "prompt": prompt, "text": text, "tokens": made, "seed": seed})
 
 
-def _model_in(path: Path, best: bool) -> tuple[Model, ByteTokenizer | BPETokenizer | None, Path]:
+def _model_in(path: Path, best: bool,
+              family: type[Architecture] | None) -> tuple[Model, ByteTokenizer | BPETokenizer | None, Path]:
     """Model, its tokenizer where that is known, and where it was found."""
     if path.is_file():
-        return load(path), _tokenizer_beside(path), path
+        return load(path, family), _tokenizer_beside(path), path
     if not (path / "state.json").exists():
         keeper = Keeper(path)
         state = keeper.find()
@@ -64,7 +68,7 @@ def _model_in(path: Path, best: bool) -> tuple[Model, ByteTokenizer | BPETokeniz
         path = keeper.latest
         if best:
             path = _best_of(keeper, state)
-    model, state = load_snapshot(path)
+    model, state = load_snapshot(path, architecture=family)
     return model, snapshot_tokenizer(path, state), path
 
 

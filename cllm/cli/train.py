@@ -10,10 +10,21 @@ from click.core import ParameterSource
 
 from cllm.cli.curve import LossCurve
 from cllm.cli.files import readable_twice, writable, write_json
-from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options
+from cllm.cli.options import (
+    FIELDS,
+    architecture_from,
+    asked_of,
+    calibrate_first,
+    calibrate_option,
+    json_option,
+    model_options,
+)
 from cllm.comparison.picture import check_picture
 from cllm.errors import ConfigError
-from cllm.models.gpt import GPT, ModelConfig
+from cllm.models.architecture import Architecture, record_of
+from cllm.models.families import FAMILIES, architecture_of, family_of, model_of
+from cllm.models.gpt import PRESETS
+from cllm.models.settings import names_of
 from cllm.optim import optimizer_kind
 from cllm.planning import plan
 from cllm.program.workload import Workload
@@ -104,6 +115,7 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         settings["clip"] = settings["clip"] or None
     keeper = Keeper(out)
     state = keeper.find() if resume else None
+    named = "" if options["model"] is None else f" --model {options['model']}"
     if state is None:
         chosen = None
         if tokenizer not in (None, "bytes"):
@@ -112,25 +124,25 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
             if options["vocab_size"] is None:
                 options["vocab_size"] = chosen.vocab_size
         wanted = TrainSettings(**settings)
-        config = config_of(options, wanted.seq_len)
+        architecture = architecture_from(options, wanted.seq_len)
         work = Workload(wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer), wanted.threads)
         budget = budget_of(wanted)
         budget = None if budget is None else budget.read()  # once, while nothing is held
         strategy = budget or wanted.strategy
-        plan(config, work.batch, work.time, strategy, work.optimizer, dtype, work.threads)  # refused before any array
+        plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads)  # refused before any array
         if measure:
-            calibrate_first(config, work, [strategy], None if budget is None else budget.nbytes)
+            calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
         seed = wanted.seed
     else:
-        config, dtype, seed, budget = _of_run(ctx, state, options, dtype, out), state["dtype"], 0, None
+        architecture, dtype, seed, budget = _of_run(ctx, state, options, dtype, out), state["dtype"], 0, None
         chosen = _tokenizer_of_run(tokenizer, text, keeper, state)
     watching = [progress(quiet)] + ([] if plot is None else [LossCurve(plot)])
-    trainer = Trainer(GPT(config, seed=seed, dtype=dtype), text, out, resume=resume, tokenizer=chosen, callbacks=watching,
-                      budget=budget, **settings)
+    trainer = Trainer(model_of(architecture, seed=seed, dtype=dtype), text, out, resume=resume, tokenizer=chosen,
+                      callbacks=watching, budget=budget, **settings)
     first = trainer.step
     result = trainer.run()
     write_json(json_path, {
-        "config": config.to_dict(), "settings": trainer.settings.to_dict(), "data": trainer.data.describe(),
+        **record_of(architecture), "settings": trainer.settings.to_dict(), "data": trainer.data.describe(),
         "first_step": first, "step": result.step, "loss": result.loss, "losses": trainer.losses,
         "val_loss": result.val_loss, "best": {"step": result.best_step, "val_loss": result.best_val_loss},
         "snapshot": str(result.snapshot), "interrupted": result.interrupted, "seconds": result.seconds,
@@ -139,13 +151,13 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
     })
     if result.interrupted:
         click.echo(f"stopped after step {result.step} of {trainer.settings.steps}; go on with:\n"
-                   f"  cllm train --out {out} --resume")
+                   f"  cllm train --out {out} --resume{named}")
     elif first == result.step:
         click.echo(f"finished before: {result.step} steps are taken, the last snapshot is {result.snapshot}")
     else:
         best = "" if result.best_step is None else f", best {result.best_val_loss:.4f} at step {result.best_step}"
         click.echo(f"finished: {result.step} steps in {result.seconds:.1f} s{best}; the model is in {result.snapshot}\n"
-                   f"  cllm sample {out}")
+                   f"  cllm sample {out}{named}")
 
 
 def _tokenizer_of_run(name: str | None, text, keeper: Keeper, state: dict):
@@ -161,22 +173,24 @@ def _tokenizer_of_run(name: str | None, text, keeper: Keeper, state: dict):
     return chosen
 
 
-def _of_run(ctx: click.Context, state: dict, options: dict, dtype: str, out: Path) -> ModelConfig:
-    """The configuration of a run that is resumed; options that ask for another one are refused."""
-    config = ModelConfig(**state["config"])
-    given = {n: v for n, v in options.items() if n != "preset" and v is not None}
+def _of_run(ctx: click.Context, state: dict, options: dict, dtype: str, out: Path) -> Architecture:
+    """The architecture of a run that is resumed; options that ask for another one are refused."""
+    family = FAMILIES.get(family_of(state))
+    if family is None and options["model"] is None:
+        architecture_of(state)  # tells what to pass
+    kind, given = asked_of(options, family)
+    architecture = architecture_of(state, kind)
     if ctx.get_parameter_source("preset") != ParameterSource.DEFAULT:
-        preset = ModelConfig.preset(options["preset"]).to_dict()
-        free = {"vocab_size", "max_seq_len"} - set(given)  # a tokenizer or a longer --seq-len may have changed them
-        given = {**{n: preset[n] for n in ("n_layers", "d_model", "n_heads", "d_ff") if n not in free}, **given}
-    differ = [f"{n} {getattr(config, n)!r} there, {v!r} now" for n, v in given.items()
-              if getattr(config, n) != (tuple(v) if isinstance(getattr(config, n), tuple) else v)]
+        preset = dict(zip(FIELDS, PRESETS[options["preset"]], strict=False))
+        free = {"vocab_size", "max_seq_len"}  # a tokenizer or a longer --seq-len may have changed them
+        given = {**{n: v for n, v in preset.items() if n in names_of(kind) and n not in free}, **given}
+    differ = [f"{n} {getattr(architecture, n)!r} there, {v!r} now" for n, v in given.items() if getattr(architecture, n) != v]
     if ctx.get_parameter_source("dtype") != ParameterSource.DEFAULT and dtype != state["dtype"]:
         differ.append(f"dtype {state['dtype']} there, {dtype} now")
     if differ:
         raise ConfigError(f"resume of {out}", "must go on with the model it began with", ", ".join(differ),
                           "Leave these options out, or start afresh in another directory.")
-    return config
+    return architecture
 
 
 def _peak_bytes() -> int | None:

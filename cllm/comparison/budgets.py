@@ -1,6 +1,6 @@
 """Budgets from least to most: the strategies that ``cllm compare --pareto`` adds, and the planner's whole curve."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from math import floor
 
 from cllm.comparison.job import Job
@@ -19,7 +19,7 @@ def planned_curve(job: Job) -> list[dict]:
             for p in plans]
 
 
-def budget_strategies(job: Job, curve: list[dict], count: int, others: Sequence[str] = ()) -> tuple[str, ...]:
+def budget_strategies(job: Job, curve: list[dict], count: int, others: Iterable[object] = ()) -> tuple[str, ...]:
     """Names of `count` budgets, evenly spaced over the curve, from its least to its most.
 
     Fewer where a budget would run the same operations as another, or as one of the strategies `others`: nothing is
@@ -40,7 +40,7 @@ def budget_strategies(job: Job, curve: list[dict], count: int, others: Sequence[
     return tuple(chosen)
 
 
-def _schedule(ledger: Ledger, strategy: str) -> Schedule | None:
+def _schedule(ledger: Ledger, strategy) -> Schedule | None:
     """What a strategy runs; None where it is refused, which its own row of the report then says."""
     try:
         return ledger.build(decide(strategy, ledger))[0]

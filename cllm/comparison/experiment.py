@@ -1,6 +1,6 @@
 """Several jobs one after the other, each under its strategies: a sweep is a list of them, a plain comparison has one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -16,7 +16,7 @@ class Experiment:
     Parameters
     ----------
     job : Job
-    strategies : tuple of str
+    strategies : dict of strategies by label
     setting : dict
         What makes it this point of a sweep: value by key; empty where nothing is swept.
     curve : list of dict or None
@@ -28,7 +28,7 @@ class Experiment:
     """
 
     job: Job
-    strategies: tuple[str, ...]
+    strategies: Mapping[str, object]
     setting: dict = field(default_factory=dict)
     curve: list[dict] | None = None
     peers: list[dict] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """``seq_len=128, n_layers=2``; empty where nothing is swept."""
+        """``seq_len=128, dtype=float64``; empty where nothing is swept."""
         return setting_name(self.setting)
 
 

@@ -71,11 +71,11 @@ def draw(report: dict, path: Path) -> None:
 
 def caption(report: dict) -> str:
     """What was trained, and on what, in one line."""
-    config, job, machine = report["config"], report["job"], report["machine"]
+    job, machine = report["job"], report["machine"]
     threads = job["threads"] or machine["cores"]  # older reports did not say
-    return (f"{_count(config['n_layers'], 'layer')}, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
-            f"V {config['vocab_size']}; batch {job['batch_size']} × {job['seq_len']}, {job['dtype']}, "
-            f"{_count(threads, 'thread')}; {machine['cpu']}")
+    time = "" if job["seq_len"] is None else f" × {job['seq_len']}"
+    return (f"{report['model']}; batch {job['batch_size']}{time}, {job['dtype']}, {threads} thread{'s' * (threads > 1)}; "
+            f"{machine['cpu']}")
 
 
 def caption_of_all(points: list[dict]) -> str:
@@ -84,8 +84,9 @@ def caption_of_all(points: list[dict]) -> str:
     return f"sweep of {swept}; at its first point:\n{caption(points[0])}" if swept else caption(points[0])
 
 
-def _count(n: int, thing: str) -> str:
-    return f"{n} {thing}{'' if n == 1 else 's'}"
+def rate_word(report: dict) -> str:
+    """What ``tokens_per_second`` counts."""
+    return "sequences/s" if report["job"]["seq_len"] is None else "tokens/s"
 
 
 def _draw_bars(axes, panel: Panel, rows: list[dict]) -> None:

@@ -59,7 +59,7 @@ class Executor:
                  num_threads: int | None = None, seed: int = 0, determinism_check: str = "off"):
         if not isinstance(model, Model):
             raise ConfigError("Executor(model)", "must be a cllm.Model", type(model).__name__,
-                              "Make one with cllm.GPT(config) or cllm.Model(architecture).")
+                              "Make one with cllm.Model(architecture).")
         self.workload = Workload(batch_size, seq_len, model.dtype, optimizer, num_threads)
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)

@@ -21,6 +21,11 @@ def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "flo
     return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype)
 
 
+def family_of(metadata: Mapping) -> str:
+    """The family that a file records; files from before they did are of the first."""
+    return metadata.get("family", ModelConfig.family)
+
+
 def architecture_of(metadata: Mapping, architecture: type[Architecture] | None = None) -> Architecture:
     """The architecture that a file's metadata describe (see `metadata_of`). Nothing that a file names is imported or run.
 
@@ -36,11 +41,12 @@ def architecture_of(metadata: Mapping, architecture: type[Architecture] | None =
     ConfigError
         When the family is unknown or another, or its settings are not those of the family.
     """
-    name = metadata.get("family", ModelConfig.family)
+    name = family_of(metadata)
     kind = FAMILIES.get(name) if architecture is None else architecture
     if kind is None:
         raise ConfigError("architecture", f"must be given for a family that is not built in ({', '.join(FAMILIES)})",
-                          f"a file of {name!r}", "Pass the class: architecture=Mine. What a file names is never run.")
+                          f"a file of {name!r}", "Pass the class, architecture=Mine; on the command line, --model "
+                          "FILE.py:Class. What a file names is never run.")
     if not isinstance(kind, type) or not issubclass(kind, Architecture):
         raise ConfigError("architecture", "must be a class that derives from cllm.Architecture", repr(kind), "Pass the class.")
     if family_name(kind).rpartition(":")[2] != str(name).rpartition(":")[2]:
@@ -72,7 +78,7 @@ def load(path: str | Path, architecture: type[Architecture] | None = None) -> Mo
         When the family is not built in and not given.
     """
     metadata = read_metadata(path)
-    if architecture is None and metadata.get("family", ModelConfig.family) not in FAMILIES:
+    if architecture is None and family_of(metadata) not in FAMILIES:
         architecture_of(metadata)  # tells what to pass
     try:
         model = model_of(architecture_of(metadata, architecture), dtype=metadata["dtype"])

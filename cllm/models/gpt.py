@@ -30,6 +30,9 @@ PRESETS = {
     "gpt2": (50257, 12, 768, 12, 3072, 1024),
 }
 
+GROUPS = {"attention": ("attn.",), "feed-forward": ("mlp.",), "layer norms": ("ln1.", "ln2."),
+          "embeddings": ("tok_emb.", "pos_emb."), "final norm": ("ln_f.",), "head": ("head.",)}
+
 STD = 0.02  # standard deviation of initial weights (Radford et al. 2019)
 
 
@@ -81,6 +84,7 @@ class ModelConfig(Architecture):
 
     family: ClassVar[str] = "gpt"
     causal: ClassVar[bool] = True
+    parameter_groups: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
     model_types: ClassVar[tuple[str, ...]] = (gpt2.MODEL_TYPE,)
     head: ClassVar[str] = gpt2.HEAD
 
@@ -120,6 +124,9 @@ class ModelConfig(Architecture):
                               ", ".join(unknown), "Check the spelling.")
         return cls(**{**dict(zip(names, PRESETS[name], strict=False)), **changes})
 
+    def describe(self) -> str:
+        return (f"{self.n_layers} layer{'' if self.n_layers == 1 else 's'}, C {self.d_model}, H {self.n_heads}, F {self.d_ff}, "
+                f"V {self.vocab_size}")
     @classmethod
     def from_config(cls, config: Mapping) -> "ModelConfig":
         return cls(**gpt2.settings(config))

@@ -12,7 +12,7 @@ def checked_model(where: str, model) -> Model:
     """`model` when it is one."""
     if not isinstance(model, Model):
         raise ConfigError(f"{where}(model)", "must be a cllm.Model", type(model).__name__,
-                          "Make one with cllm.GPT(config) or cllm.Model(architecture).")
+                          "Make one with cllm.Model(architecture).")
     return model
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from cllm.errors import DeclarationError
+from cllm.locate import module_of
 from cllm.program.declare import Feed, Flow, Layer, Table
 
 
@@ -95,9 +96,9 @@ def plain(value):
         return [plain(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
-        return [f"{kind.__module__}.{kind.__qualname__}", {f.name: plain(getattr(value, f.name)) for f in fields(value)}]
+        return [f"{module_of(kind)}.{kind.__qualname__}", {f.name: plain(getattr(value, f.name)) for f in fields(value)}]
     if callable(value) and "<" not in getattr(value, "__qualname__", "<"):
-        return f"{value.__module__}.{value.__qualname__}"
+        return f"{module_of(value)}.{value.__qualname__}"
     raise DeclarationError("a layer's field", "must be a number, text, named function, or a tuple or frozen dataclass of these",
                            repr(value), "Keep arrays out of a layer: declare a Table or a Param, or feed them.")
 

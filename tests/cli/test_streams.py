@@ -74,7 +74,7 @@ def test_a_prompt_from_standard_input(trained):
     out = cllm_command("sample", trained, "--prompt", "-", "--tokens", 3, "--json", "-", input=text).stdout
     assert json.loads(out)["prompt"].encode(errors="surrogateescape") == text
     model = cllm.load(next(trained.glob("step-*")) / "model.safetensors")
-    assert json.loads(out)["tokens"] == model.generate(list(text)[-16:], 3, temperature=0.8).tolist()
+    assert json.loads(out)["tokens"] == cllm.generate(model, list(text)[-16:], 3, temperature=0.8).tolist()
 
 
 @pytest.mark.parametrize("tokenizer", [[], ["--tokenizer", "bpe:270"]], ids=["bytes", "bpe"])

@@ -23,7 +23,7 @@ from cllm.program.workload import Workload
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = '<script>alert("x")</script>&"\'</title>'
 VOID = {"meta", "input"}
-JOB = Job(ModelConfig(13, 3, 16, 2, 24, 9), batch_size=4, seq_len=8, steps=2, threads=1, text=HOSTILE)
+JOB = Job(ModelConfig(256, 3, 16, 2, 24, 9), batch_size=4, seq_len=8, steps=2, threads=1, text=HOSTILE)
 MACHINE = {"cpu": HOSTILE, "cores": 2, "memory_bytes": 25_276_514_304, "load_average": [0.123456, 2.0, 3.0],
            "versions": {"cllm": "0", "flags": ["-O3", "</style>"]}}
 STRATEGIES = ("cache", "recompute", "int8", "sqrt@2")
@@ -53,7 +53,7 @@ def a_report(swept=False):
     points, runs = [], []
     for time in (4, 8) if swept else (8,):
         job = Job(JOB.architecture, 4, time, 2, threads=1, text=HOSTILE)
-        names = (*STRATEGIES, HOSTILE)
+        names = {name: name for name in (*STRATEGIES, HOSTILE)}
         points.append(Experiment(job, names, {"seq_len": time} if swept else {}, curve, peers, f"guessed by {HOSTILE}"))
         done = [*(a_run(name, job) for name in STRATEGIES), Run(HOSTILE, 0, None, f"died of {HOSTILE}")]
         runs.append(Runs(job, names, done, gradient_errors=errors))
@@ -201,7 +201,8 @@ def test_the_hover_text_has_every_operation():
 
 
 def test_nothing_measured_is_a_page_too():
-    report = report_of([Experiment(JOB, ("cache",))], [Runs(JOB, ("cache",), interrupted=True)], {"cpu": "x"}, {})
+    cache = {"cache": "cache"}
+    report = report_of([Experiment(JOB, cache)], [Runs(JOB, cache, interrupted=True)], {"cpu": "x"}, {})
     text = page.render(report)
     assert "interrupted before it ran" in text and text.count("Nothing was measured.") == 2 and "Nothing ran." in text
 

@@ -8,13 +8,15 @@ import pytest
 from click.testing import CliRunner
 
 from cllm.cli import main
-from cllm.cli.files import write_json
 from cllm.comparison import experiment as experiments
 from cllm.comparison import runner
 from cllm.comparison.budgets import budget_strategies, planned_curve
+from cllm.comparison.contestants import labelled
 from cllm.comparison.description import KEPT, REBUILT, describe_plan, describe_timeline
 from cllm.comparison.experiment import Experiment, points_of, report_of, run_experiments
+from cllm.comparison.files import write_json
 from cllm.comparison.job import Job
+from cllm.comparison.parcel import unpack
 from cllm.comparison.peers import peers_of, read_peers
 from cllm.comparison.runner import Run
 from cllm.comparison.series import memory_against_time
@@ -41,7 +43,8 @@ def quick(monkeypatch):
     """Runs as if they had happened: what was asked for is listed, and strategies fail or interrupt as the test says."""
     asked, fate = [], {}
 
-    def run_once(job, strategy, number, on_step, gradients):
+    def run_once(parcel, strategy, number, on_step, gradients):
+        job = unpack(parcel["job"])
         asked.append((job, strategy, number))
         if fate.get(strategy) == "interrupt" or fate.get((job.seq_len, strategy)) == "interrupt":
             raise KeyboardInterrupt
@@ -299,7 +302,8 @@ def test_points_of_peers(quick, tmp_path):
     assert memory_against_time(report)[-1].title == "PyTorch, measured 2026-11-22 on a processor"
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"seq_len": 8}, {"threads": 77}, {"config": {"n_layers": 9}}])
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"seq_len": 8}, {"threads": 77}, {"config": {"n_layers": 9}},
+                                    {"family": "crystalline"}])
 def test_peers_of_another_job_are_refused(quick, tmp_path, change):
     asked, _ = quick
     path = tmp_path / "peers.json"
@@ -325,7 +329,7 @@ def test_a_file_that_is_no_result_is_refused(tmp_path, text):
 
 def test_float64_has_no_peers():
     from dataclasses import replace
-    found = {**a_result(), "cpu": "", "points": [("torch eager", 1.0, 5)]}
+    found = {**a_result(), "family": "gpt", "cpu": "", "points": [("torch eager", 1.0, 5)]}
     job = replace(TINY, threads=None)
     assert peers_of(job, found) is not None and peers_of(replace(job, dtype="float64"), found) is None
 
@@ -377,7 +381,7 @@ def test_a_spilled_value_is_told(tmp_path):
 def test_lines_of_a_sweep(quick):
     _, fate = quick
     fate["sqrt"] = "killed"
-    points = [Experiment(Job(TINY.architecture, 2, T, 1), ("cache", "sqrt"), {"seq_len": T}) for T in (8, 16)]
+    points = [Experiment(Job(TINY.architecture, 2, T, 1), labelled(["cache", "sqrt"]), {"seq_len": T}) for T in (8, 16)]
     runs = run_experiments(points, 1, lambda *_: None, lambda *_: None)
     report = report_of(points, runs, {"cpu": "x"}, {"seq_len": [8, 16]})
     made = points_of(report)

@@ -1,15 +1,17 @@
 """Tables of the page: the strategies, gradient errors by parameter, and the machine."""
 
 from cllm.comparison.html.svg import element, escape, megabytes, seconds
+from cllm.comparison.picture import rate_word
 from cllm.comparison.series import growth_bytes
 
-COLUMNS = ("strategy", "step, median", "least to most", "predicted", "tokens/s", "against cache", "arena", "arena, recorded",
+RATE = "tokens/s"  # or what it counts
+COLUMNS = ("strategy", "step, median", "least to most", "predicted", RATE, "against cache", "arena", "arena, recorded",
            "total", "process grew", "last loss", "gradient digest", "gradient error", "cosine")
 
 
 def strategies(report: dict) -> str:
     """One row for each strategy; one that failed says why."""
-    head = element("tr", *(element("th", escape(name), scope="col") for name in COLUMNS))
+    head = element("tr", *(element("th", escape(rate_word(report) if name == RATE else name), scope="col") for name in COLUMNS))
     body = "".join(_strategy(row) for row in report["rows"])
     table = element("table", element("thead", head), element("tbody", body))
     source = f" Predicted seconds: {report['predicted_from']}." if report["predicted_from"] else ""

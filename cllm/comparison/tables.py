@@ -7,10 +7,10 @@ from rich.table import Table
 PIPE_WIDTH = 160
 
 
-def console() -> Console:
-    """Standard output, at the terminal's width or at `PIPE_WIDTH`."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+def console(file=None) -> Console:
+    """Standard output, or another file, at the terminal's width or at `PIPE_WIDTH`; what is printed is text, not markup."""
+    out = Console(file=file, highlight=False, markup=False)
+    return out if out.is_terminal else Console(file=file, highlight=False, markup=False, width=PIPE_WIDTH)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
