@@ -2,9 +2,9 @@
 # cython: infer_types=False, embedsignature=True, binding=True
 """Compiled kernels: the arithmetic of cllm, free of the GIL.
 
-Contents, one family a file, in the order in which they build on each other: vector types, common checks, random
-numbers, matrix products, layer norm, activations, attention, embeddings, losses, optimizers over lists of arrays,
-compressed copies, and calls in turn with the seconds of each.
+Contents, one family a file, in the order in which they build on each other: vector types, common checks, the number of
+threads, random numbers, matrix products, layer norm, activations, attention, embeddings, losses, optimizers over lists
+of arrays, compressed copies, and calls in turn with the seconds of each.
 
 Contract. An element's bits depend on its inputs and on the length of its sum alone: not on the number of threads, on
 where its row stands, on the address of a buffer, or on how the batch was cut. Parameters before the bare ``*`` are
@@ -17,6 +17,7 @@ cimport cython
 
 include "kernels/vector.pxi"
 include "kernels/common.pxi"
+include "kernels/threads.pxi"
 include "kernels/wide.pxi"
 include "kernels/exponential.pxi"
 include "kernels/random.pxi"

@@ -65,6 +65,15 @@ def is_calibrated(architecture: Architecture, workload: Workload) -> bool:
     return _mark(architecture, workload) in load_measurements(workload.threads, workload.dtype)
 
 
+def source_of_seconds(architecture: Architecture, workload: Workload) -> str:
+    """What the predicted seconds of a workload of a model rest on, in words."""
+    stored = load_measurements(workload.threads, workload.dtype)
+    if not stored:
+        return "declared work, at the speeds of a server core: nothing was measured on this machine"
+    return "measured on this machine" if _mark(architecture, workload) in stored else \
+        "measured on this machine for other models or batches, and scaled by declared work"
+
+
 def wants_seconds(strategy: object) -> bool:
     """Whether a strategy, or its name, decides by predicted seconds."""
     return isinstance(parse(strategy) if isinstance(strategy, str) else strategy, MemoryBudget)

@@ -16,11 +16,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
-import contestants
 import draw
 import harness
 import numpy as np
-import record
+from jobs import record
+from peers import process
 
 import cllm
 from cllm import corpus
@@ -40,7 +40,7 @@ VARIANTS = {
     "lattice, crystalline": {**CRYSTALLINE, "qkv": "lattice"},
     "lattice, crystalline, prime": {**CRYSTALLINE, "qkv": "lattice", "positions": "prime"},
 }
-PAGE = contestants.ROOT / "docs" / "crystalline.md"
+PAGE = process.ROOT / "docs" / "crystalline.md"
 
 
 def main() -> int:
@@ -135,7 +135,7 @@ def table(rows: list[dict]) -> list[str]:
 def page(lines: list[str], data: dict, path: Path) -> str:
     """The page of the result."""
     words = {says: [row["name"] for row in data["rows"] if row["says"] == says] for says in ("helps", "harms", "none")}
-    picture = path.resolve().with_suffix(".png").relative_to(contestants.ROOT)
+    picture = path.resolve().with_suffix(".png").relative_to(process.ROOT)
     seeds = len(data["rows"][0]["losses"])
     said = [f"* {title}: {', '.join(words[says]) or 'nothing'}." for says, title in (
         ("helps", "Better than plain under every seed"), ("harms", "Worse than plain under every seed"),
@@ -159,9 +159,9 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--steps", type=int, default=None, help="400, or 20 with --quick")
     made.add_argument("--batch-size", type=int, default=None, help="16, or 4 with --quick")
     made.add_argument("--lr", type=float, default=2e-3)
-    made.add_argument("--threads", type=int, default=len(contestants.processors(1 << 10) or "1"),
+    made.add_argument("--threads", type=int, default=len(process.processors(1 << 10) or "1"),
                       help="runs at a time, each on one thread (default: %(default)s)")
-    made.add_argument("--page", action="store_true", help=f"write {PAGE.relative_to(contestants.ROOT)} too")
+    made.add_argument("--page", action="store_true", help=f"write {PAGE.relative_to(process.ROOT)} too")
     made.add_argument("--out", type=Path, default=None, help="JSON file; the picture goes beside it")
     arguments = made.parse_args()
     for name, usual, quick in (("seeds", 3, 2), ("steps", 400, 20), ("batch_size", 16, 4)):

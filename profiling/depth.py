@@ -13,9 +13,8 @@ from math import ceil, log2
 
 import draw
 import harness
-import jobs
 import numpy as np
-import record
+from jobs import options, record
 
 from cllm import GPT, Executor, ModelConfig
 
@@ -27,14 +26,14 @@ WORDS = {"cache": "CacheAll", "sqrt": "Sqrt", LOG_SLOTS: "Binomial(ceil(log2 L))
 
 def main() -> int:
     """Measure, write JSON and a picture."""
-    parser = jobs.parser(__doc__.splitlines()[0], f"cache,sqrt,{LOG_SLOTS},recompute", rounds=5)
+    parser = options.parser(__doc__.splitlines()[0], f"cache,sqrt,{LOG_SLOTS},recompute", rounds=5)
     parser.add_argument("--depths", type=_numbers, default="6,12,24,48,96", metavar="A,B,...", help="numbers of layers")
     parser.add_argument("--batches", type=_numbers, default="1,2,4,8,16,32", metavar="A,B,...",
                         help="batches, at the first depth, under the first strategy, whole and in micro-batches of 1")
     parser.set_defaults(preset=None, batch_size=1)
-    arguments = jobs.parsed(parser)
-    config = jobs.config_of(arguments, THIN)
-    names = jobs.strategies_of(arguments)
+    arguments = options.parsed(parser)
+    config = options.config_of(arguments, THIN)
+    names = options.strategies_of(arguments)
     rows = []
     for depth in arguments.depths:
         slots = f"binomial:{max(1, ceil(log2(depth)))}"
@@ -55,7 +54,7 @@ def main() -> int:
 
 
 def _numbers(text: str) -> list[int]:
-    return [jobs.positive(one) for one in text.split(",")]
+    return [options.positive(one) for one in text.split(",")]
 
 
 def _measure(config: dict, asked: dict[str, tuple[int, str]], arguments, sweep: str) -> list[dict]:
@@ -85,4 +84,4 @@ def _measure(config: dict, asked: dict[str, tuple[int, str]], arguments, sweep: 
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.run(main))
+    sys.exit(options.run(main))

@@ -15,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import contestants
 import harness
-import record
+from jobs import record
+from peers import process
 
 NOISE_BYTES = 2 << 20
 CONFIG = {"vocab_size": 256, "n_layers": 3, "d_model": 32, "n_heads": 2, "d_ff": 128, "max_seq_len": 32}
@@ -31,7 +31,7 @@ def main() -> int:
         rows = []
         for name in ("cache", "recompute", f"spill:{folder}"):
             harness.say(name)
-            with contestants.Peer("leaks_peer.py", arguments.threads) as peer:
+            with process.Peer("peers/cllm/leaks.py", arguments.threads) as peer:
                 samples = peer.ask("train", config=CONFIG, batch_size=BATCH, seq_len=TIME, strategy=name,
                                    steps=arguments.steps, threads=arguments.threads)
             rows.append({"name": name.partition(":")[0], "samples": samples, **judged(samples)})

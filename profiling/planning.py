@@ -13,7 +13,7 @@ from pathlib import Path
 
 import harness
 import numpy as np
-import record
+from jobs import record
 
 import cllm
 from cllm.models.architecture import program_of

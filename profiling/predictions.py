@@ -21,11 +21,10 @@ import sys
 import tempfile
 from statistics import median
 
-import contestants
 import draw
 import harness
-import jobs
-import record
+from jobs import options, record
+from peers import process
 
 STRATEGIES = "cache,recompute,every:2,selective,sqrt,binomial:2,per-block,cache@2,cache@1,selective@2,recompute@2,bf16,int8"
 WITHIN = 0.03
@@ -35,27 +34,27 @@ CURVE_POINTS = 40
 
 def main() -> int:
     """Calibrate, measure, print, write; the exit code is 1 when a strategy failed."""
-    parser = jobs.parser(__doc__.splitlines()[0], STRATEGIES, rounds=7)
+    parser = options.parser(__doc__.splitlines()[0], STRATEGIES, rounds=7)
     parser.add_argument("--budgets", type=int, default=0, metavar="N", help="measure so many plans of the planner too")
-    arguments = jobs.parsed(parser)
-    config = jobs.config_of(arguments)
+    arguments = options.parsed(parser)
+    config = options.config_of(arguments)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CLLM_CACHE_DIR"] = folder  # contestants inherit it
-        with contestants.Peer("cllm_peer.py", arguments.threads) as peer:
+        with process.Peer("peers/cllm/steps.py", arguments.threads) as peer:
             harness.say("calibrating")
             spent = peer.ask("calibrate", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
                              threads=arguments.threads)
         curve = _curve(arguments, config) if arguments.budgets else []
         budgets = {f"budget:{point['total_bytes']}B": point for point in spread(curve, arguments.budgets)}
-        names = [*jobs.strategies_of(arguments), *budgets]
-        with jobs.trainings(arguments, config, names) as (made, failed):
-            bursts = {name: jobs.bursts(peer) for name, (peer, _) in made.items()}
+        names = [*options.strategies_of(arguments), *budgets]
+        with options.trainings(arguments, config, names) as (made, failed):
+            bursts = {name: options.bursts(peer) for name, (peer, _) in made.items()}
             timings = harness.interleave(bursts, arguments.rounds, harness.say)
             facts = {name: one for name, (_, one) in made.items()}
     harness.say("")
     rows = [_row(name, timing, facts[name], name in budgets) for name, timing in timings.items()]
     problems = [f"{name} failed: {reason}" for name, reason in failed.items()]
-    data = {**jobs.job_of(arguments, config), "calibration_seconds": spent, "rows": rows, "curve": curve,
+    data = {**options.job_of(arguments, config), "calibration_seconds": spent, "rows": rows, "curve": curve,
             "median_error": median(abs(row["error"]) for row in rows) if rows else None,
             "budgets": judged(rows, timings), "problems": problems}
     _print(arguments, config, data)
@@ -124,7 +123,7 @@ def judged(rows: list[dict], timings: dict[str, harness.Timing]) -> dict | None:
 
 
 def _print(arguments, config: dict, data: dict) -> None:
-    print(f"{jobs.title(arguments, config)}; calibrated in {data['calibration_seconds']:.0f} s")
+    print(f"{options.title(arguments, config)}; calibrated in {data['calibration_seconds']:.0f} s")
     print(f"{'':22s} {'predicted':>9s} {'measured':>9s} {'least':>9s} {'most':>9s} {'error':>7s} {'arena MB':>9s} "
           f"{'total MB':>9s}")
     for row in data["rows"]:
@@ -151,4 +150,4 @@ def _print_budgets(budgets: dict) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.run(main))
+    sys.exit(options.run(main))

@@ -22,6 +22,26 @@ def model(config: dict) -> str:
             f"V {config['vocab_size']}")
 
 
+def settings(data: dict) -> dict:
+    """What a result was measured with, wherever its script keeps that."""
+    return {**data, **data.get("settings", {}), **data.get("job", {})}
+
+
+def workload(data: dict) -> list[str]:
+    """Model and batch of a result that has one model."""
+    if not data.get("config"):
+        return []
+    job = settings(data)
+    return [model(data["config"]), f"batch {job['batch_size']} × {job['seq_len']}"]
+
+
+def title(data: dict) -> str:
+    """What a result is of, in one line: model and batch where it has one, dtype, threads, processor."""
+    job = settings(data)
+    words = [*workload(data), f"{job.get('dtype', 'float32')}, {count(job['threads'], 'thread')}"]
+    return "; ".join([*words, *([data["machine"]["cpu"]] if "machine" in data else [])])
+
+
 def megabytes(nbytes: int | None) -> str:
     """Bytes as MB of 10^6."""
     return number(nbytes, ".1f", 1e-6)

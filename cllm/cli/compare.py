@@ -1,5 +1,6 @@
 """``cllm compare``: the same training under several strategies, measured side by side."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cllm.calibrate import source_of_seconds
+from cllm.cli.files import STANDARD_OUTPUT, writable, write_json
 from cllm.cli.options import (
     architecture_from,
     asked_of,
@@ -19,7 +22,6 @@ from cllm.cli.options import (
     model_options,
     size_options,
     time_of,
-    writable,
 )
 from cllm.cli.sweep import settings, swept
 from cllm.comparison.budgets import budget_strategies, planned_curve
@@ -27,7 +29,7 @@ from cllm.comparison.contestants import labelled
 from cllm.comparison.data import check_data
 from cllm.comparison.drawing import draw_report
 from cllm.comparison.experiment import Experiment, report_of, run_experiments
-from cllm.comparison.files import is_stream, write_json, write_whole
+from cllm.comparison.files import write_whole
 from cllm.comparison.html import page
 from cllm.comparison.job import Job
 from cllm.comparison.machine import describe_machine
@@ -37,6 +39,7 @@ from cllm.comparison.printed import print_report
 from cllm.comparison.runner import Runs
 from cllm.comparison.tables import console
 from cllm.errors import CllmError, DataError
+from cllm.files import is_stream
 
 DEFAULT_STRATEGIES = "cache,recompute,every:2,selective,budget:450MB"
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -64,7 +67,7 @@ def named_strategies(_ctx, param: click.Parameter, text: str) -> dict[str, str]:
 @click.option("--sweep", multiple=True, metavar="KEY=V1,V2,...",
               help="Compare at each value of a size or setting, such as seq_len=128,256; again for every combination.")
 @click.option("--pareto", type=click.IntRange(2), is_flag=False, flag_value=BUDGETS, default=None, metavar="[N]",
-              help=f"Add N budgets, {BUDGETS} if not said, evenly from the least to what caching everything takes.")
+              help=f"Add N budgets, {BUDGETS} if not said, evenly over the planner's curve; fewer where plans are equal.")
 @click.option("--peers", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
               help="Show PyTorch's points of this result of profiling/compare.py beside ours.")
 @click.option("--by-parameter", is_flag=True, help="Print the gradient error of inexact strategies by parameter.")
@@ -91,15 +94,15 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     for _, job in jobs if measure else ():
         calibrate_first(job.architecture, job.workload, strategies, always=pareto is not None)
     points = _with_peers([_experiment(job, strategies, setting, pareto) for setting, job in jobs], peers)
-    machine = describe_machine()
+    machine, asked = describe_machine(), shlex.join(["cllm", *sys.argv[1:]])
 
     def keep(done: list[Runs]) -> None:
-        if json_path is not None and not is_stream(json_path):
+        if json_path not in (None, STANDARD_OUTPUT) and not is_stream(json_path):
             with suppress(DataError):  # a full disk ends no measurement; the last writing tells of it
-                write_json(json_path, report_of(points, done, machine, values))
+                write_json(json_path, report_of(points, done, machine, values, asked))
 
     done = _run_with_progress(points, rounds, keep)
-    report = report_of(points, done, machine, values)
+    report = report_of(points, done, machine, values, asked)
     print_report(report, by_parameter, console())
     problems = report["problems"] + _written({
         json_path: lambda path: write_json(path, report), html: lambda path: write_whole(path, page.render(report)),
@@ -136,10 +139,10 @@ def _job(sizes: dict, setting: dict, steps: int, text: str | None, seed: int) ->
 
 
 def _experiment(job: Job, strategies: dict[str, str], setting: dict, pareto: int | None) -> Experiment:
-    if pareto is None:
-        return Experiment(job, strategies, setting)
-    curve = planned_curve(job)
-    return Experiment(job, strategies | {name: name for name in budget_strategies(job, curve, pareto)}, setting, curve)
+    curve = None if pareto is None else planned_curve(job)
+    budgets = {} if curve is None else {name: name for name in budget_strategies(job, curve, pareto, strategies.values())}
+    seconds_from = source_of_seconds(job.architecture, job.workload)
+    return Experiment(job, strategies | budgets, setting, curve, predicted_from=seconds_from)
 
 
 def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Experiment]:

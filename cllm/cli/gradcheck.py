@@ -6,8 +6,8 @@ import click
 import numpy as np
 
 from cllm.checks import LARGEST_SEED, checked_size
+from cllm.cli.files import write_json
 from cllm.cli.options import architecture_from, json_option, model_options, time_of
-from cllm.comparison.files import write_json
 from cllm.models.architecture import record_of
 from cllm.models.model import Model
 from cllm.program.workload import Workload

@@ -3,8 +3,8 @@
 import click
 
 from cllm.about import versions
+from cllm.cli.files import write_json
 from cllm.cli.options import json_option
-from cllm.comparison.files import write_json
 
 
 @click.command("info")

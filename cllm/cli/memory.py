@@ -5,8 +5,8 @@ from math import prod
 
 import click
 
+from cllm.cli.files import write_json
 from cllm.cli.options import architecture_from, json_option, model_options, optimizer_option, size_options, time_of
-from cllm.comparison.files import write_json
 from cllm.comparison.tables import console, megabytes, table
 from cllm.models.architecture import Architecture, record_of
 from cllm.planner.ledger import Ledger
@@ -46,17 +46,15 @@ def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path,
 
 def weight_rows(architecture: Architecture, workload: Workload) -> list[dict]:
     """One row for each part of the model, those in blocks first and all blocks together, and one for all: elements, and
-    bytes by what holds them. A part is one of `Architecture.parts`, or the first word of the parameters' names."""
-    inside: dict[str, int] = {}
-    outside: dict[str, int] = {}
+    bytes by what holds them. A part is one of `Architecture.parameter_groups`, or the first word of the parameters' names."""
+    groups = architecture.parameter_groups
+    inside, outside = dict.fromkeys(groups, 0), dict.fromkeys(groups, 0)
     for parameter in architecture.program.parameters.values():
         name = _IN_BLOCK.sub("", parameter.name, count=1)
         sizes = outside if name == parameter.name else inside
-        part = next((part for part, starts in architecture.parts.items() if name.startswith(starts)), name.partition(".")[0])
+        part = next((word for word, starts in groups.items() if name.startswith(starts)), name.partition(".")[0])
         sizes[part] = sizes.get(part, 0) + prod(parameter.shape)
-    order = list(architecture.parts)
-    inside, outside = (dict(sorted(sizes.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
-                       for sizes in (inside, outside))
+    inside, outside = ({part: elements for part, elements in sizes.items() if elements} for sizes in (inside, outside))
     blocks = architecture.program.n_blocks
     rows = [_weight_row(part, elements, workload, blocks) for part, elements in inside.items()]
     if inside:

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from cllm.calibrate import calibrate_where_wanted
+from cllm.cli.files import json_place
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import family_named, made
 from cllm.models.families import FAMILIES
@@ -152,7 +153,7 @@ def size_options(batch_size: int, seq_len: int) -> Callable:
         click.option("--batch-size", type=int, default=batch_size, help="Sequences in a batch, B."),
         click.option("--seq-len", type=int, default=seq_len, help="Time steps in a sequence, T; not used by a model without."),
         click.option("--dtype", type=click.Choice(list(ITEMSIZE)), default="float32"),
-        click.option("--threads", type=int, default=None, show_default="all cores",
+        click.option("--threads", type=int, default=None, show_default="as cllm info says",
                      help="Threads of the kernels; results do not depend on it."))
 
 
@@ -165,7 +166,7 @@ def optimizer_option(command):
 def json_option(command):
     """Option ``--json FILE``, passed on as ``json_path``."""
     return click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), default=None,
-                        callback=writable, help="Write the result there, as JSON.")(command)
+                        callback=json_place, help="Write the result there, as JSON; - is standard output.")(command)
 
 
 def _all(*decorators: Callable) -> Callable:
@@ -188,10 +189,3 @@ def calibrate_first(architecture: Architecture, workload: Workload, strategies: 
                     always: bool = False) -> None:
     """`calibrate_where_wanted`, told on standard error."""
     calibrate_where_wanted(architecture, workload, strategies, lambda text: click.echo(text, err=True), limit, always)
-
-
-def writable(_ctx, param: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a file whose directory is missing before the work, not after it."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no directory {str(path.parent)!r}", param=param)
-    return path

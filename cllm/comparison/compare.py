@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cllm.calibrate import calibrate_where_wanted
+from cllm.calibrate import calibrate_where_wanted, source_of_seconds
 from cllm.checks import checked_size
 from cllm.comparison.contestants import labelled
 from cllm.comparison.data import check_data
@@ -113,7 +113,7 @@ def compare(architecture: Architecture, strategies: Iterable, batch_size: int = 
     check_data(job)
     if calibrate:
         calibrate_where_wanted(job.architecture, job.workload, chosen.values())
-    points = [Experiment(job, chosen)]
+    points = [Experiment(job, chosen, predicted_from=source_of_seconds(job.architecture, job.workload))]
     runs = run_experiments(points, rounds, lambda *_: None, lambda *_: None)
     if runs[0].interrupted:
         raise KeyboardInterrupt

@@ -1,8 +1,9 @@
 """What a comparison trains: one frozen record that travels to every fresh process."""
 
 from dataclasses import dataclass, fields
+from math import inf
 
-from cllm.checks import LARGEST_SEED, checked_size
+from cllm.checks import LARGEST_SEED, checked_real, checked_size, keep
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, record_of
 from cllm.program.program import Program
@@ -25,7 +26,7 @@ class Job:
         Steady steps; one step before them, not timed, touches all memory and gives the gradient digest.
     dtype : {"float32", "float64"}
     threads : int or None
-        None takes all cores.
+        None takes the default of this process.
     text : str or None
         File to train on, by models that read text (see `reads_text`); None is the embedded text.
     seed : int
@@ -50,11 +51,14 @@ class Job:
     lr: float = 3e-4
 
     def __post_init__(self):
-        program = self.architecture.program
-        self.workload.check(program)
+        work, program = self.workload, self.architecture.program  # checks all that it is made of, and converts it
+        for name, value in (("batch_size", work.batch), ("seq_len", work.time), ("threads", work.threads)):
+            object.__setattr__(self, name, value)
+        work.check(program)
         record_of(self.architecture)  # which a report must be able to hold
-        checked_size("steps", self.steps)
-        checked_size("seed", self.seed, 0, LARGEST_SEED)
+        keep(self, "Job", "steps", checked_size)
+        keep(self, "Job", "seed", checked_size, 0, LARGEST_SEED)
+        keep(self, "Job", "lr", checked_real, 0.0, inf)
         if self.text is not None and not reads_text(program):
             raise ConfigError("text", f"is for models that are fed tokens, {LEAST_VOCABULARY} of them or more, and targets",
                               f"one that is fed {', '.join(program.feeds)}", "Leave it out: example_batch is taken.")

@@ -12,7 +12,7 @@ from cllm.comparison.job import Job
 from cllm.errors import DataError
 from cllm.models.architecture import record_of
 from cllm.models.families import family_of
-from cllm.program.workload import Workload, all_cores
+from cllm.program.workload import Workload
 from cllm.schedule.report import parameter_bytes
 
 PREFIX = "torch"
@@ -47,8 +47,7 @@ def peers_of(job: Job, found: dict) -> dict | None:
 
     None when the file measured another model, batch or number of threads.
     """
-    mine = {**record_of(job.architecture), "batch_size": job.batch_size, "seq_len": job.seq_len,
-            "threads": job.threads or all_cores()}
+    mine = {**record_of(job.architecture), "batch_size": job.batch_size, "seq_len": job.seq_len, "threads": job.threads}
     if mine != {name: found[name] for name in mine} or job.dtype != "float32":
         return None
     workload = Workload(job.batch_size, job.seq_len, job.dtype)

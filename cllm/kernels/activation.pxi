@@ -18,24 +18,26 @@ cdef enum:
     TANH = 2
 
 
-cdef inline vec gelu_exponential(const vec *like, vec z) noexcept nogil:
-    """exp(-2u)."""
+cdef inline vec gelu_exponential(const vec *like, vec z, vec *half_power) noexcept nogil:
+    """exp(-2u), the product of what is returned and of `half_power`."""
     cdef vec linear = splat(like, -2.0 * sqrt(2.0 / M_PI) * M_LOG2E)
     cdef vec cubic = splat(like, -2.0 * sqrt(2.0 / M_PI) * M_LOG2E * 0.044715)
-    return vexp2(z * (cubic * (z * z) + linear))
+    return vexp2_parts(z * fma(cubic, z * z, linear), half_power)
 
 
 cdef inline vec gelu(const vec *like, vec z) noexcept nogil:
-    return z / (splat(like, 1.0) + gelu_exponential(like, z))
+    cdef vec half_power, twice = gelu_exponential(like, z, &half_power)
+    return z / fma(twice, half_power, splat(like, 1.0))
 
 
 cdef inline vec gelu_slope(const vec *like, vec z) noexcept nogil:
     """gelu'(z). Beyond 64 the slope is exactly 0 or 1: the clamp keeps z^2 finite, and lets NaN through."""
     cdef vec one = splat(like, 1.0), a = vmin(splat(like, 64.0), copysign(z, one))
     cdef vec constant = splat(like, 2.0 * sqrt(2.0 / M_PI)), square = splat(like, 6.0 * sqrt(2.0 / M_PI) * 0.044715)
-    cdef vec e = gelu_exponential(like, a), s = one / (one + e), rest = e * s
-    cdef vec bend = (rest * (a * s)) * (square * (a * a) + constant)
-    return select_positive(z, s + bend, rest - bend)
+    cdef vec half_power, twice = gelu_exponential(like, a, &half_power)
+    cdef vec e = twice * half_power, s = one / (one + e), rest = e * s
+    cdef vec bend = rest * (a * s), slope = fma(square, a * a, constant)
+    return select_positive(z, fma(bend, slope, s), fnma(bend, slope, rest))
 
 
 cdef inline vec tanh_slope(const vec *like, vec z) noexcept nogil:

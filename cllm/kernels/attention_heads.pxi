@@ -218,7 +218,7 @@ cdef void pack_backward(const vec *qkv, const vec *dy, const vec *y, const Atten
         total = splat(y, 0.0)
         for j from 0 <= j < at.head_dim by lanes(y):
             left = min(at.head_dim - j, <Py_ssize_t> lanes(y))
-            total = load(dy_rows, i * at.row + j) * load_partial(y, i * at.channels + j, left) + total
+            total = fma(load(dy_rows, i * at.row + j), load_partial(y, i * at.channels + j, left), total)
         put(delta, i, lane_sum(total))
 
 

@@ -111,7 +111,7 @@ cdef inline void tile(const vec *a, Py_ssize_t row, Py_ssize_t step, const vec *
         for i in range(ROWS):
             left = splat_at(a, i * row + k * step)
             for j in range(2):
-                total[i][j] = left * right[j] + total[i][j]
+                total[i][j] = fma(left, right[j], total[i][j])
         k += 1
         if k >= depth:
             break
@@ -134,7 +134,7 @@ cdef inline void half_tile(const vec *a, Py_ssize_t row, Py_ssize_t step, const 
     while True:
         right = load(b, k * b_row)
         for i in range(ROWS):
-            total[i] = splat_at(a, i * row + k * step) * right + total[i]
+            total[i] = fma(splat_at(a, i * row + k * step), right, total[i])
         k += 1
         if k >= depth:
             break
@@ -187,7 +187,7 @@ cdef inline void finish_row(const vec *s, const vec *b, Py_ssize_t row, Py_ssize
     for j from 0 <= j < row by lanes(c):
         total = load(c, j)
         for k in range(start, stop):
-            total = splat_at(s, k) * load(b, k * row + j) + total
+            total = fma(splat_at(s, k), load(b, k * row + j), total)
         store(c, j, total)
 
 

@@ -17,13 +17,22 @@
 
 cdef extern from *:
     """
-    /* Not inlined: one body, so that the compiler contracts u * c - v * s in one way for all callers. */
-    static __attribute__((noinline)) void cllm_rotate_f32(float *x, Py_ssize_t n, float c, float s)
-        { for (Py_ssize_t m = 0; m < n; m += 2)
-            { float u = x[m], v = x[m + 1]; x[m] = u * c - v * s; x[m + 1] = u * s + v * c; } }
-    static __attribute__((noinline)) void cllm_rotate_f64(double *x, Py_ssize_t n, double c, double s)
-        { for (Py_ssize_t m = 0; m < n; m += 2)
-            { double u = x[m], v = x[m + 1]; x[m] = u * c - v * s; x[m + 1] = u * s + v * c; } }
+    static void cllm_rotate_f32(float *x, Py_ssize_t n, float c, float s)
+    {
+        for (Py_ssize_t m = 0; m < n; m += 2) {
+            float u = x[m], v = x[m + 1];
+            x[m] = CLLM_FMA_FLOAT(u, c, -(v * s));
+            x[m + 1] = CLLM_FMA_FLOAT(u, s, v * c);
+        }
+    }
+    static void cllm_rotate_f64(double *x, Py_ssize_t n, double c, double s)
+    {
+        for (Py_ssize_t m = 0; m < n; m += 2) {
+            double u = x[m], v = x[m + 1];
+            x[m] = CLLM_FMA_DOUBLE(u, c, -(v * s));
+            x[m + 1] = CLLM_FMA_DOUBLE(u, s, v * c);
+        }
+    }
 
     /* x = 2^e m with m in [sqrt(1/2), sqrt(2)): bits of x less those of sqrt(1/2) have e where the exponent stands. */
     static inline __attribute__((always_inline)) cllm_vf32 cllm_exponent_f32(cllm_vf32 x)
@@ -71,9 +80,9 @@ cdef inline vec vlog(vec x) noexcept nogil:
     r = splat(&x, 2.0 / k)
     while k > 3:
         k -= 2
-        r = r * z + splat(&x, 2.0 / k)
-    s = (r * z) * s + (s + s)
-    return e * splat(&x, 0.6931471805599453) + s
+        r = fma(r, z, splat(&x, 2.0 / k))
+    s = fma(r * z, s, s + s)
+    return fma(e, splat(&x, 0.6931471805599453), s)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -158,7 +167,7 @@ cdef void fall_off(const Attention *at, const vec *work, Py_ssize_t head, Py_ssi
     """s -= softplus(alpha) ln(1 + d) over a tile, as far as the diagonal needs it; ln(1 + d) into `far`; either is NULL."""
     cdef const vec *ours = coordinates_of(at, work, block)
     cdef const vec *theirs = coordinates_of(at, work, key_block)
-    cdef vec x, y, z, dx, dy, dz, fall, one = splat(work, 1.0), zero = splat(work, 0.0)
+    cdef vec x, y, z, dx, dy, dz, fall, one = splat(work, 1.0)
     cdef vec factor = splat(work, -strength(at, head, work))
     cdef Py_ssize_t i, j
     for i in range(block_rows(at, block)):
@@ -167,13 +176,11 @@ cdef void fall_off(const Attention *at, const vec *work, Py_ssize_t head, Py_ssi
             dx = load(theirs, j) - x
             dy = load(theirs, BLOCK + j) - y
             dz = load(theirs, 2 * BLOCK + j) - z
-            fall = dx * dx + zero  # a chain with one way to contract it, so that all callers get the same bits
-            fall = dy * dy + fall
-            fall = vlog(one + vsqrt(dz * dz + fall))
+            fall = vlog(one + vsqrt(fma(dz, dz, fma(dy, dy, dx * dx))))
             if far != NULL:
                 store(far, i * BLOCK + j, fall)
             if s != NULL:
-                store(s, i * BLOCK + j, factor * fall + load(s, i * BLOCK + j))
+                store(s, i * BLOCK + j, fma(factor, fall, load(s, i * BLOCK + j)))
 
 
 cdef void add_falls(const Attention *at, vec *work, Py_ssize_t block, Py_ssize_t key_block, const vec *ds,
@@ -188,7 +195,7 @@ cdef void add_falls(const Attention *at, vec *work, Py_ssize_t block, Py_ssize_t
             x = load(ds, i * BLOCK + j)
             if diagonal:
                 x = select_positive(splat(work, i - j + 0.5) - iota(work), x, splat(work, 0.0))
-            found = x * load(far, i * BLOCK + j) + found
+            found = fma(x, load(far, i * BLOCK + j), found)
     if key_block > 0:
         found = load(total, 0) + found                                                                    # +=
     store(total, 0, found)

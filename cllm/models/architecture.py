@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -13,6 +13,7 @@ from cllm.errors import ConfigError
 from cllm.locate import module_of
 from cllm.program.program import Program
 from cllm.program.wiring import Wiring
+from cllm.weights.parts import Part
 
 
 class Architecture(ABC):
@@ -26,14 +27,18 @@ class Architecture(ABC):
         The name of a family that is built in; "" for a user's own.
     causal : bool
         A later token changes no earlier output. The tests of the laws hold the family to it, and sampling needs it.
-    parts : dict of tuple of str by str
-        Words for parts of the model, and how names of their parameters begin, without ``blocks.3.``; tables of memory
-        show them. What no part names stands under its step.
+    parameter_groups : dict of tuple of str by str
+        Words for groups of parameters, and how names of their parameters begin, without ``blocks.3.``; tables of memory
+        show them. What none names stands under its step.
+    model_types, head : tuple of str, str
+        Of a family that the ecosystem's files hold: what config.json calls it, and the name of an untied head's tensor.
     """
 
     family: ClassVar[str] = ""
     causal: ClassVar[bool] = False
-    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    parameter_groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    model_types: ClassVar[tuple[str, ...]] = ()
+    head: ClassVar[str] = ""
 
     @abstractmethod
     def wire(self, w: Wiring) -> None:
@@ -69,6 +74,40 @@ class Architecture(ABC):
     def describe(self) -> str:
         """The model in a few words, for captions: its class and its settings."""
         return ", ".join([type(self).__name__, *(f"{name} {value}" for name, value in self.to_dict().items())])
+    @classmethod
+    def from_config(cls, config: Mapping) -> "Architecture":
+        """The settings in a config.json; families with `model_types` have it.
+
+        Raises
+        ------
+        ConfigError
+            When a setting is not built.
+        """
+        raise cls._without_files()
+
+    def to_config(self) -> dict:
+        """config.json of these settings; families with `model_types` have it."""
+        raise self._without_files()
+
+    def tensors(self, names: Collection[str] | None) -> dict[str, Part]:
+        """Every tensor of the model by its name in the ecosystem's files; families with `model_types` have it.
+
+        Parameters
+        ----------
+        names : collection of str or None
+            Names that a file has, where they may differ; None is as transformers writes them.
+        """
+        raise self._without_files()
+
+    @staticmethod
+    def is_buffer(name: str) -> bool:
+        """Whether a tensor in a file is no parameter, and is left out."""
+        return False
+
+    @classmethod
+    def _without_files(cls) -> ConfigError:
+        return ConfigError(f"save_pretrained({cls.__name__})", "must be of a family that the ecosystem's files hold", "another",
+                           "Keep the model with model.save(path), which any model can.")
 
     def to_dict(self) -> dict:
         """Every setting by name; ``type(self)(**d)`` makes it again."""

@@ -4,18 +4,19 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from cllm.errors import CllmError, ConfigError, SnapshotError
+from cllm.errors import CllmError, ConfigError
 from cllm.models.architecture import Architecture, family_name
 from cllm.models.crystalline import Crystalline
 from cllm.models.gpt import GPT, ModelConfig
+from cllm.models.llama import Llama
 from cllm.models.model import Model
+from cllm.models.neox import NeoX
+from cllm.tensors import foreign, load_model, read_metadata
 
-FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline)}
+FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, NeoX)}
 
 
-def model_of(architecture: Architecture, seed: int = 0, dtype: str = "float32") -> Model:
+def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:
     """The model of an architecture: a `GPT` where it is a `ModelConfig`."""
     return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype)
 
@@ -72,29 +73,18 @@ def load(path: str | Path, architecture: type[Architecture] | None = None) -> Mo
     Raises
     ------
     SnapshotError
-        When the file is missing, damaged, or not one of ours.
+        When the file is missing, damaged, or not one of ours: every byte is checked against its checksum.
     ConfigError
         When the family is not built in and not given.
     """
-    where, do = f"load({str(path)!r})", "Save the model again, or choose another file."
+    metadata = read_metadata(path)
+    if architecture is None and family_of(metadata) not in FAMILIES:
+        architecture_of(metadata)  # tells what to pass
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-        found, dtype = {"config": metadata["config"], **metadata}, metadata["dtype"]
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise SnapshotError(where, "must be a model that Model.save wrote", f"{type(error).__name__}: {error}", do) from error
-    if architecture is None and family_of(found) not in FAMILIES:
-        architecture_of(found)  # tells what to pass
-    try:
-        model = model_of(architecture_of(found, architecture), dtype=dtype)
-    except (CllmError, ValueError, TypeError, AttributeError) as error:
+        model = model_of(architecture_of(metadata, architecture), dtype=metadata["dtype"])
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         if architecture is not None and isinstance(error, CllmError):
             raise
-        raise SnapshotError(where, "must be a model that Model.save wrote", f"{type(error).__name__}: {error}", do) from error
-    for name, parameter in model.parameters.items():
-        if name not in arrays or arrays[name].shape != parameter.shape or arrays[name].dtype != parameter.dtype:
-            raise SnapshotError(where, f"must hold {name} of shape {parameter.shape}",
-                                str(arrays[name].shape) if name in arrays else "nothing", do)
-        parameter[...] = arrays[name]
+        raise foreign(path, error) from error
+    load_model(path, model.parameters)
     return model

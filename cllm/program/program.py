@@ -135,6 +135,11 @@ class Program:
         """The last step, which ends in the loss."""
         return self.steps[-1]
 
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of token ids; None where no tokens are fed, or any may be."""
+        return self.feeds["tokens"].high if "tokens" in self.feeds else None
+
     @cached_property
     def has_time(self) -> bool:
         """Whether sequences have time steps: whether T occurs in a shape."""

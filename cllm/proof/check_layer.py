@@ -190,11 +190,12 @@ class _Proof:
             return
         whole = self.forward(one)[layer.output]
         reads = [n for n in Flow.of(type(layer).extend).reads if n not in ("state", "position")]
+        by_position = {declared.name for declared in (*layer.params, *layer.tables) if declared.by_position}
         _, time, _ = self.sizes
         state = layer.start(time, "float64")
         for position in range(time):  # the first sequence, row by row
             given = [None if (a := one.given[n]) is None else a[:1, position:position + 1] if n in layer.fed
-                     else a[position:position + 1] if n in layer.inputs else a for n in reads]
+                     else a[position:position + 1] if n in {*layer.inputs, *by_position} else a for n in reads]
             y = layer.extend(state, position, *given)
             if not np.allclose(y, whole[position:position + 1], rtol=1e-9, atol=1e-12):
                 self.fail(f"extend differs from forward at position {position}",

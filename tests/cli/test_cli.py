@@ -125,6 +125,8 @@ def test_plan(tmp_path):
     assert done.exit_code == 2 and "--pareto" in done.stderr and not (tmp_path / "curve.png").exists()
     pytest.importorskip("matplotlib")
     assert run("plan", *SMALL_JOB, "--pareto", "--plot", tmp_path / "curve.svg").exit_code == 0
+    drawn = (tmp_path / "curve.svg").read_text()
+    assert "layers, C 64, H 4" in drawn and "seconds: " in drawn and "the planner's curve, predicted" in drawn
     assert b"</svg>" in (tmp_path / "curve.svg").read_bytes()
 
 

@@ -26,7 +26,8 @@ from cllm.models.architecture import program_of
 from cllm.models.gpt import ModelConfig
 from cllm.planner.ledger import Ledger
 from cllm.planning import decide, plan
-from cllm.program.workload import Workload, all_cores
+from cllm.program.workload import Workload
+from cllm.threads.counts import default_threads
 
 SMALL = ["compare", "--preset", "tiny", "--batch-size", "2", "--seq-len", "16", "--steps", "1", "--rounds", "1"]
 TINY = Job(ModelConfig.preset("tiny"), batch_size=2, seq_len=16, steps=2, threads=1)
@@ -229,7 +230,22 @@ def test_a_sweep_in_truth(tmp_path):
 
 # budgets
 
-def test_budgets_go_from_the_least_to_what_caching_everything_takes():
+def limits_of(names):
+    """Of budgets by name, in MB."""
+    return [float(name.removeprefix("budget:").removesuffix("MB")) for name in names]
+
+
+def test_no_plan_is_measured_twice():
+    curve = planned_curve(TINY)
+    alone = budget_strategies(TINY, curve, 40)
+    ledger = Ledger(program_of(TINY.architecture), TINY.workload)
+    run = [ledger.build(decide(name, ledger))[0] for name in alone]
+    assert len(alone) < 40 and all(one != other for place, one in enumerate(run) for other in run[place + 1:])
+    least, *_, most = alone
+    assert budget_strategies(TINY, curve, 2, ["budget:1MB", f"{least}"]) == (most,), "one that is refused is no plan"
+
+
+def test_budgets_go_over_the_curve_from_its_least_to_its_most():
     curve = planned_curve(TINY)
     assert curve[0]["total_bytes"] < curve[-1]["total_bytes"]
     assert curve[0]["predicted_step_seconds"] > curve[-1]["predicted_step_seconds"]
@@ -237,9 +253,10 @@ def test_budgets_go_from_the_least_to_what_caching_everything_takes():
     plans = [plan(TINY.architecture, TINY.batch_size, TINY.seq_len, name, num_threads=1) for name in names]
     totals = [one.total_bytes for one in plans]
     cache = plan(TINY.architecture, TINY.batch_size, TINY.seq_len, "cache", num_threads=1)
-    assert len(names) == 5 and totals == sorted(totals)
+    assert len(names) == 5 and totals == sorted(set(totals))
     assert plans[-1].predicted_seconds <= cache.predicted_seconds
-    limits = [float(name.removeprefix("budget:").removesuffix("MB")) for name in names]
+    assert limits_of(names)[-1] * 1e6 - curve[-1]["total_bytes"] <= 10_001
+    limits = limits_of(names)
     gaps = [b - a for a, b in zip(limits, limits[1:], strict=False)]
     assert 0 < limits[0] * 1e6 - curve[0]["total_bytes"] <= 10_001
     assert max(gaps) - min(gaps) <= 0.011 and all(t <= limit * 1e6 for t, limit in zip(totals, limits, strict=True))
@@ -251,10 +268,14 @@ def test_pareto_adds_budgets_and_the_curve(quick, tmp_path):
     assert done.exit_code == 0, done.stderr
     report = json.loads(path.read_text())
     names = [row["strategy"] for row in report["rows"]]
-    assert names[:3] == ["cache", "recompute", "selective"] and len(names) == 9
+    assert names[:3] == ["cache", "recompute", "selective"] and 5 < len(names) <= 9
     assert all(name.startswith("budget:") for name in names[3:]) and len(report["curve"]) > 3
-    kinds = {series.kind: len(series.points) for series in memory_against_time(report)}
-    assert kinds == {"curve": len(report["curve"]), "predicted": 9, "measured": 9}
+    kinds = {(series.kind, series.measured): len(series.points) for series in memory_against_time(report)}
+    assert kinds == {("curve", False): len(report["curve"]), ("strategies", False): 3, ("budgets", False): len(names) - 3,
+                     ("strategies", True): 3, ("budgets", True): len(names) - 3}
+    assert all(p.low == 0.1 and p.high == 0.3 for series in memory_against_time(report) if series.measured
+               for p in series.points)
+    assert report["predicted_from"] and report["date"] and report["command"].startswith("cllm ")
 
 
 # peers
@@ -265,7 +286,7 @@ def a_result(**changes):
             {"name": "torch eager", "seconds": {"median": 2.0}, "growth_bytes": 7_000_000},
             {"name": "torch compile", "seconds": {"median": 3.0}, "growth_bytes": None}]
     return {"config": json.loads(json.dumps(TINY.architecture.to_dict())), "batch_size": 2, "seq_len": 16,
-            "threads": all_cores(), "date": "2026-11-22", "machine": {"cpu": "a processor"}, "rows": rows, **changes}
+            "threads": default_threads(), "date": "2026-11-22", "machine": {"cpu": "a processor"}, "rows": rows, **changes}
 
 
 def test_points_of_peers(quick, tmp_path):

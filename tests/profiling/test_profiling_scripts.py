@@ -48,7 +48,7 @@ def test_parts_are_taken_in_each_round():
 
 
 def test_points_of_the_roofline():
-    roofline = script("roofline")
+    roofline = script("machine.roofline")
     step = [["forward", "blocks.0.fc", 2.0], ["forward", "ln_f", 1.0], ["forward", "blocks.1.fc", 3.0]]
     slower = [["forward", "blocks.0.fc", 4.0], ["forward", "ln_f", 1.0], ["forward", "blocks.1.fc", 3.0]]
     work = [[100.0, 10.0], [0.0, 8.0], [100.0, 10.0]]
@@ -77,6 +77,25 @@ def test_only_what_was_drawn_is_told_of(tmp_path):
     assert draw.told(path, draw.draw(path)) == f"\nwritten: {path}, {tmp_path / 'speed.png'}"
 
 
+def test_every_picture_names_its_workload(monkeypatch, tmp_path):
+    figures = pytest.importorskip("matplotlib.figure")
+    draw, drawn = script("draw"), []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, **_: drawn.append(figure))
+    results = {}
+    for path in sorted(draw.RESULTS.glob("*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        results.setdefault(data.get("script", draw.COMPARE), (path, data))
+    for name, pictures in draw.PICTURES.items():
+        for ending, picture in pictures.items():
+            path, data = results[name]
+            picture(data, tmp_path / f"{path.stem}{ending}.png")
+            words = [drawn[-1].get_suptitle(), *(axis.get_title() for axis in drawn[-1].axes)]
+            assert any(data["machine"]["cpu"] in one and "thread" in one for one in words), (name, ending)
+            sizes = [f"C {data['config']['d_model']}", f" × {data['seq_len']}"] if "seq_len" in data else []
+            assert all(any(size in one for one in words) for size in sizes), (name, ending)
+    assert len(drawn) == sum(map(len, draw.PICTURES.values()))
+
+
 def test_what_is_rounded_at_random_differs_by_chance():
     kernels = script("kernels")
     assert kernels.tolerance("int8_compress", (1, 64)) == kernels.TOLERANCE
@@ -85,7 +104,7 @@ def test_what_is_rounded_at_random_differs_by_chance():
 
 
 def test_sizes_of_the_limits_are_few():
-    limits = script("limits")
+    limits = script("machine.limits")
     assert limits._rounded(0) == limits.SMALLEST_BYTES and limits._rounded(10**12) == limits.MEMORY_BYTES
     assert limits._rounded(100_000) == 131_072 == limits._rounded(131_072)
 
@@ -102,19 +121,19 @@ def test_kernels_take_the_shapes_of_a_model():
     assert lattice["linear_forward"] == ((16, 64, 256), (16, 256, 64)) and lattice["block_backward_weight"] == ((16, 4, 16),)
 
 
-@pytest.mark.parametrize("options, words", [
+@pytest.mark.parametrize("asked, words", [
     (["--set", "n_heads=7"], "n_heads"), (["--set", "d_model=abc"], "must be of type int"),
     (["--set", "nonsense=1"], "settings are"),
     (["--rounds", "0"], "above zero"), (["--preset", "nonsense"], "invalid choice")])
-def test_scripts_refuse_in_one_line(options, words, monkeypatch, capsys):
-    jobs = script("jobs")
-    monkeypatch.setattr(sys, "argv", ["speed.py", *options])
+def test_scripts_refuse_in_one_line(asked, words, monkeypatch, capsys):
+    options = script("jobs.options")
+    monkeypatch.setattr(sys, "argv", ["speed.py", *asked])
 
     def main():
-        return len(jobs.config_of(jobs.parsed(jobs.parser("words", "cache", 3))))
+        return len(options.config_of(options.parsed(options.parser("words", "cache", 3))))
 
     try:
-        code = jobs.run(main)
+        code = options.run(main)
     except SystemExit as left:  # as argparse does, or with the words as its code
         code = left.code
     said = capsys.readouterr().err.strip() or code
@@ -123,12 +142,14 @@ def test_scripts_refuse_in_one_line(options, words, monkeypatch, capsys):
 
 
 def test_a_setting_is_read_like_its_default(monkeypatch):
-    jobs = script("jobs")
+    options = script("jobs.options")
     monkeypatch.setattr(sys, "argv", ["speed.py", "--preset", "tiny", "--set", "tied=no", "--set", "norm_eps=1e-3",
                                       "--set", "crystalline=bias+distance", "--set", "attention=crystalline",
                                       "--seq-len", "300"])
-    config = jobs.config_of(jobs.parsed(jobs.parser("words", "cache", 3)))
+    arguments = options.parsed(options.parser("words", "cache", 3))
+    config = options.config_of(arguments)
     assert (config["tied"], config["norm_eps"], config["max_seq_len"]) == (False, 1e-3, 300)
+    assert options.title(arguments, config).startswith("2 layers, C 64, H 4, F 256, V 256; batch 8 × 300; ")
     assert set(config["crystalline"]) == {"bias", "distance"}
 
 

@@ -18,7 +18,7 @@ CONFIGS = {
     "lattice": dict(qkv="lattice", qkv_bias=False, out_proj=False, positions="prime"),
     "crystalline": dict(qkv="lattice", attention="crystalline", positions="none", loss="mse"),
 }
-PARTS, IN_BLOCKS = cllm.ModelConfig.parts, ("attention", "feed-forward", "layer norms")
+PARTS, IN_BLOCKS = cllm.ModelConfig.parameter_groups, ("attention", "feed-forward", "layer norms")
 B, T = 3, 8
 
 

@@ -14,8 +14,10 @@ def strategies(report: dict) -> str:
     head = element("tr", *(element("th", escape(rate_word(report) if name == RATE else name), scope="col") for name in COLUMNS))
     body = "".join(_strategy(row) for row in report["rows"])
     table = element("table", element("thead", head), element("tbody", body))
+    source = f" Predicted seconds: {report['predicted_from']}." if report["predicted_from"] else ""
     note = element("p", "MB are 10⁶ bytes. The digest is of all gradients of the first step: equal digests are equal bits. "
-                   "The gradient error is |g − r| / |r| against an exact strategy of the same run.", class_="note")
+                   "The gradient error is |g − r| / |r| against an exact strategy of the same run." + escape(source),
+                   class_="note")
     return _wide(table, "Strategies") + note
 
 
@@ -66,9 +68,15 @@ def _flat(found: dict, prefix: str = "") -> list[tuple[str, str]]:
     for name, value in found.items():
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{name}.")
+        elif name.endswith("_bytes"):
+            rows.append((prefix + name.removesuffix("_bytes"), megabytes(value)))
         else:
-            rows.append((prefix + name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)))
+            rows.append((prefix + name, ", ".join(map(_rounded, value if isinstance(value, (list, tuple)) else [value]))))
     return rows
+
+
+def _rounded(value) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _figure(value: float | None, form: str) -> str:
