@@ -96,7 +96,7 @@ experiments: $(VENV)/extra-plot $(VENV)/extra-profile
 	$(MEASURE)/compression.py --out $(RESULTS)/compression.json
 	$(MEASURE)/leaks.py --out $(RESULTS)/leaks.json
 	$(MEASURE)/planning.py --out $(RESULTS)/planning.json
-	$(MEASURE)/crystalline.py --page --out $(RESULTS)/crystalline.json
+	$(MEASURE)/crystalline.py --out $(RESULTS)/crystalline.json
 	$(MEASURE)/tables.py
 
 lint: $(VENV)/extra-lint

@@ -218,7 +218,8 @@ def _measure_update(model: Model) -> float:
     for _ in range(1 + UPDATES):
         began = perf_counter()
         model.zero_grad()
-        kernels.nonfinite_arrays(model.gradient_list)
+        with model.changed():
+            kernels.nonfinite_arrays(model.gradient_list)
         clip_grad_norm(model, 1.0)
         optimizer.step()
         samples.append(perf_counter() - began)

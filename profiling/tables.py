@@ -20,7 +20,7 @@ from pathlib import Path
 
 from jobs.record import RESULTS, ROOT
 from views import VIEWS
-from words import count, settings, workload
+from words import count, extent, settings, workload
 
 _BEGIN = re.compile(r"^<!-- (table|picture):(\S+)(?: (.+?))? -->$", re.MULTILINE)
 _END = "<!-- end -->"
@@ -105,8 +105,8 @@ def table(name: str, view: str, results: Path) -> str:
 def caption(data: dict, name: str) -> str:
     """Model, batch, machine and file, in one line."""
     job, machine = settings(data), data["machine"]
-    words = [*workload(data), job.get("dtype", "float32"), count(job.get("threads") or machine["cores"], "thread"),
-             machine["cpu"], machine["versions"]["compiler"]]
+    words = [*workload(data), *extent(data), job.get("dtype", "float32"),
+             count(job.get("threads") or machine["cores"], "thread"), machine["cpu"], machine["versions"]["compiler"]]
     return f"{'; '.join(words)}. MB are 10⁶ bytes. From `profiling/results/{name}.json`."
 
 

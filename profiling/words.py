@@ -47,6 +47,22 @@ def megabytes(nbytes: int | None) -> str:
     return number(nbytes, ".1f", 1e-6)
 
 
+def extent(data: dict) -> list[str]:
+    """How long a result's runs trained, and how many seeds there were, where it compares losses."""
+    runs = data["rows"][0].get("runs", data["rows"][0].get("losses")) if data.get("rows") and "steps" in data else None
+    if not runs:
+        return []
+    batches = [] if workload(data) else [f"batches of {data['batch_size']}"]
+    return [*batches, count(data["steps"], "step"), count(len(runs), "seed"), f"highest rate {data['lr']:g}"]
+
+
+def aligned(header: Sequence[str], rows: list[Sequence[str]]) -> str:
+    """A table in columns, for a terminal."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+                     for line in (header, *rows))
+
+
 def spread(seconds: dict) -> str:
     """Median, least and most."""
     return f"{seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f})"

@@ -121,7 +121,7 @@ cdef extern from *:
 #
 # An array of FAR_BYTES that is only written goes past the caches: an ordinary store would first read what it
 # overwrites. 16 MiB is half of a common L3, which an input as large then fills: nobody will find the output there.
-# Below that size streaming is slower, for then it is found (docs/performance-elementwise.md).
+# Below that size streaming is slower, for then it is found (docs/kernels/elementwise.md).
 cdef enum:
     SPAN = 8192
     PARALLEL_FROM = 32768

@@ -144,6 +144,12 @@ class Model:
             made.parameters[name][...] = parameter
         return made
 
+    def shared(self) -> "Model":
+        """A model with these very arrays, for who reads them and plans nothing for this one's optimizer."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
     def save_pretrained(self, directory: str | Path, dtype: str | None = None) -> Saved:
         """Write config.json and safetensors that the ecosystem reads, with what else stood beside them where it was loaded.
 

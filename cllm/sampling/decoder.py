@@ -6,7 +6,6 @@ a program with a layer that has no such form there is `Rereader`, which runs the
 """
 
 from collections.abc import Mapping
-from copy import copy
 
 import numpy as np
 
@@ -126,9 +125,8 @@ class Rereader:
     def __init__(self, model: Model, num_threads: int | None = None, room: int | None = None):
         room = room or model.program.longest
         self._model, self._room = model, room
-        # Of a copy that shares the parameters: a forward plans nothing for an optimizer, not even for a moment, since
-        # another thread may train the model.
-        self._executor = Executor(copy(model), 1, room, "recompute", "none", num_threads)
+        # A forward plans nothing for an optimizer, not even for a moment: another thread may train the model.
+        self._executor = Executor(model.shared(), 1, room, "recompute", "none", num_threads)
         self._tokens = np.zeros((1, room), np.int32)
         self.position = 0
 

@@ -1,20 +1,8 @@
 """Views of what was measured about numbers in fewer bits, about spilling, and about a thousand steps."""
 
 from collections.abc import Callable
-from statistics import mean
 
 from words import Table, code
-
-
-def _curves(data: dict) -> Table:
-    """Validation losses by variant and their distance from the exact run of the same seed."""
-    arenas = "arena_bytes" in data["rows"][0]
-    header = ("", *(["arena MB"] if arenas else []), "validation loss, mean (least to most)", "against exact, by seed",
-              "mean difference as a share of the spread of seeds", "the same of the greatest difference", "within the spread")
-    return header, [(code(row["name"]), *([f"{row['arena_bytes'] / 1e6:.1f}"] if arenas else []),
-                     f"{mean(row['last']):.4f} ({min(row['last']):.4f} to {max(row['last']):.4f})",
-                     ", ".join(f"{d:+.4f}" for d in row["differences"]), f"{row['mean_share']:.2f}",
-                     f"{row['largest_share']:.2f}", "yes" if row["within"] else "no") for row in data["rows"]]
 
 
 def _first_gradients(data: dict) -> Table:
@@ -80,8 +68,6 @@ def _disks(data: dict) -> Table:
 
 
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
-    ("compression", ""): _curves,
-    ("mixed_precision_loss", ""): _curves,
     ("mixed_precision", "memory"): _mixed_memory,
     ("mixed_precision", "steps"): _mixed_steps,
     ("mixed_precision", "products"): _mixed_products,

@@ -119,12 +119,6 @@ def _overheads(data: dict) -> Table:
                      number(row["seconds"]["median"], ".4f", 1e3), row["adds_text"] or NOTHING) for row in data["rows"]]
 
 
-def _trained(data: dict) -> Table:
-    header = ("", "steps", "seconds in all", "step s (least to most)", "validation loss, nats per token")
-    return header, [(row["name"], str(row["evaluations"][-1]["step"]), f"{row['seconds']:.1f}",
-                     spread(row["step_seconds"]), f"{row['evaluations'][-1]['val_loss']:.4f}") for row in data["rows"]]
-
-
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("cllm compare", ""): _compared,
     ("memory", ""): _remembered,
@@ -137,5 +131,4 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
     ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
     ("overhead", ""): _overheads,
-    ("training", ""): _trained,
 }

@@ -53,7 +53,7 @@ def test_an_optimizer_goes_with_its_model(name):
 def test_things_print_as_what_they_are():
     model = cllm.GPT(cllm.ModelConfig(**oracle.CONFIG))
     count = sum(p.size for p in model.parameters.values())
-    assert f"{count:,} parameters, float32" in repr(model) and "d_model 16" in repr(model)
+    assert f"{count:,} parameters, float32" in repr(model) and "d_model=16" in repr(model)
     executor = cllm.Executor(model, 2, 8, num_threads=3)
     assert repr(executor).startswith("Executor(2 x 8, micro-batch 2, 3 threads: arena ") and "with adamw" in repr(executor)
     words = f"AdamW(lr=0.001, weight_decay=0.1, {len(model.parameters)} parameters, 0 steps taken)"

@@ -62,7 +62,7 @@ def test_disks_of_strategies_that_spill(tmp_path):
 
 def test_views_of_stored_results():
     """Every result that is stored has its views, whole."""
-    views = script("views.precision").VIEWS
+    views = {**script("views.precision").VIEWS, **script("views.losses").VIEWS}
     stored = [json.loads(path.read_text()) for path in (FOLDER / "results").glob("*.json")]
     made = 0
     for data in stored:

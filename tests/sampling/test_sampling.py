@@ -1,4 +1,5 @@
 """Generation: logits as of the full forward, choices that do what they say, texts that depend on the seed alone."""
+import lawtools
 import numpy as np
 import oracle
 import pytest
@@ -67,8 +68,21 @@ def test_text_depends_on_the_seed_alone(new_model):
     assert list(stream(model, [1], 30)) == texts[0] == cllm.generate(model, [1], 30).tolist()
     assert generate(model, [1], 10).tolist() == texts[0][:10], "a shorter text is the beginning of a longer one"
     assert model.planned_optimizer == "adamw"
-    Rereader(model)
-    assert model.planned_optimizer == "adamw", "a forward plans nothing for an optimizer"
+
+
+def test_the_whole_forward_again_reads_the_model_itself_and_plans_nothing_for_it(new_model, monkeypatch):
+    model, attached = new_model(oracle.CONFIG), []
+    cllm.Executor(model, 1, 5, optimizer="adamw")
+    monkeypatch.setattr(type(model), "attach", lambda self, optimizer: attached.append((self, optimizer)))
+    rereader = Rereader(model)
+    assert all(one is not model for one, _ in attached), "not for a moment: another thread may take an optimizer's step"
+    before = rereader.read([1, 2])
+    rereader.reset()
+    for parameter in model.parameters.values():
+        parameter *= 0.5
+    after = rereader.read([1, 2])
+    assert (before != after).any(), "no copy of the weights"
+    lawtools.assert_same_bits(after, Rereader(model).read([1, 2]))
 
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2]))
