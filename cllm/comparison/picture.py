@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cllm.errors import DataError
+from cllm.models.families import architecture_of
 
 SUFFIXES = (".png", ".svg")
 
@@ -72,9 +73,10 @@ def draw(report: dict, path: Path) -> None:
 def caption(report: dict) -> str:
     """What was trained, and on what, in one line."""
     job, machine = report["job"], report["machine"]
-    threads = job["threads"] or machine["cores"]  # older reports did not say
+    threads = job["threads"] or machine["cores"]  # older reports did not say, nor what follows
+    model = report.get("model") or architecture_of(report).describe()
     time = "" if job["seq_len"] is None else f" × {job['seq_len']}"
-    return (f"{report['model']}; batch {job['batch_size']}{time}, {job['dtype']}, {threads} thread{'s' * (threads > 1)}; "
+    return (f"{model}; batch {job['batch_size']}{time}, {job['dtype']}, {threads} thread{'s' * (threads > 1)}; "
             f"{machine['cpu']}")
 
 

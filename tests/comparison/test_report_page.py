@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cllm.comparison.axes import Linear
+from cllm.comparison.contestants import labelled
 from cllm.comparison.description import describe_plan, describe_timeline
 from cllm.comparison.experiment import Experiment, report_of
 from cllm.comparison.html import page
@@ -268,7 +269,8 @@ LEGIBLE = 10  # pixels of the letters in pictures, at the least
 @pytest.fixture(scope="module")
 def deep_page():
     """Twelve blocks under many strategies, some of whose points lie close to each other."""
-    names = ("cache", "recompute", "every:2", "selective", "sqrt", "binomial:3", "sqrt@2", "budget:0.46MB", "budget:0.5MB")
+    names = labelled(["cache", "recompute", "every:2", "selective", "sqrt", "binomial:3", "sqrt@2", "budget:0.46MB",
+                      "budget:0.5MB"])
     runs = [a_run(name, DEEP) for name in names]
     return page.render(report_of([Experiment(DEEP, names)], [Runs(DEEP, names, runs)], MACHINE, {}))
 
