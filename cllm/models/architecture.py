@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from cllm.errors import ConfigError
+from cllm.program.dims import batch_letters, resolve
 from cllm.program.program import Program
 from cllm.program.wiring import Wiring
 
@@ -58,7 +59,8 @@ class Architecture(ABC):
             raise ConfigError(f"{type(self).__name__}.example_batch", "must be defined by a family that is fed more than "
                               "tokens and targets", ", ".join(feeds) or "nothing",
                               "Define example_batch(rng, batch_size, seq_len) and return arrays by name.")
-        return {name: rng.integers(0, feed.high, (batch_size, seq_len)).astype(np.int32) for name, feed in feeds.items()}
+        letters = batch_letters(batch_size, seq_len)
+        return {name: rng.integers(0, feed.high, resolve(feed.shape, letters)).astype(np.int32) for name, feed in feeds.items()}
 
     def to_dict(self) -> dict:
         """Every setting by name; ``type(self)(**d)`` makes it again."""
