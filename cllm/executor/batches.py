@@ -74,11 +74,11 @@ def divisor_of(program: Program, workload: Workload, feeds: Mapping[str, np.ndar
             raise TokenError(", ".join(named[name] for name in layer.divisor_flow.reads),
                              "must give the loss a divisor above zero", str(divisor), "Skip this batch, or pass num_targets.")
         return divisor
-    if "targets" not in feeds:
+    if "targets" not in named:
         return workload.batch
-    count = int(np.count_nonzero(feeds["targets"] != -1))
+    count = int(np.count_nonzero(feeds[named["targets"]] != -1))
     if not count:
-        raise TokenError("targets", "at least one must not be -1", "none", "Skip this batch, or pass num_targets.")
+        raise TokenError(named["targets"], "at least one must not be -1", "none", "Skip this batch, or pass num_targets.")
     return count
 
 

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from cllm import _kernels as kernels
+from cllm.executor.feeds import key_name
 from cllm.executor.spilling import SpillFile
 from cllm.program.declare import HANDED
 from cllm.program.dims import elements, resolve
@@ -72,17 +73,23 @@ class Binder:
         if op.kind == "round":
             value = self.schedule.buffers[dict(op.reads)["src"]].value
             stream = stream_of(op.step.index, list(op.step.outputs.values()).index(value))
-            return round_call(arrays["src"], arrays["dst"], self.letters["B"], self.letters["N"], self.feeds["key"], stream)
+            rows = "B" if key_name("B") in self.feeds else "N"  # which of them makes no difference where N divides the value
+            return round_call(arrays["src"], arrays["dst"], self.letters["B"], self.letters[rows],
+                              self.feeds[key_name(rows)], stream)
         if op.kind in SPILL_KINDS:
             return self._spill(op, arrays)
         if op.kind == "stash":
-            return partial(_stash, arrays["src"], arrays["dst"], self.feeds["key"])
+            return partial(_stash, arrays["src"], arrays["dst"], self.feeds["key"], self.whole_letters["N"])
         layer = op.step.layer
+        letters = self.whole_letters if op.whole else self.letters
+        for own, array in arrays.items():
+            if shape := op.step.shape_of(own):
+                arrays[own] = array.reshape(resolve(shape, letters))
         name = METHODS.get(op.kind, op.kind)
         method, flow = getattr(layer, name), getattr(layer, name + "_flow")
         feeds = self.whole_feeds if op.whole else self.feeds
-        reads = [_read_only(self._argument(name, arrays, op.step, feeds)) for name in flow.reads]
-        writes = {name: self._argument(name, arrays, op.step, feeds) for name in flow.writes}
+        reads = [_read_only(self._argument(name, arrays, op.step, feeds, letters)) for name in flow.reads]
+        writes = {name: self._argument(name, arrays, op.step, feeds, letters) for name in flow.writes}
         call = partial(method, *reads, **writes)
         scratch = [arrays[name] for name, b in op.writes if self.schedule.buffers[b].kind == "scratch"]
         return partial(_claimed, call, scratch) if scratch else call
@@ -106,13 +113,15 @@ class Binder:
         start = self.arena.offsets[buffer.index]
         return self.slab[start:start + buffer.nbytes]
 
-    def _argument(self, name: str, arrays: Arrays, step: Step, feeds: Arrays) -> np.ndarray | None:
+    def _argument(self, name: str, arrays: Arrays, step: Step, feeds: Arrays,
+                  letters: Mapping[str, int]) -> np.ndarray | None:
         if name in arrays:
             return arrays[name]
         if name in HANDED:
-            return feeds.get(name)
+            return feeds.get(key_name(step.rows) if name == "key" else name)
         if name in step.feeds:
-            return feeds.get(step.feeds[name])
+            array = feeds.get(step.feeds[name])
+            return None if array is None else array.reshape(resolve(step.shapes[name], letters))
         if name in step.params:
             return self.parameters[step.params[name]]
         if name in step.tables:
@@ -144,7 +153,7 @@ def _then_poison(call: Call, freed: list[np.ndarray]) -> None:
         place.fill(0xFF)  # every float of these bytes is NaN
 
 
-def _stash(src: np.ndarray, dst: np.ndarray, key: np.ndarray) -> None:
-    """Rows of a micro-batch into their place in the whole batch."""
-    first = int(key[2])
+def _stash(src: np.ndarray, dst: np.ndarray, key: np.ndarray, rows: int) -> None:
+    """A micro-batch into its place in the whole batch, which has so many rows."""
+    first = int(key[2]) * len(dst) // rows
     dst[first:first + len(src)] = src

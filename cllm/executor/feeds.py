@@ -6,9 +6,14 @@ import numpy as np
 
 from cllm.executor.batches import checked_feeds, divisor_of
 from cllm.program.declare import HANDED
-from cllm.program.dims import resolve
+from cllm.program.dims import elements, resolve
 from cllm.program.program import Program
 from cllm.program.workload import Workload
+
+
+def key_name(rows: str) -> str:
+    """Under which name `Feeds` has the key for steps over such rows."""
+    return "key" if rows == "N" else f"key of {rows}"
 
 
 class Feeds:
@@ -27,11 +32,15 @@ class Feeds:
         Of the micro-batch under way, and what a step has one of.
     whole : dict of arrays by name
         The same with the feeds of the whole batch.
+    keys : dict of str by name
+        What dropout draws from, an array for each kind of rows: what those are.
     """
 
     def __init__(self, program: Program, workload: Workload, micro_batch: int):
         self._program, self._workload, self._micro_batch = program, workload, micro_batch
         handed = {name: np.zeros(resolve(shape, {}), dtype) for name, (shape, dtype) in HANDED.items()}
+        handed |= {key_name(rows): np.zeros_like(handed["key"]) for rows in program.kinds_of_rows}
+        self.keys = {key_name(rows): rows for rows in ("N", *program.kinds_of_rows)}
         self._cut = [name for name, feed in program.feeds.items() if feed.is_cut]
         self.whole = {**handed, **{name: self._array(name, workload.batch) for name in program.feeds}}
         self.part = {**self.whole, **{name: self._array(name, micro_batch) for name in self._cut}}
@@ -53,7 +62,8 @@ class Feeds:
 
     def key(self, seed: int, step: int) -> None:
         """What dropout draws from in this step, beside the place of a micro-batch."""
-        self.part["key"][:2] = seed, step
+        for name in self.keys:
+            self.part[name][:2] = seed, step
 
     def cuts(self) -> list[tuple[int, int]]:
         """The first sequence of each micro-batch, and how many it has."""
@@ -65,7 +75,9 @@ class Feeds:
         for name in self._cut:
             first, last = self._rows(name, start), self._rows(name, start + size)
             self.part[name][:last - first] = self.whole[name][first:last]
-        self.part["key"][2] = self._workload.rows(start)
+        letters = self._workload.letters(start)
+        for name, rows in self.keys.items():
+            self.part[name][2] = elements(rows, letters)
 
     def of(self, size: int) -> dict[str, np.ndarray]:
         """`part` for a micro-batch of so many sequences."""

@@ -55,7 +55,8 @@ class ForwardRuns:
             for call in calls:
                 call()
             first, stop = (self._workload.rows(n) if by_row else n for n in (start, start + size))
-            last(**{head.layer.output: out[first:stop]})
+            mine = resolve(head.shapes[head.layer.output], self._workload.letters(size))
+            last(**{head.layer.output: out[first:stop].reshape(mine)})
         return out.reshape(resolve(f"B T{shape[1:]}", letters)) if by_row and "T" in letters else out
 
     def values(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -74,7 +75,7 @@ class ForwardRuns:
         """The calls for micro-batches of `size` sequences, made at first use."""
         if (mode, size) not in self._bound:
             schedule, arena, slab = self._schedule(mode)
-            feeds = {name: array for name, array in self._feeds.of(size).items() if name != "key"}
+            feeds = {name: array for name, array in self._feeds.of(size).items() if name not in self._feeds.keys}
             rows = {"R": schedule.loss_rows}
             binder = Binder(schedule, arena, slab, self._workload.letters(size) | rows, self._workload.letters() | rows,
                             self._model.parameters, self._model.tables, {}, feeds, self._feeds.whole)

@@ -11,6 +11,7 @@ import numpy as np
 
 from cllm.errors import ConfigError
 from cllm.locate import module_of
+from cllm.program.dims import batch_letters, resolve
 from cllm.program.program import Program
 from cllm.program.wiring import Wiring
 from cllm.weights.parts import Part
@@ -69,7 +70,8 @@ class Architecture(ABC):
             raise ConfigError(f"{type(self).__name__}.example_batch", "must be defined by a family that is fed more than "
                               "tokens and targets", ", ".join(feeds) or "nothing",
                               "Define example_batch(rng, batch_size, seq_len) and return arrays by name.")
-        return {name: rng.integers(0, feed.high, (batch_size, seq_len)).astype(np.int32) for name, feed in feeds.items()}
+        letters = batch_letters(batch_size, seq_len)
+        return {name: rng.integers(0, feed.high, resolve(feed.shape, letters)).astype(np.int32) for name, feed in feeds.items()}
 
     def describe(self) -> str:
         """The model in a few words, for captions: its class and its settings."""

@@ -81,15 +81,16 @@ class OneBlock:
         return BlockCost(tuple(tapes), input_bytes, sweep.peak(first), sweep.seconds(first))
 
     def ends(self, loss_rows: int) -> EndCost:
-        """What the ends cost with that many rows of the head at once."""
-        run = self._run(Tape(0), loss_rows)
+        """What the ends cost with that many rows of the head at once; of a program without blocks, all of it."""
+        run = self._run(Tape(0) if self.program.n_blocks else None, loss_rows)
         mine = set(run.ops())
         outside = [i for i in range(run.schedule.epilogue) if i not in mine]
         before = {s.index for s in self.program.regions[0]}
         inputs = [i for i in outside if run.schedule.ops[i].step.index in before]
         after = [i for i in outside if run.schedule.ops[i].step.index not in before]
         waiting = sum(b.nbytes for b in run.schedule.buffers if b.kind == "stash")
-        return EndCost(loss_rows, run.peak(after) - run.kept(), run.peak(inputs), waiting, run.seconds(outside),
+        kept = run.kept() if self.program.n_blocks else 0
+        return EndCost(loss_rows, run.peak(after) - kept, run.peak(inputs), waiting, run.seconds(outside),
                        run.seconds(range(run.schedule.epilogue, len(run.schedule.ops))))
 
     def tapes(self, choices: tuple[Decisions, ...]) -> list[TapeCost]:
@@ -127,8 +128,8 @@ class OneBlock:
         for count in range(1, len(kept) + 1):
             yield (*decisions, *((key, Compress(dtype)) for _, key in kept[:count]))
 
-    def _run(self, child: Tape | Segment, loss_rows: int | None = None) -> "_Run":
-        plan = Plan((child,), self.micro_batch, loss_rows)
+    def _run(self, child: Tape | Segment | None, loss_rows: int | None = None) -> "_Run":
+        plan = Plan((child,) if child else (), self.micro_batch, loss_rows)
         return _Run(build_schedule(self.program, self.workload, plan), self)
 
 

@@ -155,9 +155,10 @@ def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, s
 
 def op_work(op: Op, schedule: Schedule, workload: Workload, micro_batch: int) -> tuple[float, float]:
     """Floating-point operations and bytes moved, as declared, of an operation on a micro-batch of that size."""
-    letters = {**workload.letters(None if op.whole else micro_batch), "R": schedule.loss_rows, **op.step.layer.letters}
+    batch = {**workload.letters(None if op.whole else micro_batch), "R": schedule.loss_rows}
+    letters = op.step.letters(batch)
     buffers = [schedule.buffers[b] for _, b in (*op.reads, *op.writes)]
-    nbytes = sum(elements(b.shape, letters) * ITEMSIZES[b.dtype] for b in buffers if b.kind != "scratch")
+    nbytes = sum(elements(b.shape, batch) * ITEMSIZES[b.dtype] for b in buffers if b.kind != "scratch")
     kind = "forward" if op.kind == "rebuild" else op.kind
     return declared_work(kind, op.step, letters, nbytes, workload.itemsize)
 
@@ -170,8 +171,7 @@ def op_signature(op: Op, schedule: Schedule, workload: Workload) -> str:
 
 
 def _letters(op: Op, schedule: Schedule, workload: Workload, size: int) -> dict[str, int]:
-    return {**workload.letters(None if op.whole else size), "R": min(schedule.loss_rows, workload.rows(size)),
-            **op.step.layer.letters}
+    return op.step.letters({**workload.letters(None if op.whole else size), "R": schedule.loss_rows})
 
 
 def _moved_bytes(op: Op, schedule: Schedule, workload: Workload, size: int) -> int:

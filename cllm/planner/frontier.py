@@ -21,6 +21,7 @@ import numpy as np
 from cllm.planner.block_costs import BlockCost, EndCost, OneBlock
 from cllm.planner.costs import Speeds
 from cllm.planner.pairs import Pairs, Ways, best_under, tape_ways
+from cllm.plans.check import head_rows
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
 from cllm.program.program import Program
@@ -180,8 +181,8 @@ def _chain(program: Program, workload: Workload, speeds: Speeds, micro: int, all
         if kind not in costs:
             costs[kind] = OneBlock(program.with_block(number), workload, speeds, micro, tables).block(allow)
         blocks.append(costs[kind])
-    rows = default_loss_rows(workload.rows(micro), scores_in_a_row(program), workload.itemsize)
-    one = OneBlock(program.with_block(0), workload, speeds, micro)
+    rows = default_loss_rows(head_rows(program, workload, micro), scores_in_a_row(program), workload.itemsize)
+    one = OneBlock(program.with_block(0) if program.n_blocks else program, workload, speeds, micro)
     choices = {rows}
     recompute = "recompute" in allow
     while recompute and rows > LEAST_LOSS_ROWS:

@@ -16,7 +16,7 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     if not isinstance(plan, Plan):
         refuse("strategy", "must decide on a Plan", type(plan).__name__, "Return a cllm.Plan from decide(ledger).")
     for name, value, most in (("micro_batch", plan.micro_batch, workload.batch),
-                              ("loss_rows", plan.loss_rows, workload.rows())):
+                              ("loss_rows", plan.loss_rows, head_rows(program, workload))):
         if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most):
             refuse(f"Plan({name}=...)", f"must be None or a whole number from 1 to {most}", repr(value),
                    "Choose a value in that range.")
@@ -38,6 +38,11 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     for tape in plan.tapes():
         _check_decisions(program, blocks[tape.block], dict(tape.decisions), f"Plan block {tape.block}", refuse, "key")
     _check_decisions(program, (*before, *after), dict(plan.ends), "Plan(ends=...)", refuse, "name")
+
+
+def head_rows(program: Program, workload: Workload, batch: int | None = None) -> int:
+    """Rows that the head reads, of the whole batch or of `batch` sequences of it."""
+    return program.head.letters(workload.letters(batch))["N"]
 
 
 def _check_nodes(nodes, refuse) -> None:

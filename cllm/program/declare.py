@@ -128,8 +128,8 @@ class Table:
 class Scratch:
     """Room that a method needs while it runs, a flat array.
 
-    `elements(layer, letters, threads, itemsize)` gives its length; `letters` includes the layer's own. `dtype` is
-    None for the workload's.
+    `elements(layer, letters, threads, itemsize)` gives its length; `letters` includes the layer's own. A last micro-batch that
+    is smaller gets no less: take the beginning. `dtype` is None for the workload's.
     """
 
     name: str
@@ -162,7 +162,9 @@ class Layer(ABC):
     ----------------
     sites, params, tables, scratch, feeds : tuples of `Site`, `Param`, `Table`, `Scratch`, `Feed`
     reads : dict of shape in letters by name of an input
-        Checked when the layer is wired; an input that is not named is accepted as wired.
+        Checked when the layer is wired; an input that is not named is accepted as wired. N takes whatever rows there are:
+        "N C" can be wired to "B C" or "B 16 C" (unless the layer's shapes name T), and "B T C" to "N C". Methods are handed
+        arrays of the shapes that are declared here and in the sites.
     across : bool
         Forward looks across the positions of a sequence.
     in_order : bool or None
@@ -182,8 +184,8 @@ class Layer(ABC):
     divisor : for a layer that ends the network, what the summed loss is divided by, from feeds of the whole batch that it
         names; without it the targets that are not -1 are counted, or where there are none, sequences
     start, extend : for a layer that looks `across`, its step-by-step form, for sampling: ``start(room, dtype)`` makes what
-        it remembers, ``extend(state, position, ...)`` reads inputs and feeds as forward does, of new rows alone, and
-        returns their output
+        it remembers, ``extend(state, position, ...)`` reads inputs and feeds as forward does, of the new rows of one sequence
+        alone, and returns their output
     """
 
     sites: ClassVar[tuple[Site, ...]] = ()

@@ -12,6 +12,9 @@ I, O    columns in and out of one layer
 ======  =====================================  ======  ==========================================
 
 A shape is written as letters with blanks between them, ``"N 3C"``: each part is a product of a number and letters.
+
+N is rows of whatever kind: a layer that declares "N C" can be wired to "B C", one row a sequence, or to "B 16 C", sixteen of
+them; and "N C" and "B T C" are the same array.
 """
 
 import math
@@ -57,6 +60,23 @@ def settle(shape: str, own: Mapping[str, int]) -> str:
         else:
             parts.append(str(resolve(part, own)[0]))
     return " ".join(parts)
+
+
+def joined(shape: str) -> str:
+    """The shape with B and T at its beginning as N: the same elements in the same order."""
+    return f"N{shape[3:]}" if shape.split()[:2] == ["B", "T"] else shape
+
+
+def product(shape: str) -> str:
+    """One part that is as long as all of them: ``"16B"`` for ``"B 16"``."""
+    matches = [_PART.match(part) for part in shape.split()]
+    number = math.prod(int(match[1] or 1) for match in matches)
+    return ("" if number == 1 else str(number)) + "".join(match[2] for match in matches)
+
+
+def with_rows(shape: str, rows: str) -> str:
+    """The shape with other axes where it says N."""
+    return " ".join(rows if part == "N" else part for part in shape.split())
 
 
 def elements(shape: str, letters: Mapping[str, int]) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from cllm.errors import DeclarationError
 from cllm.locate import module_of
 from cllm.program.declare import Feed, Flow, Layer, Table
+from cllm.program.dims import elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One layer in its place: the value that is each input, the parameter, table or feed that each local name is."""
+    """One layer in its place: the value that is each input, the parameter, table or feed that each local name is.
+
+    `shapes` are those in which the layer is handed its inputs, sites and feeds, by local name; `rows` is what it takes for N:
+    "N", or for example "16B".
+    """
 
     index: int
     name: str
@@ -42,11 +47,29 @@ class Step:
     tables: Mapping[str, str]
     feeds: Mapping[str, str]
     block: int | None
+    shapes: Mapping[str, str]
+    rows: str = "N"
 
     @property
     def output(self) -> str:
         """Name of the value that other steps read."""
         return self.outputs[self.layer.output]
+
+    def letters(self, batch: Mapping[str, int]) -> dict[str, int]:
+        """The layer's own letters, and those of the batch at hand as it sees them."""
+        found = {**batch, **self.layer.letters, "N": elements(self.rows, batch)}
+        if self.rows != "N":
+            found.pop("T", None)  # its rows are no time steps
+        if "R" in found:
+            found["R"] = min(found["R"], found["N"])
+        return found
+
+    def shape_of(self, name: str) -> str | None:
+        """The shape in which the layer is handed an array by that name, a gradient's that of what it belongs to; None where
+        it stands nowhere."""
+        if name == "dy":
+            name = self.layer.output
+        return self.shapes.get(name) or (self.shapes.get(name[1:]) if name[0] == "d" else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +166,17 @@ class Program:
     @cached_property
     def has_time(self) -> bool:
         """Whether sequences have time steps: whether T occurs in a shape."""
-        shapes = [*(v.shape for v in self.values.values()), *(f.shape for f in self.feeds.values())]
+        shapes = [*(f.shape for f in self.feeds.values()), *(shape for s in self.steps for shape in s.shapes.values())]
         return any(part.lstrip("0123456789") == "T" for shape in shapes for part in shape.split())
+
+    @cached_property
+    def kinds_of_rows(self) -> tuple[str, ...]:
+        """What steps take for rows where it is not N, and B where there are values without time steps in a model with them:
+        of each, the first in the whole batch has another number."""
+        kinds = {s.rows for s in self.steps} - {"N"}
+        if self.has_time and any(not set("NT") & set(v.shape) for v in self.values.values()):
+            kinds.add("B")
+        return tuple(sorted(kinds))
 
     @cached_property
     def sums_in_order(self) -> bool:
@@ -208,7 +240,7 @@ class Program:
         """What makes two blocks cost the same: layers without their names, and how they are wired."""
         region = self.regions[1][block]
         place = {v: (i, site) for i, s in enumerate(region) for site, v in s.outputs.items()}
-        return tuple((type(s.layer), tuple(s.layer.letters.items()), s.layer.passed(), tuple(sorted(s.params)),
+        return tuple((type(s.layer), tuple(s.layer.letters.items()), s.rows, s.layer.passed(), tuple(sorted(s.params)),
                       tuple(place.get(v, "input") for v in s.inputs.values())) for s in region)
 
     def with_block(self, block: int) -> "Program":

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from cllm.errors import DeclarationError
 from cllm.program.declare import HANDED, Feed, Layer
-from cllm.program.dims import settle
+from cllm.program.dims import joined, product, settle, with_rows
 from cllm.program.program import Constant, Parameter, Program, Step, Value
 
 
@@ -82,20 +82,24 @@ class Wiring:
             self._declare(self._tables, Constant(named[table.name], _lengths(full, table.shape, own), table, layer))
         local, constant = ({p.name: named[p.name] for p in kind if p.name in named}
                            for kind in (layer.params, layer.tables))
+        axes, shapes = self._wired(full, layer, inputs)
         feeds = {name: params.get(name, name) for name in layer.fed}
         for name, feed in layer.fed.items():
-            self._declare_feed(Feed(feeds[name], feed.shape, feed.dtype, feed.low, feed.high), own, full)
-        self._check_inputs(full, layer, inputs)
+            shape = _settled(full, feed.shape, own)
+            shape = shape if axes == "N" else joined(shape)
+            self._declare_feed(Feed(feeds[name], with_rows(shape, axes), feed.dtype, feed.low, feed.high), own, full)
+            shapes[name] = with_rows(shape, product(axes))
         feeds |= {name: given for name, given in inputs.items() if given in self._feeds}
         values = {name: given for name, given in inputs.items() if given not in self._feeds}
         outputs = {}
         for site in layer.sites:
-            value = f"{full}.{site.name}"
-            self._values[value] = Value(value, _settled(full, site.shape, own), site.dtype, len(self._steps), self._block,
+            value, shape = f"{full}.{site.name}", _settled(full, site.shape, own)
+            self._values[value] = Value(value, with_rows(shape, axes), site.dtype, len(self._steps), self._block,
                                         f"{step}.{site.name}", site.group or getattr(layer, "group", ""), site.optional,
                                         site.meaning)
-            outputs[site.name] = value
-        self._steps.append(Step(len(self._steps), full, layer, values, outputs, local, constant, feeds, self._block))
+            outputs[site.name], shapes[site.name] = value, with_rows(shape, product(axes))
+        self._steps.append(Step(len(self._steps), full, layer, values, outputs, local, constant, feeds, self._block, shapes,
+                                product(axes)))
         return outputs[layer.output]
 
     def shape_of(self, name: str) -> str:
@@ -106,20 +110,39 @@ class Wiring:
         """The finished program."""
         return Program(tuple(self._steps), self._values, self._parameters, self._tables, self._feeds, self._longest)
 
-    def _check_inputs(self, where: str, layer: Layer, inputs: Mapping[str, str]) -> None:
-        """Refuse inputs that are not those of the layer, that nothing made, or whose shape is another than declared."""
+    def _wired(self, where: str, layer: Layer, inputs: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """The axes that are the layer's rows, and its inputs' shapes as it sees them; inputs that are not those of the layer,
+        that nothing made, or whose shape is another than declared are refused."""
         readable = all(v in self._feeds or v in self._values and self._steps[self._values[v].step].output == v
                        for v in inputs.values())
         if set(inputs) != set(layer.inputs) or not readable:
             raise DeclarationError(where, f"needs the inputs {', '.join(layer.inputs) or 'none'}, outputs of earlier steps "
                                    "or feeds", str(dict(inputs)), "Wire each input to the output of a step added before.")
-        for name, shape in layer.reads.items():
-            must = _settled(where, shape, layer.letters)
-            given = self._feeds.get(inputs[name]) or self._values[inputs[name]]
-            if given.shape != must:
-                raise DeclarationError(f"{where}, input {name}", f"must have the shape {shape}, which is ({must})",
-                                       f"{inputs[name]} of shape ({given.shape})",
+        shapes = {name: self.shape_of(given) for name, given in inputs.items()}
+        reads = {name: _settled(where, shape, layer.letters) for name, shape in layer.reads.items()}
+        axes = self._rows(where, layer, reads, shapes)
+        for name, shape in reads.items():
+            must = with_rows(shape, axes)
+            if joined(shapes[name]) != joined(must):
+                raise DeclarationError(f"{where}, input {name}", f"must have the shape {layer.reads[name]}, which is ({must})",
+                                       f"{inputs[name]} of shape ({shapes[name]})",
                                        "Wire another value, or make the layer for this shape.")
+            shapes[name] = with_rows(shape, product(axes))
+        return axes, shapes
+
+    @staticmethod
+    def _rows(where: str, layer: Layer, reads: Mapping[str, str], given: Mapping[str, str]) -> str:
+        """The axes that stand before those which the layer declares for what it reads; N where its shapes speak of time steps
+        or of a multiple of rows."""
+        shapes = [*reads.values(), *(_settled(where, site.shape, layer.letters) for site in layer.sites)]
+        if any(part[-1] in "NT" and part != "N" for shape in shapes for part in shape.split()):
+            return "N"
+        for name, shape in reads.items():
+            first, *others = shape.split()
+            before = joined(given[name]).split()[:-len(others) or None]
+            if first == "N" and before and before[0] in ("B", "N"):
+                return " ".join(before)
+        return "N"
 
     def _declare_feed(self, feed: Feed, own: Mapping[str, int], where: str) -> None:
         high = own.get(feed.high) if isinstance(feed.high, str) else feed.high
@@ -130,13 +153,13 @@ class Wiring:
         if any(part in ("B", "N") for part in feed.shape.split()[1:]):
             raise DeclarationError(where, "the batch must be the first axis of a feed", feed.shape, "Turn the array.")
         first = self._feeds.setdefault(feed.name, feed)
-        if (first.shape, first.dtype) != (feed.shape, feed.dtype):
+        if (joined(first.shape), first.dtype) != (joined(feed.shape), feed.dtype):
             raise DeclarationError(f"{where}, feed {feed.name}", f"is ({first.shape}) {first.dtype} where it was named first",
                                    f"({feed.shape}) {feed.dtype}", "Name the feeds differently, through params.")
         bounds = [max, min]
         low, high = (pick(known) if (known := [b for b in pair if b is not None]) else None
                      for pick, pair in zip(bounds, ((first.low, feed.low), (first.high, feed.high)), strict=True))
-        self._feeds[feed.name] = Feed(feed.name, feed.shape, feed.dtype, low, high)
+        self._feeds[feed.name] = Feed(feed.name, first.shape, feed.dtype, low, high)
 
     @staticmethod
     def _declare(known: dict, new: Parameter | Constant) -> None:

@@ -11,7 +11,7 @@ from cllm.models.model import Model
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Recompute
 from cllm.program.declare import Feed, Flow, Layer, Param, Site
-from cllm.program.dims import batch_letters, resolve, settle
+from cllm.program.dims import batch_letters, joined, resolve, settle
 from cllm.program.program import plain
 from cllm.program.wiring import Wiring
 from cllm.proof.single_layer import Arrays, SingleLayer
@@ -107,15 +107,14 @@ class _Proof:
     def check_positions(self) -> None:
         """A change in one position shows in that position only, where the layer does not say `across`."""
         layer, one = self.layer, self.one
-        output = layer.sites[0]
-        if layer.across or self.is_head or output.shape.split()[0] != "N":
+        if layer.across or self.is_head or not has_positions(layer.sites[0].shape):
             return
-        before = self.forward(one)[layer.output].copy()
+        before = self.rows(self.forward(one)[layer.output]).copy()
         for name in layer.inputs:
-            if one.shape_of(name).split()[0] == "N":
+            if has_positions(one.shape_of(name)):
                 kept = one.given[name].copy()
-                one.given[name][0] += 0.5
-                after = self.forward(one)[layer.output]
+                self.rows(one.given[name])[0] += 0.5
+                after = self.rows(self.forward(one)[layer.output])
                 one.given[name] = kept
                 if not _same_bits(after[1:], before[1:]):
                     self.fail(f"forward lets {name} of one position change another's {layer.output}",
@@ -188,18 +187,32 @@ class _Proof:
         layer, one = self.layer, self.one
         if not hasattr(layer, "extend"):
             return
-        whole = self.forward(one)[layer.output]
+        whole = self.rows(self.forward(one)[layer.output])
         reads = [n for n in Flow.of(type(layer).extend).reads if n not in ("state", "position")]
         by_position = {declared.name for declared in (*layer.params, *layer.tables) if declared.by_position}
+        shapes = {name: one.shape_of(name) for name in layer.inputs} | {n: feed.shape for n, feed in layer.fed.items()}
         _, time, _ = self.sizes
-        state = layer.start(time, "float64")
-        for position in range(time):  # the first sequence, row by row
-            given = [None if (a := one.given[n]) is None else a[:1, position:position + 1] if n in layer.fed
-                     else a[position:position + 1] if n in {*layer.inputs, *by_position} else a for n in reads]
-            y = layer.extend(state, position, *given)
-            if not np.allclose(y, whole[position:position + 1], rtol=1e-9, atol=1e-12):
-                self.fail(f"extend differs from forward at position {position}",
-                          "Make both compute the same rows from the same positions.")
+        for first in (1, time):  # the first sequence row by row, and all of it at once
+            state = layer.start(time, "float64")
+            for position in range(0, time, first):
+                rows, letters = slice(position, position + first), {**layer.letters, **batch_letters(1, first)}
+                given = [None if (a := one.given[n]) is None else a[rows] if n in by_position
+                         else self.rows(a)[rows].reshape(resolve(shapes[n], letters))
+                         if n in shapes and has_positions(shapes[n]) else a for n in reads]
+                y = layer.extend(state, position, *given)
+                if not np.allclose(y.reshape(first, -1), whole[rows], rtol=1e-9, atol=1e-12):
+                    at = f"at position {position}" if first == 1 else f"where {first} rows are new at once"
+                    self.fail(f"extend differs from forward {at}", "Make both compute the same rows from the same positions.")
+
+    def rows(self, array: np.ndarray) -> np.ndarray:
+        """The array with one row for each position."""
+        batch, time, _ = self.sizes
+        return array.reshape(batch * time, -1)
+
+
+def has_positions(shape: str) -> bool:
+    """Whether an array of that shape has a row for each position of each sequence."""
+    return joined(shape).split()[0] == "N"
 
 
 def _given(shape: str) -> Layer:
@@ -285,7 +298,12 @@ def _check_in_a_model(layer: Layer, batch: int, time: int, shapes: dict[str, str
     def run(micro: int | None, threads: int, ends=()) -> tuple:
         model.zero_grad()
         executor = Executor(model, batch, time, strategy=Plan((), micro, ends=ends), num_threads=threads, optimizer="none")
-        loss = executor.loss_and_grad(num_targets=batch, **feeds)
+        try:
+            loss = executor.loss_and_grad(num_targets=batch, **feeds)
+        except Exception as error:
+            raise AssertionError(f"{where}: a step over {batch} sequences, {micro or batch} at a time, ends in an error: "
+                                 f"{error}. The last micro-batch may be smaller: read sizes off the arrays that are handed "
+                                 "in, and take of scratch, which stays as long as the largest needs, the beginning.") from error
         if executor.high_water_bytes != executor.memory.arena_bytes:
             raise AssertionError(f"{where}: {executor.memory.arena_bytes:,} bytes were predicted, the highest byte written is "
                                  f"{executor.high_water_bytes:,}. Declare scratch of the size that is used.")

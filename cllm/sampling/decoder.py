@@ -90,9 +90,10 @@ class Decoder:
     def _run(self, step: Step, values: Mapping[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
         """The output of one layer for the new rows; the head's is its logits."""
         layer, n = step.layer, len(tokens)
-        letters = {**batch_letters(1, n), "R": n, **layer.letters}
-        inputs = {name: values[value] for name, value in step.inputs.items()}
-
+        batch = {**batch_letters(1, n), "R": n}
+        letters = step.letters(batch)
+        shapes = {name: resolve(shape, batch) for name, shape in step.shapes.items()}
+        inputs = {name: values[value].reshape(shapes[name]) for name, value in step.inputs.items()}
         given = {**inputs, "tokens": tokens[None], "key": None,
                  **{d.name: self._own(step, d, n) for d in (*layer.params, *layer.tables)}}
         if layer.across:
@@ -101,7 +102,7 @@ class Decoder:
         dtype = self._model.dtype
         itemsize = np.dtype(dtype).itemsize
         head = layer.evaluate_flow.exists
-        made = {s.name: np.empty(resolve(s.shape, letters), s.dtype or dtype) for s in layer.sites if head or not s.optional}
+        made = {s.name: np.empty(shapes[s.name], s.dtype or dtype) for s in layer.sites if head or not s.optional}
         scratch = {s.name: np.empty(s.elements(layer, letters, self._threads, itemsize), s.dtype or dtype)
                    for s in layer.scratch}
         writes = {name: made.get(name, scratch.get(name)) for name in layer.forward_flow.writes}

@@ -8,7 +8,7 @@ that nobody needs, and no strategy has to think of it. A buffer lives from the o
 from collections.abc import Iterable, Mapping
 
 from cllm.errors import ConfigError, PlanError
-from cllm.plans.check import check_plan
+from cllm.plans.check import check_plan, head_rows
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Cache, Compress, Decision, OnDisk, Recompute, Segment, Tape
 from cllm.program.declare import Flow
@@ -73,7 +73,7 @@ class _Builder:
         self.n_micro = -(-workload.batch // self.micro)
         self.letters = workload.letters(self.micro)
         self.whole_letters = workload.letters()
-        rows = self.letters["N"]
+        rows = head_rows(program, workload, self.micro)
         chosen = plan.loss_rows or default_loss_rows(rows, scores_in_a_row(program), workload.itemsize)
         self.letters["R"] = self.whole_letters["R"] = min(rows, chosen)
         self.buffers: list[Buffer] = []
@@ -282,9 +282,9 @@ class _Builder:
         self.ops.append(Op(kind, step, tuple(reads.items()), tuple(writes.items()), whole=whole))
 
     def scratch(self, step: Step, item, whole: bool) -> int:
-        key = (step.layer, item.name, whole)
+        key = (step.layer, step.rows, item.name, whole)
         if key not in self.scratch_sizes:
-            letters = {**(self.whole_letters if whole else self.letters), **step.layer.letters}
+            letters = step.letters(self.whole_letters if whole else self.letters)
             dtype = item.dtype or self.workload.dtype
             self.scratch_sizes[key] = item.elements(step.layer, letters, self.workload.threads, ITEMSIZES[dtype])
         return self.buffer(f"{step.name}.{item.name}", str(self.scratch_sizes[key]), item.dtype, "scratch", step.block, whole)

@@ -35,6 +35,7 @@ def batch_bytes(program: Program, workload: Workload, micro_batch: int) -> int:
     """Bytes of the feeds: the whole batch's, of those that are cut a micro-batch's too, and what the executor hands in."""
     whole, micro = workload.letters(), workload.letters(micro_batch)
     total = sum(elements(shape, {}) * ITEMSIZES[dtype] for shape, dtype in HANDED.values())
+    total += len(program.kinds_of_rows) * elements(HANDED["key"][0], {}) * ITEMSIZES[HANDED["key"][1]]
     for feed in program.feeds.values():
         sizes = (whole, micro) if feed.is_cut else (whole,)
         total += sum(elements(feed.shape, letters) for letters in sizes) * np.dtype(feed.dtype or workload.dtype).itemsize

@@ -45,7 +45,7 @@ class Binomial:
         return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Tape | Segment, ...]:
-        return _reverse(blocks, min(self.slots, len(blocks)))
+        return _reverse(blocks, min(self.slots, len(blocks))) if blocks else ()
 
 
 def _reverse(blocks: range, slots: int) -> tuple[Tape | Segment, ...]:

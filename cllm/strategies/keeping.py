@@ -35,7 +35,7 @@ def keep_as(decision: Decision, sites: tuple[str, ...] | None, base, micro_batch
     last = ledger.n_blocks - 1 if but_last else -1
     inputs = sites is None or "input" in sites
     if sites is None:
-        block_bytes = max(sum(e.nbytes for e in ledger.in_block(b)) for b in range(ledger.n_blocks))
+        block_bytes = max((sum(e.nbytes for e in ledger.in_block(b)) for b in range(ledger.n_blocks)), default=0)
         chosen = {(e.block, e.key) for e in ledger.entries.values()
                   if e.group != "statistics" and e.nbytes > block_bytes * SMALL_SHARE}
     else:

@@ -135,5 +135,5 @@ class MemoryBudget:
             ways.append("a smaller batch_size")
         if ledger.workload.optimizer in ("adam", "adamw"):
             ways.append("optimizer='sgd', which keeps no state")
-        ways += ["a smaller model", "shorter sequences"]
+        ways += ["a smaller model", *(["shorter sequences"] if ledger.workload.time is not None else [])]
         return f"Raise the limit, or lower what is needed: {', '.join(ways)}."

@@ -25,4 +25,4 @@ class Sqrt:
         return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Segment, ...]:
-        return EveryNth(1 + isqrt(len(blocks) - 1)).children(ledger, blocks)
+        return EveryNth(1 + isqrt(max(0, len(blocks) - 1))).children(ledger, blocks)

@@ -132,3 +132,57 @@ def test_a_wrong_step_by_step_form_is_found():
 
     with pytest.raises(AssertionError, match="extend differs from forward at position 2"):
         check_layer(Bad(H=2, D=4, C=8))
+
+
+@dataclass(frozen=True)
+class Before(cllm.Layer):
+    """y[t] = x[t] + x[t - 1], through scratch; what it reads is an array by sequence and position."""
+
+    C: int
+    sites = (cllm.Site("y", "B T C", "two positions"),)
+    scratch = (cllm.Scratch("room", lambda layer, letters, threads, itemsize: letters["N"] * layer.C),)
+    reads = {"x": "B T C"}
+    across = True
+
+    def forward(self, x, *, y, room):
+        room = room[:x.size].reshape(x.shape)
+        room[...] = x
+        room[:, 1:] += x[:, :-1]
+        y[...] = room
+
+    def backward(self, dy, *, dx):
+        dx[...] = dy
+        dx[:, :-1] += dy[:, 1:]
+
+    def start(self, room, dtype):
+        return np.zeros(self.C, dtype)
+
+    def extend(self, state, position, x):
+        y = x + np.concatenate([state[None, None], x[:, :-1]], axis=1)
+        state[...] = x[0, -1]
+        return y
+
+
+def test_a_layer_over_sequences_and_positions_passes():
+    check_layer(Before(C=4))
+
+
+def one_row_only(self, state, position, x):
+    y = x + state
+    state[...] = x[0, -1]
+    return y
+
+
+def all_scratch(self, x, *, y, room):
+    room[...] = (x + np.concatenate([0 * x[:, :1], x[:, :-1]], axis=1)).reshape(-1)
+    y[...] = room.reshape(x.shape)
+
+
+@pytest.mark.parametrize("body, match", [
+    ({"across": False}, "lets x of one position change another's y"),
+    ({"extend": one_row_only}, "extend differs from forward where 3 rows are new at once"),
+    ({"forward": all_scratch}, "5 sequences, 2 at a time, ends in an error: .*take of scratch")])
+def test_a_fault_in_a_layer_over_sequences_and_positions_is_named(body, match):
+    Bad = dataclass(frozen=True)(type("Bad", (Before,), {"__annotations__": {}, "__module__": __name__, **body}))
+    with pytest.raises(AssertionError, match=match):
+        check_layer(Bad(C=4))
