@@ -262,7 +262,8 @@ def test_budgets_go_over_the_curve_from_its_least_to_its_most():
     assert max(gaps) - min(gaps) <= 0.011 and all(t <= limit * 1e6 for t, limit in zip(totals, limits, strict=True))
 
 
-def test_pareto_adds_budgets_and_the_curve(quick, tmp_path):
+def test_pareto_adds_budgets_and_the_curve(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cllm", "compare", "--pareto"])
     path = tmp_path / "out.json"
     done = run(*SMALL, "--strategies", "cache,recompute,selective", "--layers", 1, "--pareto", "--json", path)
     assert done.exit_code == 0, done.stderr
@@ -275,7 +276,7 @@ def test_pareto_adds_budgets_and_the_curve(quick, tmp_path):
                      ("strategies", True): 3, ("budgets", True): len(names) - 3}
     assert all(p.low == 0.1 and p.high == 0.3 for series in memory_against_time(report) if series.measured
                for p in series.points)
-    assert report["predicted_from"] and report["date"] and report["command"].startswith("cllm ")
+    assert report["predicted_from"] and report["date"] and report["command"] == "cllm compare --pareto"
 
 
 # peers
