@@ -19,13 +19,15 @@ from pathlib import Path
 
 import draw
 import harness
-from jobs import options, record
+from jobs import models, options, record
 from machine.limits import Limits
 from peers import process
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
 from cllm.models.architecture import program_of
 from cllm.models.gpt import ModelConfig
+
+FAMILIES = ("gpt", "crystalline")  # of which `shapes_of` knows what kernels they call
 
 PRODUCTS = ((512, 64, 64), (1024, 512, 512), (1024, 512, 2048), (1024, 2048, 512), (4096, 768, 3072),
             (2048, 768, 50257), (333, 129, 517), (64, 512, 2048))
@@ -86,8 +88,12 @@ def main() -> int:
     unknown = set(arguments.only.split(",")) - set(SHAPES)
     if unknown:
         parser.error(f"unknown kernels {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
-    asked = arguments.preset or arguments.settings
-    shapes = shapes_of(options.config_of(arguments), arguments.batch_size, arguments.seq_len) if asked else SHAPES
+    shapes = SHAPES
+    if models.is_asked(arguments):
+        model = models.asked(arguments)
+        if model["family"] not in FAMILIES:
+            parser.error(f"--model: shapes are known of {', '.join(FAMILIES)}, not of {model['family']}")
+        shapes = shapes_of(model["config"], arguments.batch_size, arguments.seq_len)
     cases = [(kernel, shape) for kernel in arguments.only.split(",") for shape in shapes[kernel]
              if flops(kernel, shape) <= arguments.largest * 1e9]
     rows, problems = _measure(arguments, cases)

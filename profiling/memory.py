@@ -16,7 +16,7 @@ from itertools import accumulate
 
 import draw
 import harness
-from jobs import options, record
+from jobs import models, options, record
 from peers import process
 from views.steps import by_site
 
@@ -40,10 +40,10 @@ def main() -> int:
         import memory_profiler  # noqa: F401
     except ImportError:
         parser.exit(1, "memory_profiler is missing: pip install 'cllm[profile]'\n")
-    config = options.config_of(arguments)
+    model = models.asked(arguments)
     rows, failed = [], {}
     for name in options.strategies_of(arguments):  # one after the other: each alone in memory
-        with options.trainings(arguments, config, [name]) as (made, reasons):
+        with options.trainings(arguments, model, [name]) as (made, reasons):
             failed.update(reasons)
             for peer, facts in made.values():
                 harness.say(f"watching {name}")
@@ -54,12 +54,12 @@ def main() -> int:
     problems = [f"{name} failed: {reason}" for name, reason in failed.items()]
     problems += [f"{row['name']}: predicted arena {row['arena_bytes']}, recorded {row['high_water_bytes']}"
                  for row in rows if row["arena_bytes"] != row["high_water_bytes"]]
-    _print(arguments, config, rows, problems)
+    _print(arguments, model, rows, problems)
     drawn = [row["name"] for row in rows] if arguments.draw is None else arguments.draw.split(",")
     for row in rows:
         if row["name"] not in drawn:  # the picture's alone, and most of the file
             del row["timeline"], row["samples"]
-    path = record.write_result("memory", arguments.threads, {**options.job_of(arguments, config), "rows": rows,
+    path = record.write_result("memory", arguments.threads, {**options.job_of(arguments, model), "rows": rows,
                                                               "drawn": drawn, "problems": problems}, arguments.out)
     pictures = draw.draw(path)
     print(draw.told(path, pictures))
@@ -135,8 +135,8 @@ def verdicts(row: dict) -> dict[str, bool | None]:
             abs(grown - total) <= GROWTH_WITHIN * total + GROWTH_BYTES}
 
 
-def _print(arguments, config: dict, rows: list[dict], problems: list[str]) -> None:
-    print(options.title(arguments, config) + "; MB are 10^6 bytes")
+def _print(arguments, model: dict, rows: list[dict], problems: list[str]) -> None:
+    print(options.title(arguments, model) + "; MB are 10^6 bytes")
     print(f"{'':16s} {'arena':>9s} {'recorded':>9s} {'total':>9s} {'growth':>9s} {'base':>9s} {'base+total':>10s} "
           f"{'sampled':>9s} {'sampled/predicted':>17s}  held")
     for row in rows:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import harness
-from jobs import options, record
+from jobs import models, options, record
 from peers import process
 
 import cllm
@@ -88,7 +88,7 @@ def steps(config: cllm.ModelConfig, arguments) -> dict:
     try:
         for name in STEPS:
             harness.say(f"making {name}")
-            peers[name].ask("make", config=config.to_dict(), batch_size=8, seq_len=256, strategy=name,
+            peers[name].ask("make", model=models.told(config), batch_size=8, seq_len=256, strategy=name,
                             threads=arguments.threads)
         prepared(peers["round_weights"], "round_weights", (elements,), arguments.threads)
         repeats = {name: 1 for name in STEPS} | {"round_weights": 10}

@@ -20,7 +20,7 @@ shared machine drifts by more than is looked for.
 import sys
 
 import harness
-from jobs import options, record
+from jobs import models, options, record
 from peers import process
 
 BURST_SECONDS = 0.03
@@ -34,19 +34,19 @@ def main() -> int:
     parser = options.parser(__doc__.splitlines()[0], "cache,recompute,cache@1", rounds=101)
     parser.set_defaults(preset="tiny", batch_size=4, seq_len=32)
     arguments = options.parsed(parser)
-    config = options.config_of(arguments)
+    model = models.asked(arguments)
     rows, reasons = [], []
     for name in options.strategies_of(arguments):
-        with options.trainings(arguments, config, [name], "peers/cllm/overhead.py") as (made, failed):
+        with options.trainings(arguments, model, [name], "peers/cllm/overhead.py") as (made, failed):
             reasons += [f"{one} failed: {reason}" for one, reason in failed.items()]
             for peer, facts in made.values():
                 rows += _rows(name, peer, facts, arguments.rounds)
     harness.say("")
     problems = reasons + [f"{row['strategy']}: profiling adds {row['adds_text']}" for row in rows
                  if row["what"] == "profiled" and row["adds"][1] > ADDS_AT_MOST]
-    path = record.write_result("overhead", arguments.threads, {**options.job_of(arguments, config), "rows": rows,
+    path = record.write_result("overhead", arguments.threads, {**options.job_of(arguments, model), "rows": rows,
                                                                 "problems": problems}, arguments.out)
-    print(options.title(arguments, config))
+    print(options.title(arguments, model))
     for row in rows:
         print(f"{row['strategy']:<16} {row['what']:<20} {row['operations']:>5} operations  "
               f"{row['seconds']['median'] * 1e3:9.4f} ms a step  {row['adds_text']}")

@@ -18,7 +18,7 @@ from statistics import median
 
 import draw
 import harness
-from jobs import options, record
+from jobs import models, options, record
 from machine import roofline
 from machine.limits import Limits
 from peers import process
@@ -32,8 +32,8 @@ def main() -> int:
     """Measure, print, write; the exit code is 1 when a strategy failed. Parts that are far from their whole are named
     among the result's problems."""
     arguments = options.parsed(options.parser(__doc__.splitlines()[0], "cache,recompute,every:2,selective", rounds=5))
-    config = options.config_of(arguments)
-    with options.trainings(arguments, config, options.strategies_of(arguments)) as (made, failed):
+    model = models.asked(arguments)
+    with options.trainings(arguments, model, options.strategies_of(arguments)) as (made, failed):
         parts: dict[str, list[dict]] = {name: [] for name in made}
         bursts = {name: _with_parts(peer, parts[name]) for name, (peer, _) in made.items()}
         timings = harness.interleave(bursts, arguments.rounds, harness.say)
@@ -45,8 +45,8 @@ def main() -> int:
         roofs = roofline.measured_roofs(Limits(Path(folder), arguments.threads), step_bytes)
     points = _points(parts, work, roofs)
     problems = [f"{name} failed: {reason}" for name, reason in failed.items()] + apart(rows)
-    data = {**options.job_of(arguments, config), "rows": rows, "roofs": roofs, "points": points, "problems": problems}
-    _print(arguments, config, data)
+    data = {**options.job_of(arguments, model), "rows": rows, "roofs": roofs, "points": points, "problems": problems}
+    _print(arguments, model, data)
     path = record.write_result("speed", arguments.threads, data, arguments.out)
     pictures = draw.draw(path)
     print(draw.told(path, pictures))
@@ -110,9 +110,9 @@ def _medians(dicts: list[dict]) -> dict:
     return {key: median(one.get(key, 0.0) for one in dicts) for key in dicts[0]}
 
 
-def _print(arguments, config: dict, data: dict) -> None:
+def _print(arguments, model: dict, data: dict) -> None:
     rows = data["rows"]
-    print(options.title(arguments, config))
+    print(options.title(arguments, model))
     kinds = in_order(kind for row in rows for kind in row["by_kind"])
     print(f"{'seconds':16s} {'min':>8s} {'median':>8s} {'max':>8s}  " + " ".join(f"{kind:>10s}" for kind in kinds)
           + f"  time against {rows[0]['name'] if rows else 'nothing'}: median of paired ratios (least to most)")

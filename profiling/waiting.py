@@ -15,7 +15,7 @@ import sys
 from contextlib import ExitStack
 
 import harness
-from jobs import options, record
+from jobs import models, options, record
 from peers import process
 
 RUNTIME = 300_000  # rounds, where nobody says otherwise
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--beside", type=int, default=0, metavar="N", help="busy processes on the same processors")
     parser.set_defaults(preset="tiny", batch_size=4, seq_len=32)
     arguments = options.parsed(parser)
-    config = options.config_of(arguments)
+    model = models.asked(arguments)
     asked = {"runtime": {"GOMP_SPINCOUNT": str(RUNTIME)}, "cllm": {},
              **{str(limit): {"GOMP_SPINCOUNT": str(limit)} for limit in arguments.limits}}
     with ExitStack() as stack:
@@ -38,7 +38,7 @@ def main() -> int:
         for name, variables in asked.items():
             harness.say(f"making {name}")
             peer = stack.enter_context(process.Peer("peers/cllm/steps.py", arguments.threads, **UNBOUND, **variables))
-            peer.ask("make", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len, strategy="cache",
+            peer.ask("make", model=model, batch_size=arguments.batch_size, seq_len=arguments.seq_len, strategy="cache",
                      threads=arguments.threads)
             bursts[name] = options.bursts(peer)
         for _ in range(arguments.beside):
@@ -50,9 +50,9 @@ def main() -> int:
         ratio = harness.median_interval(harness.paired(timing, timings["runtime"]))
         rows.append({"name": name, "ratio": list(ratio), "seconds": {
             "min": timing.min, "median": timing.median, "max": timing.max, "by_round": list(timing.by_round)}})
-    path = record.write_result("waiting", arguments.threads, {**options.job_of(arguments, config), "beside": arguments.beside,
+    path = record.write_result("waiting", arguments.threads, {**options.job_of(arguments, model), "beside": arguments.beside,
                                                               "rows": rows}, arguments.out)
-    print(f"{options.title(arguments, config)}; {arguments.beside} busy processes beside it")
+    print(f"{options.title(arguments, model)}; {arguments.beside} busy processes beside it")
     for row in rows:
         middle, low, high = row["ratio"]
         seconds = row["seconds"]

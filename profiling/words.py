@@ -16,10 +16,12 @@ def count(n: int, thing: str) -> str:
     return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
-def model(config: dict) -> str:
-    """The sizes of a model in one line."""
-    return (f"{count(config['n_layers'], 'layer')}, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
-            f"V {config['vocab_size']}")
+def model(data: dict) -> str:
+    """The model of a result in one line; results of before say the sizes of a GPT alone."""
+    config = data["config"]
+    return data.get("model") or (
+        f"{count(config['n_layers'], 'layer')}, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
+        f"V {config['vocab_size']}")
 
 
 def settings(data: dict) -> dict:
@@ -32,7 +34,8 @@ def workload(data: dict) -> list[str]:
     if not data.get("config"):
         return []
     job = settings(data)
-    return [model(data["config"]), f"batch {job['batch_size']} × {job['seq_len']}"]
+    time = "" if job["seq_len"] is None else f" × {job['seq_len']}"
+    return [model(data), f"batch {job['batch_size']}{time}"]
 
 
 def title(data: dict) -> str:

@@ -107,8 +107,8 @@ cdef extern from *:
     CLLM_FUSE(cllm_vf32, f32)
     CLLM_FUSE(cllm_vf64, f64)
     #endif
-    /* The same of single numbers. */
-    #if defined(__FP_FAST_FMAF) && defined(__FP_FAST_FMA)
+    /* a b + c of single numbers. */
+    #if defined(__FMA__) || defined(__aarch64__)
     #define CLLM_FMA_FLOAT(a, b, c) __builtin_fmaf(a, b, c)
     #define CLLM_FMA_DOUBLE(a, b, c) __builtin_fma(a, b, c)
     #else

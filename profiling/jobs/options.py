@@ -4,24 +4,21 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 import harness
 import words
 from peers import process
 
+from jobs import models
+
 
 def parser(description: str, strategies: str | None, rounds: int) -> argparse.ArgumentParser:
     """Options of the scripts: the model, the batch, the strategies (none for those without), rounds and threads."""
-    from cllm.models.gpt import PRESETS, ModelConfig
-
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--preset", choices=sorted(PRESETS), default="small", help="sizes to start from")
-    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-                      help="change one setting; names: " + ", ".join(field.name for field in fields(ModelConfig)))
+    models.add_options(made)
     made.add_argument("--batch-size", type=positive, default=8, help="sequences in a batch")
-    made.add_argument("--seq-len", type=positive, default=256, help="tokens in a sequence")
+    made.add_argument("--seq-len", type=positive, default=256, help="time steps in a sequence; not used by a model without")
     if strategies is not None:
         made.add_argument("--strategies", default=strategies, metavar="A,B,...", help="strategies of cllm, by name")
     made.add_argument("--rounds", type=positive, default=rounds, help="rounds of bursts")
@@ -66,34 +63,6 @@ def run(main: Callable[[], int]) -> int:
         return 2
 
 
-def config_of(arguments: argparse.Namespace, sizes: dict | None = None) -> dict:
-    """The model's configuration as plain data, with max_seq_len raised to --seq-len; `sizes` are the script's own, where
-    no preset was asked for."""
-    from cllm.models.gpt import ModelConfig
-
-    config = ModelConfig.preset(arguments.preset or "tiny").to_dict()
-    if not arguments.preset:
-        config |= sizes or {}
-    config["max_seq_len"] = max(config["max_seq_len"], arguments.seq_len)
-    for setting in arguments.settings:
-        name, _, value = setting.partition("=")
-        if name not in config:
-            raise SystemExit(f"--set {setting}: the settings are {', '.join(config)}")
-        try:
-            config[name] = _like(config[name], value)
-        except ValueError:
-            raise SystemExit(f"--set {setting}: must be of type {type(config[name]).__name__}, like {config[name]}") from None
-    return ModelConfig(**config).to_dict()
-
-
-def _like(example, value: str):
-    if isinstance(example, bool):
-        return value.lower() in ("1", "true", "yes", "on")
-    if isinstance(example, (tuple, list)):
-        return tuple(value.split("+"))
-    return type(example)(value)
-
-
 def strategies_of(arguments: argparse.Namespace) -> list[str]:
     """The names in ``--strategies``, in order, each once."""
     names = list(dict.fromkeys(name for name in arguments.strategies.split(",") if name))
@@ -102,19 +71,19 @@ def strategies_of(arguments: argparse.Namespace) -> list[str]:
     return names
 
 
-def job_of(arguments: argparse.Namespace, config: dict) -> dict:
+def job_of(arguments: argparse.Namespace, model: dict) -> dict:
     """What is measured, for the result file."""
-    return {"config": config, "batch_size": arguments.batch_size, "seq_len": arguments.seq_len,
+    return {**models.recorded(model), "batch_size": arguments.batch_size, "seq_len": arguments.seq_len,
             "rounds": arguments.rounds}
 
 
-def title(arguments: argparse.Namespace, config: dict) -> str:
+def title(arguments: argparse.Namespace, model: dict) -> str:
     """What is measured, in one line."""
-    return words.title({**job_of(arguments, config), "threads": arguments.threads})
+    return words.title({**job_of(arguments, model), "threads": arguments.threads})
 
 
 @contextmanager
-def trainings(arguments: argparse.Namespace, config: dict, names: Iterable[str], script: str = "peers/cllm/steps.py"):
+def trainings(arguments: argparse.Namespace, model: dict, names: Iterable[str], script: str = "peers/cllm/steps.py"):
     """A contestant for each strategy, a process of that script, made and warmed up; those that fail are named with their
     reason.
 
@@ -132,7 +101,7 @@ def trainings(arguments: argparse.Namespace, config: dict, names: Iterable[str],
             harness.say(f"making {name}")
             peer = process.Peer(script, arguments.threads)
             try:
-                facts = peer.ask("make", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
+                facts = peer.ask("make", model=model, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
                                  strategy=name, threads=arguments.threads)
                 made[name] = (peer, facts)
             except process.PeerError as error:

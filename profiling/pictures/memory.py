@@ -128,8 +128,12 @@ def growth(data: dict, path: Path) -> None:
     """How arena and time grow, with the layers and then with the batch."""
     rows = data["rows"]
     base = data["base"]
-    sizes = f"C {base['d_model']}, H {base['n_heads']}, F {base['d_ff']}, V {base['vocab_size']}, T {data['time']}"
-    figure, axes = new_figure([2.9] * 4, f"thin layers, {sizes}; {title(data)}")
+    time = "" if data["time"] is None else f", T {data['time']}"
+    if data.get("family", "gpt") == "gpt":  # results of before are all of it
+        sizes = f"thin layers, C {base['d_model']}, H {base['n_heads']}, F {base['d_ff']}, V {base['vocab_size']}"
+    else:
+        sizes = data["model"]
+    figure, axes = new_figure([2.9] * 4, f"{sizes}{time}; {title(data)}")
     if figure is None or not rows:
         return
     from matplotlib.ticker import LogLocator

@@ -61,7 +61,8 @@ def test_training_contestant():
     from cllm.models.gpt import ModelConfig
 
     with process.Peer("peers/cllm/steps.py", 1) as peer:
-        facts = peer.ask("make", config=ModelConfig.preset("tiny").to_dict(), batch_size=4, seq_len=16,
+        model = script("jobs.models").told(ModelConfig.preset("tiny"))
+        facts = peer.ask("make", model=model, batch_size=4, seq_len=16,
                          strategy="recompute@2", threads=1)
         assert facts["loss"] > 0 and facts["arena_bytes"] < facts["total_bytes"]
         parts, timeline = peer.ask("parts"), peer.ask("timeline")

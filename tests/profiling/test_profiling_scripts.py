@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 
+import own_model
 import pytest
 from profiling_scripts import FOLDER, script
 
@@ -122,15 +123,16 @@ def test_kernels_take_the_shapes_of_a_model():
 
 
 @pytest.mark.parametrize("asked, words", [
-    (["--set", "n_heads=7"], "n_heads"), (["--set", "d_model=abc"], "must be of type int"),
-    (["--set", "nonsense=1"], "settings are"),
+    (["--set", "n_heads=7"], "n_heads"), (["--set", "d_model=abc"], "must be a value of int"),
+    (["--set", "nonsense=1"], "must be a field of ModelConfig"), (["--model", "nonsense"], "--model: must be one of gpt"),
+    (["--model", "own_model:Mine", "--preset", "tiny"], "is for families that derive from ModelConfig"),
     (["--rounds", "0"], "above zero"), (["--preset", "nonsense"], "invalid choice")])
 def test_scripts_refuse_in_one_line(asked, words, monkeypatch, capsys):
     options = script("jobs.options")
     monkeypatch.setattr(sys, "argv", ["speed.py", *asked])
 
     def main():
-        return len(options.config_of(options.parsed(options.parser("words", "cache", 3))))
+        return len(script("jobs.models").asked(options.parsed(options.parser("words", "cache", 3))))
 
     try:
         code = options.run(main)
@@ -147,10 +149,30 @@ def test_a_setting_is_read_like_its_default(monkeypatch):
                                       "--set", "crystalline=bias+distance", "--set", "attention=crystalline",
                                       "--seq-len", "300"])
     arguments = options.parsed(options.parser("words", "cache", 3))
-    config = options.config_of(arguments)
+    model = script("jobs.models").asked(arguments)
+    config = model["config"]
     assert (config["tied"], config["norm_eps"], config["max_seq_len"]) == (False, 1e-3, 300)
-    assert options.title(arguments, config).startswith("2 layers, C 64, H 4, F 256, V 256; batch 8 × 300; ")
+    assert options.title(arguments, model).startswith("2 layers, C 64, H 4, F 256, V 256; batch 8 × 300; ")
     assert set(config["crystalline"]) == {"bias", "distance"}
+
+
+def test_scripts_measure_a_model_of_a_user(monkeypatch):
+    options, models = script("jobs.options"), script("jobs.models")
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--model", f"{own_model.__file__}:Pictures", "--set", "C=5",
+                                      "--batch-size", "4"])
+    arguments = options.parsed(options.parser("words", "cache", 3))
+    model = models.asked(arguments)
+    assert models.architecture(json.loads(json.dumps(model))) == own_model.Pictures(C=5)
+    assert options.job_of(arguments, model) == {"family": "own_model:Pictures", "config": model["config"], "seq_len": None,
+                                                "model": "Pictures, pixels 12, C 5, classes 4", "batch_size": 4, "rounds": 3}
+    assert options.title(arguments, model).startswith("Pictures, pixels 12, C 5, classes 4; batch 4; float32")
+    with options.trainings(arguments, model, ["per-block@2"]) as (made, failed):
+        assert failed == {"per-block@2": "ConfigError: strategy: must begin with one of cache, recompute, every, bf16, int8, "
+                          "int8-stochastic, spill, sqrt, binomial, budget, selective; got 'per-block@2'. Check the spelling."}
+    with options.trainings(arguments, model, ["recompute"]) as (made, failed):
+        peer, facts = made["recompute"]
+        assert not failed and facts["loss"] > 0 and len(peer.ask("burst", repeats=2)) == 2
+        assert len(peer.ask("parts")["operations"]) == len(peer.ask("work"))
 
 
 def test_declared_work_does_not_depend_on_the_cut_of_the_batch():

@@ -1,12 +1,14 @@
 """The contestant of leaks.py: a process that trains and says what it holds."""
 
+from jobs import models
+
 from peers import process
 
 WARM_UP = 50  # steps, before the samples and again under the eyes of tracemalloc
 SAMPLES = 10
 
 
-def train(config: dict, batch_size: int, seq_len: int, strategy: str, steps: int, threads: int) -> list[dict]:
+def train(model: dict, batch_size: int, seq_len: int | None, strategy: str, steps: int, threads: int) -> list[dict]:
     """Samples of what the process holds, the first after the steps that warm up."""
     import gc
     import tracemalloc
@@ -15,23 +17,24 @@ def train(config: dict, batch_size: int, seq_len: int, strategy: str, steps: int
     import psutil
 
     import cllm
-    from cllm import corpus
+    from cllm.comparison.data import batches_of
+    from cllm.comparison.job import Job
     from cllm.strategies import parse
-    from cllm.tokenizer import ByteTokenizer
 
-    tokens = ByteTokenizer().encode(corpus.embedded_text())
-    model = cllm.GPT(cllm.ModelConfig(**config), seed=0)
-    ex = cllm.Executor(model, batch_size, seq_len, strategy=parse(strategy), num_threads=threads)
-    opt = cllm.AdamW(model, lr=1e-3)
+    architecture = models.architecture(model)
+    batch_of_step = batches_of(Job(architecture, batch_size, seq_len))
+    trained = cllm.Model(architecture, seed=0)
+    ex = cllm.Executor(trained, batch_size, seq_len, strategy=parse(strategy), num_threads=threads)
+    opt = cllm.AdamW(trained, lr=1e-3)
 
     def run(first: int, stop: int) -> None:
         for step in range(first, stop):
-            batch = corpus.batch(tokens, batch_size, seq_len, step)
-            model.zero_grad()
-            ex.loss_and_grad(*batch)
-            cllm.clip_grad_norm(model, 1.0)
+            feeds = batch_of_step(step)
+            trained.zero_grad()
+            ex.loss_and_grad(**feeds)
+            cllm.clip_grad_norm(trained, 1.0)
             opt.step()
-            ex.loss(*batch)
+            ex.loss(**feeds)
 
     def sample(step: int) -> dict:
         gc.collect()

@@ -38,7 +38,7 @@ class Ways(Training):
                 stack.callback(delattr, slab, "mark")
             if way == "Python alone":
                 _without_kernels(stack)
-            return harness.burst(lambda: take(self.inputs, self.targets), 1)
+            return harness.burst(lambda: take(**self.feeds), 1)
 
 
 def _without_kernels(stack: ExitStack) -> None:

@@ -1,6 +1,7 @@
 """The contestant cllm: whole training steps under one strategy, in a process of its own (see `process.Peer`)."""
 
 import harness
+from jobs import models
 
 from peers import process
 
@@ -10,9 +11,9 @@ MAX_NORM = 1.0
 class Training:
     """One model, executor and optimizer, made by `make` and then stepped."""
 
-    def make(self, config: dict, batch_size: int, seq_len: int, strategy: str, threads: int,
+    def make(self, model: dict, batch_size: int, seq_len: int | None, strategy: str, threads: int,
              dtype: str = "float32") -> dict:
-        """Build everything and take the first step.
+        """Build everything and take the first step; `model` is of `jobs.models.asked`.
 
         Returns
         -------
@@ -21,12 +22,13 @@ class Training:
         """
         import cllm
         from cllm.comparison.resident import resident_bytes
-        self.inputs, self.targets = first_batch(config, batch_size, seq_len)
+        architecture = models.architecture(model)
+        self.feeds = first_batch(architecture, batch_size, seq_len)
         self.rss_start = resident_bytes()
-        self.model = cllm.GPT(cllm.ModelConfig(**config), seed=0, dtype=dtype)
+        self.model = cllm.Model(architecture, seed=0, dtype=dtype)
         rss_model = resident_bytes()
         self.executor = cllm.Executor(self.model, batch_size=batch_size, seq_len=seq_len, optimizer="adamw",
-                                      strategy=strategy_of(strategy, config), num_threads=threads, seed=0)
+                                      strategy=strategy_of(strategy, architecture), num_threads=threads, seed=0)
         self.optimizer = cllm.AdamW(self.model, lr=3e-4)
         self.clip = cllm.clip_grad_norm
         loss = self.step()
@@ -38,7 +40,7 @@ class Training:
     def step(self) -> float:
         """One whole step: zero, loss and gradients, clip, AdamW."""
         self.model.zero_grad()
-        loss = float(self.executor.loss_and_grad(self.inputs, self.targets))
+        loss = float(self.executor.loss_and_grad(**self.feeds))
         self.clip(self.model, MAX_NORM)
         self.optimizer.step()
         return loss
@@ -57,7 +59,7 @@ class Training:
     def parts(self) -> dict:
         """One step, part by part: the operations of the schedule, then what follows them."""
         zero = harness.burst(self.model.zero_grad, 1)[0]
-        seconds = self.executor.timed_step(self.inputs, self.targets).tolist()
+        seconds = self.executor.timed_step(**self.feeds).tolist()
         ran = self.executor.schedule.whole_step(self.executor.schedule.ops)
         operations = [[op.kind, op.step.name, one] for op, one in zip(ran, seconds, strict=True)]
         clip = harness.burst(lambda: self.clip(self.model, MAX_NORM), 1)[0]
@@ -92,43 +94,43 @@ class Training:
                 "peak": {"operation": names[memory.peak], "alive": [list(one) for one in memory.alive_at_peak()]}}
 
 
-def strategy_of(name: str, config: dict):
+def strategy_of(name: str, architecture):
     """The strategy of a name as on the command line; and ``per-block``, which has none there: the first half of the blocks
     recomputed, the others cached."""
     from cllm import CacheAll, PerBlock, RecomputeAll
     from cllm.strategies import parse
 
     if name == "per-block":
-        return PerBlock({range(0, config["n_layers"] // 2): RecomputeAll()}, default=CacheAll())
+        return PerBlock({range(0, architecture.program.n_blocks // 2): RecomputeAll()}, default=CacheAll())
     return parse(name)
 
 
-def calibrate(config: dict, batch_size: int, seq_len: int, threads: int) -> float:
+def calibrate(model: dict, batch_size: int, seq_len: int | None, threads: int) -> float:
     """Measure what plans for this workload cost on this machine and store it; returns the seconds that took."""
     from cllm.calibrate import calibrate as measure
     from cllm.program.workload import Workload
 
-    workload = Workload(batch_size, seq_len, threads=threads)
-    return harness.burst(lambda: measure(workload), 1)[0]
+    architecture, workload = models.architecture(model), Workload(batch_size, seq_len, threads=threads)
+    return harness.burst(lambda: measure(architecture, workload), 1)[0]
 
 
-def first_batch(config: dict, batch_size: int, seq_len: int) -> tuple:
-    """Tokens and targets of the embedded text, each of shape B T; bytes beyond a small vocabulary begin anew at 0."""
-    from cllm.corpus import batch, embedded_text
-    from cllm.tokenizer import ByteTokenizer
+def first_batch(architecture, batch_size: int, seq_len: int | None) -> dict:
+    """Every feed by name: the first windows of the embedded text, or what the model draws (see `cllm.comparison.data`)."""
+    from cllm.comparison.data import batches_of
+    from cllm.comparison.job import Job
 
-    return batch(ByteTokenizer().encode(embedded_text()) % config["vocab_size"], batch_size, seq_len, 0, 0)
+    return batches_of(Job(architecture, batch_size, seq_len))(0)
 
 
-def export(config: dict, batch_size: int, seq_len: int, weights: str, data: str) -> None:
+def export(model: dict, batch_size: int, seq_len: int, weights: str, data: str) -> None:
     """Write the weights and the batch that `Training.make` starts from, for a contestant without cllm."""
     import numpy as np
 
     import cllm
 
-    np.savez(weights, **cllm.GPT(cllm.ModelConfig(**config), seed=0).parameters)
-    tokens, targets = first_batch(config, batch_size, seq_len)
-    np.savez(data, tokens=tokens, targets=targets)
+    architecture = models.architecture(model)
+    np.savez(weights, **cllm.Model(architecture, seed=0).parameters)
+    np.savez(data, **first_batch(architecture, batch_size, seq_len))
 
 
 if __name__ == "__main__":
