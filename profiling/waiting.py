@@ -70,7 +70,7 @@ class _busy:
     """A process that computes until it is left."""
 
     def __init__(self, threads: int):
-        self._process = subprocess.Popen([*process._pin_prefix(threads), sys.executable, "-S", "-c", BUSY])
+        self._process = subprocess.Popen([*process.pinned(threads), sys.executable, "-S", "-c", BUSY])
 
     def __enter__(self):
         return self

@@ -18,6 +18,8 @@ X86 = platform.machine() == "x86_64"
 VARIANTS = {
     "hardly optimised, bounds checked": {"CLLM_DEBUG": "1"},
     "serial": {"CLLM_OPENMP": "0"},
+    "vectors of 16 bytes": {"CFLAGS": "-DCLLM_PLAIN_VECTORS=16 -Wno-psabi"},  # as wide as NEON's
+    "vectors of 64 bytes": {"CFLAGS": "-DCLLM_PLAIN_VECTORS=64 -Wno-psabi"},  # as wide as AVX-512's, and its tiles
     **({"tuned for Zen 3": {"CFLAGS": "-mtune=znver3"}, "tuned for Haswell": {"CFLAGS": "-mtune=haswell"}} if X86 else {}),
 }
 

@@ -51,7 +51,7 @@ def attention_workspace(Py_ssize_t batch, Py_ssize_t time, Py_ssize_t heads, Py_
     cdef Attention at
     if batch * time * heads == 0:
         return 0
-    lay_out(&at, time, heads, heads if kv_heads is None else kv_heads, head_dim, VECTOR_BYTES // itemsize, distance,
+    lay_out(&at, time, heads, heads if kv_heads is None else kv_heads, head_dim, itemsize, distance,
             bias, bounded, capped)
     return threads * (at.work + at.scratch) + 64 // itemsize + (batch * heads * (1 + GROUPS) if distance or bias else 0)
 

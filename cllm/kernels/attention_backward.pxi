@@ -26,10 +26,10 @@ cdef void pack_keys_backward(const vec *qkv, const Attention *at, Py_ssize_t uni
 
 cdef void pack_queries_backward(const vec *qkv, const vec *dy, const vec *y, const Attention *at, Py_ssize_t head,
                                 Py_ssize_t block, vec *work) noexcept nogil:
-    cdef Py_ssize_t i, j, left, rows = block_rows(at, block), place = query_place(at, head, block, at.channels)
+    cdef Py_ssize_t i, j, k, left, rows = block_rows(at, block), place = query_place(at, head, block, at.channels)
     cdef vec *dy_rows = plane(work, at, DY_ROWS, block)
     cdef vec *delta = plane(work, at, DELTA, block)
-    cdef vec total
+    cdef vec total[LINE_VECTORS]
     pack_queries(qkv, at, head, block, plane(work, at, Q_ROWS, block))
     pack_rows(address(dy, place), at.channels, rows, at.head_dim, 1.0, dy_rows, at.row)
     if at.bounded:
@@ -38,11 +38,18 @@ cdef void pack_queries_backward(const vec *qkv, const vec *dy, const vec *y, con
         clear_term_sums(at, work, block)
     y = address(y, place)
     for i in range(rows):
-        total = splat(y, 0.0)
-        for j from 0 <= j < at.head_dim by lanes(y):
-            left = min(at.head_dim - j, <Py_ssize_t> lanes(y))
-            total = fma(load(dy_rows, i * at.row + j), load_partial(y, i * at.channels + j, left), total)
-        put(delta, i, lane_sum(total))
+        for k in range(LINE_VECTORS):
+            total[k] = splat(y, 0.0)
+        for j from 0 <= j <= at.head_dim - line(y) by line(y):
+            for k in range(LINE_VECTORS):
+                total[k] = fma(load(dy_rows, i * at.row + j + k * lanes(y)),
+                               load(y, i * at.channels + j + k * lanes(y)), total[k])
+        for k in range(LINE_VECTORS):
+            left = min(at.head_dim - j - k * lanes(y), <Py_ssize_t> lanes(y))
+            if left > 0:
+                total[k] = fma(load(dy_rows, i * at.row + j + k * lanes(y)),
+                               load_partial(y, i * at.channels + j + k * lanes(y), left), total[k])
+        put(delta, i, line_sum(<const vec *> total))
 
 
 cdef void load_tile(const Attention *at, const vec *probs, Py_ssize_t head, Py_ssize_t block, Py_ssize_t key_block,

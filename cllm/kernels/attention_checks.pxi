@@ -69,7 +69,7 @@ cdef int take_arguments(str kernel, Attention *at, Crystal *crystal, const float
     if n_rows % batch or n_columns % pieces:
         raise ShapeError(kernel, f"qkv must have a multiple of {batch} rows and of {pieces} columns",
                          f"{n_rows} x {n_columns}", "Pass q | k | v of whole sequences, all heads beside each other.")
-    lay_out(at, n_rows // batch, heads, keys, n_columns // pieces, VECTOR_BYTES // sizeof(floating), alpha is not None,
+    lay_out(at, n_rows // batch, heads, keys, n_columns // pieces, sizeof(floating), alpha is not None,
             beta is not None, bounded, capped)
     check_room(kernel, "workspace", workspace.shape[0],
                attention_workspace(batch, at.time, heads, at.head_dim, _threads, sizeof(floating), alpha is not None,

@@ -47,30 +47,38 @@ cdef void score_tile(const Attention *at, const vec *work, const vec *q_rows, Py
 cdef void forward_block(const Attention *at, const vec *qkv, const vec *work, Py_ssize_t head, Py_ssize_t block,
                         vec *own, vec *y, vec *lse) noexcept nogil:
     """y and lse of one tile of queries; `own` are the thread's own planes and tiles."""
-    cdef Py_ssize_t i, j, first, stop, rows = block_rows(at, block), sequence = head // at.heads
-    cdef Span seen
+    cdef Py_ssize_t i, j, k, first, stop, tiles, rows = block_rows(at, block), sequence = head // at.heads
+    cdef Span seen[STRETCH]
+    cdef Py_ssize_t keys[STRETCH]
     cdef vec *q_rows = plane(own, at, Q_ROWS, 0)
     cdef vec *s = address(own, at.work)
-    cdef vec *out = address(s, BLOCK * BLOCK)
+    cdef vec *out = address(s, STRETCH * BLOCK * BLOCK)
     cdef vec *total = address(out, BLOCK * at.row)
-    cdef vec *top = address(total, BLOCK * lanes(s))
+    cdef vec *top = address(total, BLOCK * line(s))
     cdef double weight
     pack_queries(qkv, at, head, block, q_rows)
     if at.bounded:
         clear_rows(out, at.row, rows)
-    clear_rows(total, lanes(s), rows)
+    clear_rows(total, line(s), rows)
     for i in range(rows):
         put(top, i, -INFINITY)
     find_reach(at, sequence, block, &first, &stop)
-    for j in range(first, stop):
-        if look(at, sequence, block, j, &seen):
-            score_tile(at, work, q_rows, head, block, j, &seen, s, <vec *> NULL, <vec *> NULL)
-            softmax_online(s, rows, &seen, top, total, out, at.row)
-            mix(s, plane(work, at, V_PANELS, j), at.row, rows, &seen, j > 0 or at.bounded, out)
+    for k from first // STRETCH * STRETCH <= k < stop by STRETCH:
+        tiles = 0
+        for j in range(max(k, first), min(k + STRETCH, stop)):
+            if look(at, sequence, block, j, &seen[tiles]):
+                score_tile(at, work, q_rows, head, block, j, &seen[tiles], address(s, tiles * BLOCK * BLOCK),
+                           <vec *> NULL, <vec *> NULL)
+                keys[tiles] = j
+                tiles += 1
+        softmax_online(s, rows, tiles, seen, top, total, out, at.row)
+        for i in range(tiles):
+            mix(address(s, i * BLOCK * BLOCK), plane(work, at, V_PANELS, keys[i]), at.row, rows, &seen[i],
+                keys[i] > 0 or at.bounded, out)
     y = address(y, query_place(at, head, block, at.channels))
     lse = address(lse, head * at.time + block * BLOCK)
     for i in range(rows):
-        weight = lane_sum(load(total, i * lanes(s)))
+        weight = line_sum(address(total, i * line(s)))
         put(lse, i, element(top, i) + log(weight))
         unpack_rows(address(out, i * at.row), at.row, 1, at.head_dim, 1.0 / weight if weight != 0.0 else 0.0,
                     address(y, i * at.channels), at.channels)

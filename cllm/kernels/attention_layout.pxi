@@ -49,8 +49,9 @@ cdef enum:
 
 
 cdef void lay_out(Attention *at, Py_ssize_t time, Py_ssize_t heads, Py_ssize_t kv_heads, Py_ssize_t head_dim,
-                  Py_ssize_t n_lanes, bint distance, bint bias, bint bounded, bint capped) noexcept nogil:
+                  Py_ssize_t itemsize, bint distance, bint bias, bint bounded, bint capped) noexcept nogil:
     """Sizes and places; everything that is optional is off."""
+    cdef Py_ssize_t n_lanes = VECTOR_BYTES // itemsize, n_line = LINE_VECTORS * n_lanes
     memset(at, 0, sizeof(Attention))
     at.time, at.heads, at.kv_heads, at.group, at.head_dim = time, heads, kv_heads, heads // kv_heads, head_dim
     at.channels, at.stride = heads * head_dim, (heads + 2 * kv_heads) * head_dim
@@ -60,11 +61,11 @@ cdef void lay_out(Attention *at, Py_ssize_t time, Py_ssize_t heads, Py_ssize_t k
     at.wide = round_up(at.depth, n_lanes)
     at.plane = at.blocks * BLOCK * at.wide
     at.terms = DELTA * at.plane + at.blocks * BLOCK
-    at.reach = at.terms + (at.blocks * terms_room(n_lanes) if distance else 0)
+    at.reach = at.terms + (at.blocks * terms_room(n_line) if distance else 0)
     at.bounded = bounded
     at.work = at.reach + (2 * at.blocks if bounded else 0)
-    # forward: s, out, top, total (a vector a row); backward: p, ds; each: ln(1 + d), the slope of the soft cap
-    at.scratch = (2 * BLOCK * BLOCK + BLOCK * at.row + BLOCK * (1 + n_lanes) + (BLOCK * BLOCK if distance else 0)
+    # forward: s of a stretch, out, top, total (a line a row); backward: p, ds, ln(1 + d), the slope of the soft cap
+    at.scratch = (STRETCH * BLOCK * BLOCK + BLOCK * at.row + BLOCK * (1 + n_line) + (BLOCK * BLOCK if distance else 0)
                   + (BLOCK * BLOCK if capped else 0))
     at.scale = 1.0 / sqrt(<double> head_dim) if head_dim else 1.0
 

@@ -6,12 +6,13 @@
 
 cdef inline vec seen_part(vec x, Py_ssize_t j, Py_ssize_t start, Py_ssize_t stop, double fill) noexcept nogil:
     """x, the keys j .. j+lanes-1, with `fill` for those that are not start .. stop-1."""
-    cdef vec after, before
+    cdef vec inside
     if j >= start and j + lanes(&x) <= stop:
         return x
-    after = iota(&x) + splat(&x, j - start + 0.5)
-    before = splat(&x, stop - j - 0.5) - iota(&x)
-    return select_positive(vmin(after, before), x, splat(&x, fill))
+    inside = splat(&x, stop - j - 0.5) - iota(&x)
+    if j < start:
+        inside = vmin(iota(&x) + splat(&x, j - start + 0.5), inside)
+    return select_positive(inside, x, splat(&x, fill))
 
 
 cdef inline void clear_unseen(vec *s, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
@@ -23,47 +24,70 @@ cdef inline void clear_unseen(vec *s, Py_ssize_t start, Py_ssize_t stop) noexcep
         store(s, j, splat(s, 0.0))
 
 
-cdef inline void softmax_online_row(vec *s, Py_ssize_t start, Py_ssize_t stop, vec *top, vec *total, vec *out,
-                                    Py_ssize_t row) noexcept nogil:
-    cdef Py_ssize_t j, begin = vectors_from(start, lanes(s)), end = vectors_to(start, stop, lanes(s))
-    cdef double largest
-    cdef vec x, peak = splat(s, -INFINITY), shrink
-    for j from begin <= j < end by lanes(s):
+cdef inline vec row_peak(const vec *s, Py_ssize_t start, Py_ssize_t stop, vec peak) noexcept nogil:
+    cdef Py_ssize_t j
+    for j from vectors_from(start, lanes(s)) <= j < vectors_to(start, stop, lanes(s)) by lanes(s):
         peak = vmax(seen_part(load(s, j), j, start, stop, -INFINITY), peak)
-    largest = lane_max(peak)
-    if largest > element(top, 0):
-        if element(top, 0) > -INFINITY:
-            shrink = vexp(splat(s, element(top, 0) - largest))
-            store(total, 0, load(total, 0) * shrink)
-            for j from 0 <= j < row by lanes(s):
-                store(out, j, load(out, j) * shrink)
-        put(top, 0, largest)
-    peak = splat_at(top, 0)
-    shrink = load(total, 0)
-    for j from begin <= j < end by lanes(s):
-        x = vexp(seen_part(load(s, j), j, start, stop, -INFINITY) - peak)
-        store(s, j, x)
-        shrink = shrink + x
-    store(total, 0, shrink)
+    return peak
 
 
-cdef void softmax_online(vec *s, Py_ssize_t rows, const Span *seen, vec *top, vec *total, vec *out,
+cdef inline vec above(vec *s, Py_ssize_t j, Py_ssize_t start, Py_ssize_t stop, vec top) noexcept nogil:
+    """s = exp(s - top) of a vector of a row."""
+    cdef vec x = vexp(seen_part(load(s, j), j, start, stop, -INFINITY) - top)
+    store(s, j, x)
+    return x
+
+
+cdef inline void row_above(vec *s, Py_ssize_t start, Py_ssize_t stop, vec top, vec *total) noexcept nogil:
+    """s = exp(s - top) of a row of a tile, added to the line of its sum."""
+    cdef Py_ssize_t j, k
+    cdef vec sums[LINE_VECTORS]
+    for k in range(LINE_VECTORS):
+        sums[k] = load(total, k * lanes(s))
+    for j from vectors_from(start, line(s)) <= j < vectors_to(start, stop, line(s)) by line(s):
+        for k in range(LINE_VECTORS):
+            sums[k] = sums[k] + above(s, j + k * lanes(s), start, stop, top)
+    for k in range(LINE_VECTORS):
+        store(total, k * lanes(s), sums[k])
+
+
+cdef void softmax_online(vec *s, Py_ssize_t rows, Py_ssize_t tiles, const Span *seen, vec *top, vec *total, vec *out,
                          Py_ssize_t row) noexcept nogil:
-    """s = exp(s - top) by rows, where a row's `top` is its largest score so far; total += s in lanes.
+    """s = exp(s - top) by rows of `tiles` tiles beside each other, where a row's `top` is its largest score so far; total
+    += s in the lanes of a line.
 
     Where a row's top grows, what was summed before (total, and the row of `out`) shrinks by exp(old - new).
     """
-    cdef Py_ssize_t i
-    if seen.whole:  # a copy of the loop with known bounds
-        for i in range(rows):
-            softmax_online_row(address(s, i * BLOCK), 0, BLOCK, address(top, i), address(total, i * lanes(s)),
-                               address(out, i * row), row)
-        return
+    cdef Py_ssize_t i, j, k
+    cdef double largest
+    cdef vec peak, shrink
+    cdef vec *x
     for i in range(rows):
-        if seen.start[i] < seen.stop[i]:
-            softmax_online_row(address(s, i * BLOCK), seen.start[i], seen.stop[i], address(top, i),
-                               address(total, i * lanes(s)), address(out, i * row), row)
-        clear_unseen(address(s, i * BLOCK), seen.start[i], seen.stop[i])
+        peak = splat(s, -INFINITY)
+        for k in range(tiles):
+            x = address(s, (k * BLOCK + i) * BLOCK)
+            if seen[k].whole:  # a copy of the loop with known bounds
+                peak = row_peak(x, 0, BLOCK, peak)
+            else:
+                peak = row_peak(x, seen[k].start[i], seen[k].stop[i], peak)
+        largest = lane_max(peak)
+        if largest > element(top, i):
+            if element(top, i) > -INFINITY:
+                shrink = vexp(splat(s, element(top, i) - largest))
+                for k in range(LINE_VECTORS):
+                    store(total, i * line(s) + k * lanes(s), load(total, i * line(s) + k * lanes(s)) * shrink)
+                for j from i * row <= j < (i + 1) * row by lanes(s):
+                    store(out, j, load(out, j) * shrink)
+            put(top, i, largest)
+        peak = splat_at(top, i)
+        for k in range(tiles):
+            x = address(s, (k * BLOCK + i) * BLOCK)
+            if seen[k].whole:
+                row_above(x, 0, BLOCK, peak, address(total, i * line(s)))
+            else:
+                if seen[k].start[i] < seen[k].stop[i]:
+                    row_above(x, seen[k].start[i], seen[k].stop[i], peak, address(total, i * line(s)))
+                clear_unseen(x, seen[k].start[i], seen[k].stop[i])
 
 
 cdef inline void softmax_known_row(vec *s, Py_ssize_t start, Py_ssize_t stop, vec known) noexcept nogil:

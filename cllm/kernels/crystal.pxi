@@ -137,13 +137,13 @@ cdef void add_key_terms(const Attention *at, Py_ssize_t unit, Py_ssize_t block, 
 
 # --- the distance -----------------------------------------------------------------------------------------------------
 
-cdef inline Py_ssize_t terms_room(Py_ssize_t n_lanes) noexcept nogil:
-    """Elements for each block: three rows of coordinates, and a vector of dalpha."""
-    return 3 * BLOCK + n_lanes
+cdef inline Py_ssize_t terms_room(Py_ssize_t n_line) noexcept nogil:
+    """Elements for each block: three rows of coordinates, and a line of dalpha for each row."""
+    return (3 + n_line) * BLOCK
 
 
 cdef inline vec *coordinates_of(const Attention *at, const vec *work, Py_ssize_t block) noexcept nogil:
-    return address(work, at.terms + block * terms_room(lanes(work)))
+    return address(work, at.terms + block * terms_room(line(work)))
 
 
 cdef void pack_coordinates(const Attention *at, Py_ssize_t sequence, Py_ssize_t block, vec *packed) noexcept nogil:
@@ -185,22 +185,21 @@ cdef void fall_off(const Attention *at, const vec *work, Py_ssize_t head, Py_ssi
 
 
 cdef void clear_term_sums(const Attention *at, vec *work, Py_ssize_t block) noexcept nogil:
-    """The vector of dalpha of a block of queries starts from zero with each head."""
+    """The lines of dalpha of a block of queries start from zero with each head."""
     if at.crystal.coordinates != NULL:
-        store(coordinates_of(at, work, block), 3 * BLOCK, splat(work, 0.0))
+        clear_rows(address(coordinates_of(at, work, block), 3 * BLOCK), line(work), BLOCK)
 
 
 cdef void add_falls(const Attention *at, vec *work, Py_ssize_t block, const Span *seen, const vec *ds,
                     const vec *far) noexcept nogil:
-    """Add sum of ds ln(1 + d) over a tile to the vector of its queries; ds is zero where a key is not seen."""
+    """Add ds ln(1 + d) over a tile to the lines of its queries; ds is zero where a key is not seen."""
     cdef vec *total = address(coordinates_of(at, work, block), 3 * BLOCK)
-    cdef vec found = splat(work, 0.0)
-    cdef Py_ssize_t i, j, begin, end
+    cdef Py_ssize_t i, j, place, begin, end
     for i in range(block_rows(at, block)):
         row_vectors(seen, i, lanes(work), &begin, &end)
         for j from begin <= j < end by lanes(work):
-            found = fma(load(ds, i * BLOCK + j), load(far, i * BLOCK + j), found)
-    store(total, 0, load(total, 0) + found)                                                               # +=
+            place = i * line(work) + j % line(work)
+            store(total, place, fma(load(ds, i * BLOCK + j), load(far, i * BLOCK + j), load(total, place)))   # +=
 
 
 # --- sums of a head, and of the batch ---------------------------------------------------------------------------------
@@ -218,7 +217,8 @@ cdef void sum_terms(const Attention *at, const vec *work, Py_ssize_t head) noexc
     sums = address(<const vec *> at.crystal.sums, head * (1 + GROUPS))
     if at.crystal.coordinates != NULL:
         for block in range(at.blocks):
-            found += lane_sum(load(coordinates_of(at, work, block), 3 * BLOCK))
+            for i in range(block_rows(at, block)):
+                found += line_sum(address(coordinates_of(at, work, block), 3 * BLOCK + i * line(work)))
         put(sums, 0, -found / (1.0 + exp(-element(<const vec *> at.crystal.alpha, head % at.heads))))
     if at.crystal.beta == NULL:
         return

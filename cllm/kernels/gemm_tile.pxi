@@ -11,7 +11,7 @@ cdef extern from *:
     """
     /* Accumulators of the tile: TILE_ROWS x TILE_VECTORS registers; a row of b takes TILE_VECTORS more, an element of
        a one. 8 x 3 fill 28 of 32 registers and need 11 loads for 24 multiply-adds; 6 x 2 fill 15 of 16. */
-    #if defined(__AVX512F__) || defined(__aarch64__)
+    #if CLLM_REGISTERS == 32
     #define CLLM_TILE_ROWS 8
     #define CLLM_TILE_VECTORS 3
     #else
@@ -23,7 +23,7 @@ cdef extern from *:
     /* Bytes of a row of the widest block of b. Level 2 holds the block beside a panel of a and some of c. Where it has
        1 MiB, as in processors with AVX-512, 768 KiB of it were 4 % faster than 576; 384 KiB where 512 must do. A
        multiple of the tile's columns for both types. */
-    #if defined(__AVX512F__)
+    #if CLLM_VECTOR_BYTES == 64
     #define CLLM_WIDTH_BYTES 1536
     #else
     #define CLLM_WIDTH_BYTES 768

@@ -29,7 +29,7 @@ from libc.math cimport sqrt
 cdef extern from *:
     """
     /* Vectors of dweight and of dbias that stay in registers while rows go by: all sums in half the register file. */
-    #if defined(__AVX512F__) || defined(__aarch64__)
+    #if CLLM_REGISTERS == 32
     #define CLLM_LN_VECTORS 8
     #else
     #define CLLM_LN_VECTORS 4

@@ -26,9 +26,9 @@ cdef extern from *:
        64 by 64 bits, so the instruction is named where there is one. */
     static inline __attribute__((always_inline)) cllm_vu64 cllm_multiply_low(cllm_vu64 a, cllm_vu64 b)
     {
-    #if defined(__AVX512F__)
+    #if defined(CLLM_AVX512)
         return (cllm_vu64)_mm512_mul_epu32((__m512i)a, (__m512i)b);
-    #elif defined(__AVX2__)
+    #elif defined(CLLM_AVX) && defined(__AVX2__)
         return (cllm_vu64)_mm256_mul_epu32((__m256i)a, (__m256i)b);
     #else
         return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);

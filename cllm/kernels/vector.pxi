@@ -24,12 +24,26 @@ cdef extern from *:
     #if !defined(__GNUC__)
     #error "cllm needs a compiler with vector extensions (GCC or clang)"
     #endif
-    #if defined(__AVX512F__)
+    /* What the processor has; or, for tests, vectors of so many bytes in plain C, since no bit may hang on a width. */
+    #if defined(CLLM_PLAIN_VECTORS)
+    #define CLLM_VECTOR_BYTES CLLM_PLAIN_VECTORS
+    #elif defined(__AVX512F__)
     #define CLLM_VECTOR_BYTES 64
+    #define CLLM_AVX512
+    #define CLLM_AVX
     #elif defined(__AVX__)
     #define CLLM_VECTOR_BYTES 32
+    #define CLLM_AVX
     #else
     #define CLLM_VECTOR_BYTES 16
+    #if defined(__aarch64__)
+    #define CLLM_NEON
+    #endif
+    #endif
+    #if CLLM_VECTOR_BYTES == 64 || defined(__aarch64__)
+    #define CLLM_REGISTERS 32
+    #else
+    #define CLLM_REGISTERS 16
     #endif
     typedef float   cllm_vf32 __attribute__((vector_size(CLLM_VECTOR_BYTES)));
     typedef double  cllm_vf64 __attribute__((vector_size(CLLM_VECTOR_BYTES)));
@@ -41,7 +55,7 @@ cdef extern from *:
     /* a > b ? a : b, a < b ? a : b and c > 0 ? a : b by lanes. C has no such operator on vectors, and GCC does not
        find the one instruction that does each in the detour over masks; where it exists, it is named. The bits are the
        same either way. */
-    #if defined(__AVX512F__)
+    #if defined(CLLM_AVX512)
     #define CLLM_CHOOSE(V, F, PS, NATIVE)                                                                         \\
     static inline __attribute__((always_inline)) V cllm_max_##F(V a, V b)                                         \\
         { return (V)_mm512_max_##PS((NATIVE)a, (NATIVE)b); }                                                      \\
@@ -52,7 +66,7 @@ cdef extern from *:
                                            (NATIVE)b, (NATIVE)a); }
     CLLM_CHOOSE(cllm_vf32, f32, ps, __m512)
     CLLM_CHOOSE(cllm_vf64, f64, pd, __m512d)
-    #elif defined(__AVX__)
+    #elif defined(CLLM_AVX)
     #define CLLM_CHOOSE(V, F, PS, NATIVE)                                                                         \\
     static inline __attribute__((always_inline)) V cllm_max_##F(V a, V b)                                         \\
         { return (V)_mm256_max_##PS((NATIVE)a, (NATIVE)b); }                                                      \\
@@ -76,7 +90,7 @@ cdef extern from *:
     #endif
 
     /* a b + c and c - a b, rounded once where the processor has an instruction for it, else twice. */
-    #if defined(__AVX512F__)
+    #if defined(CLLM_AVX512)
     #define CLLM_FUSE(V, F, PS, NATIVE)                                                                           \\
     static inline __attribute__((always_inline)) V cllm_fma_##F(V a, V b, V c)                                    \\
         { return (V)_mm512_fmadd_##PS((NATIVE)a, (NATIVE)b, (NATIVE)c); }                                         \\
@@ -84,7 +98,7 @@ cdef extern from *:
         { return (V)_mm512_fnmadd_##PS((NATIVE)a, (NATIVE)b, (NATIVE)c); }
     CLLM_FUSE(cllm_vf32, f32, ps, __m512)
     CLLM_FUSE(cllm_vf64, f64, pd, __m512d)
-    #elif defined(__FMA__)
+    #elif defined(CLLM_AVX) && defined(__FMA__)
     #define CLLM_FUSE(V, F, PS, NATIVE)                                                                           \\
     static inline __attribute__((always_inline)) V cllm_fma_##F(V a, V b, V c)                                    \\
         { return (V)_mm256_fmadd_##PS((NATIVE)a, (NATIVE)b, (NATIVE)c); }                                         \\
@@ -92,7 +106,7 @@ cdef extern from *:
         { return (V)_mm256_fnmadd_##PS((NATIVE)a, (NATIVE)b, (NATIVE)c); }
     CLLM_FUSE(cllm_vf32, f32, ps, __m256)
     CLLM_FUSE(cllm_vf64, f64, pd, __m256d)
-    #elif defined(__aarch64__)
+    #elif defined(CLLM_NEON)
     #define CLLM_FUSE(V, F, NATIVE)                                                                               \\
     static inline __attribute__((always_inline)) V cllm_fma_##F(V a, V b, V c)                                    \\
         { return (V)vfmaq_##F((NATIVE)c, (NATIVE)a, (NATIVE)b); }                                                 \\
@@ -100,6 +114,13 @@ cdef extern from *:
         { return (V)vfmsq_##F((NATIVE)c, (NATIVE)a, (NATIVE)b); }
     CLLM_FUSE(cllm_vf32, f32, float32x4_t)
     CLLM_FUSE(cllm_vf64, f64, float64x2_t)
+    #elif defined(CLLM_PLAIN_VECTORS)
+    #define CLLM_FUSE(V, F, FUSED)                                                                                \\
+    static inline __attribute__((always_inline)) V cllm_fma_##F(V a, V b, V c)                                    \\
+        { for (size_t i = 0; i < sizeof c / sizeof c[0]; i++) c[i] = FUSED(a[i], b[i], c[i]); return c; }         \\
+    static inline __attribute__((always_inline)) V cllm_fnma_##F(V a, V b, V c) { return cllm_fma_##F(-a, b, c); }
+    CLLM_FUSE(cllm_vf32, f32, __builtin_fmaf)
+    CLLM_FUSE(cllm_vf64, f64, __builtin_fma)
     #else
     #define CLLM_FUSE(V, F)                                                                                       \\
     static inline __attribute__((always_inline)) V cllm_fma_##F(V a, V b, V c) { return a * b + c; }              \\
@@ -137,16 +158,16 @@ cdef extern from *:
        compiler has no way to ask. The fence puts them in order with what follows. */
     #if defined(__clang__)
     #define CLLM_STREAM(P, v) __builtin_nontemporal_store(v, P)
-    #elif defined(__AVX512F__)
+    #elif defined(CLLM_AVX512)
     #define CLLM_STREAM(P, v) _mm512_stream_si512((__m512i *)(P), (__m512i)(v))
-    #elif defined(__AVX__)
+    #elif defined(CLLM_AVX)
     #define CLLM_STREAM(P, v) _mm256_stream_si256((__m256i *)(P), (__m256i)(v))
     #else
     #define CLLM_STREAM(P, v) memcpy(P, &(v), sizeof(v))
     #endif
     static inline void cllm_stream_end(void)
     {
-    #if defined(__AVX__)
+    #if defined(CLLM_AVX)
         _mm_sfence();
     #else
         __sync_synchronize();

@@ -19,9 +19,9 @@ cdef extern from *:
     /* GCC splits __builtin_convertvector of half a register in two; the instruction exists, so it is named. */
     static inline __attribute__((always_inline)) cllm_vf64 cllm_load_wide_f32(const void *p, Py_ssize_t i)
     {
-    #if defined(__AVX512F__)
+    #if defined(CLLM_AVX512)
         return (cllm_vf64)_mm512_cvtps_pd(_mm256_loadu_ps((const float *)p + i));
-    #elif defined(__AVX__)
+    #elif defined(CLLM_AVX)
         return (cllm_vf64)_mm256_cvtps_pd(_mm_loadu_ps((const float *)p + i));
     #else
         cllm_half_f32 h;
@@ -31,7 +31,7 @@ cdef extern from *:
     }
 
     /* Part of the 32 lanes for sums from memory, and as many elements as float64. */
-    #if CLLM_VECTOR_BYTES > 32
+    #if defined(CLLM_AVX512)
     #define CLLM_SUM_BYTES 32
     #else
     #define CLLM_SUM_BYTES CLLM_VECTOR_BYTES
@@ -41,7 +41,7 @@ cdef extern from *:
     typedef double cllm_sum __attribute__((vector_size(CLLM_SUM_BYTES)));
     static inline __attribute__((always_inline)) cllm_sum cllm_load_sum_f32(const void *p, Py_ssize_t i)
     {
-    #if defined(__AVX__)
+    #if defined(CLLM_AVX)
         return (cllm_sum)_mm256_cvtps_pd(_mm_loadu_ps((const float *)p + i));
     #else
         return (cllm_sum)cllm_load_wide_f32(p, i);
@@ -67,9 +67,9 @@ cdef extern from *:
     /* The two halves of a register as float64. */
     static inline __attribute__((always_inline)) cllm_vf64 cllm_widen_low(cllm_vf32 v)
     {
-    #if defined(__AVX512F__)
+    #if defined(CLLM_AVX512)
         return (cllm_vf64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
-    #elif defined(__AVX__)
+    #elif defined(CLLM_AVX)
         return (cllm_vf64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
     #else
         cllm_half_f32 h;
@@ -79,9 +79,9 @@ cdef extern from *:
     }
     static inline __attribute__((always_inline)) cllm_vf64 cllm_widen_high(cllm_vf32 v)
     {
-    #if defined(__AVX512F__)
+    #if defined(CLLM_AVX512)
         return (cllm_vf64)_mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
-    #elif defined(__AVX__)
+    #elif defined(CLLM_AVX)
         return (cllm_vf64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
     #else
         cllm_half_f32 h;

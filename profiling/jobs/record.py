@@ -23,10 +23,10 @@ def surroundings(threads: int) -> dict:
     }
 
 
-def commit() -> str | None:
-    """The checkout's commit, with a plus sign when code differs from it; None outside a repository."""
+def commit(tree: Path = ROOT) -> str | None:
+    """A checkout's commit, with a plus sign when code differs from it; None outside a repository."""
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True,
+        return subprocess.run(["git", "-C", str(tree), *arguments], capture_output=True, text=True,
                               check=True).stdout.strip()
 
     try:

@@ -59,7 +59,7 @@ class Peer:
     def __init__(self, script: str, threads: int, python: str = sys.executable, **variables: str):
         if shutil.which(python) is None:
             raise PeerError(f"there is no interpreter {python}")
-        prefix = _pin_prefix(threads)
+        prefix = pinned(threads)
         self._process = subprocess.Popen([*prefix, python, "-c", RUN, str(PROFILING), str(PROFILING / script)], text=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          env={**environment(threads), **variables})
@@ -159,7 +159,7 @@ def processors(threads: int) -> set[int] | None:
     return set(sorted(os.sched_getaffinity(0))[-threads:])
 
 
-def _pin_prefix(threads: int) -> list[str]:
+def pinned(threads: int) -> list[str]:
     """A command that pins itself, then becomes the contestant: affinity must stand before any pool is made."""
     chosen = processors(threads)
     if chosen is None:

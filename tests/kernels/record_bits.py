@@ -25,8 +25,8 @@ def pytest_addoption(parser):
 
 def _see(value):
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        # NaN has many bits, and which of two a sum keeps is the processor's affair
-        _digest.update(np.where(np.isnan(value), np.nan, value).tobytes() if value.dtype.kind == "f" else value.tobytes())
+        # Once there is NaN in an array, how far it has spread is the affair of the processor's tiles; a step refuses it.
+        _digest.update(b"NaN" if value.dtype.kind == "f" and np.isnan(value).any() else value.tobytes())
     elif isinstance(value, float):
         _digest.update(np.float64(value).tobytes())
     for array in _arrays.get(id(value), ((), ()))[1]:

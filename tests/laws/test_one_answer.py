@@ -1,0 +1,75 @@
+"""Bits of a step are the same on every processor that rounds a product with its sum, and written down here.
+
+Parameters come from whole numbers alone, so nothing but the kernels can change a digest. If a kernel is meant to compute
+other bits, the digests change once, with the commit that says why.
+"""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+import cllm
+from cllm import _build_info
+from cllm.models.llama import Llama
+
+SMALL = dict(vocab_size=67, n_layers=2, d_model=40, n_heads=4, d_ff=56, max_seq_len=200)
+FAMILIES = {
+    "gpt": lambda: cllm.ModelConfig(**SMALL, dropout=0.1),
+    "gpt, untied, tanh": lambda: cllm.ModelConfig(**SMALL, tied=False, activation="tanh", qkv="lattice"),
+    "crystalline": lambda: cllm.ModelConfig(**SMALL, attention="crystalline", positions="prime"),
+    "llama": lambda: Llama(**SMALL, n_kv_heads=2),
+}
+DIGESTS = {
+    ("gpt", "float32"): "2c4d9d82740fd54a",
+    ("gpt", "float64"): "c314c419143143ab",
+    ("gpt, untied, tanh", "float32"): "bf40f2f50e207bc9",
+    ("gpt, untied, tanh", "float64"): "97f30baf084e30fa",
+    ("crystalline", "float32"): "b56a5093468f8fa1",
+    ("crystalline", "float64"): "208168a157e2547e",
+    ("llama", "float32"): "17e9251fdff44369",
+    ("llama", "float64"): "e423c41bbe950a6c",
+}
+
+pytestmark = pytest.mark.skipif(not {"fma", "asimd"} & set(_build_info.CPU_FEATURES),
+                                reason="this build rounds a product before its sum")
+
+
+def whole_numbers(n, seed):
+    """n numbers from 0 to 65535 by Marsaglia's xorshift."""
+    state, out = seed + 0x9E3779B9, []
+    for _ in range(n):
+        state ^= state << 13 & 0xFFFFFFFF
+        state ^= state >> 17
+        state ^= state << 5 & 0xFFFFFFFF
+        out.append(state >> 16)
+    return np.array(out)
+
+
+def digest_of(architecture, dtype, batch, seq_len, threads):
+    """Of losses and gradients of three clipped AdamW steps, and of the weights after them."""
+    model = cllm.Model(architecture, seed=None, dtype=dtype)
+    for index, parameter in enumerate(model.parameters.values()):
+        parameter[...] = ((whole_numbers(parameter.size, index) - 32768) / 2.0 ** 18).reshape(parameter.shape)
+        if parameter.ndim == 1:
+            parameter += 1
+    executor = cllm.Executor(model, batch, seq_len, num_threads=threads)
+    optimizer, digest = cllm.AdamW(model, lr=1e-3), hashlib.sha256()
+    for step in range(3):
+        tokens, targets = whole_numbers(2 * batch * seq_len, 77 + step).reshape(2, batch, seq_len) % architecture.vocab_size
+        model.zero_grad()
+        digest.update(np.float64(executor.loss_and_grad(tokens, targets)).tobytes())
+        for gradient in model.gradients.values():
+            digest.update(gradient.tobytes())
+        cllm.clip_grad_norm(model, 1.0)
+        optimizer.step()
+    for parameter in model.parameters.values():
+        digest.update(parameter.tobytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bits_are_those_that_are_written_down(family, dtype):
+    """T = 200 crosses the tiles of attention of every processor, and the keys after which a row's largest score may grow."""
+    assert digest_of(FAMILIES[family](), dtype, 3, 200, 2) == DIGESTS[family, dtype]
