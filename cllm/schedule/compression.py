@@ -11,7 +11,7 @@ from cllm.program.dims import elements
 PACKED = ("bfloat16", "int8")
 ROUNDINGS = {"bfloat16": ("nearest",), "int8": ("nearest", "stochastic")}  # by dtype, the usual one first
 
-# Numbers of the random streams that round values; those of dropout masks lie below (models/wiring.py).
+# Numbers of the random streams that round values; those of dropout masks lie below (models/gpt.py).
 FIRST_STREAM = 1 << 31
 SITES_OF_A_STEP = 16
 

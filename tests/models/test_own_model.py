@@ -3,127 +3,33 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from families import example
+from own_models import Mine, Pictures, Scale
 
 import cllm
 from cllm.program.declare import HANDED
 
 
-@dataclass(frozen=True)
-class Scale(cllm.Layer):
-    C: int
-    sites = (cllm.Site("y", "N C", "scaled rows", group="norm"),)
-    params = (cllm.Param("weight", "C", "ones"),)
-    in_order = True
+def test_a_language_model_of_ones_own_trains_resumes_and_speaks(tmp_path):
+    """The rest that works on it: bits over plans and gradients are the laws' (tests/laws)."""
+    class Stop(cllm.Callback):
+        def on_event(self, trainer, record):
+            if record["event"] == "step" and record["step"] == 2:
+                trainer.stop()
 
-    def forward(self, x, weight, *, y):
-        np.multiply(x, weight, out=y)
+    def trainer(out, seed=0, **more):
+        model = cllm.Model(example("your_own_layer").Convolutional(n_layers=1, d_model=8, d_ff=8), seed)
+        return cllm.Trainer(model, None, tmp_path / out, steps=4, batch_size=2, seq_len=16, eval_batches=1, threads=1, **more)
 
-    def accumulate(self, dy, x, *, dweight):
-        for row in dy * x:
-            dweight += row
-
-    def backward(self, dy, weight, *, dx):
-        np.multiply(dy, weight, out=dx)
-
-
-@dataclass(frozen=True)
-class Mine(cllm.Architecture):
-    vocab_size: int = 31
-    n_layers: int = 3
-    C: int = 8
-    max_seq_len: int = 16
-
-    def wire(self, w):
-        x = w.add("embed", cllm.layers.Embedding(V=self.vocab_size, C=self.C, P=self.max_seq_len, kind="none"),
-                  {"weight": "tok_emb.weight"})
-        for i in range(self.n_layers):
-            with w.block(i):
-                h = w.add("norm", Scale(C=self.C), x=x)
-                h = w.add("fc", cllm.layers.Linear(I=self.C, O=self.C, group="mlp"), x=h)
-                x = w.add("res", cllm.layers.Residual(C=self.C), x=x, branch=h)
-        w.add("head", cllm.layers.CrossEntropyHead(V=self.vocab_size, C=self.C), {"weight": "tok_emb.weight"}, x=x)
-
-
-@dataclass(frozen=True)
-class Class(cllm.Layer):
-    """Weighted squared distance of each sequence's features to a learned row of its class; no T occurs."""
-
-    V: int
-    C: int
-    std: float = 0.5
-    sites = (cllm.Site("scores", "B V", "minus squared distances", optional=True),)
-    params = (cllm.Param("weight", "V C"),)
-    feeds = (cllm.Feed("label", "B", "int32", 0, "V"), cllm.Feed("importance", "B", "", 0))
-    reads = {"x": "N C"}
-    in_order = True
-
-    def divisor(self, importance):
-        return importance.sum(dtype=np.float64)
-
-    def forward(self, x, weight, *, scores):
-        scores[...] = -((x[:, None] - weight) ** 2).sum(-1)
-
-    def evaluate(self, x, weight, label, importance, *, loss):
-        for row, k, w in zip(x, label, importance, strict=True):
-            loss += float(w) * float(((row - weight[k]) ** 2).sum())
-
-    def backward(self, x, weight, label, importance, scale, *, loss, dx, dweight):
-        self.evaluate(x, weight, label, importance, loss=loss)
-        for i, (row, k, w) in enumerate(zip(x, label, importance, strict=True)):
-            dx[i] = 2 * w * x.dtype.type(scale[0]) * (row - weight[k])
-            dweight[k] -= dx[i]
-
-
-@dataclass(frozen=True)
-class Pictures(cllm.Architecture):
-    """Features of a picture through two products; fed by name, without time steps."""
-
-    pixels: int = 12
-    C: int = 6
-    classes: int = 4
-
-    def wire(self, w):
-        picture = w.feed("picture", f"N {self.pixels}", low=0.0, high=1.5)
-        x = w.add("fc", cllm.layers.Linear(I=self.pixels, O=self.C, std=0.5), x=picture)
-        with w.block(0):
-            h = w.add("norm", cllm.layers.LayerNorm(C=self.C), x=x)
-            x = w.add("res", cllm.layers.Residual(C=self.C), x=x, branch=h)
-        w.add("class", Class(V=self.classes, C=self.C), x=x)
-
-    def example_batch(self, rng, batch_size, seq_len):
-        return {"picture": rng.uniform(0, 1, (batch_size, self.pixels)), "label": rng.integers(0, self.classes, batch_size),
-                "importance": rng.uniform(0.5, 2, batch_size)}
-
-
-def steps(architecture, time, strategy, threads, dtype="float32"):
-    model = cllm.Model(architecture, seed=3, dtype=dtype)
-    executor = cllm.Executor(model, 5, time, strategy=strategy, num_threads=threads)
-    optimizer, found = cllm.AdamW(model, lr=0.01), []
-    for step in range(2):
-        model.zero_grad()
-        found.append(executor.loss_and_grad(**architecture.example_batch(np.random.default_rng(step), 5, time)))
-        found += [g.tobytes() for g in model.gradients.values()]
-        optimizer.step()
-        assert executor.high_water_bytes == executor.memory.arena_bytes
-        assert executor.plan.exact
-    return found
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("architecture, time", [(Mine(), 7), (Pictures(), None)], ids=["tokens", "pictures"])
-def test_bits_depend_on_no_plan_cut_or_thread_count(architecture, time, dtype):
-    expected = steps(architecture, time, "cache", 1, dtype)
-    for strategy in ("recompute", "every:2", "sqrt", "binomial:1", "selective", "selective:norm", "cache@2", "recompute@3",
-                     "cache@1", "budget:10MB"):
-        assert steps(architecture, time, strategy, 2, dtype) == expected, strategy
-
-
-@pytest.mark.parametrize("architecture, time", [(Mine(), 7), (Pictures(), None)], ids=["tokens", "pictures"])
-def test_gradients_are_those_of_central_differences(architecture, time):
-    model = cllm.Model(architecture, seed=3)
-    batch = architecture.example_batch(np.random.default_rng(0), 3, time)
-    found = cllm.gradcheck(model, strategy="recompute", **batch)
-    assert found.passed and len(found.rows) == len(model.parameters), str(found)
+    straight, stopped = trainer("straight"), trainer("stopped", callbacks=[Stop()])
+    straight.run()
+    assert stopped.run().interrupted
+    resumed = trainer("stopped", seed=1, resume=True)
+    resumed.run()
+    assert resumed.losses == straight.losses[2:]
+    for name, parameter in straight.model.parameters.items():
+        assert parameter.tobytes() == resumed.model.parameters[name].tobytes(), name
+    assert len(straight.sample("It", 5).encode()) >= 5
 
 
 def test_the_divisor_of_a_weighted_loss_is_that_of_the_whole_batch():
