@@ -1,6 +1,7 @@
 # One command each, from a fresh clone; every target makes the environment that it needs in .venv.
 #   make test      build, install the tests' packages, run the tests
 #   make laws      the laws over every family, strategy, cut of the batch and dtype, which make test tries in pairs
+#   make test-variants   build the kernels in other ways (no optimisation, other tuning, serial) and compare bits; minutes
 #   make compare   build, then train one model under several strategies: table, out/compare.json, out/compare.png
 #   make profile   build, measure what README and docs show, into profiling/results/, draw every picture anew (what takes
 #                  PyTorch or hours from the stored figures) and fill the pages; make profile-memory makes one part of it
@@ -26,7 +27,7 @@ AGAINST = $(MEASURE)/compare.py --rounds 3 --together 7 --peer-python $(PEER_PYT
 OURS := cache,recompute,selective
 PEERS := eager,checkpoint,micro:1,micro:2,micro:4,compile,compile:0.5,compile:0.1
 
-.PHONY: build test laws compare profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
+.PHONY: build test laws test-variants compare profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
@@ -36,6 +37,9 @@ test: $(VENV)/extra-test
 
 laws: $(VENV)/extra-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --whole $(ARGS) tests/laws
+
+test-variants: $(VENV)/extra-test
+	$(BIN)/python -m pytest --numprocesses 0 -m variants tests/test_variants.py $(ARGS)
 
 compare: $(VENV)/extra-plot
 	mkdir -p out
@@ -96,7 +100,7 @@ experiments: $(VENV)/extra-plot $(VENV)/extra-profile
 	$(MEASURE)/compression.py --out $(RESULTS)/compression.json
 	$(MEASURE)/leaks.py --out $(RESULTS)/leaks.json
 	$(MEASURE)/planning.py --out $(RESULTS)/planning.json
-	$(MEASURE)/crystalline.py --page --out $(RESULTS)/crystalline.json
+	$(MEASURE)/crystalline.py --out $(RESULTS)/crystalline.json
 	$(MEASURE)/tables.py
 
 lint: $(VENV)/extra-lint

@@ -27,13 +27,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, PlatformError
 
-# Contraction is stated because compilers' defaults differ and a*b + c must be one rounding in every kernel; the other
-# two let loops vectorise and change no value. Never fast-math: NaN has to be seen and sums have to stay in order.
-FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-DEBUG_FLAGS = ("-O1", "-g", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-# Processors on which a chain of multiply-adds waits longer than one of additions make gcc part some of them again (its
-# -mtune decides, so `native` differs from machine to machine), and then bits hang on a tile's height: never.
-FMA_FLAGS = ("--param=avoid-fma-max-bits=0",)
+# Contraction is off because compilers fuse a*b + c where their tuning pleases, in the body of a loop and not in its tail:
+# kernels say themselves what is rounded once (`fma` in kernels/vector.pxi). The other two let loops vectorise and change
+# no value. Never fast-math: NaN has to be seen and sums have to stay in order.
+FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+DEBUG_FLAGS = ("-O1", "-g", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 # Cython's own boilerplate leaves parameters and struct fields unused by design; our C blocks do not.
 WARNING_FLAGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers")
 OPENMP_FLAGS = [(("-fopenmp",), ("-fopenmp",))]
@@ -192,8 +190,6 @@ def decide(tool, environ):
     march_flags, march = choose_march(tool, environ.get("CLLM_MARCH", "native").strip())
     base = DEBUG_FLAGS if debug else FLAGS  # probes run without march_flags: the build may be for another machine
     flags = [*base, *march_flags]
-    if tool.compiles([*FMA_FLAGS, "-Werror"])[0]:  # clang has no such habit, and no such word
-        flags += FMA_FLAGS
     works, text = tool.runs(VECTOR_PROGRAM, base)
     if not works:
         raise PlatformError(f"cllm needs a compiler with vector extensions (GCC or clang), and {tool.version()} fails "

@@ -5,10 +5,14 @@ byte before the first step, and loss and gradients are equal to the last bit und
 """
 
 from cllm.platform_guard import check_cpu as _check_cpu
+from cllm.threads.waiting import bounded_spinning as _bounded_spinning
 
 _check_cpu()
+with _bounded_spinning():
+    from cllm.threads import forks as _forks  # noqa: F401
 
 from cllm.about import versions  # noqa: E402
+from cllm.comparison.compare import Comparison, compare  # noqa: E402
 from cllm.errors import (  # noqa: E402
     BudgetError,
     BuildError,
@@ -32,6 +36,7 @@ from cllm.models.architecture import Architecture  # noqa: E402
 from cllm.models.families import load  # noqa: E402
 from cllm.models.gpt import GPT, ModelConfig  # noqa: E402
 from cllm.models.model import Model  # noqa: E402
+from cllm.models.pretrained import from_pretrained  # noqa: E402
 from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad_norm  # noqa: E402
 from cllm.optim.rate import Rate  # noqa: E402
 from cllm.planning import plan, print_saved_values  # noqa: E402
@@ -55,18 +60,19 @@ from cllm.strategies import (  # noqa: E402
     Spill,
     Sqrt,
 )
+from cllm.threads.counts import set_num_threads  # noqa: E402
 from cllm.tokenizer import BPETokenizer, ByteTokenizer  # noqa: E402
 from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402
-from cllm.weight_gradient import accumulate_weight_gradient, set_num_threads  # noqa: E402
+from cllm.weight_gradient import accumulate_weight_gradient  # noqa: E402
 
 __all__ = [
     "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer",
-    "Cache", "CacheAll", "Callback", "CllmError", "Compress", "Compressed", "ConfigError", "DataError",
+    "Cache", "CacheAll", "Callback", "CllmError", "Comparison", "Compress", "Compressed", "ConfigError", "DataError",
     "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed", "GPT", "Grouped", "Layer",
     "LayoutError", "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock",
     "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
     "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
     "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
-    "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error", "print_saved_values",
-    "set_num_threads", "versions",
+    "compare", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error",
+    "print_saved_values", "set_num_threads", "versions",
 ]

@@ -2,9 +2,9 @@
 # cython: infer_types=False, embedsignature=True, binding=True
 """Compiled kernels: the arithmetic of cllm, free of the GIL.
 
-Contents, one family a file, in the order in which they build on each other: vector types, common checks, random
-numbers, matrix products, layer norm, activations, attention, embeddings, losses, optimizers over lists of arrays,
-compressed copies, and calls in turn with the seconds of each.
+Contents, one family a file, in the order in which they build on each other: vector types, common checks, the number of
+threads, random numbers, matrix products, attention, layer norm and RMS norm, activations, embeddings, losses, optimizers
+over lists of arrays, compressed copies, and calls in turn with the seconds of each.
 
 Contract. An element's bits depend on its inputs and on the length of its sum alone: not on the number of threads, on
 where its row stands, on the address of a buffer, or on how the batch was cut. Parameters before the bare ``*`` are
@@ -17,6 +17,7 @@ cimport cython
 
 include "kernels/vector.pxi"
 include "kernels/common.pxi"
+include "kernels/threads.pxi"
 include "kernels/wide.pxi"
 include "kernels/exponential.pxi"
 include "kernels/random.pxi"
@@ -24,13 +25,23 @@ include "kernels/gemm_tile.pxi"
 include "kernels/gemm_blocks.pxi"
 include "kernels/matmul.pxi"
 include "kernels/block_matmul.pxi"
+include "kernels/attention_lanes.pxi"
+include "kernels/attention_layout.pxi"
+include "kernels/attention_span.pxi"
 include "kernels/attention_tiles.pxi"
+include "kernels/attention_softmax.pxi"
 include "kernels/attention_packing.pxi"
 include "kernels/attention_heads.pxi"
+include "kernels/attention_backward.pxi"
 include "kernels/attention.pxi"
+include "kernels/attention_checks.pxi"
 include "kernels/crystal.pxi"
 include "kernels/layernorm.pxi"
+include "kernels/rmsnorm.pxi"
+include "kernels/rmsnorm_backward.pxi"
+include "kernels/normal.pxi"
 include "kernels/activation.pxi"
+include "kernels/gated.pxi"
 include "kernels/residual.pxi"
 include "kernels/embedding.pxi"
 include "kernels/loss.pxi"

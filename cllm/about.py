@@ -6,6 +6,8 @@ import numpy as np
 
 from cllm import _build_info, _kernels
 from cllm.platform_guard import cpuinfo_line
+from cllm.threads.counts import default_threads, describe_threads
+from cllm.threads.waiting import describe_waiting
 
 
 def versions() -> dict[str, object]:
@@ -16,7 +18,9 @@ def versions() -> dict[str, object]:
     dict
         ``cllm``, ``python``, ``numpy``, ``cython``, ``compiler`` : versions;
         ``march``, ``flags``, ``openmp``, ``debug`` : what the extension was built with;
-        ``vector_bytes`` : bytes in one vector register as the kernels use it; ``threads`` : what the kernels use now;
+        ``vector_bytes`` : bytes in one vector register as the kernels use it;
+        ``threads``, ``threads_because``, ``waiting`` : the number where none is given, why it is that, and how idle
+        threads wait;
         ``cpu`` : name of the CPU, None where it does not say; ``cpu_features`` : those that the build may use, by
         their names in /proc/cpuinfo (this CPU has them all).
     """
@@ -35,7 +39,9 @@ def versions() -> dict[str, object]:
         "openmp": _build_info.OPENMP,
         "debug": _build_info.DEBUG,
         "vector_bytes": _kernels.vector_bytes(),
-        "threads": _kernels.get_threads(),
+        "threads": default_threads(),
+        "threads_because": describe_threads(),
+        "waiting": describe_waiting(),
         "cpu": cpuinfo_line("model name"),
         "cpu_features": list(_build_info.CPU_FEATURES),
     }

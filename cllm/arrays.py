@@ -1,9 +1,10 @@
-"""Arrays that begin on a cache line."""
+"""Arrays that begin on a cache line, and integers put into narrower ones."""
 
 import math
 
 import numpy as np
 
+from cllm.errors import TokenError
 from cllm.program.dims import ALIGNMENT
 
 
@@ -21,3 +22,30 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype="float32") -> np.ndarray:
     array = aligned_empty(shape, dtype)
     array.fill(0)
     return array
+
+
+def narrowed(where: str, ids: np.ndarray, dtype, vocab_size: int | None = None) -> np.ndarray:
+    """Token ids as another integer dtype, each the number that it was.
+
+    Parameters
+    ----------
+    where : str
+        What an error names.
+    ids : integer array
+    dtype : of the result
+    vocab_size : int or None
+        Ids have to be below it; None asks only that the dtype holds them.
+
+    Raises
+    ------
+    TokenError
+        When one is negative, or too large.
+    """
+    dtype = np.dtype(dtype)
+    if ids.size and (vocab_size is not None or not np.can_cast(ids.dtype, dtype)):
+        most = int(np.iinfo(dtype).max) if vocab_size is None else vocab_size - 1
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high > most:
+            raise TokenError(where, f"token ids must be from 0 to {most}", str(low if low < 0 else high),
+                             "Check the tokenizer: its vocab_size is its largest id + 1.")
+    return np.ascontiguousarray(ids, dtype)

@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.executor.executor import Executor
+from cllm.locate import module_of
 from cllm.models.architecture import Architecture
 from cllm.models.model import Model
 from cllm.optim import AdamW, clip_grad_norm
@@ -64,9 +65,34 @@ def is_calibrated(architecture: Architecture, workload: Workload) -> bool:
     return _mark(architecture, workload) in load_measurements(workload.threads, workload.dtype)
 
 
+def source_of_seconds(architecture: Architecture, workload: Workload) -> str:
+    """What the predicted seconds of a workload of a model rest on, in words."""
+    stored = load_measurements(workload.threads, workload.dtype)
+    if not stored:
+        return "declared work, at the speeds of a server core: nothing was measured on this machine"
+    return "measured on this machine" if _mark(architecture, workload) in stored else \
+        "measured on this machine for other models or batches, and scaled by declared work"
+
+
 def wants_seconds(strategy: object) -> bool:
     """Whether a strategy, or its name, decides by predicted seconds."""
     return isinstance(parse(strategy) if isinstance(strategy, str) else strategy, MemoryBudget)
+
+
+def calibrate_where_wanted(architecture: Architecture, workload: Workload, strategies: Iterable[object],
+                           tell: Callable[[str], None] = lambda text: None, limit: int | None = None,
+                           always: bool = False) -> None:
+    """Calibrate for the workload, should a strategy (or the caller, `always`) decide by seconds and nothing be stored.
+
+    `tell` hears of it, and of measurements that cannot be kept, without which declared work decides. `limit` is that of
+    `calibrate`.
+    """
+    if (always or any(wants_seconds(s) for s in strategies)) and not is_calibrated(architecture, workload):
+        tell("measuring this machine once for this model and batch")
+        try:
+            calibrate(architecture, workload, lambda text: tell(f"  {text}"), limit)
+        except OSError as error:
+            tell(f"measurements cannot be kept, so declared work decides: {error}")
 
 
 def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[str], None] = lambda text: None,
@@ -143,7 +169,7 @@ def _sizes(batch: int) -> list[int]:
 def _mark(architecture: Architecture, workload: Workload) -> str:
     """The name under which it is stored that a workload was measured: kinds of layers and sizes, not the number of blocks."""
     steps = Excerpt.of(architecture, 1).program.steps
-    kinds = [[type(s.layer).__module__, type(s.layer).__qualname__, sorted(s.layer.letters.items())] for s in steps]
+    kinds = [[module_of(type(s.layer)), type(s.layer).__qualname__, sorted(s.layer.letters.items())] for s in steps]
     digest = hashlib.sha256(json.dumps(kinds).encode()).hexdigest()[:16]
     return f"done {digest};{workload.batch}x{workload.time}"
 
@@ -192,7 +218,8 @@ def _measure_update(model: Model) -> float:
     for _ in range(1 + UPDATES):
         began = perf_counter()
         model.zero_grad()
-        kernels.nonfinite_arrays(model.gradient_list)
+        with model.changed():
+            kernels.nonfinite_arrays(model.gradient_list)
         clip_grad_norm(model, 1.0)
         optimizer.step()
         samples.append(perf_counter() - began)

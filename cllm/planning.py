@@ -45,10 +45,11 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
     ConfigError
     """
     if isinstance(model, Model):
-        program, dtype = model.program, dtype or model.dtype
+        program, usual, held = model.program, model.dtype, model.held_bytes
     else:
-        program = checked_architecture("model_or_architecture", model).program
-    return Ledger(program, Workload(batch_size, seq_len, dtype or "float32", optimizer, num_threads))
+        program, usual, held = checked_architecture("model_or_architecture", model).program, "float32", 0
+    dtype = usual if dtype is None else dtype
+    return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads), held_bytes=held)
 
 
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
@@ -58,7 +59,6 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     Parameters
     ----------
     model_or_architecture : Model or Architecture
-        Such as a `GPT` or a `ModelConfig`.
     batch_size : int
     seq_len : int or None
         None for a model without time steps.

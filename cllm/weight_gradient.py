@@ -5,7 +5,8 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.arrays import aligned_empty
 from cllm.errors import DtypeError, LayoutError, ShapeError
-from cllm.program.workload import ITEMSIZE, checked_threads
+from cllm.program.workload import ITEMSIZE
+from cllm.threads.counts import checked_threads
 
 
 def accumulate_weight_gradient(x, dy, out, num_threads: int | None = None) -> np.ndarray:
@@ -19,7 +20,7 @@ def accumulate_weight_gradient(x, dy, out, num_threads: int | None = None) -> np
         ``out += x^T dy``; with shape H D D, x and dy are N (H D) and
         ``out[h, d, i] += sum over n of dy[n, h D + d] * x[n, h D + i]``.
     num_threads : int or None
-        None takes all cores.
+        None takes the default, see `set_num_threads`.
 
     All three are C-contiguous and of one dtype, float32 or float64.
 
@@ -53,27 +54,12 @@ def accumulate_weight_gradient(x, dy, out, num_threads: int | None = None) -> np
     size = (kernels.block_linear_workspace(len(x), 1, heads, width, threads, out.itemsize) if blocks
             else kernels.linear_workspace(len(x), *out.shape, threads, out.itemsize))
     workspace = aligned_empty(size, out.dtype)
-    before = kernels.get_threads()
-    kernels.set_threads(threads)
-    try:
+    with kernels.Threads(threads):
         if blocks:
             kernels.block_linear_backward_weight(x, dy, dweight=out[None], dbias=None, workspace=workspace)
         else:
             kernels.linear_backward_weight(x, dy, dweight=out, dbias=None, workspace=workspace)
-    finally:
-        kernels.set_threads(before)
     return out
-
-
-def set_num_threads(num_threads: int | None) -> None:
-    """Threads of kernels called directly; an `Executor` has its own number.
-
-    Raises
-    ------
-    ConfigError
-        When it is below 1.
-    """
-    kernels.set_threads(checked_threads(num_threads))
 
 
 def _check_array(name: str, array, out) -> None:

@@ -14,16 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import contestants
 import disk
 import draw
 import harness
-import jobs
-import record
+from jobs import models, options, record
+from peers import process
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes
 
 PEERS = "eager,checkpoint,micro:2,compile"
+PEERS_FAMILIES = ("gpt",)
 
 # Two libraries add the same numbers in different orders; float32 sums of this length agree to about 1e-6.
 LOSS_TOLERANCE = 2e-5
@@ -31,7 +31,7 @@ LOSS_TOLERANCE = 2e-5
 
 def main() -> int:
     """Measure, print, write; the exit code is 1 when a contestant failed or trained something else."""
-    parser = jobs.parser(__doc__.splitlines()[0], "cache,recompute,every:2,selective", rounds=5)
+    parser = options.parser(__doc__.splitlines()[0], "cache,recompute,every:2,selective", rounds=5)
     parser.add_argument("--peers", nargs="?", const=PEERS, default="", metavar="A,B,...",
                         help=f"PyTorch's modes to compare with; without a value: {PEERS}")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
@@ -39,21 +39,23 @@ def main() -> int:
     parser.add_argument("--together", type=int, default=None, metavar="N",
                         help="contestants alive at once, where memory does not hold all of them (default: all); the first "
                              "one stands in every group, and ratios to it are of the same group")
-    arguments = jobs.parsed(parser)
-    config = jobs.config_of(arguments)
-    names = jobs.strategies_of(arguments) + [f"torch {mode}" for mode in arguments.peers.split(",") if mode]
+    arguments = options.parsed(parser)
+    model = models.asked(arguments)
+    if arguments.peers and model["family"] not in PEERS_FAMILIES:
+        raise process.PeerError(f"--peers: PyTorch's side is written for {', '.join(PEERS_FAMILIES)}, not {model['family']}")
+    names = options.strategies_of(arguments) + [f"torch {mode}" for mode in arguments.peers.split(",") if mode]
     disks = [disk.bandwidth(folder) for folder in spill_directories(names) if Path(folder).is_dir()]
     rows, problems = [], []
     for group in _groups(names, arguments.together or len(names)):
-        measured, failed = _measure(arguments, config, group)
+        measured, failed = _measure(arguments, model, group)
         rows += [row for row in measured if row["name"] not in {one["name"] for one in rows}]
         problems += [f"{name} failed: {reason}" for name, reason in failed.items()]
     problems += _different_losses(rows)
     _judge(rows)
-    _print(arguments, config, rows, problems)
+    _print(arguments, model, rows, problems)
     for number, one in enumerate(disks, 1):
         print(f"disk {number}: {disk.in_words(one)}")
-    data = {**jobs.job_of(arguments, config), "rows": rows, "disks": disks, "problems": problems}
+    data = {**options.job_of(arguments, model), "rows": rows, "disks": disks, "problems": problems}
     path = record.write_result("compare", arguments.threads, data, arguments.out)
     pictures = draw.draw(path)
     print(draw.told(path, pictures))
@@ -72,11 +74,11 @@ def _groups(names: list[str], most: int) -> list[list[str]]:
     return [[base, *others[start:start + each]] for start in range(0, max(1, len(others)), each)]
 
 
-def _measure(arguments, config: dict, names: list[str]) -> tuple[list[dict], dict[str, str]]:
+def _measure(arguments, model: dict, names: list[str]) -> tuple[list[dict], dict[str, str]]:
     """Rows of these contestants, all alive at once, and the reasons of those that failed."""
     ours = [name for name in names if not name.startswith("torch ")]
-    with jobs.trainings(arguments, config, ours) as (made, failed):
-        _add_peers(arguments, config, [name for name in names if name not in ours], made, failed)
+    with options.trainings(arguments, model, ours) as (made, failed):
+        _add_peers(arguments, model, [name for name in names if name not in ours], made, failed)
         bursts = {name: _bursts(peer) for name, (peer, _) in made.items()}
         watched = {name for name, (peer, _) in made.items() if forget_peak(peer.pid)}
         timings = harness.interleave(bursts, arguments.rounds, harness.say)
@@ -95,31 +97,31 @@ def _judge(rows: list[dict]) -> None:
                                 and one["ratio"]["value"] < row["ratio"]["value"]]
 
 
-def _add_peers(arguments, config: dict, names: list[str], made: dict, failed: dict) -> None:
+def _add_peers(arguments, model: dict, names: list[str], made: dict, failed: dict) -> None:
     if not names:
         return
     with tempfile.TemporaryDirectory() as folder:
         files = {"weights": str(Path(folder) / "weights.npz"), "data": str(Path(folder) / "data.npz")}
-        with contestants.Peer("cllm_peer.py", arguments.threads) as ours:
-            ours.ask("export", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len, **files)
+        with process.Peer("peers/cllm/steps.py", arguments.threads) as ours:
+            ours.ask("export", model=model, batch_size=arguments.batch_size, seq_len=arguments.seq_len, **files)
         for name in names:
             mode = name.removeprefix("torch ")
             harness.say(f"making PyTorch {mode}")
-            peer = contestants.Peer("torch_peer.py", arguments.threads, arguments.peer_python)
+            peer = process.Peer("peers/torch/steps.py", arguments.threads, arguments.peer_python)
             try:
-                made[name] = (peer, peer.ask("make", config=config, mode=mode, threads=arguments.threads, **files))
-            except contestants.PeerError as error:
+                made[name] = (peer, peer.ask("make", config=model["config"], mode=mode, threads=arguments.threads, **files))
+            except process.PeerError as error:
                 failed[name] = str(error)
                 peer.close()
 
 
-def _bursts(peer: contestants.Peer):
+def _bursts(peer: process.Peer):
     # The second step shows how long a step is; the first allocated and, in some modes, compiled.
     repeats = harness.repeats_for(peer.ask("burst", repeats=2)[-1])
     return lambda: peer.ask("burst", repeats=repeats)
 
 
-def _growth(peer: contestants.Peer, facts: dict) -> int | None:
+def _growth(peer: process.Peer, facts: dict) -> int | None:
     peak = peak_resident_bytes(peer.pid)
     return None if peak is None or facts["rss_model_bytes"] is None else peak - facts["rss_model_bytes"]
 
@@ -139,8 +141,8 @@ def _different_losses(rows: list[dict]) -> list[str]:
             for row in rows if abs(row["loss"] - rows[0]["loss"]) > LOSS_TOLERANCE * abs(rows[0]["loss"])]
 
 
-def _print(arguments, config: dict, rows: list[dict], problems: list[str]) -> None:
-    print(jobs.title(arguments, config))
+def _print(arguments, model: dict, rows: list[dict], problems: list[str]) -> None:
+    print(options.title(arguments, model))
     print(f"{'':18s} {'min':>9s} {'median':>9s} {'max':>9s}  {'growth MB':>9s} {'arena MB':>9s}  {'first loss':>10s}  "
           f"time against {rows[0]['name'] if rows else 'nothing'}: median of paired ratios (least to most)")
     for row in rows:
@@ -157,4 +159,4 @@ def _print(arguments, config: dict, rows: list[dict], problems: list[str]) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.run(main))
+    sys.exit(options.run(main))

@@ -3,13 +3,13 @@
     python profiling/compression.py
     python profiling/compression.py --quick
 
-See curves.py for what is compared with what.
+See jobs/curves.py for what is compared with what.
 """
 
 import argparse
 import sys
 
-import curves
+from jobs import curves
 
 import cllm
 from cllm.strategies import parse

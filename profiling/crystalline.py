@@ -16,11 +16,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
-import contestants
 import draw
 import harness
 import numpy as np
-import record
+from jobs import record
+from peers import process
+from views.losses import variants
+from words import aligned
 
 import cllm
 from cllm import corpus
@@ -40,7 +42,6 @@ VARIANTS = {
     "lattice, crystalline": {**CRYSTALLINE, "qkv": "lattice"},
     "lattice, crystalline, prime": {**CRYSTALLINE, "qkv": "lattice", "positions": "prime"},
 }
-PAGE = contestants.ROOT / "docs" / "crystalline.md"
 
 
 def main() -> int:
@@ -61,13 +62,10 @@ def main() -> int:
     rows = [{"name": name, "config": config.to_dict(), "parameters": parameters_of(config),
              "losses": [losses[name, seed] for seed in range(arguments.seeds)]} for name, config in configs.items()]
     judge(rows)
-    lines = table(rows)
-    print("\n".join(lines))
     data = {"steps": arguments.steps, "batch_size": arguments.batch_size, "lr": arguments.lr, "rows": rows}
+    print(aligned(*variants(data)))
     path = record.write_result("crystalline", 1, data, arguments.out)
     pictures = draw.draw(path)
-    if arguments.page:
-        PAGE.write_text(page(lines, data, path))
     print(draw.told(path, pictures))
     return 0
 
@@ -121,35 +119,6 @@ def verdict(differences: list[float]) -> str:
     return "harms" if all(d > 0 for d in differences) else "none"
 
 
-def table(rows: list[dict]) -> list[str]:
-    """The table in Markdown."""
-    lines = ["| variant | parameters | F | validation loss | least to most | against plain, by seed | difference |",
-             "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        by_seed = ", ".join(f"{d:+.4f}" for d in row["differences"] or ())
-        lines.append(f"| {row['name']} | {row['parameters']:,} | {row['config']['d_ff']} | {row['mean']:.4f} | "
-                     f"{min(row['losses']):.4f} to {max(row['losses']):.4f} | {by_seed} | {row['says']} |")
-    return lines
-
-
-def page(lines: list[str], data: dict, path: Path) -> str:
-    """The page of the result."""
-    words = {says: [row["name"] for row in data["rows"] if row["says"] == says] for says in ("helps", "harms", "none")}
-    picture = path.resolve().with_suffix(".png").relative_to(contestants.ROOT)
-    seeds = len(data["rows"][0]["losses"])
-    said = [f"* {title}: {', '.join(words[says]) or 'nothing'}." for says, title in (
-        ("helps", "Better than plain under every seed"), ("harms", "Worse than plain under every seed"),
-        ("none", "No difference of one sign"))]
-    return "\n".join([
-        "# What lattice projections, position tables and crystalline attention do to the loss", "",
-        f"Written by `python profiling/crystalline.py --page`: {data['steps']} steps of {data['batch_size']} sequences",
-        f"of the embedded text as bytes, {seeds} seeds, AdamW, highest rate {data['lr']:g}. All variants have as many",
-        "parameters as can be made equal by the width F of the feed-forward layer, see the same batches under a",
-        "seed, and are judged on the last tenth of the text. One small model on one text: a statement about this",
-        "setting.", "",
-        *lines, "", f"![validation loss by variant](../{picture.as_posix()})", "", *said]) + "\n"
-
-
 def _arguments() -> argparse.Namespace:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     made.add_argument("--quick", action="store_true", help="a tiny model and few steps, to see that all runs")
@@ -159,9 +128,8 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--steps", type=int, default=None, help="400, or 20 with --quick")
     made.add_argument("--batch-size", type=int, default=None, help="16, or 4 with --quick")
     made.add_argument("--lr", type=float, default=2e-3)
-    made.add_argument("--threads", type=int, default=len(contestants.processors(1 << 10) or "1"),
+    made.add_argument("--threads", type=int, default=len(process.processors(1 << 10) or "1"),
                       help="runs at a time, each on one thread (default: %(default)s)")
-    made.add_argument("--page", action="store_true", help=f"write {PAGE.relative_to(contestants.ROOT)} too")
     made.add_argument("--out", type=Path, default=None, help="JSON file; the picture goes beside it")
     arguments = made.parse_args()
     for name, usual, quick in (("seeds", 3, 2), ("steps", 400, 20), ("batch_size", 16, 4)):

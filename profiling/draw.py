@@ -12,23 +12,25 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pictures_memory
-import pictures_speed
-import pictures_training
-from record import RESULTS
+from jobs.record import RESULTS
+from pictures import memory, speed, training
 
+from cllm.comparison import picture as bars
+
+COMPARE = "cllm compare"  # which writes no "script", and draws a picture only when asked: an older one is drawn anew
 # By script: the endings of the pictures' names, and what draws each.
 PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
-    "speed": {"": pictures_speed.step_parts, "-roofline": pictures_speed.roofline},
-    "memory": {"": pictures_memory.timelines},
-    "kernels": {"": pictures_speed.kernel_speeds},
-    "compare": {"": lambda data, path: pictures_memory.memory_against_time([data], path)},
-    "predictions": {"": pictures_memory.curve},
-    "depth": {"": pictures_memory.growth},
-    "training": {"": pictures_training.beside_peer},
-    "compression": {"": pictures_training.curves},
-    "mixed_precision_loss": {"": pictures_training.curves},
-    "crystalline": {"": pictures_training.variants},
+    "speed": {"": speed.step_parts, "-roofline": speed.roofline},
+    "memory": {"": memory.timelines},
+    "kernels": {"": speed.kernel_speeds},
+    "compare": {"": lambda data, path: memory.memory_against_time([data], path)},
+    "predictions": {"": memory.curve},
+    "depth": {"": memory.growth},
+    "training": {"": training.beside_peer},
+    "compression": {"": training.curves},
+    "mixed_precision_loss": {"": training.curves},
+    "crystalline": {"": training.variants},
+    COMPARE: {"": bars.draw},
 }
 
 # Of several results together, by name of the picture in profiling/results.
@@ -52,17 +54,20 @@ def main() -> None:
 
 
 def _draw_together(paths: list[Path], picture: Path) -> None:
-    pictures_memory.memory_against_time([json.loads(path.read_text(encoding="utf-8")) for path in paths], picture)
+    memory.memory_against_time([json.loads(path.read_text(encoding="utf-8")) for path in paths], picture)
     print(f"{', '.join(path.name for path in paths)}: {picture.name}")
 
 
 def draw(path: Path) -> list[Path]:
     """Draw the pictures of one result beside it, and return where those are that had something to show."""
     data = json.loads(path.read_text(encoding="utf-8"))
+    script = data.get("script", COMPARE)
     made = []
-    for ending, picture in PICTURES.get(data.get("script"), {}).items():
+    for ending, picture in PICTURES.get(script, {}).items():
         place = path.with_name(f"{path.stem}{ending}.png")
         older = place.stat().st_mtime_ns if place.exists() else None
+        if script == COMPARE and older is None:
+            continue
         picture(data, place)
         made += [place] if place.exists() and place.stat().st_mtime_ns != older else []
     return made

@@ -4,9 +4,9 @@ A machine with shared cores drifts by tens of per cent within seconds. So nothin
 bursts in turn with pauses between, and are compared round by round. A ratio is the median over rounds of the paired
 ratios; where the two sides' intervals overlap, the ratio says so and never stands alone.
 
-`contestants.py` gives each contestant a pinned process of its own, `record.py` writes the result with machine, build,
-commit and load. This module needs the standard library alone, so that a contestant's environment needs no more than the
-contestant.
+`peers/process.py` gives each contestant a pinned process of its own, `jobs/record.py` writes the result with machine,
+build, commit and load. This module needs the standard library alone, so that a contestant's environment needs no more
+than the contestant.
 """
 
 import sys

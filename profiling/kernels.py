@@ -8,7 +8,7 @@
 
 One process a library; for each case all three prepare the same numbers, show by a digest of their results that they
 compute the same, and take short bursts in turn. Products and attention are measured against the rate of fused
-multiply-adds, what works element by element against the best way to move as many bytes (`limits.py`), both measured in
+multiply-adds, what works element by element against the best way to move as many bytes (`machine/limits.py`), both measured in
 the same run, and against a copy of as many bytes that takes its bursts in turn with the others.
 """
 
@@ -17,16 +17,17 @@ import tempfile
 from math import exp, log, prod
 from pathlib import Path
 
-import contestants
 import draw
 import harness
-import jobs
-import record
-from limits import Limits
+from jobs import models, options, record
+from machine.limits import Limits
+from peers import process
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
 from cllm.models.architecture import program_of
 from cllm.models.gpt import ModelConfig
+
+FAMILIES = ("gpt", "crystalline")  # of which `shapes_of` knows what kernels they call
 
 PRODUCTS = ((512, 64, 64), (1024, 512, 512), (1024, 512, 2048), (1024, 2048, 512), (4096, 768, 3072),
             (2048, 768, 50257), (333, 129, 517), (64, 512, 2048))
@@ -75,7 +76,7 @@ TOLERANCE = 1e-4
 
 def main() -> int:
     """Measure, print, write; the exit code is 1 when cllm failed somewhere or libraries computed different things."""
-    parser = jobs.parser(__doc__.splitlines()[0], strategies=None, rounds=7)
+    parser = options.parser(__doc__.splitlines()[0], strategies=None, rounds=7)
     parser.set_defaults(preset=None)
     parser.add_argument("--only", default=",".join(SHAPES), metavar="A,B,...", help="kernels to measure")
     parser.add_argument("--largest", type=float, default=50.0, metavar="GFLOP",
@@ -83,12 +84,16 @@ def main() -> int:
     parser.add_argument("--float64", action="store_true", help="also how fast cllm's float64 is beside its float32")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
                         help="interpreter that has PyTorch (default: this one)")
-    arguments = jobs.parsed(parser)
+    arguments = options.parsed(parser)
     unknown = set(arguments.only.split(",")) - set(SHAPES)
     if unknown:
         parser.error(f"unknown kernels {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
-    asked = arguments.preset or arguments.settings
-    shapes = shapes_of(jobs.config_of(arguments), arguments.batch_size, arguments.seq_len) if asked else SHAPES
+    shapes = SHAPES
+    if models.is_asked(arguments):
+        model = models.asked(arguments)
+        if model["family"] not in FAMILIES:
+            parser.error(f"--model: shapes are known of {', '.join(FAMILIES)}, not of {model['family']}")
+        shapes = shapes_of(model["config"], arguments.batch_size, arguments.seq_len)
     cases = [(kernel, shape) for kernel in arguments.only.split(",") for shape in shapes[kernel]
              if flops(kernel, shape) <= arguments.largest * 1e9]
     rows, problems = _measure(arguments, cases)
@@ -138,16 +143,16 @@ def moved_bytes(kernel: str, shape: tuple[int, ...]) -> int:
 
 def _measure(arguments, cases: list) -> tuple[list[dict], list[str]]:
     rows, problems = [], []
-    peers = {"cllm": contestants.Peer("kernels_cllm.py", arguments.threads),
-             "numpy": contestants.Peer("kernels_numpy.py", arguments.threads),
-             "torch": contestants.Peer("kernels_torch.py", arguments.threads, arguments.peer_python)}
+    peers = {"cllm": process.Peer("peers/cllm/kernels.py", arguments.threads),
+             "numpy": process.Peer("peers/numpy/kernels.py", arguments.threads),
+             "torch": process.Peer("peers/torch/kernels.py", arguments.threads, arguments.peer_python)}
     if arguments.float64:
-        peers["float64"] = contestants.Peer("kernels_cllm.py", arguments.threads)
+        peers["float64"] = process.Peer("peers/cllm/kernels.py", arguments.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
             limits = Limits(Path(folder), arguments.threads)
             if limits.library:
-                peers["copy"] = contestants.Peer("kernels_copy.py", arguments.threads)
+                peers["copy"] = process.Peer("peers/copying.py", arguments.threads)
             for kernel, shape in cases:
                 harness.say(f"{kernel} {shape}")
                 prepared = _prepared(peers, kernel, shape, arguments.threads, problems)
@@ -186,7 +191,7 @@ def _prepared(peers: dict, kernel: str, shape: tuple, threads: int, problems: li
             one = peer.ask("prepare", kernel=kernel, shape=list(shape), settings=settings)
             if one is not None:
                 prepared[library] = one
-        except contestants.PeerError as error:
+        except process.PeerError as error:
             if library == "torch" and "No module named" in str(error):
                 print("PyTorch is not installed there: its column stays empty", file=sys.stderr)
                 peers.pop(library).close()
@@ -268,4 +273,4 @@ def _print_mean(kernel: str, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.run(main))
+    sys.exit(options.run(main))

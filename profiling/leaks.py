@@ -15,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import contestants
 import harness
-import record
+from jobs import models, options, record
+from peers import process
 
 NOISE_BYTES = 2 << 20
 CONFIG = {"vocab_size": 256, "n_layers": 3, "d_model": 32, "n_heads": 2, "d_ff": 128, "max_seq_len": 32}
@@ -27,17 +27,19 @@ BATCH, TIME = 4, 32
 def main() -> int:
     """Run, print, write; the exit code is 1 when something grew."""
     arguments = _arguments()
+    model = models.asked(arguments, CONFIG)
     with tempfile.TemporaryDirectory(dir=arguments.spill_to) as folder:
         rows = []
         for name in ("cache", "recompute", f"spill:{folder}"):
             harness.say(name)
-            with contestants.Peer("leaks_peer.py", arguments.threads) as peer:
-                samples = peer.ask("train", config=CONFIG, batch_size=BATCH, seq_len=TIME, strategy=name,
+            with process.Peer("peers/cllm/leaks.py", arguments.threads) as peer:
+                samples = peer.ask("train", model=model, batch_size=BATCH, seq_len=arguments.seq_len, strategy=name,
                                    steps=arguments.steps, threads=arguments.threads)
             rows.append({"name": name.partition(":")[0], "samples": samples, **judged(samples)})
     harness.say("")
     path = record.write_result("leaks", arguments.threads, {
-        "config": {**CONFIG}, "batch_size": BATCH, "seq_len": TIME, "steps": arguments.steps, "rows": rows}, arguments.out)
+        **models.recorded(model), "batch_size": BATCH, "seq_len": arguments.seq_len, "steps": arguments.steps,
+        "rows": rows}, arguments.out)
     for row in rows:
         print(f"{row['name']:10s} after {arguments.steps} steps: resident {row['resident_growth_bytes']:+,} bytes, Python "
               f"{row['python_growth_bytes']:+,} bytes, threads {row['threads_growth']:+d}, descriptors "
@@ -58,6 +60,8 @@ def judged(samples: list[dict]) -> dict:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    models.add_options(parser, preset=None)
+    parser.set_defaults(seq_len=TIME)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--spill-to", type=Path, default=None, metavar="DIR", help="on a disk (default: the system's "
@@ -67,4 +71,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(options.run(main))

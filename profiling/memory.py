@@ -14,11 +14,11 @@ import sys
 import threading
 from itertools import accumulate
 
-import contestants
 import draw
 import harness
-import jobs
-import record
+from jobs import models, options, record
+from peers import process
+from views.steps import by_site
 
 from cllm.comparison.resident import forget_peak, peak_resident_bytes
 
@@ -33,17 +33,17 @@ GROWTH_BYTES = 4 << 20
 
 def main() -> int:
     """Measure, print, write; the exit code is 1 when a strategy failed or its record is not what was predicted."""
-    parser = jobs.parser(__doc__.splitlines()[0], "cache,recompute", rounds=2)
+    parser = options.parser(__doc__.splitlines()[0], "cache,recompute", rounds=2)
     parser.add_argument("--draw", default=None, metavar="A,B,...", help="strategies of the picture (default: all)")
-    arguments = jobs.parsed(parser)
+    arguments = options.parsed(parser)
     try:
         import memory_profiler  # noqa: F401
     except ImportError:
         parser.exit(1, "memory_profiler is missing: pip install 'cllm[profile]'\n")
-    config = jobs.config_of(arguments)
+    model = models.asked(arguments)
     rows, failed = [], {}
-    for name in jobs.strategies_of(arguments):  # one after the other: each alone in memory
-        with jobs.trainings(arguments, config, [name]) as (made, reasons):
+    for name in options.strategies_of(arguments):  # one after the other: each alone in memory
+        with options.trainings(arguments, model, [name]) as (made, reasons):
             failed.update(reasons)
             for peer, facts in made.values():
                 harness.say(f"watching {name}")
@@ -54,19 +54,19 @@ def main() -> int:
     problems = [f"{name} failed: {reason}" for name, reason in failed.items()]
     problems += [f"{row['name']}: predicted arena {row['arena_bytes']}, recorded {row['high_water_bytes']}"
                  for row in rows if row["arena_bytes"] != row["high_water_bytes"]]
-    _print(arguments, config, rows, problems)
+    _print(arguments, model, rows, problems)
     drawn = [row["name"] for row in rows] if arguments.draw is None else arguments.draw.split(",")
     for row in rows:
         if row["name"] not in drawn:  # the picture's alone, and most of the file
             del row["timeline"], row["samples"]
-    path = record.write_result("memory", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
+    path = record.write_result("memory", arguments.threads, {**options.job_of(arguments, model), "rows": rows,
                                                               "drawn": drawn, "problems": problems}, arguments.out)
     pictures = draw.draw(path)
     print(draw.told(path, pictures))
     return 1 if problems else 0
 
 
-def _watch(name: str, peer: contestants.Peer, facts: dict, steps: int) -> dict:
+def _watch(name: str, peer: process.Peer, facts: dict, steps: int) -> dict:
     parts = peer.ask("parts")
     timeline = peer.ask("timeline")
     peak = timeline.pop("peak")
@@ -102,7 +102,7 @@ def ends(operations: int, parts: dict) -> list[float]:
     return [one / sum(durations) for one in accumulate(durations)]
 
 
-def _sampled(peer: contestants.Peer, steps: int) -> tuple[list, dict]:
+def _sampled(peer: process.Peer, steps: int) -> tuple[list, dict]:
     """memory_profiler's samples of the process, ``(moment, bytes)``, while it takes some steps."""
     from memory_profiler import memory_usage
 
@@ -135,27 +135,8 @@ def verdicts(row: dict) -> dict[str, bool | None]:
             abs(grown - total) <= GROWTH_WITHIN * total + GROWTH_BYTES}
 
 
-def by_site(alive: list) -> tuple[list, list[tuple[str, str, dict, int]]]:
-    """What is alive at the peak as a table.
-
-    Returns
-    -------
-    blocks : list
-        None (outside blocks) and numbers of blocks, of those that hold something.
-    rows : list
-        (site, kind, bytes by block, bytes in all), largest first.
-    """
-    found: dict[tuple[str, str], dict] = {}
-    for site, block, kind, nbytes in alive:
-        sizes = found.setdefault((site, kind), {})
-        sizes[block] = sizes.get(block, 0) + nbytes
-    blocks = sorted({block for sizes in found.values() for block in sizes}, key=lambda one: -1 if one is None else one)
-    rows = [(site, kind, sizes, sum(sizes.values())) for (site, kind), sizes in found.items()]
-    return blocks, sorted(rows, key=lambda row: (-row[3], row[0]))
-
-
-def _print(arguments, config: dict, rows: list[dict], problems: list[str]) -> None:
-    print(jobs.title(arguments, config) + "; MB are 10^6 bytes")
+def _print(arguments, model: dict, rows: list[dict], problems: list[str]) -> None:
+    print(options.title(arguments, model) + "; MB are 10^6 bytes")
     print(f"{'':16s} {'arena':>9s} {'recorded':>9s} {'total':>9s} {'growth':>9s} {'base':>9s} {'base+total':>10s} "
           f"{'sampled':>9s} {'sampled/predicted':>17s}  held")
     for row in rows:
@@ -183,4 +164,4 @@ def _print_peak(row: dict) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.run(main))
+    sys.exit(options.run(main))

@@ -16,10 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import contestants
 import harness
-import jobs
-import record
+from jobs import models, options, record
+from peers import process
 
 import cllm
 from cllm.models.architecture import program_of
@@ -38,8 +37,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9, help="rounds of bursts")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON",
                         help="interpreter that has PyTorch (default: this one)")
-    jobs.add_common(parser)
-    arguments = jobs.parsed(parser)
+    options.add_common(parser)
+    arguments = options.parsed(parser)
     config = cllm.ModelConfig.preset("small")
     data = {"config": config.to_dict(), "batch_size": 8, "seq_len": 256, "memory": memory(config),
             "instruction": instruction(arguments.threads)}
@@ -67,14 +66,14 @@ def memory(config: cllm.ModelConfig) -> dict:
 def instruction(threads: int) -> dict | None:
     """Speeds of multiply-adds in float32 and of dots of pairs in bfloat16, from registers; None where that cannot be
     built."""
-    source = Path(__file__).with_name("bf16_dot.c")
+    source = Path(__file__).parent / "machine" / "bf16_dot.c"
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "bf16_dot")
         build = ["cc", "-O3", "-march=native", "-fopenmp", str(source), "-o", program]
         try:
             subprocess.run(build, check=True, capture_output=True)
             done = subprocess.run([program, str(threads)], check=True, capture_output=True, text=True,
-                                  env=contestants.environment(threads))
+                                  env=process.environment(threads))
         except (OSError, subprocess.CalledProcessError):
             return None
     fused, dotted = map(float, done.stdout.split())
@@ -84,14 +83,14 @@ def instruction(threads: int) -> dict | None:
 def steps(config: cllm.ModelConfig, arguments) -> dict:
     """Whole steps by strategy, the part of their time that is products, and the rounding of all matrices."""
     elements = memory(config)["matrix_elements"]
-    peers = {name: contestants.Peer("cllm_peer.py", arguments.threads) for name in STEPS}
-    peers["round_weights"] = contestants.Peer("mixed_cllm.py", arguments.threads)
+    peers = {name: process.Peer("peers/cllm/steps.py", arguments.threads) for name in STEPS}
+    peers["round_weights"] = process.Peer("peers/cllm/products.py", arguments.threads)
     try:
         for name in STEPS:
             harness.say(f"making {name}")
-            peers[name].ask("make", config=config.to_dict(), batch_size=8, seq_len=256, strategy=name,
+            peers[name].ask("make", model=models.told(config), batch_size=8, seq_len=256, strategy=name,
                             threads=arguments.threads)
-        peers["round_weights"].ask("prepare", kernel="round_weights", shape=[elements], threads=arguments.threads)
+        prepared(peers["round_weights"], "round_weights", (elements,), arguments.threads)
         repeats = {name: 1 for name in STEPS} | {"round_weights": 10}
         timings = harness.interleave({name: lambda peer=peer, times=repeats[name]: peer.ask("burst", repeats=times)
                                       for name, peer in peers.items()}, arguments.rounds, harness.say)
@@ -109,6 +108,11 @@ def steps(config: cllm.ModelConfig, arguments) -> dict:
             "product_share": sum(by_name.get(name, 0.0) for name in PRODUCTS) / whole}
 
 
+def prepared(peer: process.Peer, case: str, shape: tuple[int, ...], threads: int) -> dict:
+    """What a contestant says of a case that it has made ready."""
+    return peer.ask("prepare", kernel=case, shape=list(shape), settings={"threads": threads})
+
+
 def products(arguments) -> list[dict]:
     """A row for each product of a block: cllm's from float32 weights and from a widened copy, PyTorch's in both formats."""
     rows = []
@@ -118,11 +122,11 @@ def products(arguments) -> list[dict]:
             python = arguments.peer_python if library == "torch" else sys.executable
             for case in cases:
                 harness.say(f"{name}: {library} {case}")
-                peer = contestants.Peer(f"mixed_{library}.py", arguments.threads, python)
+                peer = process.Peer(f"peers/{library}/products.py", arguments.threads, python)
                 peers.append(peer)
                 try:
-                    one = peer.ask("prepare", kernel=case, shape=list(shape), threads=arguments.threads)
-                except contestants.PeerError as error:
+                    one = prepared(peer, case, shape, arguments.threads)
+                except process.PeerError as error:
                     print(f"{library} {case}: {error}", file=sys.stderr)
                     continue
                 repeats = harness.repeats_for(one["seconds"])

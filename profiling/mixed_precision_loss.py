@@ -4,15 +4,15 @@
     python profiling/mixed_precision_loss.py --quick
 
 Forward and backward see matrices that are rounded to bfloat16 at the start of each step, and backward reads activations
-that were kept as bfloat16; sums are float32, and the optimizer goes on from float32 master weights. See curves.py for
+that were kept as bfloat16; sums are float32, and the optimizer goes on from float32 master weights. See jobs/curves.py for
 what is compared with what.
 """
 
 import argparse
 import sys
 
-import curves
 import numpy as np
+from jobs import curves
 
 import cllm
 from cllm import _kernels

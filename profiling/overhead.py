@@ -19,10 +19,9 @@ shared machine drifts by more than is looked for.
 
 import sys
 
-import contestants
 import harness
-import jobs
-import record
+from jobs import models, options, record
+from peers import process
 
 BURST_SECONDS = 0.03
 ADDS_AT_MOST = 0.02
@@ -32,22 +31,22 @@ WAYS = ("plain", "profiled", "without the witness", "Python alone")
 def main() -> int:
     """Measure and write JSON; the exit code is 1 when a strategy failed. Where profiling adds more than 2 % beyond doubt,
     the result names it among its problems."""
-    parser = jobs.parser(__doc__.splitlines()[0], "cache,recompute,cache@1", rounds=101)
+    parser = options.parser(__doc__.splitlines()[0], "cache,recompute,cache@1", rounds=101)
     parser.set_defaults(preset="tiny", batch_size=4, seq_len=32)
-    arguments = jobs.parsed(parser)
-    config = jobs.config_of(arguments)
+    arguments = options.parsed(parser)
+    model = models.asked(arguments)
     rows, reasons = [], []
-    for name in jobs.strategies_of(arguments):
-        with jobs.trainings(arguments, config, [name], "overhead_peer.py") as (made, failed):
+    for name in options.strategies_of(arguments):
+        with options.trainings(arguments, model, [name], "peers/cllm/overhead.py") as (made, failed):
             reasons += [f"{one} failed: {reason}" for one, reason in failed.items()]
             for peer, facts in made.values():
                 rows += _rows(name, peer, facts, arguments.rounds)
     harness.say("")
     problems = reasons + [f"{row['strategy']}: profiling adds {row['adds_text']}" for row in rows
                  if row["what"] == "profiled" and row["adds"][1] > ADDS_AT_MOST]
-    path = record.write_result("overhead", arguments.threads, {**jobs.job_of(arguments, config), "rows": rows,
+    path = record.write_result("overhead", arguments.threads, {**options.job_of(arguments, model), "rows": rows,
                                                                 "problems": problems}, arguments.out)
-    print(jobs.title(arguments, config))
+    print(options.title(arguments, model))
     for row in rows:
         print(f"{row['strategy']:<16} {row['what']:<20} {row['operations']:>5} operations  "
               f"{row['seconds']['median'] * 1e3:9.4f} ms a step  {row['adds_text']}")
@@ -57,7 +56,7 @@ def main() -> int:
     return 1 if reasons else 0
 
 
-def _rows(name: str, peer: contestants.Peer, facts: dict, rounds: int) -> list[dict]:
+def _rows(name: str, peer: process.Peer, facts: dict, rounds: int) -> list[dict]:
     first = peer.ask("turns", ways=list(WAYS), repeats=2)
     taken: dict[str, list] = {way: [] for way in WAYS}
     for ways in (WAYS[:-1], WAYS[-1:]):  # a step without kernels leaves other things in the processor's caches
@@ -78,4 +77,4 @@ def _rows(name: str, peer: contestants.Peer, facts: dict, rounds: int) -> list[d
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.run(main))
+    sys.exit(options.run(main))

@@ -1,6 +1,7 @@
 """How long planning takes, and what thinning costs deep networks.
 
     python profiling/planning.py
+    python profiling/planning.py --model mine.py:Mine --batch-size 8 --seq-len 128
 
 Seconds of one `cllm.plan` under a budget in the middle of the frontier, and of a refusal, least of a few rounds; and for
 40 thin layers the frontier thinned as deep networks are, against the whole one: the most by which a limit's seconds grow,
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import harness
 import numpy as np
-import record
+from jobs import models, options, record
 
 import cllm
 from cllm.models.architecture import program_of
@@ -36,11 +37,20 @@ LIMITS = 2000
 def main() -> int:
     """Measure and write JSON."""
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    models.add_options(made, preset=None)
+    made.add_argument("--batch-size", type=int, default=8, help="of the model that is named")
+    made.add_argument("--seq-len", type=int, default=256, help="of the model that is named")
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--out", type=Path, default=None)
     arguments = made.parse_args()
-    rows = [_times(name, *job, arguments) for name, job in JOBS.items()]
+    jobs = JOBS
+    if models.is_asked(arguments):
+        model = models.asked(arguments)
+        time = "" if arguments.seq_len is None else f" x {arguments.seq_len}"
+        jobs = {f"{model['model']}, {arguments.batch_size}{time}": (models.architecture(model), arguments.batch_size,
+                                                                    arguments.seq_len)}
+    rows = [_times(name, *job, arguments) for name, job in jobs.items()]
     thinned = _thinned(arguments.threads)
     path = record.write_result("planning", arguments.threads, {"rows": rows, "thinned": thinned}, arguments.out)
     for row in rows:
@@ -51,17 +61,17 @@ def main() -> int:
     return 0
 
 
-def _times(name: str, config: cllm.ModelConfig, batch: int, time: int, arguments) -> dict:
-    ledger = Ledger(program_of(config), Workload(batch, time, threads=arguments.threads))
+def _times(name: str, model: cllm.Architecture, batch: int, time: int | None, arguments) -> dict:
+    ledger = Ledger(program_of(model), Workload(batch, time, threads=arguments.threads))
     whole = ledger.frontier(tuple(sorted(cllm.MemoryBudget(1).allow)))
     limit = int(whole.nbytes[len(whole) // 2] * 1.01)
 
     def plan():
-        cllm.plan(config, batch, time, cllm.MemoryBudget(limit), num_threads=arguments.threads)
+        cllm.plan(model, batch, time, cllm.MemoryBudget(limit), num_threads=arguments.threads)
 
     def refuse():
         try:
-            cllm.plan(config, batch, time, cllm.MemoryBudget(1), num_threads=arguments.threads)
+            cllm.plan(model, batch, time, cllm.MemoryBudget(1), num_threads=arguments.threads)
         except cllm.BudgetError:
             return
         raise AssertionError("one byte must not be enough")
@@ -92,4 +102,4 @@ def _thinned(threads: int) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(options.run(main))

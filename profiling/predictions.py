@@ -21,11 +21,10 @@ import sys
 import tempfile
 from statistics import median
 
-import contestants
 import draw
 import harness
-import jobs
-import record
+from jobs import models, options, record
+from peers import process
 
 STRATEGIES = "cache,recompute,every:2,selective,sqrt,binomial:2,per-block,cache@2,cache@1,selective@2,recompute@2,bf16,int8"
 WITHIN = 0.03
@@ -35,42 +34,41 @@ CURVE_POINTS = 40
 
 def main() -> int:
     """Calibrate, measure, print, write; the exit code is 1 when a strategy failed."""
-    parser = jobs.parser(__doc__.splitlines()[0], STRATEGIES, rounds=7)
+    parser = options.parser(__doc__.splitlines()[0], STRATEGIES, rounds=7)
     parser.add_argument("--budgets", type=int, default=0, metavar="N", help="measure so many plans of the planner too")
-    arguments = jobs.parsed(parser)
-    config = jobs.config_of(arguments)
+    arguments = options.parsed(parser)
+    model = models.asked(arguments)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CLLM_CACHE_DIR"] = folder  # contestants inherit it
-        with contestants.Peer("cllm_peer.py", arguments.threads) as peer:
+        with process.Peer("peers/cllm/steps.py", arguments.threads) as peer:
             harness.say("calibrating")
-            spent = peer.ask("calibrate", config=config, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
+            spent = peer.ask("calibrate", model=model, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
                              threads=arguments.threads)
-        curve = _curve(arguments, config) if arguments.budgets else []
+        curve = _curve(arguments, model) if arguments.budgets else []
         budgets = {f"budget:{point['total_bytes']}B": point for point in spread(curve, arguments.budgets)}
-        names = [*jobs.strategies_of(arguments), *budgets]
-        with jobs.trainings(arguments, config, names) as (made, failed):
-            bursts = {name: jobs.bursts(peer) for name, (peer, _) in made.items()}
+        names = [*options.strategies_of(arguments), *budgets]
+        with options.trainings(arguments, model, names) as (made, failed):
+            bursts = {name: options.bursts(peer) for name, (peer, _) in made.items()}
             timings = harness.interleave(bursts, arguments.rounds, harness.say)
             facts = {name: one for name, (_, one) in made.items()}
     harness.say("")
     rows = [_row(name, timing, facts[name], name in budgets) for name, timing in timings.items()]
     problems = [f"{name} failed: {reason}" for name, reason in failed.items()]
-    data = {**jobs.job_of(arguments, config), "calibration_seconds": spent, "rows": rows, "curve": curve,
+    data = {**options.job_of(arguments, model), "calibration_seconds": spent, "rows": rows, "curve": curve,
             "median_error": median(abs(row["error"]) for row in rows) if rows else None,
             "budgets": judged(rows, timings), "problems": problems}
-    _print(arguments, config, data)
+    _print(arguments, model, data)
     path = record.write_result("predictions", arguments.threads, data, arguments.out)
     pictures = draw.draw(path)
     print(draw.told(path, pictures))
     return 1 if problems else 0
 
 
-def _curve(arguments, config: dict) -> list[dict]:
+def _curve(arguments, model: dict) -> list[dict]:
     """The planner's curve as it predicts it, from least memory to most."""
-    from cllm import ModelConfig
     from cllm.planning import pareto
 
-    plans = pareto(ModelConfig(**config), arguments.batch_size, arguments.seq_len, num_threads=arguments.threads,
+    plans = pareto(models.architecture(model), arguments.batch_size, arguments.seq_len, num_threads=arguments.threads,
                    most=CURVE_POINTS)
     return [{"arena_bytes": plan.arena_bytes, "total_bytes": plan.total_bytes, "seconds": plan.predicted_seconds}
             for plan in plans]
@@ -123,8 +121,8 @@ def judged(rows: list[dict], timings: dict[str, harness.Timing]) -> dict | None:
             "within": all(one["within"] for one in against)}
 
 
-def _print(arguments, config: dict, data: dict) -> None:
-    print(f"{jobs.title(arguments, config)}; calibrated in {data['calibration_seconds']:.0f} s")
+def _print(arguments, model: dict, data: dict) -> None:
+    print(f"{options.title(arguments, model)}; calibrated in {data['calibration_seconds']:.0f} s")
     print(f"{'':22s} {'predicted':>9s} {'measured':>9s} {'least':>9s} {'most':>9s} {'error':>7s} {'arena MB':>9s} "
           f"{'total MB':>9s}")
     for row in data["rows"]:
@@ -151,4 +149,4 @@ def _print_budgets(budgets: dict) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.run(main))
+    sys.exit(options.run(main))

@@ -7,7 +7,7 @@ The strategies take turns. In each round each takes whole steps without any inst
 by operation (`Executor.timed_step`): both meet the same moods of a shared machine. Each figure is the median over the
 rounds, so that the parts need not add up to the whole; where they are far from it, the result names it as a problem.
 From the work that layers declare follow GFLOP/s and GB/s of every step, forward, rebuilt and backward, and its share of
-what the machine can do (`roofline.py`).
+what the machine can do (`machine/roofline.py`).
 """
 
 import sys
@@ -16,14 +16,13 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-import contestants
 import draw
 import harness
-import jobs
-import record
-import roofline
-from figures import in_order
-from limits import Limits
+from jobs import models, options, record
+from machine import roofline
+from machine.limits import Limits
+from peers import process
+from pictures.figure import in_order
 
 APART = 1.25  # the sum of the parts over the whole step, or the other way round: beyond it they were not of the same step
 AFTERWARDS = ("zero_grad", "clip", "adamw")
@@ -32,9 +31,9 @@ AFTERWARDS = ("zero_grad", "clip", "adamw")
 def main() -> int:
     """Measure, print, write; the exit code is 1 when a strategy failed. Parts that are far from their whole are named
     among the result's problems."""
-    arguments = jobs.parsed(jobs.parser(__doc__.splitlines()[0], "cache,recompute,every:2,selective", rounds=5))
-    config = jobs.config_of(arguments)
-    with jobs.trainings(arguments, config, jobs.strategies_of(arguments)) as (made, failed):
+    arguments = options.parsed(options.parser(__doc__.splitlines()[0], "cache,recompute,every:2,selective", rounds=5))
+    model = models.asked(arguments)
+    with options.trainings(arguments, model, options.strategies_of(arguments)) as (made, failed):
         parts: dict[str, list[dict]] = {name: [] for name in made}
         bursts = {name: _with_parts(peer, parts[name]) for name, (peer, _) in made.items()}
         timings = harness.interleave(bursts, arguments.rounds, harness.say)
@@ -46,17 +45,17 @@ def main() -> int:
         roofs = roofline.measured_roofs(Limits(Path(folder), arguments.threads), step_bytes)
     points = _points(parts, work, roofs)
     problems = [f"{name} failed: {reason}" for name, reason in failed.items()] + apart(rows)
-    data = {**jobs.job_of(arguments, config), "rows": rows, "roofs": roofs, "points": points, "problems": problems}
-    _print(arguments, config, data)
+    data = {**options.job_of(arguments, model), "rows": rows, "roofs": roofs, "points": points, "problems": problems}
+    _print(arguments, model, data)
     path = record.write_result("speed", arguments.threads, data, arguments.out)
     pictures = draw.draw(path)
     print(draw.told(path, pictures))
     return 1 if failed else 0
 
 
-def _with_parts(peer: contestants.Peer, parts: list[dict]):
+def _with_parts(peer: process.Peer, parts: list[dict]):
     """Bursts of whole steps, each followed by a step whose parts are put down in `parts`."""
-    whole = jobs.bursts(peer)
+    whole = options.bursts(peer)
 
     def burst() -> list[float]:
         seconds = whole()
@@ -111,9 +110,9 @@ def _medians(dicts: list[dict]) -> dict:
     return {key: median(one.get(key, 0.0) for one in dicts) for key in dicts[0]}
 
 
-def _print(arguments, config: dict, data: dict) -> None:
+def _print(arguments, model: dict, data: dict) -> None:
     rows = data["rows"]
-    print(jobs.title(arguments, config))
+    print(options.title(arguments, model))
     kinds = in_order(kind for row in rows for kind in row["by_kind"])
     print(f"{'seconds':16s} {'min':>8s} {'median':>8s} {'max':>8s}  " + " ".join(f"{kind:>10s}" for kind in kinds)
           + f"  time against {rows[0]['name'] if rows else 'nothing'}: median of paired ratios (least to most)")
@@ -139,4 +138,4 @@ def _print_points(points: list[dict], roofs: dict | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(jobs.run(main))
+    sys.exit(options.run(main))

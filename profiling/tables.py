@@ -18,9 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from record import RESULTS, ROOT
+from jobs.record import RESULTS, ROOT
 from views import VIEWS
-from words import count, model
+from words import count, extent, settings, workload
 
 _BEGIN = re.compile(r"^<!-- (table|picture):(\S+)(?: (.+?))? -->$", re.MULTILINE)
 _END = "<!-- end -->"
@@ -104,14 +104,9 @@ def table(name: str, view: str, results: Path) -> str:
 
 def caption(data: dict, name: str) -> str:
     """Model, batch, machine and file, in one line."""
-    job = data.get("job") or {**data, **data.get("settings", {})}
-    config, words = data.get("config"), []
-    if config:
-        words.append(model(config))
-        words.append(f"batch {job['batch_size']} × {job['seq_len']}")
-    machine = data["machine"]
-    words += [job.get("dtype", "float32"), count(job.get("threads") or machine["cores"], "thread"), machine["cpu"],
-              machine["versions"]["compiler"]]
+    job, machine = settings(data), data["machine"]
+    words = [*workload(data), *extent(data), job.get("dtype", "float32"),
+             count(job.get("threads") or machine["cores"], "thread"), machine["cpu"], machine["versions"]["compiler"]]
     return f"{'; '.join(words)}. MB are 10⁶ bytes. From `profiling/results/{name}.json`."
 
 

@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-import contestants
 import draw
 import harness
-import record
+from jobs import record
+from peers import process
 
 from cllm.models.gpt import ModelConfig
 
@@ -37,10 +37,10 @@ def main() -> int:
     settings["steps"] = arguments.steps or _steps_in(arguments, config, settings)
     with tempfile.TemporaryDirectory() as folder:
         files = {name: str(Path(folder) / f"{name}.npz") for name in ("weights", "data")}
-        peers = {"cllm": contestants.Peer("training_cllm.py", arguments.threads)}
+        peers = {"cllm": process.Peer("peers/cllm/run.py", arguments.threads)}
         facts = peers["cllm"].ask("make", config=config, settings=settings, files=files)
         if arguments.peer_python:
-            peers["torch"] = contestants.Peer("training_torch.py", arguments.threads, arguments.peer_python)
+            peers["torch"] = process.Peer("peers/torch/run.py", arguments.threads, arguments.peer_python)
             facts |= peers["torch"].ask("make", config=config, settings=facts["settings"], threads=arguments.threads,
                                         files=files)
         rows = _train(peers, settings["steps"], arguments.evaluations)
@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
 
 def _steps_in(arguments, config: dict, settings: dict) -> int:
     """Steps that cllm takes in the seconds asked for, from a short trial."""
-    with contestants.Peer("training_cllm.py", arguments.threads) as peer:
+    with process.Peer("peers/cllm/run.py", arguments.threads) as peer:
         peer.ask("make", config=config, settings={**settings, "steps": TRIAL_STEPS})
         seconds = median(peer.ask("stretch", steps=TRIAL_STEPS)["seconds"][TRIAL_STEPS // 2:])
     return max(1, int(arguments.seconds / seconds))

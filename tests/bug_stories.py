@@ -1,7 +1,7 @@
 """The bugs of the documents, each planted again: what is patched, and which tests must fail for it (law 11).
 
 A story is a plant, a function that takes pytest's monkeypatch, and the tests that are run with it in a pytest session
-of their own. ``python tests/bug_stories.py`` writes docs/bug-stories.md; test_bug_stories.py proves the table.
+of their own. ``python tests/bug_stories.py`` writes docs/documents/bug-stories.md; test_bug_stories.py proves the table.
 """
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -21,7 +21,7 @@ from cllm.optim.adam import Adam
 from cllm.program.declare import Param
 
 TESTS = Path(__file__).parent
-PAGE = TESTS.parent / "docs" / "bug-stories.md"
+PAGE = TESTS.parent / "docs" / "documents" / "bug-stories.md"
 
 FULL = "models/test_golden.py::test_loss_logits_and_every_gradient[gpt2_like-cache-float64]"
 LATTICE = "models/test_golden.py::test_loss_logits_and_every_gradient[lattice-cache-float64]"

@@ -10,7 +10,7 @@ from cllm.models.architecture import program_of
 from cllm.planner.ledger import Ledger
 from cllm.program.workload import Workload
 
-PAGE = Path(__file__).parent.parent / "docs" / "documents-memory.md"
+PAGE = Path(__file__).parent.parent / "docs" / "documents" / "memory.md"
 REFERENCE = dict(vocab_size=256, n_layers=6, d_model=512, n_heads=8, d_ff=2048, max_seq_len=4096, qkv_bias=False,
                  out_proj=False)
 LAYERS, C, F = 6, 512, 2048
@@ -20,7 +20,7 @@ TIMES = (512, 1024, 2048)
 def parts(**changes) -> dict[str, int]:
     """Bytes of the gradients of each part of the blocks, all layers."""
     config = cllm.ModelConfig(**{**REFERENCE, **changes})
-    return {row["part"]: row["gradient_bytes"] for row in weight_rows(program_of(config), Workload(1, 256))}
+    return {row["part"]: row["gradient_bytes"] for row in weight_rows(config, Workload(1, 256))}
 
 
 def kept(time: int, also: tuple[str, ...] = (), **changes) -> int:

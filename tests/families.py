@@ -1,7 +1,8 @@
 """What the laws run over: families of models, small, and strategies that keep every bit; and which of their product.
 
-A family is an architecture with the batch that it is tried on. Those of the package stand beside models as users write them:
-the examples', the contract's, rows of every kind. A new one is a line in `FAMILIES`, and under all laws with it.
+A family is an architecture with the batch that it is tried on. Those of the package, each model that it reads from other
+people's files among them, stand beside models as users write them: the examples', the contract's, rows of every kind. A new
+one is a line in `FAMILIES`, and under all laws with it.
 """
 import importlib.util
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import oracle
-from own_models import Grid, Kinds, Mine, Pictures
+from own_model import Mine, Pictures
+from row_models import Grid, Kinds
 
 import cllm
+from cllm.layers import Rope
 from cllm.models.crystalline import Crystalline
-from cllm.strategies.memory_budget import ALLOWED
+from cllm.models.llama import Llama
+from cllm.models.neox import NeoX
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -85,6 +89,7 @@ def _gpt(**changes):
 
 SMALL = dict(n_layers=3, d_model=8, d_ff=12)
 TOKENS = dict(vocab_size=13, max_seq_len=9, **SMALL)
+GROUPED = dict(n_heads=4, n_kv_heads=2, head_dim=4, **TOKENS)
 LONG = dict(n_layers=2, d_model=24, d_ff=40, n_heads=3, vocab_size=67, max_seq_len=210, dropout=0.1)
 
 FAMILIES = {
@@ -100,6 +105,16 @@ FAMILIES = {
     "spiral positions": Family(_gpt(positions="spiral")),
     "prime positions, untied mse": Family(_gpt(positions="prime", tied=False, loss="mse")),
     "crystalline": Family(Crystalline(13, 4, 16, 2, 24, 9)),
+    "llama": Family(Llama(**GROUPED, rope=Rope(theta=500.0, kind="llama3", factor=8.0, original=4))),
+    "mistral": Family(Llama(**GROUPED, model_type="mistral", window=3)),
+    "qwen2": Family(Llama(**GROUPED, model_type="qwen2", qkv_bias=True, tied=True, window=4, windowed=(False, True, True))),
+    "qwen3": Family(Llama(**GROUPED, model_type="qwen3", qk_norm="head", tied=True)),
+    "smollm3": Family(Llama(**GROUPED, model_type="smollm3", turned=(True, False, True), tied=True)),
+    "phi3": Family(Llama(**GROUPED, model_type="phi3", rotary=2, window=4)),
+    "olmo2": Family(Llama(**GROUPED, model_type="olmo2", qk_norm="row", norm_after=True,
+                          rope=Rope(kind="yarn", factor=4.0, original=4))),
+    "gpt_neox": Family(NeoX(n_heads=2, rotary=2, **TOKENS)),
+    "gpt_neox, one after the other": Family(NeoX(n_heads=1, rotary=4, parallel=False, tied=True, **TOKENS)),
     # T = 130 crosses the tiles of attention, 390 rows those of the products; a cut of the batch moves every tile
     "longer than a tile": Family(_gpt(**LONG), 3, 130, 1),
     "crystalline, longer than a tile": Family(_gpt(**LONG, attention="crystalline"), 3, 130, 1),
@@ -118,19 +133,21 @@ CAUSAL = [name for name, family in FAMILIES.items() if family.architecture.causa
 
 @dataclass(frozen=True)
 class Midway:
-    """The fastest plan within half of what keeping everything takes beyond the least; the same for every dtype."""
+    """The fastest plan within half of what keeping everything takes beyond the least; the same for every dtype. The cut of
+    the batch is the test's: planned for it as well, it would take four times as long."""
 
     micro_batch: int | None = None
 
     def decide(self, ledger):
         key = ledger._program.digest, ledger.workload.batch, ledger.workload.time
         if key not in _MIDWAY:
-            frontier = ledger.frontier(ALLOWED)
+            frontier = ledger.frontier(MIXED)
             ends = [ledger.evaluate(frontier.plan(index)).total_bytes for index in (0, len(frontier) - 1)]
-            _MIDWAY[key] = replace(cllm.MemoryBudget(sum(ends) // 2, ALLOWED).decide(ledger), limit=None)
+            _MIDWAY[key] = replace(cllm.MemoryBudget(sum(ends) // 2, MIXED).decide(ledger), limit=None)
         return replace(_MIDWAY[key], micro_batch=self.micro_batch or _MIDWAY[key].micro_batch)
 
 
+MIXED = ("cache", "recompute")
 _MIDWAY: dict[tuple, cllm.Plan] = {}
 
 

@@ -5,10 +5,17 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "profiling"
+FILES = sorted(FOLDER.rglob("*.py"))
+
+
+
+def name_of(path):
+    """A file of profiling/ as its scripts import it: "views.steps"."""
+    return ".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__init__")
 
 
 def script(name):
-    """The module of that name; its folder is in the import path only while it loads."""
+    """The module of that name, such as "speed" or "peers.process"; profiling/ is in the import path only while it loads."""
     sys.path.insert(0, str(FOLDER))
     try:
         return importlib.import_module(name)

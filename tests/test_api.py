@@ -23,10 +23,13 @@ PUBLIC = """
 
 # Rooms and modules of cllm, in groups: a module imports only from groups above its own, and in a room, never in a circle.
 GROUPS = """
-    errors _build_info
-    checks platform_guard _kernels
+    errors cgroups _build_info
+    checks locate
+    files
+    platform_guard _kernels
+    threads
     program
-    arrays
+    arrays tensors weights
     layers weight_gradient
     plans
     schedule
@@ -36,7 +39,8 @@ GROUPS = """
     planning
     executor
     optim corpus tokenizer snapshot sampling proof about
-    testing calibrate train comparison
+    testing pretrained calibrate train
+    comparison
     cli
     __main__
 """

@@ -235,7 +235,7 @@ def test_unknown_preset(name):
 
 
 @pytest.mark.parametrize("arguments", [
-    dict(seed=-1), dict(seed=1.5), dict(seed="0"), dict(seed=None), dict(dtype="float16"), dict(dtype=""),
+    dict(seed=-1), dict(seed=1.5), dict(seed="0"), dict(seed=()), dict(dtype="float16"), dict(dtype=""),
     dict(dtype=None), dict(dtype=int), dict(config=None), dict(config="small"), dict(config=dict(oracle.CONFIG)),
 ], ids=str)
 def test_bad_arguments_of_a_model(arguments):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from cllm.models.architecture import program_of
 from cllm.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "profiling/results/README.md")),
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "profiling/README.md",
+                                     "profiling/results/README.md")),
          *sorted((ROOT / "docs").rglob("*.md"))]
-EXECUTED = ["README.md", "docs/strategies.md", "docs/how-to-extend.md", "docs/your-own-strategy.md", "docs/your-own-layer.md",
-            "docs/your-own-model.md"]
+EXECUTED = ["README.md", "docs/tour.md", "docs/strategies.md", "docs/how-to-extend.md", "docs/your-own-strategy.md",
+            "docs/your-own-layer.md", "docs/your-own-model.md"]
 
 
 def read(name):
@@ -45,21 +47,38 @@ def tables():
 
 # code
 
+BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+
+
+def blocks_and_output(text):
+    """Blocks of Python in a page, each at its own line, so that a traceback names the place; and the block of text that
+    follows it, which is what it prints, or None."""
+    for block in BLOCK.finditer(text):
+        yield "\n" * (text[:block.start()].count("\n") + 1) + block[1], block[2]
+
+
 def code_blocks(text):
-    """Blocks of Python in a page, each at its own line, so that a traceback names the place."""
-    for block in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        yield "\n" * (text[:block.start()].count("\n") + 1) + block[1]
+    """Blocks of Python in a page."""
+    return (block for block, _ in blocks_and_output(text))
 
 
 @pytest.mark.parametrize("page", EXECUTED)
 def test_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = list(code_blocks(read(page)))
+    blocks = list(blocks_and_output(read(page)))
     assert blocks
-    namespace = {"__name__": "page"}
-    for block in blocks:
-        exec(compile(block, page, "exec"), namespace)
+    module = types.ModuleType("page")  # known by its name, as dataclasses ask for
+    monkeypatch.setitem(sys.modules, "page", module)
+    for block, printed in blocks:
+        capsys.readouterr()
+        exec(compile(block, page, "exec"), module.__dict__)
+        assert printed in (None, capsys.readouterr().out)
     assert not list(tmp_path.iterdir()), "a reader's folder is left as it was"
+
+
+def test_what_a_block_prints_belongs_to_it():
+    text = "```python\nprint(1)\n```\n\n```text\n1\n```\n\n```python\nx\n```\n\nWords\n\n```text\n2\n```\n"
+    assert [(block.strip(), printed) for block, printed in blocks_and_output(text)] == [("print(1)", "1\n"), ("x", None)]
 
 
 def test_a_block_that_fails_is_seen():
@@ -289,6 +308,17 @@ def test_own_strategies_are_told_every_field_of_the_ledger():
         assert f"`{name}`" in page
 
 
+def test_the_glossary_has_every_kind_of_buffer():
+    from cllm.planner.ledger import Ledger
+    from cllm.program.workload import Workload
+    from cllm.strategies import parse
+    ledger = Ledger(program_of(cllm.ModelConfig.preset("tiny")), Workload(2, 8, threads=1))
+    kinds = {buffer.kind for name in ("recompute@1", "int8", "cache@1")
+             for buffer in ledger.build(parse(name).decide(ledger))[0].buffers}
+    assert {"kept", "packed", "rebuilt", "stash"} <= kinds
+    assert not {kind for kind in kinds if f"`{kind}`" not in read("docs/glossary.md")}
+
+
 # links
 
 def links(page):
@@ -305,12 +335,36 @@ def test_links_lead_to_files(page):
     assert not missing
 
 
+def anchors(page):
+    """What a link may end in after ``#``: the headings, as they are shown on the web."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_to_headings(page):
+    found = re.findall(r"\]\(([^)\s:#]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    wrong = [(name, anchor) for name, anchor in found
+             if anchor not in anchors((page.parent / name) if name else page)]
+    assert not wrong
+
+
 def test_the_index_names_every_page():
     named = {(ROOT / "docs" / address).resolve() for address in links(ROOT / "docs" / "README.md") if address}
-    top = {page for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"}
-    assert top <= named, "name the page in docs/README.md"
-    folder = ROOT / "docs" / "decisions"
-    assert set(folder.glob("0*.md")) <= {folder / address for address in links(folder / "README.md")}
+    for folder in (ROOT / "docs", *(page.parent for page in (ROOT / "docs").rglob("README.md"))):
+        rooms = {room for room in folder.iterdir() if (room / "README.md").exists()}
+        named |= {(folder / address).resolve() for address in links(folder / "README.md") if address}
+        assert {room / "README.md" for room in rooms} <= named, f"name the room in {folder.name}/README.md"
+    pages = {page for page in (ROOT / "docs").rglob("*.md") if page != ROOT / "docs" / "README.md"}
+    assert pages <= named, "name the page in the README.md of its room"
+
+
+def test_pages_that_sources_name_exist():
+    sources = [path for folder in ("cllm", "profiling", "tests") for ending in ("py", "pxi", "pyx")
+               for path in (ROOT / folder).rglob(f"*.{ending}")]
+    missing = {f"{path.relative_to(ROOT)}: {name}" for path in (*sources, ROOT / "setup.py", ROOT / "Makefile")
+               for name in re.findall(r"\bdocs/[\w/-]+\.md\b", path.read_text(encoding="utf-8")) if not (ROOT / name).exists()}
+    assert not missing
 
 
 def test_files_that_pages_name_exist():

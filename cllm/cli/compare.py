@@ -1,5 +1,6 @@
 """``cllm compare``: the same training under several strategies, measured side by side."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,41 +11,47 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cllm.cli.compare_tables import print_report
-from cllm.cli.files import is_stream, whole, writable, write_json, write_whole
-from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options, size_options
+from cllm.calibrate import source_of_seconds
+from cllm.cli.files import STANDARD_OUTPUT, writable, write_json
+from cllm.cli.options import (
+    architecture_from,
+    asked_of,
+    calibrate_first,
+    calibrate_option,
+    json_option,
+    model_options,
+    size_options,
+    time_of,
+)
 from cllm.cli.sweep import settings, swept
 from cllm.comparison.budgets import budget_strategies, planned_curve
-from cllm.comparison.curve import draw_curve
-from cllm.comparison.experiment import Experiment, points_of, report_of, run_experiments, setting_name
+from cllm.comparison.contestants import labelled
+from cllm.comparison.data import check_data
+from cllm.comparison.drawing import draw_report
+from cllm.comparison.experiment import Experiment, report_of, run_experiments
+from cllm.comparison.files import write_whole
 from cllm.comparison.html import page
 from cllm.comparison.job import Job
 from cllm.comparison.machine import describe_machine
 from cllm.comparison.peers import peers_of, read_peers
-from cllm.comparison.picture import caption, check_picture, draw
+from cllm.comparison.picture import check_picture
+from cllm.comparison.printed import print_report
 from cllm.comparison.runner import Runs
-from cllm.comparison.series import memory_against_time
-from cllm.comparison.sweeps import draw_sweep
-from cllm.corpus import read_text
+from cllm.comparison.tables import console
 from cllm.errors import CllmError, DataError
-from cllm.strategies import parse
+from cllm.files import is_stream
 
 DEFAULT_STRATEGIES = "cache,recompute,every:2,selective,budget:450MB"
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 BUDGETS = 6  # of --pareto without a number
 
 
-def named_strategies(_ctx, param: click.Parameter, text: str) -> tuple[str, ...]:
+def named_strategies(_ctx, param: click.Parameter, text: str) -> dict[str, str]:
     """Split the list and refuse a name that is unknown or twice there, before any work."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names or len(set(names)) != len(names):
-        raise click.BadParameter("give at least one strategy, and each once", param=param)
-    for name in names:
-        try:
-            parse(name)
-        except CllmError as error:
-            raise click.BadParameter(str(error), param=param) from error
-    return names
+    try:
+        return labelled([name.strip() for name in text.split(",") if name.strip()])
+    except CllmError as error:
+        raise click.BadParameter(str(error), param=param) from error
 
 
 @click.command("compare")
@@ -60,7 +67,7 @@ def named_strategies(_ctx, param: click.Parameter, text: str) -> tuple[str, ...]
 @click.option("--sweep", multiple=True, metavar="KEY=V1,V2,...",
               help="Compare at each value of a size or setting, such as seq_len=128,256; again for every combination.")
 @click.option("--pareto", type=click.IntRange(2), is_flag=False, flag_value=BUDGETS, default=None, metavar="[N]",
-              help=f"Add N budgets, {BUDGETS} if not said, evenly from the least to what caching everything takes.")
+              help=f"Add N budgets, {BUDGETS} if not said, evenly over the planner's curve; fewer where plans are equal.")
 @click.option("--peers", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
               help="Show PyTorch's points of this result of profiling/compare.py beside ours.")
 @click.option("--by-parameter", is_flag=True, help="Print the gradient error of inexact strategies by parameter.")
@@ -82,26 +89,24 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     """
     if plot is not None:
         check_picture(plot)
-    if text is not None:
-        read_text(text)  # an unusable text is one error here, not one in every row
-    values = swept(ctx, sweep)
-    jobs = [(setting, _job({**sizes, **setting}, steps, text, seed)) for setting in settings(values)]
+    values = swept(ctx, sweep, asked_of(dict(sizes))[0])
+    jobs = [(setting, _job(sizes, setting, steps, text, seed)) for setting in settings(values)]
     for _, job in jobs if measure else ():
         calibrate_first(job.architecture, job.workload, strategies, always=pareto is not None)
     points = _with_peers([_experiment(job, strategies, setting, pareto) for setting, job in jobs], peers)
-    machine = describe_machine()
+    machine, asked = describe_machine(), shlex.join(["cllm", *sys.argv[1:]])
 
     def keep(done: list[Runs]) -> None:
-        if json_path is not None and not is_stream(json_path):
+        if json_path not in (None, STANDARD_OUTPUT) and not is_stream(json_path):
             with suppress(DataError):  # a full disk ends no measurement; the last writing tells of it
-                write_json(json_path, report_of(points, done, machine, values))
+                write_json(json_path, report_of(points, done, machine, values, asked))
 
     done = _run_with_progress(points, rounds, keep)
-    report = report_of(points, done, machine, values)
-    print_report(report, by_parameter)
+    report = report_of(points, done, machine, values, asked)
+    print_report(report, by_parameter, console())
     problems = report["problems"] + _written({
         json_path: lambda path: write_json(path, report), html: lambda path: write_whole(path, page.render(report)),
-        plot: lambda path: _draw(report, path)})
+        plot: lambda path: draw_report(report, path)})
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
     if problems:
@@ -120,16 +125,24 @@ def _written(files: dict[Path | None, Callable[[Path], None]]) -> list[str]:
     return problems
 
 
-def _job(sizes: dict, steps: int, text: str | None, seed: int) -> Job:
-    batch_size, seq_len, dtype, threads = (sizes.pop(name) for name in ("batch_size", "seq_len", "dtype", "threads"))
-    return Job(config_of(sizes, seq_len), batch_size, seq_len, steps, dtype, threads, text, seed)
+def _job(sizes: dict, setting: dict, steps: int, text: str | None, seed: int) -> Job:
+    options = {**sizes, **{name: value for name, value in setting.items() if name in sizes}}
+    fields = {name: value for name, value in setting.items() if name not in sizes}
+    batch_size, seq_len, dtype, threads = (options.pop(name) for name in ("batch_size", "seq_len", "dtype", "threads"))
+    architecture = architecture_from(options, seq_len, fields)
+    time = time_of(architecture, seq_len)
+    if time is None and "seq_len" in setting:
+        raise click.UsageError("--sweep seq_len=...: the model has no time steps")
+    job = Job(architecture, batch_size, time, steps, dtype, threads, text, seed)
+    check_data(job)
+    return job
 
 
-def _experiment(job: Job, strategies: tuple[str, ...], setting: dict, pareto: int | None) -> Experiment:
-    if pareto is None:
-        return Experiment(job, strategies, setting)
-    curve = planned_curve(job)
-    return Experiment(job, tuple(dict.fromkeys(strategies + budget_strategies(job, curve, pareto))), setting, curve)
+def _experiment(job: Job, strategies: dict[str, str], setting: dict, pareto: int | None) -> Experiment:
+    curve = None if pareto is None else planned_curve(job)
+    budgets = {} if curve is None else {name: name for name in budget_strategies(job, curve, pareto, strategies.values())}
+    seconds_from = source_of_seconds(job.architecture, job.workload)
+    return Experiment(job, strategies | budgets, setting, curve, predicted_from=seconds_from)
 
 
 def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Experiment]:
@@ -149,18 +162,6 @@ def _with_peers(points: list[Experiment], paths: tuple[Path, ...]) -> list[Exper
         points = [one if peers is None else replace(one, peers=[*one.peers, peers])
                   for one, peers in zip(points, found, strict=True)]
     return points
-
-
-def _draw(report: dict, path: Path) -> None:
-    points = points_of(report)
-    with whole(path) as place:
-        if any(point["curve"] or point["peers"] for point in points):
-            panels = [(setting_name(point["setting"]), memory_against_time(point)) for point in points]
-            draw_curve(panels, place, caption(points[0]) if len(points) == 1 else "")
-        elif "points" in report:
-            draw_sweep(points, place)
-        else:
-            draw(report, place)
 
 
 def _run_with_progress(points: list[Experiment], rounds: int, keep) -> list[Runs]:

@@ -1,18 +1,20 @@
-"""Files that commands write: whole or not at all, and what cannot be written says so."""
+"""Files that commands read and write: what cannot be is refused before the work, ``-`` is standard output."""
 
-import json
-import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import click
 
+from cllm.comparison import files
 from cllm.errors import DataError
+from cllm.files import is_stream
 
-# A line break cannot stand inside a JSON string, so these breaks are those of the indentation.
-_ITEM = r'(?:"(?:[^"\\\n]|\\.)*"|[-+.\w]+)'
-_PLAIN_LIST = re.compile(rf"\[\n\s*{_ITEM}(?:,\n\s*{_ITEM})*\n\s*\]")
+STANDARD_OUTPUT = Path("-")
+REAL_STDOUT = "cllm.stdout"  # where a command's context keeps the stream that JSON goes to
 
 
 def writable(_ctx, param: click.Parameter, path: Path | None) -> Path | None:
@@ -22,48 +24,35 @@ def writable(_ctx, param: click.Parameter, path: Path | None) -> Path | None:
     return path
 
 
+def json_place(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """As `writable`; ``-`` is standard output, which then carries the JSON alone: what is for people goes to standard error."""
+    if path == STANDARD_OUTPUT:
+        ctx.meta[REAL_STDOUT] = sys.stdout
+        ctx.with_resource(redirect_stdout(sys.stderr))
+        return path
+    return writable(ctx, param, path)
+
+
 def write_json(path: Path | None, data) -> None:
     """Write `data` to `path`, whole or not at all; nothing when `path` is None."""
-    if path is None:
-        return
-    write_whole(path, _plain_lists_on_one_line(json.dumps(data, indent=2)) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; errors as `whole`."""
-    with whole(path) as place:
-        place.write_text(text, encoding="utf-8")
+    if path == STANDARD_OUTPUT:
+        click.echo(files.json_text(data), nl=False, file=click.get_current_context().meta[REAL_STDOUT])
+    elif path is not None:
+        files.write_json(path, data)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place to write a file at. It becomes `path` when all went well; else nothing is left of it, and what was at `path`
-    stays. What is no file, such as a pipe, is written as it is.
-
-    Raises
-    ------
-    DataError
-        When it cannot be written.
-    """
-    final = path if is_stream(path) else path.resolve()  # through links
-    partial = final if is_stream(path) else final.with_name(f".{final.stem}.partial{final.suffix}")
-    try:
-        yield partial
-        if partial != final:
-            partial.replace(final)
-    except OSError as error:
-        raise DataError(str(path), "must take what is written there", error.strerror or str(error),
-                        "Make room, or name another file.") from error
-    finally:
-        if partial != final:
-            partial.unlink(missing_ok=True)
-
-
-def is_stream(path: Path) -> bool:
-    """Whether what is written there cannot be taken back: a pipe, a terminal, /dev/null."""
-    return path.exists() and not path.is_file()
-
-
-def _plain_lists_on_one_line(text: str) -> str:
-    """Indented JSON with every list of numbers and strings on one line: timelines have thousands of them."""
-    return _PLAIN_LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]).replace("[ ", "[", 1).removesuffix(" ]") + "]", text)
+def readable_twice(path: Path | None) -> Iterator[Path | None]:
+    """The path itself, or of what can be read but once, such as a pipe, a file with its contents for as long as is needed."""
+    if path is None or not is_stream(path):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix="cllm-text-") as copy:
+        try:
+            with open(path, "rb") as source:
+                shutil.copyfileobj(source, copy)
+            copy.flush()
+        except OSError as error:
+            raise DataError(f"text {path}", "must be something that can be read", error.strerror or str(error),
+                            "Put it into a file.") from error
+        yield Path(copy.name)

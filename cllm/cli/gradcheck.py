@@ -5,10 +5,12 @@ import sys
 import click
 import numpy as np
 
-from cllm.checks import checked_size
+from cllm.checks import LARGEST_SEED, checked_size
 from cllm.cli.files import write_json
-from cllm.cli.options import config_of, json_option, model_options
-from cllm.models.gpt import GPT
+from cllm.cli.options import architecture_from, json_option, model_options, time_of
+from cllm.models.architecture import record_of
+from cllm.models.model import Model
+from cllm.program.workload import Workload
 from cllm.proof.gradcheck import gradcheck
 
 
@@ -18,22 +20,23 @@ from cllm.proof.gradcheck import gradcheck
 @click.option("--all-elements", is_flag=True, help="Check every element; slow but for very small models.")
 @model_options("tiny")
 @click.option("--batch-size", type=int, default=2, help="Sequences in the batch, B.")
-@click.option("--seq-len", type=int, default=8, help="Tokens in a sequence, T.")
-@click.option("--seed", type=int, default=0, help="Of the weights, the tokens and the elements.")
+@click.option("--seq-len", type=int, default=8, help="Time steps in a sequence, T; not used by a model without.")
+@click.option("--seed", type=int, default=0, help="Of the weights, the batch and the elements.")
 @json_option
 def command(strategy, elements, all_elements, batch_size, seq_len, seed, json_path, **model):
     """Compare gradients with central differences of the loss, in float64.
 
     Allowed is |a - n| <= 1e-6 max(|a|, |n|) + 1e-9 for each element. Exits with 1 when a parameter fails.
     """
-    config = config_of(model, seq_len)
-    shape = checked_size("--batch-size", batch_size), checked_size("--seq-len", seq_len) + 1
-    network = GPT(config, seed=seed, dtype="float64")
-    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, shape)
-    found = gradcheck(network, tokens[:, :-1], tokens[:, 1:], strategy=strategy,
-                      elements=None if all_elements else elements, seed=seed)
+    architecture = architecture_from(model, seq_len)
+    work = Workload(batch_size, time_of(architecture, seq_len), "float64")
+    work.check(architecture.program)
+    generator = np.random.default_rng(checked_size("--seed", seed, 0, LARGEST_SEED))
+    found = gradcheck(Model(architecture, seed=seed, dtype="float64"), strategy=strategy, seed=seed,
+                      elements=None if all_elements else elements,
+                      **architecture.example_batch(generator, work.batch, work.time))
     write_json(json_path, {
-        "config": config.to_dict(), "strategy": strategy, "passed": found.passed,
+        **record_of(architecture), "strategy": strategy, "passed": found.passed,
         "rows": [{"name": row.name, "checked": row.checked, "size": row.size, "worst_over_allowed": row.worst,
                   "passed": row.passed} for row in found.rows]})
     click.echo(str(found))

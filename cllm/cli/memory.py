@@ -1,22 +1,20 @@
 """``cllm memory``: where the bytes of a configuration are, in its parameters and in its activations."""
 
+import re
 from math import prod
 
 import click
 
 from cllm.cli.files import write_json
-from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options
-from cllm.cli.tables import console, megabytes, table
+from cllm.cli.options import architecture_from, json_option, model_options, optimizer_option, size_options, time_of
+from cllm.comparison.tables import console, megabytes, table
+from cllm.models.architecture import Architecture, record_of
 from cllm.planner.ledger import Ledger
-from cllm.program.program import Program
 from cllm.program.workload import OPTIMIZER_STATES, Workload
 from cllm.schedule.build import Schedule
 from cllm.strategies import parse
 
-# What a parameter belongs to, by a part of its name; the first three are in every block.
-PARTS = {"attention": (".attn.",), "feed-forward": (".mlp.",), "layer norms": (".ln1.", ".ln2."),
-         "embeddings": ("tok_emb.", "pos_emb."), "final norm": ("ln_f.",), "head": ("head.",)}
-IN_BLOCKS = ("attention", "feed-forward", "layer norms")
+_IN_BLOCK = re.compile(r"blocks\.\d+\.")
 
 
 @click.command("memory")
@@ -30,46 +28,48 @@ def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path,
 
     No array is made. MB are 10^6 bytes.
     """
-    config = config_of(model, seq_len)
+    architecture = architecture_from(model, seq_len)
+    seq_len = time_of(architecture, seq_len)
     workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
-    program = config.program
-    ledger = Ledger(program, workload)
+    ledger = Ledger(architecture.program, workload)
     schedule, report = ledger.build(parse(strategy).decide(ledger))
-    weights = weight_rows(program, workload)
+    weights = weight_rows(architecture, workload)
     sites = site_rows(ledger, schedule)
     totals = {"parameters": report.parameter_bytes, "gradients": report.gradient_bytes,
               "optimizer": report.optimizer_bytes, "arena": report.arena_bytes, "batch": report.batch_bytes,
               "tables": report.table_bytes, "total": report.total_bytes}
-    write_json(json_path, {"config": config.to_dict(), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
+    write_json(json_path, {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
                            "optimizer": optimizer, "strategy": strategy, "weights": weights, "activations": sites,
                            "total_bytes": totals})
-    _print(program.n_blocks, optimizer, strategy, weights, sites, totals)
+    _print(ledger.n_blocks, optimizer, strategy, weights, sites, totals)
 
 
-def weight_rows(program: Program, workload: Workload) -> list[dict]:
-    """One row for each part of the model, one for all blocks, one for all: elements, and bytes by what holds them."""
-    sizes = dict.fromkeys(PARTS, 0)
-    for parameter in program.parameters.values():
-        part = next(part for part, marks in PARTS.items() if any(mark in parameter.name for mark in marks))
-        sizes[part] += prod(parameter.shape)
-    sizes = {part: elements for part, elements in sizes.items() if elements}
-
-    def row(part: str, elements: int) -> dict:
-        return _weight_row(part, elements, workload, program.n_blocks)
-
-    rows = [row(part, elements) for part, elements in sizes.items() if part in IN_BLOCKS]
-    rows.append(row("all blocks", sum(part["elements"] for part in rows)))
-    rows += [row(part, elements) for part, elements in sizes.items() if part not in IN_BLOCKS]
-    rows.append(row("all", sum(sizes.values())))
+def weight_rows(architecture: Architecture, workload: Workload) -> list[dict]:
+    """One row for each part of the model, those in blocks first and all blocks together, and one for all: elements, and
+    bytes by what holds them. A part is one of `Architecture.parameter_groups`, or the first word of the parameters' names."""
+    groups = architecture.parameter_groups
+    inside, outside = dict.fromkeys(groups, 0), dict.fromkeys(groups, 0)
+    for parameter in architecture.program.parameters.values():
+        name = _IN_BLOCK.sub("", parameter.name, count=1)
+        sizes = outside if name == parameter.name else inside
+        part = next((word for word, starts in groups.items() if name.startswith(starts)), name.partition(".")[0])
+        sizes[part] = sizes.get(part, 0) + prod(parameter.shape)
+    inside, outside = ({part: elements for part, elements in sizes.items() if elements} for sizes in (inside, outside))
+    blocks = architecture.program.n_blocks
+    rows = [_weight_row(part, elements, workload, blocks) for part, elements in inside.items()]
+    if inside:
+        rows.append(_weight_row("all blocks", sum(inside.values()), workload, blocks))
+    rows += [_weight_row(part, elements, workload, None) for part, elements in outside.items()]
+    rows.append(_weight_row("all", sum(inside.values()) + sum(outside.values()), workload, None))
     return rows
 
 
-def _weight_row(part: str, elements: int, workload: Workload, n_blocks: int) -> dict:
+def _weight_row(part: str, elements: int, workload: Workload, n_blocks: int | None) -> dict:
+    """`n_blocks` is None for what is not in blocks."""
     nbytes = elements * workload.itemsize
-    per_layer = part in IN_BLOCKS or part == "all blocks"
     return {"part": part, "elements": elements, "parameter_bytes": nbytes, "gradient_bytes": nbytes,
             "optimizer_bytes": nbytes * OPTIMIZER_STATES[workload.optimizer],
-            "gradient_bytes_per_layer": nbytes // n_blocks if per_layer else None}
+            "gradient_bytes_per_layer": nbytes // n_blocks if n_blocks else None}
 
 
 def site_rows(ledger: Ledger, schedule: Schedule) -> list[dict]:
@@ -89,10 +89,10 @@ def site_rows(ledger: Ledger, schedule: Schedule) -> list[dict]:
     return list(rows.values())
 
 
-def _print(layers: int, optimizer: str, strategy: str, weights: list[dict], sites: list[dict], totals: dict) -> None:
+def _print(blocks: int, optimizer: str, strategy: str, weights: list[dict], sites: list[dict], totals: dict) -> None:
     out = console()
-    shown = table("MB (10^6 bytes)", "elements", "parameters", "gradients", "of a layer", optimizer,
-                  title=f"Parameters, {layers} layers")
+    shown = table("MB (10^6 bytes)", "elements", "parameters", "gradients", "of a block", optimizer,
+                  title=f"Parameters, {blocks} block{'' if blocks == 1 else 's'}")
     for row in weights:
         shown.add_row(row["part"], f"{row['elements']:,}", megabytes(row["parameter_bytes"]),
                       megabytes(row["gradient_bytes"]), megabytes(row["gradient_bytes_per_layer"]),

@@ -1,21 +1,26 @@
 """Options that several commands share: the model, the job, and where results go.
 
 The options of the model are made from the fields of `ModelConfig`, so a new setting is an option on the day it is
-born.
+born. Other families take theirs by ``--set``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from cllm.calibrate import calibrate, is_calibrated, wants_seconds
-from cllm.cli.files import writable
+from cllm.calibrate import calibrate_where_wanted
+from cllm.cli.files import json_place
 from cllm.models.architecture import Architecture
+from cllm.models.choosing import family_named, made
+from cllm.models.families import FAMILIES
 from cllm.models.gpt import CHOICES, PRESETS, ModelConfig
+from cllm.models.settings import names_of, settings_of
 from cllm.program.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
 
+FIELDS = tuple(field.name for field in fields(ModelConfig))
 # Names that differ from the field's: what people type.
 SPELLED = {"n_layers": "layers", "n_heads": "heads"}
 
@@ -41,50 +46,114 @@ HELP = {
 
 
 def model_options(default_preset: str) -> Callable:
-    """Options ``--preset`` and one for every field of `ModelConfig`; read them with `config_of`."""
+    """Options ``--model``, ``--set``, ``--preset`` and one for every field of `ModelConfig`; read them with
+    `architecture_from`."""
 
     def decorate(command):
-        for field in reversed(fields(ModelConfig)):
-            command = _setting(field.name)(command)
-        return click.option("--preset", type=click.Choice(sorted(PRESETS)), default=default_preset,
-                            help="Sizes to start from; the settings below change single ones.")(command)
+        for name in reversed(FIELDS):
+            command = _setting(name)(command)
+        command = click.option("--preset", type=click.Choice(sorted(PRESETS)), default=default_preset,
+                               help="Sizes to start from; the settings below change single ones.")(command)
+        command = click.option("--set", "assigned", multiple=True, metavar="FIELD=VALUE",
+                               help="A setting of the model by the name of its field; again for another.")(command)
+        return family_option(command)
 
     return decorate
 
 
+def family_option(command):
+    """Option ``--model``: which family of models; without it the first, or that of the file that is read."""
+    return click.option("--model", metavar="FAMILY|FILE.py:Class|module:Class", default=None,
+                        help=f"Family of the model: {', '.join(FAMILIES)}, or a class of yours that derives from "
+                             "cllm.Architecture.")(command)
+
+
 def _setting(name: str) -> Callable:
-    spelled = SPELLED.get(name, name).replace("_", "-")
+    spelled = spelling(name)
     example = getattr(ModelConfig.preset("tiny"), name)
     text = HELP.get(name, f"{name} of the model.")
     if isinstance(example, bool):
-        return click.option(f"--{spelled}/--no-{spelled}", name, default=None, help=text, show_default=False)
+        return click.option(f"{spelled}/--no-{spelled[2:]}", name, default=None, help=text, show_default=False)
     if isinstance(example, tuple):
-        return click.option(f"--{spelled}", name, default=None, callback=_split, metavar="A,B,...", help=text)
+        return click.option(spelled, name, default=None, callback=_split, metavar="A,B,...", help=text)
     kind = click.Choice(CHOICES[name]) if name in CHOICES else type(example)
-    return click.option(f"--{spelled}", name, type=kind, default=None, help=text)
+    return click.option(spelled, name, type=kind, default=None, help=text)
 
 
 def _split(_ctx, _param, value: str | None) -> tuple[str, ...] | None:
     return None if value is None else tuple(part for part in value.split(",") if part)
 
 
-def config_of(options: dict, seq_len: int | None = None) -> ModelConfig:
-    """Take the model's options out of `options` and make the configuration they ask for."""
-    settings = {field.name: options.pop(field.name) for field in fields(ModelConfig)}
-    changes = {name: value for name, value in settings.items() if value is not None}
-    config = ModelConfig.preset(options.pop("preset"), **changes)
-    if seq_len is not None and seq_len > config.max_seq_len and settings["max_seq_len"] is None:
-        return ModelConfig(**{**config.to_dict(), "max_seq_len": seq_len})
-    return config
+def architecture_from(options: dict, seq_len: int | None = None, more: Mapping[str, object] | None = None,
+                      family: type[Architecture] | None = None) -> Architecture:
+    """Take the model's options out of `options` and make the architecture that they ask for.
+
+    Parameters
+    ----------
+    options : dict
+        What click handed to the command.
+    seq_len : int or None
+        As of `models.choosing.made`.
+    more : dict or None
+        Further settings by name of field, which go before.
+    family : class or None
+        The family where ``--model`` names none.
+
+    Raises
+    ------
+    ConfigError, click.UsageError
+    """
+    kind, settings = asked_of(options, family)
+    preset = options.pop("preset")
+    if "preset" not in options_of(kind) and not _is_given("preset"):
+        preset = None
+    return made(kind, {**settings, **(more or {})}, preset, seq_len)
+
+
+def asked_of(options: dict, family: type[Architecture] | None = None) -> tuple[type[Architecture], dict[str, object]]:
+    """The family, and the settings by name that were given; takes all but ``preset`` out of `options`."""
+    named = options.pop("model")
+    kind = family_named(named) if named else family or ModelConfig
+    given = {name: value for name in FIELDS for value in [options.pop(name)] if value is not None}
+    assigned = settings_of(kind, options.pop("assigned"))
+    for name in given:
+        if name not in options_of(kind):
+            raise click.UsageError(f"{spelling(name)} is no setting of {kind.__name__}: it has {', '.join(names_of(kind))}")
+        if name in assigned:
+            raise click.UsageError(f"{spelling(name)} and --set {name}=... are the same: give one")
+    return kind, {**given, **assigned}
+
+
+def options_of(kind: type[Architecture]) -> list[str]:
+    """Names of the options by which a family's settings may be given, besides ``--set``."""
+    return [*(name for name in FIELDS if name in names_of(kind)), *(["preset"] if issubclass(kind, ModelConfig) else [])]
+
+
+def spelling(name: str) -> str:
+    """The option of a field of `ModelConfig`."""
+    return "--" + SPELLED.get(name, name).replace("_", "-")
+
+
+def time_of(architecture: Architecture, seq_len: int) -> int | None:
+    """T: None for a model without time steps, which is said when it was asked for one."""
+    if architecture.program.has_time:
+        return seq_len
+    if _is_given("seq_len"):
+        click.echo("--seq-len is not used: the model has no time steps", err=True)
+    return None
+
+
+def _is_given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def size_options(batch_size: int, seq_len: int) -> Callable:
     """Options ``--batch-size``, ``--seq-len``, ``--dtype`` and ``--threads``."""
     return _all(
         click.option("--batch-size", type=int, default=batch_size, help="Sequences in a batch, B."),
-        click.option("--seq-len", type=int, default=seq_len, help="Tokens in a sequence, T."),
+        click.option("--seq-len", type=int, default=seq_len, help="Time steps in a sequence, T; not used by a model without."),
         click.option("--dtype", type=click.Choice(list(ITEMSIZE)), default="float32"),
-        click.option("--threads", type=int, default=None, show_default="all cores",
+        click.option("--threads", type=int, default=None, show_default="as cllm info says",
                      help="Threads of the kernels; results do not depend on it."))
 
 
@@ -97,7 +166,7 @@ def optimizer_option(command):
 def json_option(command):
     """Option ``--json FILE``, passed on as ``json_path``."""
     return click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), default=None,
-                        callback=writable, help="Write the result there, as JSON.")(command)
+                        callback=json_place, help="Write the result there, as JSON; - is standard output.")(command)
 
 
 def _all(*decorators: Callable) -> Callable:
@@ -116,13 +185,7 @@ def calibrate_option(command):
                              "20 s at most, kept for later runs), or decide by declared work.")(command)
 
 
-def calibrate_first(architecture: Architecture, workload: Workload, strategies: Iterable[str], limit: int | None = None,
+def calibrate_first(architecture: Architecture, workload: Workload, strategies: Iterable[object], limit: int | None = None,
                     always: bool = False) -> None:
-    """Calibrate for the workload, should a strategy (or the caller, `always`) decide by seconds and nothing be stored;
-    say so."""
-    if (always or any(wants_seconds(s) for s in strategies)) and not is_calibrated(architecture, workload):
-        click.echo("measuring this machine once for this model and batch (--no-calibrate leaves it out) ...", err=True)
-        try:
-            calibrate(architecture, workload, lambda text: click.echo(f"  {text}", err=True), limit)
-        except OSError as error:
-            click.echo(f"measurements cannot be kept, so declared work decides: {error}", err=True)
+    """`calibrate_where_wanted`, told on standard error."""
+    calibrate_where_wanted(architecture, workload, strategies, lambda text: click.echo(text, err=True), limit, always)

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import click
 
-from cllm.calibrate import calibrate
-from cllm.cli.files import whole, writable, write_json
-from cllm.cli.options import config_of, json_option, model_options, optimizer_option, size_options
-from cllm.cli.tables import console, megabytes, seconds, table
+from cllm.calibrate import calibrate, source_of_seconds
+from cllm.cli.files import writable, write_json
+from cllm.cli.options import architecture_from, json_option, model_options, optimizer_option, size_options, time_of
 from cllm.comparison.curve import draw_curve
-from cllm.comparison.picture import check_picture
-from cllm.comparison.series import Point, Series
+from cllm.comparison.files import place_for
+from cllm.comparison.machine import describe_machine
+from cllm.comparison.picture import caption, check_picture
+from cllm.comparison.series import Point, planned_curve
+from cllm.comparison.tables import console, megabytes, seconds, table
+from cllm.models.architecture import record_of
 from cllm.planning import pareto, plan
 from cllm.plans.plan import Plan
 from cllm.program.workload import Workload
@@ -33,26 +36,30 @@ def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, th
     No array is made and no kernel runs (but for --calibrate); the bytes are exact all the same, the seconds are a
     prediction.
     """
-    config = config_of(model, seq_len)
+    architecture = architecture_from(model, seq_len)
+    seq_len = time_of(architecture, seq_len)
     if plot is not None:
         if not whole_curve:
             raise click.UsageError("--plot draws the curve of --pareto: give both")
         check_picture(plot)
+    workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
     if measure:
-        workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
-        click.echo(f"measured, kept in {calibrate(config, workload, lambda text: click.echo(f'measuring: {text}', err=True))}")
-    job = {"config": config.to_dict(), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
+        path = calibrate(architecture, workload, lambda text: click.echo(f"measuring: {text}", err=True))
+        click.echo(f"measured, kept in {path}")
+    job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
            "optimizer": optimizer}
     if whole_curve:
-        plans = pareto(config, batch_size, seq_len, optimizer, dtype, threads)
+        plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads)
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
         if plot is not None:
-            points = tuple(Point(p.total_bytes, p.predicted_seconds) for p in plans)
-            with whole(plot) as place:
-                draw_curve([("", [Series("the planner's curve, predicted", "curve", points)])], place)
+            about = caption({"model": architecture.describe(), "machine": describe_machine(),
+                             "job": {"batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "threads": threads}})
+            curve = planned_curve(Point(p.total_bytes, p.predicted_seconds) for p in plans)
+            with place_for(plot) as place:
+                draw_curve([("", [curve])], place, f"{about}\nseconds: {source_of_seconds(architecture, workload)}")
         return
-    made = plan(config, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
+    made = plan(architecture, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
                 num_threads=threads)
     write_json(json_path, {**job, "strategy": strategy, **_costs(made)})
     click.echo(made.table())

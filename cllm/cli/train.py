@@ -8,20 +8,34 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from cllm.cli.files import write_json
-from cllm.cli.options import calibrate_first, calibrate_option, config_of, json_option, model_options
+from cllm.cli.curve import LossCurve
+from cllm.cli.files import readable_twice, writable, write_json
+from cllm.cli.options import (
+    FIELDS,
+    architecture_from,
+    asked_of,
+    calibrate_first,
+    calibrate_option,
+    json_option,
+    model_options,
+)
+from cllm.comparison.picture import check_picture
 from cllm.errors import ConfigError
-from cllm.models.gpt import GPT, ModelConfig
+from cllm.models.architecture import Architecture, record_of
+from cllm.models.families import FAMILIES, architecture_of, family_of, model_of
+from cllm.models.gpt import PRESETS
+from cllm.models.settings import names_of
 from cllm.optim import optimizer_kind
 from cllm.planning import plan
 from cllm.program.workload import Workload
-from cllm.strategies import MemoryBudget
-from cllm.strategies.memory_budget import parse_limit
 from cllm.train import Trainer, TrainSettings, progress, tokenizer_for
+from cllm.train.executors import budget_of
+from cllm.train.guard import refuse_if_running
 from cllm.train.keeper import Keeper
 
 HELP = {
     "steps": "Steps of the whole run; a longer run may be asked for when resuming.",
+    "hours": "Instead of --steps: as many as fit into this time.",
     "batch_size": "Sequences in one call, B.",
     "seq_len": "Tokens in a sequence, T.",
     "accumulate": "Calls whose gradients are added up for one step.",
@@ -41,13 +55,17 @@ HELP = {
     "eval_batches": "Batches of an evaluation.",
     "strategy": "What to cache and what to recompute, by name.",
     "memory_budget": "Limit such as 1GB for everything training holds; chooses the strategy.",
-    "threads": "Threads of the kernels; all cores unless given. Results do not depend on it.",
+    "threads": "Threads of the kernels, by default as many as cllm info says. Results do not depend on it.",
     "snapshot_every": "Steps between snapshots.",
     "keep": "Last snapshots to keep; the best one is kept besides.",
     "max_bad_steps": "So many steps in a row with NaN or infinity end the run.",
     "log_every": "Steps between plain lines of progress.",
+    "stop_when_worse": "So many evaluations in a row without a new best end the run.",
+    "sample_every": "Steps between samples of text.",
+    "sample_prompt": "What the samples continue; a line break unless given.",
 }
-KINDS = {"memory_budget": str, "min_lr": float, "weight_decay": float, "warmup": int, "threads": int, "clip": float}
+KINDS = {"memory_budget": str, "min_lr": float, "weight_decay": float, "warmup": int, "threads": int, "clip": float,
+         "hours": float, "stop_when_worse": int, "sample_every": int}
 
 
 def _settings_options(command):
@@ -56,7 +74,7 @@ def _settings_options(command):
     for field in reversed(fields(TrainSettings)):
         spelled = "--" + field.name.replace("_", "-")
         default = field.default
-        shown = False if default is None else str(default)
+        shown = False if default in (None, "\n") else str(default)
         more = {"nargs": 2, "type": float} if field.name == "betas" else {
             "type": KINDS.get(field.name, type(getattr(defaults, field.name)))}
         command = click.option(spelled, field.name, default=None, show_default=shown, help=HELP[field.name],
@@ -66,7 +84,7 @@ def _settings_options(command):
 
 @click.command("train")
 @click.option("--text", type=click.Path(path_type=Path), default=None, show_default="the embedded novel",
-              help="A file, or a directory of files.")
+              help="A file, a directory of files, or a pipe; of .jsonl files, what stands under \"text\".")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
               help="Directory for snapshots, metrics and tokens.")
 @click.option("--resume", is_flag=True, help="Go on from the latest snapshot in --out; without one, start.")
@@ -76,43 +94,55 @@ def _settings_options(command):
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
 @_settings_options
 @click.option("--quiet", is_flag=True, help="Plain lines, without those of single steps.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), callback=writable, default=None,
+              help="Draw the loss there while it runs, at every evaluation; PNG or SVG by the ending.")
 @calibrate_option
 @json_option
 @click.pass_context
-def command(ctx, text, out, resume, tokenizer, dtype, quiet, measure, json_path, **options):
+def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json_path, **options):
     """Train a model on a text.
 
-    Writes snapshots, metrics.jsonl and the tokens into --out. Ctrl-C writes a snapshot first; --resume goes on from
-    the latest one, with the settings it began with, to the same bits as without the interruption.
+    Writes snapshots, metrics.jsonl and the tokens into --out. Ctrl-C, a closed terminal or pipe, a full disk: the run ends
+    with a snapshot; --resume goes on from the latest one, with the settings it began with, to the same bits as without
+    the interruption.
     """
+    refuse_if_running(out)
+    if plot is not None:
+        check_picture(plot)
     names = [field.name for field in fields(TrainSettings)]
     settings = {n: v for n, v in ((n, options.pop(n)) for n in names) if v is not None}
     if "clip" in settings:
         settings["clip"] = settings["clip"] or None
-    if str(settings.get("memory_budget", "")).isdigit():
-        settings["memory_budget"] = int(settings["memory_budget"])
-    state = Keeper(out).find() if resume else None
+    keeper = Keeper(out)
+    state = keeper.find() if resume else None
+    named = "" if options["model"] is None else f" --model {options['model']}"
     if state is None:
-        chosen = None if tokenizer in (None, "bytes") else tokenizer_for(tokenizer, text)
-        if chosen is not None and options["vocab_size"] is None:
-            options["vocab_size"] = chosen.vocab_size
+        chosen = None
+        if tokenizer not in (None, "bytes"):
+            text = ctx.with_resource(readable_twice(text))
+            chosen = tokenizer_for(tokenizer, text)
+            if options["vocab_size"] is None:
+                options["vocab_size"] = chosen.vocab_size
         wanted = TrainSettings(**settings)
-        config = config_of(options, wanted.seq_len)
-        _fits(config, wanted, dtype)
+        architecture = architecture_from(options, wanted.seq_len)
+        work = Workload(wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer), wanted.threads)
+        budget = budget_of(wanted)
+        budget = None if budget is None else budget.read()  # once, while nothing is held
+        strategy = budget or wanted.strategy
+        plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads)  # refused before any array
         if measure:
-            strategy = wanted.strategy if wanted.memory_budget is None else MemoryBudget(wanted.memory_budget)
-            limit = None if wanted.memory_budget is None else parse_limit(wanted.memory_budget)
-            workload = Workload(wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer), wanted.threads)
-            calibrate_first(config, workload, [strategy], limit)
+            calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
         seed = wanted.seed
     else:
-        config, dtype, seed, chosen = _of_run(ctx, state, options, dtype, out), state["dtype"], 0, None
-    trainer = Trainer(GPT(config, seed=seed, dtype=dtype), text, out, resume=resume, tokenizer=chosen,
-                      callbacks=[progress(quiet)], **settings)
+        architecture, dtype, seed, budget = _of_run(ctx, state, options, dtype, out), state["dtype"], 0, None
+        chosen = _tokenizer_of_run(tokenizer, text, keeper, state)
+    watching = [progress(quiet)] + ([] if plot is None else [LossCurve(plot)])
+    trainer = Trainer(model_of(architecture, seed=seed, dtype=dtype), text, out, resume=resume, tokenizer=chosen,
+                      callbacks=watching, budget=budget, **settings)
     first = trainer.step
     result = trainer.run()
     write_json(json_path, {
-        "config": config.to_dict(), "settings": trainer.settings.to_dict(), "data": trainer.data.describe(),
+        **record_of(architecture), "settings": trainer.settings.to_dict(), "data": trainer.data.describe(),
         "first_step": first, "step": result.step, "loss": result.loss, "losses": trainer.losses,
         "val_loss": result.val_loss, "best": {"step": result.best_step, "val_loss": result.best_val_loss},
         "snapshot": str(result.snapshot), "interrupted": result.interrupted, "seconds": result.seconds,
@@ -121,37 +151,46 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, measure, json_path,
     })
     if result.interrupted:
         click.echo(f"stopped after step {result.step} of {trainer.settings.steps}; go on with:\n"
-                   f"  cllm train --out {out} --resume")
+                   f"  cllm train --out {out} --resume{named}")
     elif first == result.step:
         click.echo(f"finished before: {result.step} steps are taken, the last snapshot is {result.snapshot}")
     else:
         best = "" if result.best_step is None else f", best {result.best_val_loss:.4f} at step {result.best_step}"
         click.echo(f"finished: {result.step} steps in {result.seconds:.1f} s{best}; the model is in {result.snapshot}\n"
-                   f"  cllm sample {out}")
+                   f"  cllm sample {out}{named}")
 
 
-def _fits(config: ModelConfig, wanted: TrainSettings, dtype: str) -> None:
-    """Refuse a budget that cannot be kept before any array is made."""
-    strategy = wanted.strategy if wanted.memory_budget is None else MemoryBudget(wanted.memory_budget)
-    plan(config, wanted.batch_size, wanted.seq_len, strategy, optimizer_kind(wanted.optimizer), dtype, wanted.threads)
+def _tokenizer_of_run(name: str | None, text, keeper: Keeper, state: dict):
+    """The tokenizer of a run that is resumed; another that is asked for is refused, None leaves it to the run."""
+    there = state["training"]["data"]["tokenizer"]
+    if name is None or name == there or name.startswith("bpe:") and (there or "").startswith(f"{name}:"):
+        return None
+    chosen = tokenizer_for(name, text if text is not None else state["training"]["data"]["text"])
+    if chosen.name != there:
+        raise ConfigError(f"resume of {keeper.out}", f"must go on with the tokenizer it began with, {there or 'none'}",
+                          f"--tokenizer {name}, which is {chosen.name}", "Leave the option out, or start afresh in another "
+                          "directory.")
+    return chosen
 
 
-def _of_run(ctx: click.Context, state: dict, options: dict, dtype: str, out: Path) -> ModelConfig:
-    """The configuration of a run that is resumed; options that ask for another one are refused."""
-    config = ModelConfig(**state["config"])
-    given = {n: v for n, v in options.items() if n != "preset" and v is not None}
+def _of_run(ctx: click.Context, state: dict, options: dict, dtype: str, out: Path) -> Architecture:
+    """The architecture of a run that is resumed; options that ask for another one are refused."""
+    family = FAMILIES.get(family_of(state))
+    if family is None and options["model"] is None:
+        architecture_of(state)  # tells what to pass
+    kind, given = asked_of(options, family)
+    architecture = architecture_of(state, kind)
     if ctx.get_parameter_source("preset") != ParameterSource.DEFAULT:
-        preset = ModelConfig.preset(options["preset"]).to_dict()
-        free = {"vocab_size", "max_seq_len"} - set(given)  # a tokenizer or a longer --seq-len may have changed them
-        given = {**{n: preset[n] for n in ("n_layers", "d_model", "n_heads", "d_ff") if n not in free}, **given}
-    differ = [f"{n} {getattr(config, n)!r} there, {v!r} now" for n, v in given.items()
-              if getattr(config, n) != (tuple(v) if isinstance(getattr(config, n), tuple) else v)]
+        preset = dict(zip(FIELDS, PRESETS[options["preset"]], strict=False))
+        free = {"vocab_size", "max_seq_len"}  # a tokenizer or a longer --seq-len may have changed them
+        given = {**{n: v for n, v in preset.items() if n in names_of(kind) and n not in free}, **given}
+    differ = [f"{n} {getattr(architecture, n)!r} there, {v!r} now" for n, v in given.items() if getattr(architecture, n) != v]
     if ctx.get_parameter_source("dtype") != ParameterSource.DEFAULT and dtype != state["dtype"]:
         differ.append(f"dtype {state['dtype']} there, {dtype} now")
     if differ:
         raise ConfigError(f"resume of {out}", "must go on with the model it began with", ", ".join(differ),
                           "Leave these options out, or start afresh in another directory.")
-    return config
+    return architecture
 
 
 def _peak_bytes() -> int | None:

@@ -1,9 +1,10 @@
 """What a plan looks like, as plain data: its timeline by kind of site, and its decisions as a grid."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from cllm.plans.plan import Plan
 from cllm.program.program import Program, Value
+from cllm.schedule.operations import Schedule
 from cllm.schedule.report import MemoryReport
 
 # From the bottom of a timeline up. A value's group comes from its declaration; the last two are no values.
@@ -40,8 +41,9 @@ def describe_plan(plan: Plan, memory: MemoryReport, program: Program) -> dict:
     dict
         ``micro_batch``, ``micro_batches``, ``loss_rows``; ``sites``, one for each name inside a block: ``site``,
         ``group``, ``meaning``, and ``blocks``, a word for each block; ``ends``, the values outside the blocks: ``site``,
-        ``group``, ``meaning``, ``word``. A word is kept, rebuilt, spilled, the format of a compressed copy, or absent:
-        an optional value that the backward's own kernel does without.
+        ``group``, ``meaning``, ``word``; ``rebuilds``, for each block how often a micro-batch runs that step of it again
+        that it runs again most often. A word is kept, rebuilt, spilled, the format of a compressed copy, or absent: an
+        optional value that the backward's own kernel does without.
     """
     schedule = memory.schedule
     words = _words(memory)
@@ -59,7 +61,17 @@ def describe_plan(plan: Plan, memory: MemoryReport, program: Program) -> dict:
             site = sites.setdefault(value.key, {**about, "blocks": [ABSENT] * program.n_blocks})
             site["blocks"][value.block] = word
     return {"micro_batch": schedule.micro_batch, "micro_batches": schedule.n_micro, "loss_rows": schedule.loss_rows,
-            "exact": plan.exact, "sites": list(sites.values()), "ends": ends}
+            "exact": plan.exact, "sites": list(sites.values()), "ends": ends, "rebuilds": _rebuilds(schedule, program.n_blocks)}
+
+
+def _rebuilds(schedule: Schedule, n_blocks: int) -> list[int]:
+    """For each block, the most that one of its steps is rebuilt."""
+    times = Counter((op.step.block, op.step.name) for op in schedule.ops if op.kind == "rebuild")
+    most = [0] * n_blocks
+    for (block, _), count in times.items():
+        if block is not None:
+            most[block] = max(most[block], count)
+    return most
 
 
 def _words(memory: MemoryReport) -> dict[str, str]:

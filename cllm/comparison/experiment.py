@@ -1,7 +1,8 @@
 """Several jobs one after the other, each under its strategies: a sweep is a list of them, a plain comparison has one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 from cllm.comparison.job import Job
 from cllm.comparison.runner import Runs, run_rounds
@@ -15,24 +16,27 @@ class Experiment:
     Parameters
     ----------
     job : Job
-    strategies : tuple of str
+    strategies : dict of strategies by label
     setting : dict
         What makes it this point of a sweep: value by key; empty where nothing is swept.
     curve : list of dict or None
         The planner's whole curve (see `budgets.planned_curve`), where asked for.
     peers : list of dict
         Points of other libraries (see `peers.peers_of`).
+    predicted_from : str or None
+        What the predicted seconds rest on, in words (see `calibrate.source_of_seconds`).
     """
 
     job: Job
-    strategies: tuple[str, ...]
+    strategies: Mapping[str, object]
     setting: dict = field(default_factory=dict)
     curve: list[dict] | None = None
     peers: list[dict] = field(default_factory=list)
+    predicted_from: str | None = None
 
     @property
     def name(self) -> str:
-        """``seq_len=128, n_layers=2``; empty where nothing is swept."""
+        """``seq_len=128, dtype=float64``; empty where nothing is swept."""
         return setting_name(self.setting)
 
 
@@ -66,24 +70,27 @@ def run_experiments(experiments: Sequence[Experiment], rounds: int,
     return done
 
 
-def report_of(experiments: Sequence[Experiment], done: Sequence[Runs], machine: dict, swept: dict[str, list]) -> dict:
-    """The report as plain data.
+def report_of(experiments: Sequence[Experiment], done: Sequence[Runs], machine: dict, swept: dict[str, list],
+              command: str | None = None) -> dict:
+    """The report as plain data; `command` is the line that asked for it, where there was one.
 
     Returns
     -------
     dict
-        Where nothing is swept, that of `summarise`, with ``curve`` and ``peers``. Else ``machine``, ``sweep`` (values by
-        key), ``points`` (one such report for each point, with its ``setting``), ``interrupted`` and ``problems``.
+        ``date``, ``command``, and where nothing is swept, all of `summarise`, with ``curve``, ``peers`` and
+        ``predicted_from``. Else ``machine``, ``sweep`` (values by key), ``points`` (one such report for each point, with its
+        ``setting``), ``interrupted`` and ``problems``.
     """
-    reports = [{**summarise(runs, machine), "setting": one.setting, "curve": one.curve, "peers": one.peers}
-               for one, runs in zip(experiments, done, strict=True)]
+    reports = [{**summarise(runs, machine), "setting": one.setting, "curve": one.curve, "peers": one.peers,
+                "predicted_from": one.predicted_from} for one, runs in zip(experiments, done, strict=True)]
+    asked = {"date": date.today().isoformat(), "command": command}
     if not swept:
-        return reports[0]
+        return {**asked, **reports[0]}
     problems = [f"{one.name}: {problem}" for one, report in zip(experiments, reports, strict=True)
                 for problem in report["problems"]]
     for report in reports:
         del report["machine"]
-    return {"machine": machine, "sweep": swept, "points": reports, "problems": problems,
+    return {**asked, "machine": machine, "sweep": swept, "points": reports, "problems": problems,
             "interrupted": any(runs.interrupted for runs in done)}
 
 

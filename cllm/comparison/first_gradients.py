@@ -5,13 +5,13 @@ The file has no header: the arrays stand in it one after the other in the order 
 them, and their shapes follow from the job.
 """
 
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from cllm.comparison.job import Job
-from cllm.errors import CllmError
 from cllm.planning import plan
 from cllm.proof.closeness import Closeness, closeness
 
@@ -37,15 +37,15 @@ def gradient_errors(job: Job, reference: Path, other: Path) -> dict:
     return {**total.to_dict(), "by_parameter": by_parameter}
 
 
-def inexact_strategies(job: Job, strategies: tuple[str, ...]) -> frozenset[str]:
-    """Those whose plans lose bits; one that is refused is not among them, its run will say why."""
-    return frozenset(name for name in strategies if not _is_exact(job, name))
+def inexact_strategies(job: Job, strategies: Mapping[str, object]) -> frozenset[str]:
+    """Labels of those whose plans lose bits; one that is refused is not among them, its run will say why."""
+    return frozenset(label for label, strategy in strategies.items() if not _is_exact(job, strategy))
 
 
-def _is_exact(job: Job, strategy: str) -> bool:
+def _is_exact(job: Job, strategy) -> bool:
     try:
         return plan(job.architecture, job.batch_size, job.seq_len, strategy, dtype=job.dtype, num_threads=job.threads).exact
-    except CllmError:
+    except Exception:  # a user's own strategy may raise anything
         return True
 
 
@@ -55,13 +55,13 @@ class FirstGradients:
     Parameters
     ----------
     job : Job
-    strategies : tuple of str
+    strategies : dict of strategies by label
         When none of them is inexact, or all are, nothing is written.
     folder : Path
         Where files go; somebody else deletes what is left.
     """
 
-    def __init__(self, job: Job, strategies: tuple[str, ...], folder: Path):
+    def __init__(self, job: Job, strategies: Mapping[str, object], folder: Path):
         self._job, self._folder = job, folder
         self._inexact = inexact_strategies(job, strategies)
         self._wanted = set(strategies) if 0 < len(self._inexact) < len(strategies) else set()

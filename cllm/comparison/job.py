@@ -1,11 +1,15 @@
-"""What a comparison trains: one frozen record that travels to every fresh process as JSON."""
+"""What a comparison trains: one frozen record that travels to every fresh process."""
 
 from dataclasses import dataclass, fields
+from math import inf
 
-from cllm.checks import checked_size
-from cllm.models.architecture import Architecture, family_name
-from cllm.models.families import architecture_of
+from cllm.checks import LARGEST_SEED, checked_real, checked_size, keep
+from cllm.errors import ConfigError
+from cllm.models.architecture import Architecture, record_of
+from cllm.program.program import Program
 from cllm.program.workload import Workload
+
+LEAST_VOCABULARY = 256  # that takes every byte of a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +26,9 @@ class Job:
         Steady steps; one step before them, not timed, touches all memory and gives the gradient digest.
     dtype : {"float32", "float64"}
     threads : int or None
-        None takes all cores.
+        None takes the default of this process.
     text : str or None
-        File to train on; None is the embedded text.
+        File to train on, by models that read text (see `reads_text`); None is the embedded text.
     seed : int
         Of the weights and of the batches.
     lr : float
@@ -47,8 +51,17 @@ class Job:
     lr: float = 3e-4
 
     def __post_init__(self):
-        self.workload.check(self.architecture.program)
-        checked_size("steps", self.steps)
+        work, program = self.workload, self.architecture.program  # checks all that it is made of, and converts it
+        for name, value in (("batch_size", work.batch), ("seq_len", work.time), ("threads", work.threads)):
+            object.__setattr__(self, name, value)
+        work.check(program)
+        record_of(self.architecture)  # which a report must be able to hold
+        keep(self, "Job", "steps", checked_size)
+        keep(self, "Job", "seed", checked_size, 0, LARGEST_SEED)
+        keep(self, "Job", "lr", checked_real, 0.0, inf)
+        if self.text is not None and not reads_text(program):
+            raise ConfigError("text", f"is for models that are fed tokens, {LEAST_VOCABULARY} of them or more, and targets",
+                              f"one that is fed {', '.join(program.feeds)}", "Leave it out: example_batch is taken.")
 
     @property
     def workload(self) -> Workload:
@@ -56,12 +69,13 @@ class Job:
         return Workload(self.batch_size, self.seq_len, self.dtype, "adamw", self.threads)
 
     def to_dict(self) -> dict:
-        """Every field by name; in place of the architecture its family, and its settings as a dict of its own."""
+        """Every field by name; in place of the architecture its ``family`` and, as a dict of its own, ``config``."""
         kept = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "architecture"}
-        return {**kept, "family": family_name(type(self.architecture)), "config": self.architecture.to_dict()}
+        return {**record_of(self.architecture), **kept}
 
-    @classmethod
-    def from_dict(cls, described: dict) -> "Job":
-        """The job that `to_dict` described."""
-        kept = {name: value for name, value in described.items() if name not in ("family", "config")}
-        return cls(architecture_of(described), **kept)
+
+def reads_text(program: Program) -> bool:
+    """Whether windows of a text in bytes are what a model is fed: tokens, targets, and a vocabulary for all bytes."""
+    fed = {name: feed.shape for name, feed in program.feeds.items()}
+    return fed == {"tokens": "B T", "targets": "B T"} and all(
+        feed.high is not None and feed.high >= LEAST_VOCABULARY for feed in program.feeds.values())

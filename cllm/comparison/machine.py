@@ -7,14 +7,13 @@ import psutil
 
 from cllm.about import versions
 from cllm.platform_guard import cpuinfo_line
-from cllm.program.workload import all_cores
 
 
 def describe_machine() -> dict:
     """Processor, cores, memory, system, load average, versions and build flags, as plain data."""
     return {
         "cpu": cpu_name(),
-        "cores": all_cores(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,

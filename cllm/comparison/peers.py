@@ -10,7 +10,9 @@ from pathlib import Path
 
 from cllm.comparison.job import Job
 from cllm.errors import DataError
-from cllm.program.workload import Workload, all_cores
+from cllm.models.architecture import record_of
+from cllm.models.families import family_of
+from cllm.program.workload import Workload
 from cllm.schedule.report import parameter_bytes
 
 PREFIX = "torch"
@@ -27,8 +29,9 @@ def read_peers(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = [(row["name"], float(row["seconds"]["median"]), row["growth_bytes"]) for row in found["rows"]]
-        data = {"config": dict(found["config"]), "batch_size": found["batch_size"], "seq_len": found["seq_len"],
-                "threads": found["threads"], "date": str(found["date"]), "cpu": str(found["machine"]["cpu"])}
+        data = {"family": family_of(found), "config": dict(found["config"]), "batch_size": found["batch_size"],
+                "seq_len": found["seq_len"], "threads": found["threads"], "date": str(found["date"]),
+                "cpu": str(found["machine"]["cpu"])}
         points = [(str(name), seconds, int(growth)) for name, seconds, growth in rows
                   if name.startswith(PREFIX) and growth is not None]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -44,9 +47,8 @@ def peers_of(job: Job, found: dict) -> dict | None:
 
     None when the file measured another model, batch or number of threads.
     """
-    config = json.loads(json.dumps(job.architecture.to_dict()))  # lists for tuples, as in the file
-    mine = (config, job.batch_size, job.seq_len, job.threads or all_cores(), job.dtype)
-    if mine != (found["config"], found["batch_size"], found["seq_len"], found["threads"], "float32"):
+    mine = {**record_of(job.architecture), "batch_size": job.batch_size, "seq_len": job.seq_len, "threads": job.threads}
+    if mine != {name: found[name] for name in mine} or job.dtype != "float32":
         return None
     workload = Workload(job.batch_size, job.seq_len, job.dtype)
     parameters = parameter_bytes(job.architecture.program, workload)

@@ -1,14 +1,16 @@
-"""The picture of a comparison: step time, arena and process peak, side by side, one bar a strategy."""
+"""The picture of a comparison: step time, arena and process peak, below each other, one bar a strategy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cllm.errors import DataError
+from cllm.models.families import architecture_of
 
 SUFFIXES = (".png", ".svg")
 
 MEGABYTES = "MB (10⁶ bytes)"
+WIDTH = 8.0  # inches of every picture: panels stand below each other, so that letters stay legible on a narrow screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ def draw(report: dict, path: Path) -> None:
 
     rows = report["rows"]
     names = [row["strategy"] for row in rows]
-    figure = Figure(figsize=(12, 1.9 + 0.45 * len(rows)), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
+    figure = Figure(figsize=(WIDTH, 0.6 + len(PANELS) * (0.9 + 0.3 * len(rows))), layout="constrained")
+    for axes, panel in zip(figure.subplots(len(PANELS), 1), PANELS, strict=True):
         _draw_bars(axes, panel, rows)
         if panel is TIME:
             _draw_spread(axes, rows)
@@ -63,22 +65,30 @@ def draw(report: dict, path: Path) -> None:
             _draw_starts(axes, rows)
         axes.set_yticks(range(len(rows)), names)
         axes.set_xlim(left=0)  # last, since it fixes the other end as well
-    axes.invert_yaxis()
+        axes.invert_yaxis()
     figure.suptitle(caption(report), fontsize=10)
     figure.savefig(path, dpi=150)
 
 
 def caption(report: dict) -> str:
     """What was trained, and on what, in one line."""
-    config, job, machine = report["config"], report["job"], report["machine"]
-    threads = job["threads"] or machine["cores"]
-    return (f"{_count(config['n_layers'], 'layer')}, C {config['d_model']}, H {config['n_heads']}, F {config['d_ff']}, "
-            f"V {config['vocab_size']}; batch {job['batch_size']} × {job['seq_len']}, {job['dtype']}, "
-            f"{_count(threads, 'thread')}; {machine['cpu']}")
+    job, machine = report["job"], report["machine"]
+    threads = job["threads"] or machine["cores"]  # older reports did not say, nor what follows
+    model = report.get("model") or architecture_of(report).describe()
+    time = "" if job["seq_len"] is None else f" × {job['seq_len']}"
+    return (f"{model}; batch {job['batch_size']}{time}, {job['dtype']}, {threads} thread{'s' * (threads > 1)}; "
+            f"{machine['cpu']}")
 
 
-def _count(n: int, thing: str) -> str:
-    return f"{n} {thing}{'' if n == 1 else 's'}"
+def caption_of_all(points: list[dict]) -> str:
+    """The same of a sweep, whose points differ in what is swept: that of the first, and what it is."""
+    swept = ", ".join(points[0]["setting"])
+    return f"sweep of {swept}; at its first point:\n{caption(points[0])}" if swept else caption(points[0])
+
+
+def rate_word(report: dict) -> str:
+    """What ``tokens_per_second`` counts."""
+    return "sequences/s" if report["job"]["seq_len"] is None else "tokens/s"
 
 
 def _draw_bars(axes, panel: Panel, rows: list[dict]) -> None:
@@ -91,7 +101,7 @@ def _draw_bars(axes, panel: Panel, rows: list[dict]) -> None:
                       color="#555555" if value is None else "black")
     axes.set_title(panel.title, fontsize=11)
     axes.set_xlabel(panel.unit, fontsize=9)
-    axes.margins(x=0.2)
+    axes.margins(x=0.1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)

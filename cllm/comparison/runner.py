@@ -10,17 +10,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cllm.comparison.first_gradients import FirstGradients
 from cllm.comparison.job import Job
+from cllm.comparison.parcel import pack
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one fresh process brought back: figures, or the error that ended it."""
+    """What one fresh process, of the strategy of that label, brought back: figures, or the error that ended it."""
 
     strategy: str
     round: int
@@ -30,23 +31,28 @@ class Run:
 
 @dataclass(slots=True)
 class Runs:
-    """All runs so far, in order, whether the user cut them short, and how far inexact gradients are from exact ones."""
+    """All runs so far, in order, whether the user cut them short, and how far inexact gradients are from exact ones.
+
+    Strategies are by their labels (see `contestants.labelled`).
+    """
 
     job: Job
-    strategies: tuple[str, ...]
+    strategies: Mapping[str, object]
     done: list[Run] = field(default_factory=list)
     interrupted: bool = False
     gradient_errors: dict[str, dict] = field(default_factory=dict)
 
 
-def run_rounds(job: Job, strategies: Sequence[str], rounds: int, on_step: Callable[[str, int, int], None],
+def run_rounds(job: Job, strategies: Mapping[str, object], rounds: int, on_step: Callable[[str, int, int], None],
                on_run: Callable[[Runs], None]) -> Runs:
     """Train `job` under every strategy, `rounds` times, each time in a fresh process.
 
     Parameters
     ----------
+    strategies : dict of strategies by label
+        Strategies, plans or names.
     on_step : callable
-        Called with the strategy, the round and the step's number after each step.
+        Called with the strategy's label, the round and the step's number after each step.
     on_run : callable
         Called with all runs so far after each process, so that partial results can be kept.
 
@@ -54,30 +60,37 @@ def run_rounds(job: Job, strategies: Sequence[str], rounds: int, on_step: Callab
     -------
     Runs
         Partial, with ``interrupted`` set, after Ctrl-C. A strategy that failed is not tried in later rounds.
+
+    Raises
+    ------
+    ConfigError
+        When the model or a strategy cannot travel to another process; nothing has run then.
     """
-    runs = Runs(job, tuple(strategies))
+    runs = Runs(job, dict(strategies))
+    packed = pack("the model", job)
+    parcels = {label: {"job": packed, "strategy": pack(label, strategy)} for label, strategy in strategies.items()}
     failed: set[str] = set()
     try:
         with tempfile.TemporaryDirectory(prefix="cllm-") as folder:
             gradients = FirstGradients(job, runs.strategies, Path(folder))
             for number in range(rounds):
-                for strategy in strategies:
-                    if strategy in failed:
+                for label, parcel in parcels.items():
+                    if label in failed:
                         continue
-                    file = gradients.file_for(strategy)
-                    run = _run_once(job, strategy, number, on_step, file)
+                    file = gradients.file_for(label)
+                    run = _run_once(parcel, label, number, on_step, file)
                     runs.done.append(run)
                     if run.error is not None:
-                        failed.add(strategy)
+                        failed.add(label)
                     elif file is not None:
-                        runs.gradient_errors.update(gradients.written(strategy, file))
+                        runs.gradient_errors.update(gradients.written(label, file))
                     on_run(runs)
     except KeyboardInterrupt:
         runs.interrupted = True
     return runs
 
 
-def _run_once(job: Job, strategy: str, number: int, on_step: Callable[[str, int, int], None],
+def _run_once(parcel: dict[str, str], label: str, number: int, on_step: Callable[[str, int, int], None],
               gradients: Path | None) -> Run:
     result = error = None
     with tempfile.TemporaryFile("w+", errors="replace") as complaints:
@@ -86,12 +99,13 @@ def _run_once(job: Job, strategy: str, number: int, on_step: Callable[[str, int,
                                   stdout=subprocess.PIPE, stderr=complaints, text=True, env=_environment(),
                                   start_new_session=True)
         try:
-            _send(worker, {"job": job.to_dict(), "strategy": strategy,
+            # The caller's own folders to import from: the first of them may be "", the current one.
+            _send(worker, {"path": [os.path.abspath(folder) for folder in sys.path], **parcel,
                            "gradients": None if gradients is None else str(gradients)})
             for line in worker.stdout:
                 message = json.loads(line)
                 if "step" in message:
-                    on_step(strategy, number, message["step"])
+                    on_step(label, number, message["step"])
                 result, error = message.get("result"), message.get("error")
             worker.wait()
         finally:
@@ -102,7 +116,7 @@ def _run_once(job: Job, strategy: str, number: int, on_step: Callable[[str, int,
         if result is None and error is None:
             complaints.seek(0)
             error = _cause_of_death(worker.returncode, complaints.read())
-    return Run(strategy, number, result, error)
+    return Run(label, number, result, error)
 
 
 def _send(worker: subprocess.Popen, request: dict) -> None:

@@ -2,11 +2,11 @@
 
 from statistics import median
 
+from cllm.comparison.contestants import reference_of
 from cllm.comparison.runner import Run, Runs
 
 # What a plan decides: the same in every round.
 DECIDED = ("predicted_step_seconds", "arena_bytes", "high_water_bytes", "total_bytes", "plan", "timeline")
-REFERENCE = "cache"
 
 
 def summarise(runs: Runs, machine: dict) -> dict:
@@ -15,21 +15,22 @@ def summarise(runs: Runs, machine: dict) -> dict:
     Returns
     -------
     dict
-        ``machine``, ``config``, ``job``, ``rows`` (one per strategy, in the order asked; a strategy that failed has
-        its reason in ``error`` and None for what it never measured; ``gradient_error`` is None for an exact strategy, and
-        where no exact one ran beside it), ``interrupted``, and ``problems``, a list of sentences that is empty when all is
-        well.
+        ``machine``, ``family``, ``config``, ``model`` (in words), ``job``, ``rows`` (one per strategy, in the order asked, by
+        its label; a strategy that failed has its reason in ``error`` and None for what it never measured;
+        ``gradient_error`` is None for an exact strategy, and where no exact one ran beside it), ``interrupted``, and
+        ``problems``, a list of sentences that is empty when all is well. ``tokens_per_second`` counts sequences where there
+        are no time steps.
     """
     rows = [_row(strategy, [run for run in runs.done if run.strategy == strategy], runs)
             for strategy in runs.strategies]
-    reference = next((row["step_seconds"]["median"] for row in rows
-                      if row["strategy"] == REFERENCE and row["step_seconds"]), None)
+    chosen = reference_of(runs.strategies)
+    reference = next((row["step_seconds"]["median"] for row in rows if row["strategy"] == chosen and row["step_seconds"]), None)
     for row in rows:
         if reference and row["step_seconds"]:
             row["slowdown_vs_cache"] = row["step_seconds"]["median"] / reference
     job = runs.job.to_dict()
-    config, _ = job.pop("config"), job.pop("family")
-    return {"machine": machine, "config": config, "job": job, "rows": rows, "interrupted": runs.interrupted,
+    return {"machine": machine, "family": job.pop("family"), "config": job.pop("config"),
+            "model": runs.job.architecture.describe(), "job": job, "rows": rows, "interrupted": runs.interrupted,
             "problems": _problems(runs, rows)}
 
 
@@ -49,7 +50,7 @@ def _row(strategy: str, runs: list[Run], whole: Runs) -> dict:
     first = results[0]
     row.update({name: first[name] for name in ("exact", *DECIDED, "losses", "grad_sha256")})
     row["step_seconds"] = {"min": min(seconds), "median": median(seconds), "max": max(seconds)}
-    row["tokens_per_second"] = whole.job.batch_size * whole.job.seq_len / row["step_seconds"]["median"]
+    row["tokens_per_second"] = whole.job.workload.rows() / row["step_seconds"]["median"]
     row["rss_peak_bytes"], row["rss_start_bytes"] = highest["rss_peak_bytes"], highest["rss_start_bytes"]
     row["gradient_error"] = whole.gradient_errors.get(strategy)
     return row

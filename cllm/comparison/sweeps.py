@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cllm.comparison.experiment import setting_name
-from cllm.comparison.picture import MEGABYTES, check_picture
+from cllm.comparison.picture import MEGABYTES, WIDTH, check_picture
 
 # Colour-blind safe (Okabe and Ito), told apart by mark as well.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
@@ -65,14 +65,15 @@ def places_of(points: list[dict]) -> tuple[list[float], list[str], str]:
     return list(range(len(points))), labels, ", ".join(keys)
 
 
-def draw_sweep(points: list[dict], path: Path) -> None:
+def draw_sweep(points: list[dict], path: Path, caption: str = "") -> None:
     """Draw the lines of a sweep as PNG or SVG, by the ending of `path`: measured solid, predicted dashed."""
     check_picture(path)
     from matplotlib.figure import Figure  # no pyplot: no display, no state
 
     places, labels, name = places_of(points)
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    for axis, quantity in zip(figure.subplots(1, len(QUANTITIES)), QUANTITIES, strict=True):
+    figure = Figure(figsize=(WIDTH, 0.6 + 4 * len(QUANTITIES)), layout="constrained")
+    figure.suptitle(caption, fontsize=10)
+    for axis, quantity in zip(figure.subplots(len(QUANTITIES), 1), QUANTITIES, strict=True):
         for number, line in enumerate(lines_of(points, quantity)):
             colour, mark = STYLES[number % len(STYLES)]
             for values, dash, label in ((line.predicted, "--", None), (line.measured, "-", line.strategy)):

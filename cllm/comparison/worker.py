@@ -1,7 +1,8 @@
 """One strategy in a fresh process: ``python -m cllm.comparison.worker`` trains, measures, and answers in JSON lines.
 
-It reads one JSON object, ``{"job": ..., "strategy": name, "gradients": path or null}``, from standard input and writes
-to standard output ``{"step": k}`` after every step, then ``{"result": {...}}`` or ``{"error": text}``.
+It reads one JSON object from standard input, ``{"path": folders to import from, "job": parcel, "strategy": parcel,
+"gradients": path or null}`` (see `parcel`), and writes to standard output ``{"step": k}`` after every step, then
+``{"result": {...}}`` or ``{"error": text}``. Classes of the user are loaded from their files (see `cllm.locate`).
 """
 
 import hashlib
@@ -13,24 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
+from cllm.comparison.data import batches_of
 from cllm.comparison.description import describe_plan, describe_timeline
 from cllm.comparison.first_gradients import write_gradients
 from cllm.comparison.job import Job
+from cllm.comparison.parcel import unpack
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
-from cllm.corpus import batch, embedded_text, read_text
 from cllm.errors import CllmError
 from cllm.executor.executor import Executor
 from cllm.models.families import model_of
 from cllm.models.model import Model
 from cllm.optim import AdamW, clip_grad_norm
-from cllm.strategies import parse
-from cllm.tokenizer import ByteTokenizer
 
 MAX_NORM = 1.0
 
 
-def train(job: Job, strategy: str, tell: Callable[[int], None], gradients: Path | None = None) -> dict:
-    """Train `job` for 1 + steps steps under the strategy of that name; `tell` hears of every step done.
+def train(job: Job, strategy, tell: Callable[[int], None], gradients: Path | None = None) -> dict:
+    """Train `job` for 1 + steps steps under a strategy, plan or name; `tell` hears of every step done.
 
     The first step is not timed: it touches every page, and its gradients are digested, and written to the file
     `gradients` where one is named. The peak is of the steps after it. A step is: zero the gradients, loss and gradients,
@@ -41,21 +41,20 @@ def train(job: Job, strategy: str, tell: Callable[[int], None], gradients: Path 
     dict
         What `summary` makes rows of: figures of this run by the names of the report.
     """
-    tokens = ByteTokenizer().encode(embedded_text() if job.text is None else read_text(job.text))
-    chosen = parse(strategy)
+    batch_of_step = batches_of(job)
     rss_start = resident_bytes()
     model = model_of(job.architecture, seed=job.seed, dtype=job.dtype)
-    executor = Executor(model, batch_size=job.batch_size, seq_len=job.seq_len, strategy=chosen, optimizer="adamw",
+    executor = Executor(model, batch_size=job.batch_size, seq_len=job.seq_len, strategy=strategy, optimizer="adamw",
                         num_threads=job.threads, seed=job.seed)
     optimizer = AdamW(model, lr=job.lr)
     losses, seconds, digest, peak_is_ours = [], [], "", False
     for step in range(1 + job.steps):
-        inputs, targets = batch(tokens, job.batch_size, job.seq_len, step, job.seed)
+        feeds = batch_of_step(step)
         if step == 1:
             peak_is_ours = forget_peak()
         begin = perf_counter()
         model.zero_grad()
-        losses.append(float(executor.loss_and_grad(inputs, targets)))
+        losses.append(float(executor.loss_and_grad(**feeds)))
         if step == 0:
             digest = gradient_digest(model)
             if gradients is not None:
@@ -98,10 +97,11 @@ def main() -> None:
         answers.write(json.dumps(message) + "\n")
 
     request = json.load(sys.stdin)
+    sys.path[:] = [*request["path"], *(folder for folder in sys.path if folder not in request["path"])]
     try:
         gradients = None if request["gradients"] is None else Path(request["gradients"])
-        answer({"result": train(Job.from_dict(request["job"]), request["strategy"], lambda k: answer({"step": k}),
-                                gradients)})
+        job, strategy = unpack(request["job"]), unpack(request["strategy"])
+        answer({"result": train(job, strategy, lambda k: answer({"step": k}), gradients)})
     except CllmError as error:
         answer({"error": str(error)})
     except MemoryError:

@@ -8,6 +8,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
@@ -15,14 +16,29 @@ from pathlib import Path
 
 import numpy as np
 
+from cllm.arrays import narrowed
 from cllm.corpus.text import text_pieces
-from cllm.errors import DataError
+from cllm.errors import DataError, DtypeError
+from cllm.files import CHUNK, whole
 
 MAGIC = b"cllmtok1"
 HEADER = 4096
 DTYPES = {"uint8": "<u1", "uint16": "<u2", "int32": "<i4"}
-CHUNK = 1 << 20  # bytes hashed at a time
-AGAIN = "Tokenise the text again: delete the file."
+AGAIN = "Move it away, and the text is tokenised again."
+
+
+def _is_count(value) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48
+
+
+def _is_sha256(value) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+# What each field of a header has to be.
+FIELDS = {"dtype": lambda value: isinstance(value, str) and value in DTYPES, "count": _is_count, "vocab_size": _is_count,
+          "sha256": _is_sha256, "tokenizer": lambda value: isinstance(value, str), "source bytes": _is_count,
+          "source sha256": _is_sha256}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +75,7 @@ def text_fingerprint(path: str | PathLike | None) -> dict:
 
 def tokens_sha256(tokens: np.ndarray) -> str:
     """Checksum of tokens in memory, whatever their dtype."""
-    return hashlib.sha256(np.ascontiguousarray(tokens, "<i4").data).hexdigest()
+    return hashlib.sha256(narrowed("tokens", tokens, "<i4").data).hexdigest()
 
 
 def write_tokens(path: str | PathLike, text: str | PathLike | None, tokenizer) -> TokenFile:
@@ -79,14 +95,14 @@ def write_tokens(path: str | PathLike, text: str | PathLike | None, tokenizer) -
     path = Path(path)
     dtype = "uint8" if tokenizer.vocab_size <= 1 << 8 else "uint16" if tokenizer.vocab_size <= 1 << 16 else "int32"
     source, data, nbytes, count = hashlib.sha256(), hashlib.sha256(), 0, 0
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "wb") as file:
+        with whole(path) as place, open(place, "wb") as file:
             file.write(bytes(HEADER))
             for name, offset, piece in text_pieces(text):
                 source.update(piece)
                 nbytes += len(piece)
-                raw = _encoded(tokenizer, name, offset, piece).astype(DTYPES[dtype]).tobytes()
+                raw = narrowed(f"tokenizer {tokenizer.name}", encoded(tokenizer, name, offset, piece), DTYPES[dtype],
+                               tokenizer.vocab_size).tobytes()
                 data.update(raw)
                 count += len(raw) // np.dtype(dtype).itemsize
                 file.write(raw)
@@ -94,14 +110,9 @@ def write_tokens(path: str | PathLike, text: str | PathLike | None, tokenizer) -
                       "tokenizer": tokenizer.name, "source": {"bytes": nbytes, "sha256": source.hexdigest()}}
             file.seek(0)
             file.write((MAGIC + json.dumps(header).encode()).ljust(HEADER))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as error:
         raise DataError(f"token file {path}", "must be a place that can be written", str(error),
                         "Choose another directory, or make room.") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return open_tokens(path, check_tokens=False)
 
 
@@ -139,21 +150,25 @@ def open_tokens(path: str | PathLike, vocab_size: int | None = None, tokenizer: 
                                 AGAIN)
     except OSError as error:
         raise DataError(f"token file {path}", "must be a file that can be read", error.strerror or str(error),
-                        AGAIN) from error
+                        "Give the text as it was, and it is tokenised again.") from error
     if vocab_size is not None and header["vocab_size"] > vocab_size:
         raise DataError(f"token file {path}", f"must have a vocabulary of at most the model's {vocab_size}",
                         str(header["vocab_size"]), "Make the model with a larger vocab_size, or tokenise anew.")
     if tokenizer is not None and header["tokenizer"] != tokenizer:
-        raise DataError(f"token file {path}", f"must be made by the tokenizer {tokenizer}", header["tokenizer"], AGAIN)
+        raise DataError(f"token file {path}", f"must be made by the tokenizer {tokenizer}", header["tokenizer"],
+                        "Give that tokenizer, or start afresh in another directory.")
     if source is not None and header["source"] != source:
         raise DataError(f"token file {path}", "must be made from the text as it is now",
                         f"a text of {source['bytes']:,} bytes that has changed since it was tokenised "
-                        f"(then {header['source']['bytes']:,})", AGAIN)
+                        f"(then {header['source']['bytes']:,})",
+                        "Give the text as it was, or start afresh in another directory: these tokens are all that is left "
+                        "of it.")
     tokens = np.memmap(path, dtype, "r", HEADER, (header["count"],)) if header["count"] else np.zeros(0, dtype)
     return TokenFile(tokens, header["vocab_size"], header["sha256"], header["tokenizer"], header["source"])
 
 
-def _encoded(tokenizer, name: str, offset: int, piece: bytes) -> np.ndarray:
+def encoded(tokenizer, name: str, offset: int, piece: bytes) -> np.ndarray:
+    """Tokens of a piece of the file `name` that begins at byte `offset`: integers of shape (n,)."""
     if not tokenizer.takes_bytes:
         try:
             piece = piece.decode()
@@ -161,7 +176,10 @@ def _encoded(tokenizer, name: str, offset: int, piece: bytes) -> np.ndarray:
             raise DataError(f"text {name}", "must be UTF-8 for this tokenizer",
                             f"byte {piece[error.start]:#04x} at {offset + error.start}",
                             "Convert the file, or use the byte tokenizer, which takes any file.") from error
-    return tokenizer.encode(piece)
+    tokens = np.asarray(tokenizer.encode(piece))
+    if tokens.size and tokens.dtype.kind not in "iu":
+        raise DtypeError(f"tokenizer {tokenizer.name}", "must encode to integers", str(tokens.dtype), "Return token ids.")
+    return tokens if tokens.size else tokens.astype(np.int32)
 
 
 def _header(path: Path, raw: bytes) -> dict:
@@ -170,11 +188,14 @@ def _header(path: Path, raw: bytes) -> dict:
         if raw[:len(MAGIC)] != MAGIC or len(raw) < HEADER:
             raise ValueError("no header of ours")
         header = json.loads(raw[len(MAGIC):])
-        kinds = {"dtype": str, "count": int, "vocab_size": int, "sha256": str, "tokenizer": str, "source": dict}
-        bad = [k for k, kind in kinds.items() if not isinstance(header.get(k), kind)]
-        if bad or header["dtype"] not in DTYPES or header["count"] < 0:
-            raise ValueError(f"a header with wrong {', '.join(bad) or 'dtype or count'}")
-    except (ValueError, AttributeError) as error:
+        if not isinstance(header, dict):
+            raise ValueError("a header that is no object")
+        source = header.get("source")
+        fields = {**header, **({f"source {k}": v for k, v in source.items()} if isinstance(source, dict) else {})}
+        bad = [name for name, is_right in FIELDS.items() if not is_right(fields.get(name))]
+        if bad:
+            raise ValueError(f"a header with wrong {', '.join(bad)}")
+    except (ValueError, RecursionError) as error:
         raise DataError(f"token file {path}", "must be a file that cllm wrote", str(error), AGAIN) from error
     return header
 

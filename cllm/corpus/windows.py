@@ -6,11 +6,14 @@ Order comes from raw words of the counter-based generator Philox (Salmon et al.,
 
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral
 
 import numpy as np
 
-from cllm.errors import ConfigError, DataError
+from cllm.arrays import narrowed
+from cllm.checks import checked_real, checked_size, keep
+from cllm.errors import DataError
+
+LARGEST_WORD = (1 << 64) - 1  # of the generator's keys
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +44,8 @@ class Windows:
     seed: int = 0
 
     def __post_init__(self):
-        _checked_numbers("Windows", seq_len=(self.seq_len, 1), seed=(self.seed, 0))
+        keep(self, "Windows", "seq_len", checked_size, 1, LARGEST_WORD)
+        keep(self, "Windows", "seed", checked_size, 0, LARGEST_WORD)
         _checked_tokens("Windows", self.tokens, self.seq_len)
 
     @property
@@ -51,7 +55,8 @@ class Windows:
 
     def starts(self, first: int, number: int) -> np.ndarray:
         """Positions at which the windows number `first` .. `first + number - 1` of the run begin."""
-        _checked_numbers("starts", first=(first, 0), number=(number, 0))
+        first = checked_size("starts(first=...)", first, 0, LARGEST_WORD)
+        number = checked_size("starts(number=...)", number, 0, LARGEST_WORD)
         return np.array([self._epoch(k // self.count)[k % self.count] for k in range(first, first + number)], np.int64)
 
     def batch(self, first: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,8 +96,7 @@ def split(tokens: np.ndarray, fraction: float, seq_len: int) -> tuple[np.ndarray
     DataError
         When a part is shorter than one window of seq_len + 1 tokens.
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction < 1:
-        raise ConfigError("split(fraction)", "must be a number in [0, 1)", repr(fraction), "Pass for example 0.1.")
+    fraction = checked_real("split(fraction)", fraction, high=1.0)
     cut = len(tokens) - round(len(tokens) * fraction)
     train, validation = tokens[:cut], tokens[cut:]
     for name, part in (("training", train), ("validation", validation)):
@@ -105,7 +109,8 @@ def split(tokens: np.ndarray, fraction: float, seq_len: int) -> tuple[np.ndarray
 
 def gather(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """The windows that begin at `starts`: inputs and targets, int32 arrays of shape B T."""
-    rows = tokens[np.asarray(starts, np.int64)[:, None] + np.arange(seq_len + 1)].astype(np.int32)
+    rows = tokens[np.asarray(starts, np.int64)[:, None] + np.arange(seq_len + 1)]
+    rows = narrowed("gather(tokens)", rows, np.int32)
     return rows[:, :-1].copy(), rows[:, 1:].copy()  # one row would be contiguous as it is, and the two would share it
 
 
@@ -131,17 +136,12 @@ def batch(tokens, batch_size: int, seq_len: int, step: int, seed: int = 0) -> tu
     inputs, targets : int32 arrays of shape B T
         ``targets[b, t]`` is the token after ``inputs[b, t]``.
     """
-    _checked_numbers("batch", batch_size=(batch_size, 1), seq_len=(seq_len, 1), step=(step, 0), seed=(seed, 0))
+    batch_size, seq_len, step, seed = (
+        checked_size(f"batch({n}=...)", v, least, LARGEST_WORD) for n, v, least in
+        (("batch_size", batch_size, 1), ("seq_len", seq_len, 1), ("step", step, 0), ("seed", seed, 0)))
     tokens = _checked_tokens("batch", tokens, seq_len)
     words = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw(batch_size)
     return gather(tokens, (words % np.uint64(tokens.size - seq_len)).astype(np.int64), seq_len)
-
-
-def _checked_numbers(where: str, **numbers: tuple[int, int]) -> None:
-    for name, (value, least) in numbers.items():
-        if not isinstance(value, Integral) or not least <= value < 2**64:
-            raise ConfigError(f"{where}({name}=...)", f"must be a whole number, at least {least} and below 2**64",
-                              repr(value), "Pass a number in that range.")
 
 
 def _checked_tokens(where: str, tokens, seq_len: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from cllm.errors import ConfigError
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
 from cllm.executor.forward_runs import ForwardRuns
-from cllm.executor.nonfinite import check_gradients, check_loss
+from cllm.executor.nonfinite import DIVERGED, check_gradients, check_loss
 from cllm.executor.rebuild_check import RebuildCheck
 from cllm.executor.spilling import SpillFile
 from cllm.executor.witness import Slab
@@ -23,10 +23,15 @@ from cllm.program.dims import elements
 from cllm.program.workload import Workload
 from cllm.schedule.build import ITEMSIZES, Schedule
 from cllm.schedule.report import MemoryReport
+from cllm.threads.turns import Turn
 
 
 class Executor:
     """Runs training steps of a model under a strategy, in memory that is known before the first.
+
+    Several Python threads may use one executor: each call waits for the one before it. Executors of one model may run side
+    by side, but for what adds to its gradients, which has its turn, too. In a forked child an executor works on; of a step
+    that another thread was in at the fork, gradients are undefined there until ``zero_grad``.
 
     Parameters
     ----------
@@ -38,7 +43,7 @@ class Executor:
     optimizer : str
         Whose state counts in ``memory.total_bytes``; stepping with one of larger state is refused.
     num_threads : int or None
-        None takes all cores. Bits of results do not depend on it.
+        None takes the default, see `set_num_threads`. Bits of results do not depend on it.
     seed : int
         Of the dropout masks.
     determinism_check : {"off", "sampled", "bits"}
@@ -54,12 +59,12 @@ class Executor:
                  num_threads: int | None = None, seed: int = 0, determinism_check: str = "off"):
         if not isinstance(model, Model):
             raise ConfigError("Executor(model)", "must be a cllm.Model", type(model).__name__,
-                              "Make one with cllm.GPT(config) or cllm.Model(architecture).")
+                              "Make one with cllm.Model(architecture).")
         self.workload = Workload(batch_size, seq_len, model.dtype, optimizer, num_threads)
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
         self._model = model
-        ledger = Ledger(model.program, self.workload)
+        ledger = Ledger(model.program, self.workload, held_bytes=model.held_bytes)
         self.plan: Plan = decide(strategy, ledger)
         if self._check.every and not self.plan.exact:
             raise ConfigError("Executor(determinism_check=...)", "must be 'off' where values are compressed",
@@ -68,12 +73,20 @@ class Executor:
         self.memory: MemoryReport
         self.schedule, self.memory = ledger.build(self.plan)
         self._step = 0
-        self._slab = Slab(self.memory.arena_bytes)
+        self._turn = Turn("the executor")
+        with kernels.Threads(self.workload.threads):  # refused where the system does not give so many
+            self._slab = Slab(self.memory.arena_bytes)
         self._spill = self._open_spill()
         self._feeds = Feeds(model.program, self.workload, self.schedule.micro_batch)
         self._forward = ForwardRuns(model, self.workload, self.plan, self._slab.bytes, self._feeds)
         self._calls: dict[int, list[Call]] = {}
         model.attach(self.workload.optimizer)
+
+    def __repr__(self) -> str:
+        work, plan = self.workload, self.plan
+        return (f"Executor({work.batch} x {work.time}, micro-batch {plan.micro_batch or work.batch}, {work.threads} threads: "
+                f"arena {self.memory.arena_bytes / 1e6:,.1f} MB, total {self.memory.total_bytes / 1e6:,.1f} MB with "
+                f"{work.optimizer})")
 
     @property
     def step(self) -> int:
@@ -133,26 +146,33 @@ class Executor:
 
     def loss(self, tokens=None, targets=None, **feeds) -> float:
         """Mean loss over the valid targets, without gradients, dropout or kept activations; as `loss_and_grad`."""
-        count = self._feeds.take({"tokens": tokens, "targets": targets, **feeds})
-        kernels.set_threads(self.workload.threads)
-        loss = self._forward.loss() / count
-        check_loss("loss", loss, self._model, self._forward)
-        return loss
+        with self._turn(), kernels.Threads(self.workload.threads):
+            count = self._feeds.take({"tokens": tokens, "targets": targets, **feeds})
+            loss = self._forward.loss() / count
+            check_loss("loss", loss, self._model, self._forward, DIVERGED)
+            return loss
 
     def logits(self, tokens=None, **feeds) -> np.ndarray:
         """What the head's forward makes, without dropout: scores of every next token, an array of shape B T V.
 
         It is fed what forward reads; errors as `loss_and_grad`.
         """
-        self._feeds.take_inputs({"tokens": tokens, **feeds})
-        kernels.set_threads(self.workload.threads)
-        return self._forward.logits()
+        with self._turn(), kernels.Threads(self.workload.threads):
+            self._feeds.take_inputs({"tokens": tokens, **feeds})
+            return self._forward.logits()
 
     # a step
 
     def _train(self, feeds: dict, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
+        threads = self.workload.threads
+        with self._turn(), self._model.turn(), kernels.Threads(threads):
+            self._model.threads = threads
+            return self._one_step(feeds, num_targets, run)
+
+    def _one_step(self, feeds: dict, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
         count = self._feeds.take(feeds, num_targets)
-        kernels.set_threads(self.workload.threads)
+        if self._spill is not None:
+            self._spill.begin()
         self._slab.mark()
         self._feeds.key(self._seed, self._step)
         try:

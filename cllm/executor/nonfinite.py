@@ -7,11 +7,14 @@ from cllm.errors import NonFiniteError
 from cllm.executor.forward_runs import ForwardRuns
 from cllm.models.model import Model
 
+SKIP = "Call model.zero_grad() and skip the batch, or lower the learning rate."
+DIVERGED = "The model has diverged: take an earlier snapshot, and lower the learning rate."
 
-def check_loss(where: str, loss: float, model: Model, forward: ForwardRuns) -> None:
+
+def check_loss(where: str, loss: float, model: Model, forward: ForwardRuns, do: str = SKIP) -> None:
     """Refuse a loss that is not finite. Forward is then run once more, value by value, to name the first that is not."""
     if not np.isfinite(loss):
-        _refuse(f"{where}, {_first_place(model, forward)}", f"loss {loss}")
+        raise NonFiniteError(f"{where}, {_first_place(model, forward)}", "must be finite", f"loss {loss}", do)
 
 
 def check_gradients(where: str, model: Model) -> None:
@@ -19,7 +22,8 @@ def check_gradients(where: str, model: Model) -> None:
     bad = kernels.nonfinite_arrays(model.gradient_list)
     if bad:
         name = list(model.gradients)[bad[-1]]
-        _refuse(f"{where}, gradient of {name}", "NaN or infinity, first in backward there")
+        raise NonFiniteError(f"{where}, gradient of {name}", "must be finite", "NaN or infinity, first in backward there",
+                             SKIP)
 
 
 def _first_place(model: Model, forward: ForwardRuns) -> str:
@@ -30,8 +34,3 @@ def _first_place(model: Model, forward: ForwardRuns) -> str:
         if not np.isfinite(value).all():
             return f"value {name}"
     return "loss"
-
-
-def _refuse(where: str, got: str) -> None:
-    raise NonFiniteError(where, "must be finite", got,
-                         "Call model.zero_grad() and skip the batch, or lower the learning rate.")

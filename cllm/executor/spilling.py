@@ -24,6 +24,9 @@ class SpillFile:
     It has no name from the moment it is made, so nothing is left behind however the process ends. One thread does all
     reading and writing, in the order of the calls; system calls hold no interpreter lock, so kernels run meanwhile.
 
+    A forked child has neither the thread nor a file of its own: it makes both anew when a step begins, and refuses to end
+    one that began in the parent.
+
     Parameters
     ----------
     directory : str
@@ -39,18 +42,30 @@ class SpillFile:
     def __init__(self, directory: str, sizes: dict[int, int]):
         self._directory = directory
         _check_directory(directory, sum(sizes.values()))
-        self._places, end = {}, 0
+        self._places: dict[int, int] = {}
+        self._nbytes = 0
         for buffer, nbytes in sizes.items():
-            self._places[buffer] = end
-            end += nbytes
+            self._places[buffer] = self._nbytes
+            self._nbytes += nbytes
+        self._make()
+
+    def _make(self) -> None:
+        """A file and no thread, for this process."""
         try:
-            self._file = tempfile.TemporaryFile(dir=directory, buffering=0)
+            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)
             weakref.finalize(self, self._file.close)
-            os.posix_fallocate(self._file.fileno(), 0, end)
+            os.posix_fallocate(self._file.fileno(), 0, self._nbytes)
         except OSError as error:
-            raise _failed("make its file", directory, error) from error
+            raise _failed("make its file", self._directory, error) from error
         self._thread: ThreadPoolExecutor | None = None
         self._flying: dict[tuple[str, int], Future] = {}
+        self._process = os.getpid()
+
+    def begin(self) -> None:
+        """A step begins, in this process."""
+        if self._process != os.getpid():
+            self._file.close()
+            self._make()
 
     def write_call(self, buffer: int, array: np.ndarray) -> Callable[[], None]:
         """The call that starts to write an array to the place of `buffer`."""
@@ -62,10 +77,12 @@ class SpillFile:
 
     def wait_call(self, kind: str, buffer: int) -> Callable[[], None]:
         """The call that waits until the write or the read of `buffer` has ended, and raises what went wrong."""
-        return lambda: self._flying.pop((kind, buffer)).result()
+        return lambda: self._wait(kind, buffer)
 
     def settle(self) -> None:
         """Wait for whatever is under way, whatever became of it; the arena may be written again afterwards."""
+        if self._process != os.getpid():
+            return  # it is under way in another process
         for future in self._flying.values():
             future.cancel()
         for future in self._flying.values():
@@ -81,7 +98,17 @@ class SpillFile:
         self.settle()
         self._file.close()
 
+    def _wait(self, kind: str, buffer: int) -> None:
+        self._refuse_child()
+        self._flying.pop((kind, buffer)).result()
+
+    def _refuse_child(self) -> None:
+        if self._process != os.getpid():
+            raise SpillError(f"Spill({self._directory!r})", "a step must end in the process where it began", "a forked child",
+                             "Fork between steps, or let the child leave by os._exit.")
+
     def _start(self, kind: str, buffer: int, work, view: memoryview, place: int) -> None:
+        self._refuse_child()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "cllm-spill")
         self._flying[kind, buffer] = self._thread.submit(work, view, place)

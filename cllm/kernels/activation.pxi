@@ -6,9 +6,12 @@
 #
 #     tanh'(z) = 1 - tanh(z)^2 = 4 e / (1 + e)^2,   e = exp(-2|z|)
 #
+#     silu(z) = z s,   s = 1 / (1 + exp(-z)),   silu'(z) = s + z s (1 - s)
+#     exact gelu(z) = z Phi(z),   gelu'(z) = Phi(z) + z phi(z),   Phi and phi those of the normal distribution
+#
 # The form with s needs one exponential and keeps the left tail, where 1 + tanh cancels. The slope is computed at |z|,
-# where 1 - s = exp(-2u) s neither cancels nor overflows, and gelu'(-z) = 1 - gelu'(z) gives the other side. exp(-2u) is
-# taken as a power of two: the rounding of its argument is that of u.
+# where 1 - s = exp(-2u) s neither cancels nor overflows, and gelu'(-z) = 1 - gelu'(z) gives the other side; so it is for
+# silu and the exact gelu, too. exp(-2u) is taken as a power of two: the rounding of its argument is that of u.
 
 from libc.math cimport M_LOG2E, M_PI, sqrt
 
@@ -16,26 +19,54 @@ cdef enum:
     GELU = 0
     RELU = 1
     TANH = 2
+    SILU = 3
+    GELU_ERF = 4
 
 
-cdef inline vec gelu_exponential(const vec *like, vec z) noexcept nogil:
-    """exp(-2u)."""
+cdef inline vec gelu_exponential(const vec *like, vec z, vec *half_power) noexcept nogil:
+    """exp(-2u), the product of what is returned and of `half_power`."""
     cdef vec linear = splat(like, -2.0 * sqrt(2.0 / M_PI) * M_LOG2E)
     cdef vec cubic = splat(like, -2.0 * sqrt(2.0 / M_PI) * M_LOG2E * 0.044715)
-    return vexp2(z * (cubic * (z * z) + linear))
+    return vexp2_parts(z * fma(cubic, z * z, linear), half_power)
 
 
 cdef inline vec gelu(const vec *like, vec z) noexcept nogil:
-    return z / (splat(like, 1.0) + gelu_exponential(like, z))
+    cdef vec half_power, twice = gelu_exponential(like, z, &half_power)
+    return z / fma(twice, half_power, splat(like, 1.0))
 
 
-cdef inline vec gelu_slope(const vec *like, vec z) noexcept nogil:
-    """gelu'(z). Beyond 64 the slope is exactly 0 or 1: the clamp keeps z^2 finite, and lets NaN through."""
+cdef inline vec gelu_slope(const vec *like, vec z, vec *value) noexcept nogil:
+    """gelu'(z), and gelu(z) into `value`.
+
+    Beyond 64 the slope is exactly 0 or 1: the clamp keeps z^2 finite, and lets NaN through.
+    """
     cdef vec one = splat(like, 1.0), a = vmin(splat(like, 64.0), copysign(z, one))
     cdef vec constant = splat(like, 2.0 * sqrt(2.0 / M_PI)), square = splat(like, 6.0 * sqrt(2.0 / M_PI) * 0.044715)
-    cdef vec e = gelu_exponential(like, a), s = one / (one + e), rest = e * s
-    cdef vec bend = (rest * (a * s)) * (square * (a * a) + constant)
-    return select_positive(z, s + bend, rest - bend)
+    cdef vec half_power, twice = gelu_exponential(like, a, &half_power)
+    cdef vec e = twice * half_power, s = one / (one + e), rest = e * s
+    cdef vec bend = rest * (a * s), slope = fma(square, a * a, constant)
+    value[0] = z * select_positive(z, s, rest)
+    return select_positive(z, fma(bend, slope, s), fnma(bend, slope, rest))
+
+
+cdef inline vec silu(const vec *like, vec z) noexcept nogil:
+    return z / (splat(like, 1.0) + vexp(-z))
+
+
+cdef inline vec silu_slope(const vec *like, vec z, vec *value) noexcept nogil:
+    """silu'(z), and silu(z) into `value`; at 1000 the exponential has long been 0."""
+    cdef vec one = splat(like, 1.0), a = vmin(splat(like, 1000.0), copysign(z, one))
+    cdef vec e = vexp(-a), s = one / (one + e), rest = e * s, bend = a * s
+    value[0] = z * select_positive(z, s, rest)
+    return select_positive(z, fma(rest, bend, s), fnma(rest, bend, rest))
+
+
+cdef inline vec gelu_erf_slope(const vec *like, vec z, vec *value) noexcept nogil:
+    """The slope of the exact gelu, and its value; at 64 density and tail have long been 0."""
+    cdef vec one = splat(like, 1.0), a = vmin(splat(like, 64.0), copysign(z, one)), density
+    cdef vec tail = normal_tail(a, &density), rest = one - tail
+    value[0] = z * select_positive(z, rest, tail)
+    return select_positive(z, fma(a, density, rest), fnma(a, density, tail))
 
 
 cdef inline vec tanh_slope(const vec *like, vec z) noexcept nogil:
@@ -46,20 +77,39 @@ cdef inline vec tanh_slope(const vec *like, vec z) noexcept nogil:
 
 
 cdef inline vec activate(const vec *like, int kind, vec z) noexcept nogil:
+    cdef vec value
     if kind == GELU:
         return gelu(like, z)
     if kind == RELU:
         return vmax(splat(like, 0.0), z)
-    return vtanh(z)
+    if kind == TANH:
+        return vtanh(z)
+    if kind == SILU:
+        return silu(like, z)
+    gelu_erf_slope(like, z, &value)
+    return value
+
+
+cdef inline vec activate_slope(const vec *like, int kind, vec z, vec *value) noexcept nogil:
+    """The derivative at z, and what `activate` gives, but for the last bits, into `value`."""
+    if kind == GELU:
+        return gelu_slope(like, z, value)
+    if kind == RELU:
+        value[0] = vmax(splat(like, 0.0), z)
+        return select_positive(z, splat(like, 1.0), splat(like, 0.0))
+    if kind == TANH:
+        value[0] = vtanh(z)
+        return tanh_slope(like, z)
+    if kind == SILU:
+        return silu_slope(like, z, value)
+    return gelu_erf_slope(like, z, value)
 
 
 cdef inline vec activate_backward(const vec *like, int kind, vec dy, vec z) noexcept nogil:
-    cdef vec zero = splat(like, 0.0)
-    if kind == GELU:
-        return dy * gelu_slope(like, z)
-    if kind == RELU:
-        return select_positive(z, dy, zero)
-    return dy * tanh_slope(like, z)
+    cdef vec value
+    if kind == RELU:    # what did not pass is 0, be it NaN
+        return select_positive(z, dy, splat(like, 0.0))
+    return dy * activate_slope(like, kind, z, &value)
 
 
 cdef inline void activation_span(const vec *x, int kind, vec *y, bint far, Py_ssize_t i,
@@ -95,8 +145,12 @@ cdef void activation_spans(const vec *x, int kind, vec *y, Py_ssize_t size) noex
             activation_span(x, GELU, y, far, i, stop)
         elif kind == RELU:
             activation_span(x, RELU, y, far, i, stop)
-        else:
+        elif kind == TANH:
             activation_span(x, TANH, y, far, i, stop)
+        elif kind == SILU:
+            activation_span(x, SILU, y, far, i, stop)
+        else:
+            activation_span(x, GELU_ERF, y, far, i, stop)
         if far:
             stream_end()
 
@@ -112,16 +166,20 @@ cdef void activation_backward_spans(const vec *dy, const vec *x, int kind, vec *
             activation_backward_span(dy, x, GELU, dx, far, i, stop)
         elif kind == RELU:
             activation_backward_span(dy, x, RELU, dx, far, i, stop)
-        else:
+        elif kind == TANH:
             activation_backward_span(dy, x, TANH, dx, far, i, stop)
+        elif kind == SILU:
+            activation_backward_span(dy, x, SILU, dx, far, i, stop)
+        else:
+            activation_backward_span(dy, x, GELU_ERF, dx, far, i, stop)
         if far:
             stream_end()
 
 
 cdef int check_kind(str kernel, int kind) except -1:
-    if kind < GELU or kind > TANH:
-        raise ConfigError(f"{kernel}(kind=...)", "must be 0 (gelu), 1 (relu) or 2 (tanh)", str(kind),
-                          "Pass one of these numbers.")
+    if kind < GELU or kind > GELU_ERF:
+        raise ConfigError(f"{kernel}(kind=...)", "must be 0 (gelu), 1 (relu), 2 (tanh), 3 (silu) or 4 (exact gelu)",
+                          str(kind), "Pass one of these numbers.")
     return 0
 
 
@@ -132,7 +190,7 @@ def activation_forward(const floating[:, ::1] x not None, int kind, *, floating[
     ----------
     x : array of shape N F
     kind : int
-        0 gelu, 1 relu, 2 tanh.
+        0 gelu in its tanh form, 1 relu, 2 tanh, 3 silu, 4 gelu in its exact form (erf).
     y : array of shape N F, written
         May be x itself.
     """
@@ -158,7 +216,7 @@ def activation_backward(const floating[:, ::1] dy not None, const floating[:, ::
     dy, x : arrays of shape N F
         x is the input of the forward.
     kind : int
-        0 gelu, 1 relu (0 at the kink), 2 tanh.
+        As in `activation_forward`; relu's derivative is 0 at the kink.
     dx : array of shape N F, written
         May be dy itself.
     """

@@ -1,6 +1,9 @@
 # Packing for attention: one head of qkv, dy or y as rows of whole vectors, or as panels of its transpose.
 #
-# The one place where q and k may be scaled or turned (a rotation by position) on their way in.
+# The one place where q and k are scaled and turned on their way in, and their gradients turned back on the way out.
+# Turning by position (Su et al., 2021, in the form with halves): channels m and m + R/2 of the first R are a pair,
+#
+#     (u, v) -> (u cos - v sin, v cos + u sin),    back: the same with -sin
 
 cdef extern from *:
     """
@@ -91,3 +94,23 @@ cdef void pack_panels(const vec *x, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t 
         for j in range(j, head_dim):
             for k in range(side):
                 put(panel, j * width + k, element(x, (i + k) * row + j) if i + k < rows else 0.0)
+
+
+cdef void rotate_rows(const Attention *at, Py_ssize_t sequence, Py_ssize_t block, bint back, vec *x) noexcept nogil:
+    """Turn packed rows of q or k by their positions, or back; nothing where there is no rotation."""
+    cdef Py_ssize_t i, m, n, at_position, place
+    cdef vec u, v, c, s, sign = splat(x, -1.0 if back else 1.0)
+    if at.cos == NULL:
+        return
+    for i in range(block_rows(at, block)):
+        at_position = block * BLOCK + i
+        if at.positions != NULL:
+            at_position = at.positions[sequence * at.positions_step + at_position]
+        for m from 0 <= m < at.half by lanes(x):
+            n = min(at.half - m, <Py_ssize_t> lanes(x))
+            place = i * at.wide + m
+            u, v = load_partial(x, place, n), load_partial(x, place + at.half, n)
+            c = load_partial(<const vec *> at.cos, at_position * at.half + m, n)
+            s = load_partial(<const vec *> at.sin, at_position * at.half + m, n) * sign
+            store_partial(x, place, fnma(v, s, u * c), n)
+            store_partial(x, place + at.half, fma(u, s, v * c), n)

@@ -1,4 +1,7 @@
-# The inner functions of attention: one register tile for all seven products, and the softmax of a tile.
+# The products of attention: one register tile for all seven.
+#
+# A tile is seen whole, or row by row (attention_span.pxi). What a row does not see is not part of its sums, be it NaN,
+# and stands as zero in a tile of probabilities or of their gradients.
 #
 # All of a head is packed into planes with rows of `row` elements (head_dim rounded up to whole vectors), zero beyond
 # head_dim. A tile is BLOCK queries by BLOCK keys, its rows BLOCK elements apart; a register tile is ROWS rows by two
@@ -6,89 +9,6 @@
 # serves all: only the strides of A tell a product from its transpose. Its sum is one chain in the order of the inner
 # index that starts from what C holds, or from zero: no cut of that index changes a bit.
 
-cdef extern from *:
-    """
-    /* ROWS x 2 sums stay in registers beside two vectors of B and one element of A: 32 registers hold 8 x 2 with room
-       to spare (and 8 divides BLOCK), 16 hold 6 x 2. BLOCK is a multiple of ROWS and of two vectors of any type; of its
-       float32 tiles (16 KiB or 9 KiB) one lies in L1 beside its operands, all tiles of a step in L2. */
-    #if defined(__AVX512F__) || defined(__aarch64__)
-    #define CLLM_ATTENTION_ROWS 8
-    #define CLLM_ATTENTION_BLOCK 64
-    #else
-    #define CLLM_ATTENTION_ROWS 6
-    #define CLLM_ATTENTION_BLOCK 48
-    #endif
-    static const char cllm_zeros[2 * CLLM_VECTOR_BYTES] __attribute__((aligned(64))) = {0};
-    static inline __attribute__((always_inline)) cllm_vf32 cllm_iota_f32(void)
-        { cllm_vf32 v = {0}; for (int i = 0; i < CLLM_LANES_F32; i++) v[i] = (float)i; return v; }
-    static inline __attribute__((always_inline)) cllm_vf64 cllm_iota_f64(void)
-        { cllm_vf64 v = {0}; for (int i = 0; i < CLLM_LANES_F64; i++) v[i] = (double)i; return v; }
-    #define CLLM_LANE_TREES(S, V, F, LANES)                                                                       \\
-    static inline __attribute__((always_inline)) S cllm_lane_sum_##F(V v)                                         \\
-    {   S t[LANES]; memcpy(t, &v, sizeof v);                                                                      \\
-        for (int n = LANES / 2; n; n /= 2) for (int i = 0; i < n; i++) t[i] += t[i + n];                          \\
-        return t[0]; }                                                                                            \\
-    static inline __attribute__((always_inline)) S cllm_lane_max_##F(V v)                                         \\
-    {   S t[LANES]; memcpy(t, &v, sizeof v);                                                                      \\
-        for (int n = LANES / 2; n; n /= 2) for (int i = 0; i < n; i++) t[i] = t[i] > t[i + n] ? t[i] : t[i + n];  \\
-        return t[0]; }
-    CLLM_LANE_TREES(float, cllm_vf32, f32, CLLM_LANES_F32)
-    CLLM_LANE_TREES(double, cllm_vf64, f64, CLLM_LANES_F64)
-    """
-    enum: ROWS "CLLM_ATTENTION_ROWS"
-    enum: BLOCK "CLLM_ATTENTION_BLOCK"
-    const void *ZEROS "cllm_zeros"
-    vf32 iota_f32 "cllm_iota_f32"() noexcept nogil
-    vf64 iota_f64 "cllm_iota_f64"() noexcept nogil
-    float lane_sum_f32 "cllm_lane_sum_f32"(vf32 v) noexcept nogil
-    double lane_sum_f64 "cllm_lane_sum_f64"(vf64 v) noexcept nogil
-    float lane_max_f32 "cllm_lane_max_f32"(vf32 v) noexcept nogil
-    double lane_max_f64 "cllm_lane_max_f64"(vf64 v) noexcept nogil
-
-
-cdef inline void put(vec *p, Py_ssize_t i, double x) noexcept nogil:
-    """x, rounded once, to element i."""
-    if vec is vf32:
-        (<float *> p)[i] = <float> x
-    else:
-        (<double *> p)[i] = x
-
-
-cdef inline vec iota(const vec *like) noexcept nogil:
-    """0, 1, 2, ... in the lanes."""
-    if vec is vf32:
-        return iota_f32()
-    else:
-        return iota_f64()
-
-
-cdef inline double lane_sum(vec v) noexcept nogil:
-    """The sum of the lanes: halves are added to each other until one is left."""
-    if vec is vf32:
-        return lane_sum_f32(v)
-    else:
-        return lane_sum_f64(v)
-
-
-cdef inline double lane_max(vec v) noexcept nogil:
-    """The largest lane."""
-    if vec is vf32:
-        return lane_max_f32(v)
-    else:
-        return lane_max_f64(v)
-
-
-cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t multiple) noexcept nogil:
-    return (n + multiple - 1) // multiple * multiple
-
-
-cdef extern from "<math.h>" nogil:
-    double INFINITY
-    double log(double x)
-    double sqrt(double x)
-
-
-# --- one register tile -----------------------------------------------------------------------------------------------
 
 cdef inline void tile(const vec *a, Py_ssize_t row, Py_ssize_t step, const vec *b, Py_ssize_t b_row, Py_ssize_t depth,
                       const vec *start, Py_ssize_t start_row, vec *c, Py_ssize_t c_row) noexcept nogil:
@@ -111,7 +31,7 @@ cdef inline void tile(const vec *a, Py_ssize_t row, Py_ssize_t step, const vec *
         for i in range(ROWS):
             left = splat_at(a, i * row + k * step)
             for j in range(2):
-                total[i][j] = left * right[j] + total[i][j]
+                total[i][j] = fma(left, right[j], total[i][j])
         k += 1
         if k >= depth:
             break
@@ -134,7 +54,7 @@ cdef inline void half_tile(const vec *a, Py_ssize_t row, Py_ssize_t step, const 
     while True:
         right = load(b, k * b_row)
         for i in range(ROWS):
-            total[i] = splat_at(a, i * row + k * step) * right + total[i]
+            total[i] = fma(splat_at(a, i * row + k * step), right, total[i])
         k += 1
         if k >= depth:
             break
@@ -166,124 +86,85 @@ cdef void tile_columns(const vec *a, const vec *b, Py_ssize_t b_row, Py_ssize_t 
         half_tile(a, 1, BLOCK, b, b_row, depth, start, c_row if add else 0, c, c_row)
 
 
-# --- products of tiles: the part above the diagonal is not computed ---------------------------------------------------
+cdef inline void clear_rows(vec *x, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
+    """Zero in rows of whole vectors, up to a multiple of ROWS."""
+    cdef Py_ssize_t i
+    for i from 0 <= i < round_up(rows, ROWS) * row by lanes(x):
+        store(x, i, splat(x, 0.0))
 
-cdef void scores(const vec *a, Py_ssize_t row, const vec *panels, Py_ssize_t depth, Py_ssize_t rows, Py_ssize_t keys,
-                 bint diagonal, vec *s) noexcept nogil:
-    """s = A B^T over `depth` channels, B packed by `pack_panels`; as far as the diagonal needs it."""
+
+# --- products of tiles: what no row sees is not computed --------------------------------------------------------------
+
+cdef void scores(const vec *a, Py_ssize_t row, const vec *panels, Py_ssize_t depth, Py_ssize_t rows, const Span *seen,
+                 vec *s) noexcept nogil:
+    """s = A B^T over `depth` channels, B packed by `pack_panels`; as far as each group of rows sees it."""
     cdef Py_ssize_t i, j, width = 2 * lanes(a)
-    for j from 0 <= j < keys by width:
-        for i from 0 <= i < rows by ROWS:
-            if not diagonal or j < i + ROWS:
+    if seen.whole:
+        for j from 0 <= j < BLOCK by width:
+            for i from 0 <= i < rows by ROWS:
                 tile_rows(address(a, i * row), row, address(panels, j * depth), width, depth, False,
                           address(s, i * BLOCK + j), BLOCK, True)
+        return
+    for i from 0 <= i < rows by ROWS:
+        for j from seen.some_start[i // ROWS] // width * width <= j < seen.some_stop[i // ROWS] by width:
+            tile_rows(address(a, i * row), row, address(panels, j * depth), width, depth, False,
+                      address(s, i * BLOCK + j), BLOCK, True)
 
 
-cdef inline void finish_row(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t start, Py_ssize_t stop,
-                            vec *c) noexcept nogil:
-    """c[:] += sum over start <= k < stop of s[k] * b[k, :]: the end of a row of `mix` that ROWS does not divide."""
+cdef void mix_row(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t start, Py_ssize_t stop,
+                  vec *c) noexcept nogil:
+    """c[:] += sum over start <= k < stop of s[k] * b[k, :]: what a row of `mix` sees and its group does not."""
     cdef Py_ssize_t j, k
     cdef vec total
     for j from 0 <= j < row by lanes(c):
         total = load(c, j)
         for k in range(start, stop):
-            total = splat_at(s, k) * load(b, k * row + j) + total
+            total = fma(splat_at(s, k), load(b, k * row + j), total)
         store(c, j, total)
 
 
-cdef void mix(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t keys, bint diagonal, bint add,
+cdef void mix(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t rows, const Span *seen, bint add,
               vec *c) noexcept nogil:
-    """c (+)= S B: row i adds the rows of b in order, on the diagonal none beyond its own, be it NaN."""
-    cdef Py_ssize_t i, j, width = 2 * lanes(s), first = ROWS if diagonal else 0
-    if diagonal and not add:
-        for i from 0 <= i < ROWS * row by lanes(c):
-            store(c, i, splat(c, 0.0))
-    for j from 0 <= j < row by width:
-        for i from first <= i < rows by ROWS:
-            tile_rows(address(s, i * BLOCK), BLOCK, address(b, j), row, i if diagonal else keys, add,
-                      address(c, i * row + j), row, j + lanes(s) < row)
-    if diagonal:
-        for i in range(rows):
-            finish_row(address(s, i * BLOCK), b, row, i // ROWS * ROWS, i + 1, address(c, i * row))
+    """c (+)= S B: row i adds those rows of b that it sees, in order."""
+    cdef Py_ssize_t i, j, k, low, high, width = 2 * lanes(s)
+    if seen.whole:
+        for j from 0 <= j < row by width:
+            for i from 0 <= i < rows by ROWS:
+                tile_rows(address(s, i * BLOCK), BLOCK, address(b, j), row, BLOCK, add, address(c, i * row + j), row,
+                          j + lanes(s) < row)
+        return
+    for i from 0 <= i < rows by ROWS:
+        low, high = seen.all_start[i // ROWS], seen.all_stop[i // ROWS]
+        if not add and (low > 0 or high == 0):
+            clear_rows(address(c, i * row), row, ROWS)
+        for k in range(i, min(i + ROWS, rows)):
+            if seen.start[k] < min(low, seen.stop[k]):
+                mix_row(address(s, k * BLOCK), b, row, seen.start[k], min(low, seen.stop[k]), address(c, k * row))
+        if low < high:
+            for j from 0 <= j < row by width:
+                tile_rows(address(s, i * BLOCK + low), BLOCK, address(b, low * row + j), row, high - low,
+                          add or low > 0, address(c, i * row + j), row, j + lanes(s) < row)
+        for k in range(i, min(i + ROWS, rows)):
+            if max(high, seen.start[k]) < seen.stop[k]:
+                mix_row(address(s, k * BLOCK), b, row, max(high, seen.start[k]), seen.stop[k], address(c, k * row))
 
 
-cdef void mix_transposed(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t keys, bint diagonal,
-                         bint add, vec *c) noexcept nogil:
-    """c (+)= S^T B: key j adds the rows of b in order, on the diagonal from its own group of ROWS on."""
-    cdef Py_ssize_t i, j, first, width = 2 * lanes(s)
-    for j from 0 <= j < row by width:
-        for i from 0 <= i < keys by ROWS:
-            first = i if diagonal else 0
-            tile_columns(address(s, first * BLOCK + i), address(b, first * row + j), row, rows - first, add,
-                         address(c, i * row + j), row, j + lanes(s) < row)
+cdef void mix_transposed(const vec *s, const vec *b, Py_ssize_t row, Py_ssize_t rows, const Span *seen, bint add,
+                         vec *c) noexcept nogil:
+    """c (+)= S^T B: key j adds the rows of b in order, from the first that sees a key of j's group of ROWS to the last.
 
-
-# --- the softmax of a tile --------------------------------------------------------------------------------------------
-
-cdef inline vec score(const vec *s, Py_ssize_t i, Py_ssize_t j, bint diagonal) noexcept nogil:
-    """The score of query i with keys j .. j+lanes-1 of a tile, -inf above the diagonal.
-
-    The one place for another term of the score: a distance or a bias by group is added to what is loaded.
+    What no row sees stays as it is, so where not all keys are seen, c starts from zeros.
     """
-    cdef vec x = load(s, i * BLOCK + j)
-    if diagonal:
-        x = select_positive(splat(s, i - j + 0.5) - iota(s), x, splat(s, -INFINITY))
-    return x
-
-
-cdef inline Py_ssize_t row_length(Py_ssize_t i, Py_ssize_t n_lanes, bint diagonal) noexcept nogil:
-    """Elements of row i of a score tile that are used: whole vectors, as far as i's group of ROWS goes."""
-    return round_up((i // ROWS + 1) * ROWS, n_lanes) if diagonal else BLOCK
-
-
-cdef void softmax_online(vec *s, Py_ssize_t rows, bint diagonal, bint first, vec *top, vec *total, vec *out,
-                         Py_ssize_t row) noexcept nogil:
-    """s = exp(s - top) by rows, where a row's `top` is its largest score so far; total += s in lanes.
-
-    Where a row's top grows, what was summed before (total, and the row of `out`) shrinks by exp(old - new).
-    """
-    cdef Py_ssize_t i, j, length
-    cdef double largest
-    cdef vec x, peak, shrink
-    for i in range(rows):
-        length = row_length(i, lanes(s), diagonal)
-        peak = score(s, i, 0, diagonal)
-        for j from lanes(s) <= j < length by lanes(s):
-            peak = vmax(score(s, i, j, diagonal), peak)
-        largest = lane_max(peak)
-        if first:
-            put(top, i, largest)
-            store(total, i * lanes(s), splat(s, 0.0))
-        elif largest > element(top, i):
-            shrink = vexp(splat(s, element(top, i) - largest))
-            put(top, i, largest)
-            store(total, i * lanes(s), load(total, i * lanes(s)) * shrink)
-            for j from 0 <= j < row by lanes(s):
-                store(out, i * row + j, load(out, i * row + j) * shrink)
-        peak = splat_at(top, i)
-        shrink = load(total, i * lanes(s))
-        for j from 0 <= j < length by lanes(s):
-            x = vexp(score(s, i, j, diagonal) - peak)
-            store(s, i * BLOCK + j, x)
-            shrink = shrink + x
-        store(total, i * lanes(s), shrink)
-
-
-cdef void softmax_known(vec *s, const vec *lse, Py_ssize_t rows, bint diagonal) noexcept nogil:
-    """s = exp(s - lse): the probabilities of a tile once the log-sum-exp of its rows is known."""
-    cdef Py_ssize_t i, j
-    cdef vec known
-    for i in range(rows):
-        known = splat_at(lse, i)
-        for j from 0 <= j < row_length(i, lanes(s), diagonal) by lanes(s):
-            store(s, i * BLOCK + j, vexp(score(s, i, j, diagonal) - known))
-
-
-cdef void softmax_backward(const vec *p, const vec *delta, Py_ssize_t rows, bint diagonal, vec *ds) noexcept nogil:
-    """ds = p (dp - delta), dp in the place of ds."""
-    cdef Py_ssize_t i, j
-    cdef vec mean
-    for i in range(rows):
-        mean = splat_at(delta, i)
-        for j from 0 <= j < row_length(i, lanes(p), diagonal) by lanes(p):
-            store(ds, i * BLOCK + j, load(p, i * BLOCK + j) * (load(ds, i * BLOCK + j) - mean))
+    cdef Py_ssize_t i, j, first, stop, width = 2 * lanes(s)
+    if seen.whole:
+        for j from 0 <= j < row by width:
+            for i from 0 <= i < BLOCK by ROWS:
+                tile_columns(address(s, i), address(b, j), row, rows, add, address(c, i * row + j), row,
+                             j + lanes(s) < row)
+        return
+    for i from 0 <= i < BLOCK by ROWS:
+        first, stop = seen.first_row[i // ROWS], seen.stop_row[i // ROWS]
+        if first < stop:
+            for j from 0 <= j < row by width:
+                tile_columns(address(s, first * BLOCK + i), address(b, first * row + j), row, stop - first, add,
+                             address(c, i * row + j), row, j + lanes(s) < row)

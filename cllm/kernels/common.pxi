@@ -1,22 +1,6 @@
-# What every family of kernels shares: the number of threads, and the checks that a `def` makes before it hands
-# pointers to the loops.
+# What every family of kernels shares: the checks that a `def` makes before it hands pointers to the loops.
 
 from cllm.errors import ConfigError, ShapeError
-
-cdef int _threads = 1
-
-
-def set_threads(int n):
-    """Number of OpenMP threads that the kernels use from now on; bits of results do not depend on it."""
-    global _threads
-    if n < 1:
-        raise ConfigError("num_threads", "must be at least 1", str(n), "Pass 1 for a serial run, None for all cores.")
-    _threads = n
-
-
-def get_threads():
-    """Number of OpenMP threads that the kernels use now."""
-    return _threads
 
 
 def vector_bytes():

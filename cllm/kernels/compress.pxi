@@ -46,10 +46,11 @@ cdef extern from *:
         memcpy(&u, &x, sizeof u);
         return u & 0x7fffffffu;
     }
-    /* |q| may pass 127 by its rounding, and r adds up to one: hence the bounds, on whole numbers, where they vectorise. */
-    static inline int8_t cllm_rounded_at_random(float q, uint16_t r)
+    /* |x steps| may pass 127 by its rounding, and r adds up to one: hence the bounds, on whole numbers, where they
+       vectorise. */
+    static inline int8_t cllm_rounded_at_random(float x, float steps, uint16_t r)
     {
-        int32_t code = (int32_t)floorf(q + ((float)r * 0x1p-16f + 0x1p-17f));
+        int32_t code = (int32_t)floorf(CLLM_FMA_FLOAT(x, steps, (float)r * 0x1p-16f + 0x1p-17f));
         code = code > 127 ? 127 : code;
         return (int8_t)(code < -127 ? -127 : code);
     }
@@ -62,7 +63,7 @@ cdef extern from *:
     """
     uint16_t to_bfloat16 "cllm_bfloat16"(float x) noexcept nogil
     float from_bfloat16 "cllm_from_bfloat16"(uint16_t h) noexcept nogil
-    int8_t rounded_at_random "cllm_rounded_at_random"(float q, uint16_t r) noexcept nogil
+    int8_t rounded_at_random "cllm_rounded_at_random"(float x, float steps, uint16_t r) noexcept nogil
     uint32_t magnitude "cllm_magnitude"(float x) noexcept nogil
     float float_of "cllm_float_of"(uint32_t u) noexcept nogil
     float rintf(float x) noexcept nogil
@@ -123,7 +124,7 @@ cdef void quantise_at_random(const floating *x, int8_t *codes, float *scale, Py_
         return
     draw_words(s, first >> 3, (n + <Py_ssize_t> (first & 7) + 1) >> 1, halves)
     for i in range(n):
-        codes[i] = rounded_at_random(<float> x[i] * inverse, half[i])
+        codes[i] = rounded_at_random(<float> x[i], inverse, half[i])
 
 
 cdef void dequantise(const int8_t *codes, float scale, floating *y, Py_ssize_t n) noexcept nogil:

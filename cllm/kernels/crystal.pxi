@@ -17,13 +17,22 @@
 
 cdef extern from *:
     """
-    /* Not inlined: one body, so that the compiler contracts u * c - v * s in one way for all callers. */
-    static __attribute__((noinline)) void cllm_rotate_f32(float *x, Py_ssize_t n, float c, float s)
-        { for (Py_ssize_t m = 0; m < n; m += 2)
-            { float u = x[m], v = x[m + 1]; x[m] = u * c - v * s; x[m + 1] = u * s + v * c; } }
-    static __attribute__((noinline)) void cllm_rotate_f64(double *x, Py_ssize_t n, double c, double s)
-        { for (Py_ssize_t m = 0; m < n; m += 2)
-            { double u = x[m], v = x[m + 1]; x[m] = u * c - v * s; x[m + 1] = u * s + v * c; } }
+    static void cllm_rotate_f32(float *x, Py_ssize_t n, float c, float s)
+    {
+        for (Py_ssize_t m = 0; m < n; m += 2) {
+            float u = x[m], v = x[m + 1];
+            x[m] = CLLM_FMA_FLOAT(u, c, -(v * s));
+            x[m + 1] = CLLM_FMA_FLOAT(u, s, v * c);
+        }
+    }
+    static void cllm_rotate_f64(double *x, Py_ssize_t n, double c, double s)
+    {
+        for (Py_ssize_t m = 0; m < n; m += 2) {
+            double u = x[m], v = x[m + 1];
+            x[m] = CLLM_FMA_DOUBLE(u, c, -(v * s));
+            x[m + 1] = CLLM_FMA_DOUBLE(u, s, v * c);
+        }
+    }
 
     /* x = 2^e m with m in [sqrt(1/2), sqrt(2)): bits of x less those of sqrt(1/2) have e where the exponent stands. */
     static inline __attribute__((always_inline)) cllm_vf32 cllm_exponent_f32(cllm_vf32 x)
@@ -71,20 +80,20 @@ cdef inline vec vlog(vec x) noexcept nogil:
     r = splat(&x, 2.0 / k)
     while k > 3:
         k -= 2
-        r = r * z + splat(&x, 2.0 / k)
-    s = (r * z) * s + (s + s)
-    return e * splat(&x, 0.6931471805599453) + s
+        r = fma(r, z, splat(&x, 2.0 / k))
+    s = fma(r * z, s, s + s)
+    return fma(e, splat(&x, 0.6931471805599453), s)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
 
-cdef inline const int32_t *tokens_of(const Attention *at, Py_ssize_t head, Py_ssize_t block) noexcept nogil:
-    return at.tokens + (head // at.heads * at.time + block * BLOCK)
+cdef inline const int32_t *tokens_of(const Attention *at, Py_ssize_t sequence, Py_ssize_t block) noexcept nogil:
+    return at.crystal.tokens + (sequence * at.time + block * BLOCK)
 
 
-cdef void turn_rows(const Attention *at, Py_ssize_t head, Py_ssize_t block, bint back, vec *x) noexcept nogil:
+cdef void turn_rows(const Attention *at, Py_ssize_t sequence, Py_ssize_t block, bint back, vec *x) noexcept nogil:
     """Turn packed rows of q or k by the angle of their tokens, or back."""
-    cdef const int32_t *tokens = tokens_of(at, head, block)
+    cdef const int32_t *tokens = tokens_of(at, sequence, block)
     cdef Py_ssize_t i, g
     for i in range(block_rows(at, block)):
         g = tokens[i] % GROUPS
@@ -96,34 +105,34 @@ cdef void turn_rows(const Attention *at, Py_ssize_t head, Py_ssize_t block, bint
             rotate_f64(<double *> x + i * at.wide, at.head_dim, COSINES[g], COSINES[(g + 9) % GROUPS])
 
 
-cdef void add_channels(const Attention *at, Py_ssize_t head, Py_ssize_t block, bint queries, vec *x) noexcept nogil:
-    """Turn packed rows, and append the channels whose product is the bias."""
-    cdef const int32_t *tokens = tokens_of(at, head, block)
+cdef void add_query_terms(const Attention *at, Py_ssize_t head, Py_ssize_t block, vec *q_rows) noexcept nogil:
+    """Turn packed rows of q, and append the channels whose product with those of k is the bias."""
+    cdef const int32_t *tokens = tokens_of(at, head // at.heads, block)
     cdef const vec *beta
-    cdef vec *more
-    cdef Py_ssize_t i, c, g
-    if at.turns:
-        turn_rows(at, head, block, False, x)
-    if at.beta == NULL:
+    cdef Py_ssize_t i, c, more = at.wide - at.head_dim
+    if at.crystal.turns:
+        turn_rows(at, head // at.heads, block, False, q_rows)
+    if at.crystal.beta == NULL:
         return
-    beta = address(<const vec *> at.beta, head % at.heads * GROUPS)
+    beta = address(<const vec *> at.crystal.beta, head % at.heads * GROUPS)
     for i in range(block_rows(at, block)):
-        more = address(x, i * at.wide + at.head_dim)
-        g = tokens[i] % GROUPS
-        for c in range(at.wide - at.head_dim):
-            put(more, c, element(beta, (g - c + GROUPS) % GROUPS) if queries and c < GROUPS else 0.0)
-        if not queries:
-            put(more, g, 1.0)
+        for c in range(more):
+            put(q_rows, i * at.wide + at.head_dim + c,
+                element(beta, (tokens[i] % GROUPS - c + GROUPS) % GROUPS) if c < GROUPS else 0.0)
 
 
-cdef void add_terms(const Attention *at, vec *work, Py_ssize_t head, Py_ssize_t block, vec *k_rows) noexcept nogil:
-    """What the terms want of a block's packed q and k, and the coordinates of its tokens."""
-    if at.tokens == NULL:
-        return
-    add_channels(at, head, block, True, plane(work, at, Q_ROWS, block))
-    add_channels(at, head, block, False, k_rows)
-    if at.coordinates != NULL:
-        pack_coordinates(at, head, block, coordinates_of(at, work, block))
+cdef void add_key_terms(const Attention *at, Py_ssize_t unit, Py_ssize_t block, vec *k_rows, vec *work) noexcept nogil:
+    """Turn packed rows of k, append their channels, and put the coordinates of their tokens into `work`."""
+    cdef Py_ssize_t sequence = unit // at.kv_heads, i, c, more = at.wide - at.head_dim
+    cdef const int32_t *tokens = tokens_of(at, sequence, block)
+    if at.crystal.turns:
+        turn_rows(at, sequence, block, False, k_rows)
+    if at.crystal.beta != NULL:
+        for i in range(block_rows(at, block)):
+            for c in range(more):
+                put(k_rows, i * at.wide + at.head_dim + c, 1.0 if c == tokens[i] % GROUPS else 0.0)
+    if at.crystal.coordinates != NULL:
+        pack_coordinates(at, sequence, block, coordinates_of(at, work, block))
 
 
 # --- the distance -----------------------------------------------------------------------------------------------------
@@ -137,86 +146,87 @@ cdef inline vec *coordinates_of(const Attention *at, const vec *work, Py_ssize_t
     return address(work, at.terms + block * terms_room(lanes(work)))
 
 
-cdef void pack_coordinates(const Attention *at, Py_ssize_t head, Py_ssize_t block, vec *packed) noexcept nogil:
+cdef void pack_coordinates(const Attention *at, Py_ssize_t sequence, Py_ssize_t block, vec *packed) noexcept nogil:
     """The coordinates of a block's tokens, one axis after the other."""
-    cdef const int32_t *tokens = tokens_of(at, head, block)
+    cdef const int32_t *tokens = tokens_of(at, sequence, block)
     cdef Py_ssize_t i, axis, rows = block_rows(at, block)
     for axis in range(3):
         for i in range(BLOCK):
             put(packed, axis * BLOCK + i,
-                element(<const vec *> at.coordinates, 3 * <Py_ssize_t> tokens[i] + axis) if i < rows else 0.0)
+                element(<const vec *> at.crystal.coordinates, 3 * <Py_ssize_t> tokens[i] + axis) if i < rows else 0.0)
 
 
 cdef inline double strength(const Attention *at, Py_ssize_t head, const vec *like) noexcept nogil:
     """softplus(alpha) of a head."""
-    cdef double alpha = element(<const vec *> at.alpha, head % at.heads)
+    cdef double alpha = element(<const vec *> at.crystal.alpha, head % at.heads)
     return log1p(exp(alpha)) if alpha < 30.0 else alpha + log1p(exp(-alpha))
 
 
-cdef void fall_off(const Attention *at, const vec *work, Py_ssize_t head, Py_ssize_t block, Py_ssize_t key_block, vec *s,
-                   vec *far) noexcept nogil:
-    """s -= softplus(alpha) ln(1 + d) over a tile, as far as the diagonal needs it; ln(1 + d) into `far`; either is NULL."""
+cdef void fall_off(const Attention *at, const vec *work, Py_ssize_t head, Py_ssize_t block, Py_ssize_t key_block,
+                   const Span *seen, vec *s, vec *far) noexcept nogil:
+    """s -= softplus(alpha) ln(1 + d) over what is seen of a tile; ln(1 + d) into `far`; either is NULL."""
     cdef const vec *ours = coordinates_of(at, work, block)
     cdef const vec *theirs = coordinates_of(at, work, key_block)
-    cdef vec x, y, z, dx, dy, dz, fall, one = splat(work, 1.0), zero = splat(work, 0.0)
+    cdef vec x, y, z, dx, dy, dz, fall, one = splat(work, 1.0)
     cdef vec factor = splat(work, -strength(at, head, work))
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i, j, begin, end
     for i in range(block_rows(at, block)):
+        row_vectors(seen, i, lanes(work), &begin, &end)
         x, y, z = splat_at(ours, i), splat_at(ours, BLOCK + i), splat_at(ours, 2 * BLOCK + i)
-        for j from 0 <= j < row_length(i, lanes(work), block == key_block) by lanes(work):
+        for j from begin <= j < end by lanes(work):
             dx = load(theirs, j) - x
             dy = load(theirs, BLOCK + j) - y
             dz = load(theirs, 2 * BLOCK + j) - z
-            fall = dx * dx + zero  # a chain with one way to contract it, so that all callers get the same bits
-            fall = dy * dy + fall
-            fall = vlog(one + vsqrt(dz * dz + fall))
+            fall = vlog(one + vsqrt(fma(dz, dz, fma(dy, dy, dx * dx))))
             if far != NULL:
                 store(far, i * BLOCK + j, fall)
             if s != NULL:
-                store(s, i * BLOCK + j, factor * fall + load(s, i * BLOCK + j))
+                store(s, i * BLOCK + j, fma(factor, fall, load(s, i * BLOCK + j)))
 
 
-cdef void add_falls(const Attention *at, vec *work, Py_ssize_t block, Py_ssize_t key_block, const vec *ds,
+cdef void clear_term_sums(const Attention *at, vec *work, Py_ssize_t block) noexcept nogil:
+    """The vector of dalpha of a block of queries starts from zero with each head."""
+    if at.crystal.coordinates != NULL:
+        store(coordinates_of(at, work, block), 3 * BLOCK, splat(work, 0.0))
+
+
+cdef void add_falls(const Attention *at, vec *work, Py_ssize_t block, const Span *seen, const vec *ds,
                     const vec *far) noexcept nogil:
-    """Add sum of ds ln(1 + d) over a tile to the vector of its queries."""
+    """Add sum of ds ln(1 + d) over a tile to the vector of its queries; ds is zero where a key is not seen."""
     cdef vec *total = address(coordinates_of(at, work, block), 3 * BLOCK)
-    cdef vec x, found = splat(work, 0.0)
-    cdef bint diagonal = block == key_block
-    cdef Py_ssize_t i, j
+    cdef vec found = splat(work, 0.0)
+    cdef Py_ssize_t i, j, begin, end
     for i in range(block_rows(at, block)):
-        for j from 0 <= j < row_length(i, lanes(work), diagonal) by lanes(work):
-            x = load(ds, i * BLOCK + j)
-            if diagonal:
-                x = select_positive(splat(work, i - j + 0.5) - iota(work), x, splat(work, 0.0))
-            found = x * load(far, i * BLOCK + j) + found
-    if key_block > 0:
-        found = load(total, 0) + found                                                                    # +=
-    store(total, 0, found)
+        row_vectors(seen, i, lanes(work), &begin, &end)
+        for j from begin <= j < end by lanes(work):
+            found = fma(load(ds, i * BLOCK + j), load(far, i * BLOCK + j), found)
+    store(total, 0, load(total, 0) + found)                                                               # +=
 
 
 # --- sums of a head, and of the batch ---------------------------------------------------------------------------------
 
 cdef void sum_terms(const Attention *at, const vec *work, Py_ssize_t head) noexcept nogil:
     """A head's share of dalpha and dbeta, once its dq is complete."""
-    cdef vec *sums = address(<const vec *> at.sums, head * (1 + GROUPS))
+    cdef vec *sums
     cdef const int32_t *tokens
     cdef const vec *dq
     cdef double total[GROUPS]
     cdef double found = 0
     cdef Py_ssize_t block, i, c
-    if at.sums == NULL:
+    if at.crystal == NULL or at.crystal.sums == NULL:
         return
-    if at.coordinates != NULL:
+    sums = address(<const vec *> at.crystal.sums, head * (1 + GROUPS))
+    if at.crystal.coordinates != NULL:
         for block in range(at.blocks):
             found += lane_sum(load(coordinates_of(at, work, block), 3 * BLOCK))
-        put(sums, 0, -found / (1.0 + exp(-element(<const vec *> at.alpha, head % at.heads))))
-    if at.beta == NULL:
+        put(sums, 0, -found / (1.0 + exp(-element(<const vec *> at.crystal.alpha, head % at.heads))))
+    if at.crystal.beta == NULL:
         return
     for c in range(GROUPS):
         total[c] = 0
     for block in range(at.blocks):
         dq = plane(work, at, DQ, block)
-        tokens = tokens_of(at, head, block)
+        tokens = tokens_of(at, head // at.heads, block)
         for i in range(block_rows(at, block)):
             for c in range(GROUPS):
                 total[(tokens[i] % GROUPS - c + GROUPS) % GROUPS] += element(dq, i * at.wide + at.head_dim + c)
@@ -239,10 +249,10 @@ cdef void add_term_gradients(const Attention *at, Py_ssize_t batch, const floati
 
 # --- checks -----------------------------------------------------------------------------------------------------------
 
-cdef int take_terms(str kernel, Attention *at, Py_ssize_t n_rows, const int32_t[::1] tokens,
+cdef int take_terms(str kernel, Attention *at, Crystal *crystal, Py_ssize_t n_rows, const int32_t[::1] tokens,
                     const floating[:, ::1] coordinates, const floating[::1] alpha, const floating[:, ::1] beta,
                     bint turns) except -1:
-    """Check the terms and note them in `at`."""
+    """Check the terms and note them in `crystal`, and that in `at`; nothing where there are none."""
     if (coordinates is None) != (alpha is None):
         raise ShapeError(kernel, "coordinates and alpha must both be given, or neither",
                          "one of them", "Pass both for the distance, None for no distance.")
@@ -254,24 +264,27 @@ cdef int take_terms(str kernel, Attention *at, Py_ssize_t n_rows, const int32_t[
     if turns and at.head_dim % 2:
         raise ShapeError(kernel, "a rotation needs an even number of channels in a head", str(at.head_dim),
                          "Choose another number of heads, or leave the rotation out.")
+    memset(crystal, 0, sizeof(Crystal))
     if alpha is not None:
         check_length(kernel, "len(alpha)", alpha.shape[0], at.heads)
         check_length(kernel, "coordinates.shape[1]", coordinates.shape[1], 3)
         if coordinates.shape[0] == 0:
             raise ShapeError(kernel, "coordinates must have a row for each token", "none", "Pass one row for each id.")
-        at.alpha, at.coordinates = &alpha[0], &coordinates[0, 0]
+        crystal.alpha, crystal.coordinates = &alpha[0], &coordinates[0, 0]
     if beta is not None:
         check_length(kernel, "beta.shape[0]", beta.shape[0], at.heads)
         check_length(kernel, "beta.shape[1]", beta.shape[1], GROUPS)
-        at.beta = &beta[0, 0]
-    at.turns = turns
+        crystal.beta = &beta[0, 0]
+    crystal.turns = turns
     if n_rows:
-        at.tokens = &tokens[0]
+        crystal.tokens = &tokens[0]
+    at.crystal = crystal
     return 0
 
 
-cdef int check_term_gradients(str kernel, const Attention *at, floating[::1] dalpha, floating[:, ::1] dbeta) except -1:
-    if (at.alpha == NULL) != (dalpha is None) or (at.beta == NULL) != (dbeta is None):
+cdef int check_term_gradients(str kernel, const Attention *at, const floating[::1] alpha,
+                              const floating[:, ::1] beta, floating[::1] dalpha, floating[:, ::1] dbeta) except -1:
+    if (alpha is None) != (dalpha is None) or (beta is None) != (dbeta is None):
         raise ShapeError(kernel, "dalpha and dbeta must be given where alpha and beta are", "one without the other",
                          "Pass the gradient of each term that is on, None for the others.")
     if dalpha is not None:

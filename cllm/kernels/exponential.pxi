@@ -45,21 +45,21 @@ cdef inline vec exp_series(vec r) noexcept nogil:
     cdef vec q
     if vec is vf32:
         q = splat(&r, 2 * 0.0013814425328746438)
-        q = q * r + splat(&r, 2 * 0.008368785493075848)
-        q = q * r + splat(&r, 2 * 0.041668396443128586)
-        q = q * r + splat(&r, 2 * 0.1666651964187622)
-        q = q * r + splat(&r, 2 * 0.4999999403953552)
+        q = fma(q, r, splat(&r, 2 * 0.008368785493075848))
+        q = fma(q, r, splat(&r, 2 * 0.041668396443128586))
+        q = fma(q, r, splat(&r, 2 * 0.1666651964187622))
+        q = fma(q, r, splat(&r, 2 * 0.4999999403953552))
     else:
         q = splat(&r, 2 * 2.500020811478388e-08)
-        q = q * r + splat(&r, 2 * 2.7630379637509436e-07)
-        q = q * r + splat(&r, 2 * 2.7557586598226274e-06)
-        q = q * r + splat(&r, 2 * 2.4801492759248175e-05)
-        q = q * r + splat(&r, 2 * 0.00019841269505566615)
-        q = q * r + splat(&r, 2 * 0.0013888888943926847)
-        q = q * r + splat(&r, 2 * 0.008333333333495273)
-        q = q * r + splat(&r, 2 * 0.04166666666652917)
-        q = q * r + splat(&r, 2 * 0.1666666666666641)
-        q = q * r + splat(&r, 2 * 0.5000000000000011)
+        q = fma(q, r, splat(&r, 2 * 2.7630379637509436e-07))
+        q = fma(q, r, splat(&r, 2 * 2.7557586598226274e-06))
+        q = fma(q, r, splat(&r, 2 * 2.4801492759248175e-05))
+        q = fma(q, r, splat(&r, 2 * 0.00019841269505566615))
+        q = fma(q, r, splat(&r, 2 * 0.0013888888943926847))
+        q = fma(q, r, splat(&r, 2 * 0.008333333333495273))
+        q = fma(q, r, splat(&r, 2 * 0.04166666666652917))
+        q = fma(q, r, splat(&r, 2 * 0.1666666666666641))
+        q = fma(q, r, splat(&r, 2 * 0.5000000000000011))
     return q
 
 
@@ -68,61 +68,73 @@ cdef inline vec exp_reduce(vec x, vec *half_power) noexcept nogil:
     cdef vec t, n, shift
     if vec is vf32:
         shift = splat(&x, 12582912.0 + 126.0)
-        t = x * splat(&x, 1.4426950408889634) + shift
+        t = fma(x, splat(&x, 1.4426950408889634), shift)
         n = t - shift
         half_power[0] = power_f32(t)
-        return (x - n * splat(&x, 0.693145751953125)) - n * splat(&x, 1.4286068203094173e-06)
+        return fnma(n, splat(&x, 1.4286068203094173e-06), fnma(n, splat(&x, 0.693145751953125), x))
     else:
         shift = splat(&x, 6755399441055744.0 + 1022.0)
-        t = x * splat(&x, 1.4426950408889634) + shift
+        t = fma(x, splat(&x, 1.4426950408889634), shift)
         n = t - shift
         half_power[0] = power_f64(t)
-        return (x - n * splat(&x, 0.6931471805582987)) - n * splat(&x, 1.6465949582897082e-12)
+        return fnma(n, splat(&x, 1.6465949582897082e-12), fnma(n, splat(&x, 0.6931471805582987), x))
 
 
-cdef inline vec vexp(vec x) noexcept nogil:
-    """e^x in each lane, within 0.92 units of the last place; zero below -87 (float64: -708.1)."""
-    cdef vec r, half_power, two = splat(&x, 2.0)
+cdef inline vec vexp_parts(vec x, vec *half_power) noexcept nogil:
+    """2 e^r, where e^x = e^r 2^n and 2^(n-1) goes into `half_power`: for sums that round the product with them."""
+    cdef vec r, two = splat(&x, 2.0)
     if vec is vf32:
         x = vmin(splat(&x, 88.8), vmax(splat(&x, -87.5), x))
     else:
         x = vmin(splat(&x, 710.0), vmax(splat(&x, -708.5), x))
-    r = exp_reduce(x, &half_power)
-    return ((exp_series(r) * r + two) * r + two) * half_power
+    r = exp_reduce(x, half_power)
+    return fma(fma(exp_series(r), r, two), r, two)
 
 
-cdef inline vec vexp2(vec x) noexcept nogil:
-    """2^x in each lane, within 2 units of the last place; zero below -125.5 (float64: -1021.5)."""
-    cdef vec t, r, half_power, shift, p, two = splat(&x, 2.0)
+cdef inline vec vexp(vec x) noexcept nogil:
+    """e^x in each lane, within 0.92 units of the last place; zero below -87 (float64: -708.1)."""
+    cdef vec half_power, twice = vexp_parts(x, &half_power)
+    return twice * half_power
+
+
+cdef inline vec vexp2_parts(vec x, vec *half_power) noexcept nogil:
+    """2 2^r, where 2^x = 2^r 2^n and 2^(n-1) goes into `half_power`; as `vexp_parts`."""
+    cdef vec t, r, shift, p, two = splat(&x, 2.0)
     if vec is vf32:
         shift = splat(&x, 12582912.0 + 126.0)
         x = vmin(splat(&x, 128.1), vmax(splat(&x, -126.4), x))
         t = x + shift
-        half_power = power_f32(t)
+        half_power[0] = power_f32(t)
     else:
         shift = splat(&x, 6755399441055744.0 + 1022.0)
         x = vmin(splat(&x, 1024.1), vmax(splat(&x, -1022.4), x))
         t = x + shift
-        half_power = power_f64(t)
+        half_power[0] = power_f64(t)
     r = x - (t - shift)
     if vec is vf32:
         p = splat(&x, 2 * 0.0013269593473523855)
-        p = p * r + splat(&x, 2 * 0.00967139471322298)
-        p = p * r + splat(&x, 2 * 0.0555071122944355)
-        p = p * r + splat(&x, 2 * 0.24022245407104492)
-        p = p * r + splat(&x, 2 * 0.6931470036506653)
+        p = fma(p, r, splat(&x, 2 * 0.00967139471322298))
+        p = fma(p, r, splat(&x, 2 * 0.0555071122944355))
+        p = fma(p, r, splat(&x, 2 * 0.24022245407104492))
+        p = fma(p, r, splat(&x, 2 * 0.6931470036506653))
     else:
         p = splat(&x, 2 * 7.038018841179432e-09)
-        p = p * r + splat(&x, 2 * 1.020836871254481e-07)
-        p = p * r + splat(&x, 2 * 1.3215655007583873e-06)
-        p = p * r + splat(&x, 2 * 1.5252659220369777e-05)
-        p = p * r + splat(&x, 2 * 0.00015403529990378422)
-        p = p * r + splat(&x, 2 * 0.0013333558226085772)
-        p = p * r + splat(&x, 2 * 0.00961812910798707)
-        p = p * r + splat(&x, 2 * 0.0555041086644807)
-        p = p * r + splat(&x, 2 * 0.2402265069590909)
-        p = p * r + splat(&x, 2 * 0.6931471805599492)
-    return (p * r + two) * half_power
+        p = fma(p, r, splat(&x, 2 * 1.020836871254481e-07))
+        p = fma(p, r, splat(&x, 2 * 1.3215655007583873e-06))
+        p = fma(p, r, splat(&x, 2 * 1.5252659220369777e-05))
+        p = fma(p, r, splat(&x, 2 * 0.00015403529990378422))
+        p = fma(p, r, splat(&x, 2 * 0.0013333558226085772))
+        p = fma(p, r, splat(&x, 2 * 0.00961812910798707))
+        p = fma(p, r, splat(&x, 2 * 0.0555041086644807))
+        p = fma(p, r, splat(&x, 2 * 0.2402265069590909))
+        p = fma(p, r, splat(&x, 2 * 0.6931471805599492))
+    return fma(p, r, two)
+
+
+cdef inline vec vexp2(vec x) noexcept nogil:
+    """2^x in each lane, within 2 units of the last place; zero below -125.5 (float64: -1021.5)."""
+    cdef vec half_power, twice = vexp2_parts(x, &half_power)
+    return twice * half_power
 
 
 cdef inline vec copysign(vec a, vec s) noexcept nogil:
@@ -143,17 +155,17 @@ cdef inline vec vtanh(vec x) noexcept nogil:
     a = vmax(splat(&x, -40.0), a + a)
     if vec is vf32:
         shift = splat(&x, 12582912.0 + 126.0)
-        t = a * splat(&x, 1.4426950408889634) + shift
+        t = fma(a, splat(&x, 1.4426950408889634), shift)
         half_power = power_f32(t)
     else:
         shift = splat(&x, 6755399441055744.0 + 1022.0)
-        t = a * splat(&x, 1.4426950408889634) + shift
+        t = fma(a, splat(&x, 1.4426950408889634), shift)
         half_power = power_f64(t)
     n = t - shift
-    r = a - n * splat(&x, 0.6931471805599453)
+    r = fnma(n, splat(&x, 0.6931471805599453), a)
     power = half_power + half_power
-    u = exp_series(r) * r * r + (r + r)
-    u = u * half_power + (power - splat(&x, 1.0))
+    u = fma(exp_series(r) * r, r, r + r)
+    u = fma(u, half_power, power - splat(&x, 1.0))
     return copysign(u / (two + u), x)
 
 

@@ -67,7 +67,7 @@ cdef extern from *:
                 __builtin_prefetch((const char *)(b + CLLM_AHEAD * vectors * L) + j, 0, 3);                           \\
             for (i = 0; i < rows; i++) {                                                                              \\
                 const V left = cllm_splat_at_##F(a, by_rows ? i * PITCH : i);                                         \\
-                for (j = 0; j < vectors; j++) acc[i][j] = left * right[j] + acc[i][j];                                \\
+                for (j = 0; j < vectors; j++) acc[i][j] = cllm_fma_##F(left, right[j], acc[i][j]);                    \\
             }                                                                                                         \\
         }                                                                                                             \\
         for (i = 0; i < rows; i++, c += c_row)                                                                        \\

@@ -44,7 +44,7 @@ cdef enum:
 
 
 cdef inline vec normalized(vec x, vec high, vec rstd, vec rest) noexcept nogil:
-    return (x - high) * rstd + rest
+    return fma(x - high, rstd, rest)
 
 
 cdef inline double low_part(const vec *like, double s) noexcept nogil:
@@ -75,17 +75,17 @@ cdef inline void row_statistics(const vec *x, Py_ssize_t start, Py_ssize_t n, do
             if vec is vf64:
                 d = d - s
             # Conversions and additions share a unit; every other addition goes to the multipliers, which have room.
-            acc[j] = d * one + acc[j] if j % 2 else acc[j] + d
-            acc_square[j] = d * d + acc_square[j]
+            acc[j] = fma_sum(d, one, acc[j]) if j % 2 else acc[j] + d
+            acc_square[j] = fma_sum(d, d, acc_square[j])
         i += WIDE_LANES
     if i < n:
         gather_wide(x, start + i, n - i, shift, tail)
         for j in range(SUM_VECTORS):
             d = load_sum_f64(tail, j * SUM_LANES) - s
             acc[j] = acc[j] + d
-            acc_square[j] = d * d + acc_square[j]
+            acc_square[j] = fma_sum(d, d, acc_square[j])
     offset = sum_tree(acc) / n
-    variance = sum_tree(acc_square) / n - offset * offset
+    variance = fma_double(-offset, offset, sum_tree(acc_square) / n)
     if variance < 0.0:      # by rounding; NaN passes
         variance = 0.0
     mean[0] = shift + offset
@@ -97,13 +97,13 @@ cdef inline void layernorm_row(const vec *x, const vec *weight, const vec *bias,
     cdef Py_ssize_t L = lanes(x), i = 0
     cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
     while i + L <= n_channels:
-        store_far(y, start + i, normalized(load(x, start + i), high, scale, rest) * load(weight, i) + load(bias, i),
+        store_far(y, start + i, fma(normalized(load(x, start + i), high, scale, rest), load(weight, i), load(bias, i)),
                   far)
         i += L
     if i < n_channels:
         L = n_channels - i
-        store_partial(y, start + i, normalized(load_partial(x, start + i, L), high, scale, rest)
-                      * load_partial(weight, i, L) + load_partial(bias, i, L), L)
+        store_partial(y, start + i, fma(normalized(load_partial(x, start + i, L), high, scale, rest),
+                                        load_partial(weight, i, L), load_partial(bias, i, L)), L)
 
 
 cdef inline void layernorm_piece(const vec *x, const vec *weight, const vec *bias, double eps, vec *y, bint far,
@@ -165,19 +165,29 @@ def layernorm_forward(const floating[:, ::1] x not None, const floating[::1] wei
 
 cdef inline void layernorm_terms(const vec *dy, const vec *x, const vec *weight, vec high, vec scale, vec rest,
                                  Py_ssize_t start, Py_ssize_t i, int steps, vf64 *acc_g, vf64 *acc_gx) noexcept nogil:
-    """Elements i .. i + 32 steps - 1 of a row into the lanes; `steps` terms are added before they become float64."""
+    """Elements i .. i + 32 steps - 1 of a row into the lanes; four terms, if not one, are added before they become float64.
+
+    The second of four stands before the first, which changes which of their products is rounded, and nothing else.
+    """
     cdef Py_ssize_t L = lanes(x), j, k, at
     cdef vec g, sum_g, sum_gx
     for j in range(WIDE_LANES // L):
         at = i + j * L
-        g = load(dy, start + at) * load(weight, at)
-        sum_g = g
-        sum_gx = g * normalized(load(x, start + at), high, scale, rest)
-        for k in range(1, steps):
+        if steps == 1:
+            g = load(dy, start + at) * load(weight, at)
+            wide_add(acc_g, j, g)
+            wide_add_product(acc_gx, j, g, normalized(load(x, start + at), high, scale, rest))
+            continue
+        at += WIDE_LANES
+        sum_g = load(dy, start + at) * load(weight, at)
+        sum_gx = sum_g * normalized(load(x, start + at), high, scale, rest)
+        for k in range(steps):
+            if k == 1:
+                continue
             at = i + j * L + k * WIDE_LANES
             g = load(dy, start + at) * load(weight, at)
             sum_g = sum_g + g
-            sum_gx = g * normalized(load(x, start + at), high, scale, rest) + sum_gx
+            sum_gx = fma(g, normalized(load(x, start + at), high, scale, rest), sum_gx)
         wide_add(acc_g, j, sum_g)
         wide_add(acc_gx, j, sum_gx)
 
@@ -192,7 +202,7 @@ cdef inline void layernorm_tail_terms(const vec *dy, const vec *x, const vec *we
         have = min(L, n_channels - i)
         g = load_partial(dy, start + i, have) * load_partial(weight, i, have)
         wide_add(acc_g, j, g)
-        wide_add(acc_gx, j, g * normalized(load_partial(x, start + i, have), high, scale, rest))
+        wide_add_product(acc_gx, j, g, normalized(load_partial(x, start + i, have), high, scale, rest))
         i += L
         j += 1
 
@@ -203,18 +213,18 @@ cdef inline void layernorm_row_backward(const vec *dy, const vec *x, double mean
     """Elements i .. stop-1 of a row of dx; fewer than a vector only at the row's end."""
     cdef Py_ssize_t L = lanes(x)
     cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
-    cdef vec of_g = splat(x, mean_g), of_gx = splat(x, mean_gx), xhat, d
+    cdef vec minus_g = splat(x, -mean_g), of_gx = splat(x, mean_gx), xhat, d
     while i + L <= stop:
         xhat = normalized(load(x, start + i), high, scale, rest)
         d = load(dy, start + i)
-        store(dx, start + i, scale * ((d * load(weight, i) - of_g) - xhat * of_gx) + load(dx, start + i))     # +=
+        store(dx, start + i, fma(scale, fnma(xhat, of_gx, fma(d, load(weight, i), minus_g)), load(dx, start + i)))  # +=
         i += L
     if i < stop:
         L = stop - i
         xhat = normalized(load_partial(x, start + i, L), high, scale, rest)
         d = load_partial(dy, start + i, L)
-        store_partial(dx, start + i, scale * ((d * load_partial(weight, i, L) - of_g) - xhat * of_gx)
-                      + load_partial(dx, start + i, L), L)                                                # +=
+        store_partial(dx, start + i, fma(scale, fnma(xhat, of_gx, fma(d, load_partial(weight, i, L), minus_g)),
+                                         load_partial(dx, start + i, L)), L)                              # +=
 
 
 cdef inline void layernorm_means(const vec *dy, const vec *x, const double *mean, const double *rstd,
@@ -279,7 +289,7 @@ cdef inline void layernorm_columns(const vec *dy, const vec *x, const double *me
         at = n * n_channels + left
         for j in range(vectors):
             d = load(dy, at + j * L)
-            sum_weight[j] = d * normalized(load(x, at + j * L), high, scale, rest) + sum_weight[j]        # +=
+            sum_weight[j] = fma(d, normalized(load(x, at + j * L), high, scale, rest), sum_weight[j])     # +=
             sum_bias[j] = sum_bias[j] + d                                                                 # +=
     for j in range(vectors):
         store(dweight, left + j * L, sum_weight[j])
@@ -297,7 +307,7 @@ cdef inline void layernorm_last_columns(const vec *dy, const vec *x, const doubl
         d = load_partial(dy, at, have)
         xhat = normalized(load_partial(x, at, have), splat(x, mean[n]), splat(x, rstd[n]),
                           splat(x, -low_part(x, mean[n]) * rstd[n]))
-        sum_weight = d * xhat + sum_weight                                                                # +=
+        sum_weight = fma(d, xhat, sum_weight)                                                             # +=
         sum_bias = sum_bias + d                                                                           # +=
     store_partial(dweight, left, sum_weight, have)
     store_partial(dbias, left, sum_bias, have)

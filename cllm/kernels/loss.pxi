@@ -40,18 +40,20 @@ cdef inline double log_sum_exp(const vec *z, Py_ssize_t start, Py_ssize_t n) noe
     cdef vf64 acc[WIDE_VECTORS]
     cdef double tail[WIDE_LANES]
     cdef double largest = row_max(z, start, n)
-    cdef vf64 m = splat_f64(largest)
+    cdef vf64 m = splat_f64(largest), twice, half_power
     cdef Py_ssize_t i = 0, j
     for j in range(WIDE_VECTORS):
         acc[j] = splat_f64(0.0)
     while i + WIDE_LANES <= n:
         for j in range(WIDE_VECTORS):
-            acc[j] = acc[j] + vexp(load_wide(z, start + i + j * LANES_F64) - m)
+            twice = vexp_parts(load_wide(z, start + i + j * LANES_F64) - m, &half_power)
+            acc[j] = fma(twice, half_power, acc[j])
         i += WIDE_LANES
     if i < n:
         gather_wide(z, start + i, n - i, -INFINITY, tail)
         for j in range(WIDE_VECTORS):
-            acc[j] = acc[j] + vexp(load_f64(tail, j * LANES_F64) - m)
+            twice = vexp_parts(load_f64(tail, j * LANES_F64) - m, &half_power)
+            acc[j] = fma(twice, half_power, acc[j])
     return largest + log(wide_tree(acc))
 
 
@@ -164,14 +166,14 @@ cdef inline double squared_distance(const vec *y, Py_ssize_t at, const vec *weig
     while i + WIDE_LANES <= n:
         for j in range(WIDE_VECTORS):
             d = load_wide(y, at + i + j * LANES_F64) - load_wide(weight, token_at + i + j * LANES_F64)
-            acc[j] = d * d + acc[j]
+            acc[j] = fma(d, d, acc[j])
         i += WIDE_LANES
     if i < n:
         gather_wide(y, at + i, n - i, 0.0, tail_y)
         gather_wide(weight, token_at + i, n - i, 0.0, tail_weight)
         for j in range(WIDE_VECTORS):
             d = load_f64(tail_y, j * LANES_F64) - load_f64(tail_weight, j * LANES_F64)
-            acc[j] = d * d + acc[j]
+            acc[j] = fma(d, d, acc[j])
     return wide_tree(acc)
 
 

@@ -12,7 +12,7 @@ from libc.math cimport pow, sqrt
 
 cdef inline vec with_decay(const vec *like, vec g, double weight_decay, vec p) noexcept nogil:
     """The gradient with its coupled decay; product and sum are rounded each."""
-    return g + rounded(splat(like, weight_decay) * p) if weight_decay > 0.0 else g
+    return g + splat(like, weight_decay) * p if weight_decay > 0.0 else g
 
 
 cdef struct AdamW:
@@ -28,10 +28,10 @@ cdef struct AdamW:
 cdef inline vec adamw_vector(const vec *like, AdamW s, vec g, vec p, vec *m, vec *v) noexcept nogil:
     """The new parameters; m and v point to one vector each and are replaced."""
     g = with_decay(like, g, s.coupled, p)
-    m[0] = splat(like, 1.0 - s.beta1) * g + splat(like, s.beta1) * m[0]
-    v[0] = (splat(like, 1.0 - s.beta2) * g) * g + splat(like, s.beta2) * v[0]
-    return p - (splat(like, s.rate) * (m[0] / (vsqrt(v[0]) * splat(like, s.root) + splat(like, s.eps)))
-                + splat(like, s.decoupled) * p)
+    m[0] = fma(splat(like, 1.0 - s.beta1), g, splat(like, s.beta1) * m[0])
+    v[0] = fma(splat(like, 1.0 - s.beta2) * g, g, splat(like, s.beta2) * v[0])
+    return p - fma(splat(like, s.rate), m[0] / fma(vsqrt(v[0]), splat(like, s.root), splat(like, s.eps)),
+                   splat(like, s.decoupled) * p)
 
 
 cdef inline void adamw_span(const vec *grad, AdamW s, vec *param, vec *m, vec *v, Py_ssize_t i,
@@ -122,15 +122,15 @@ cdef inline void sgd_span(const vec *grad, double lr, double momentum, double we
         step = with_decay(grad, load_partial(grad, i, n) if n < L else load(grad, i), weight_decay, p)
         if velocity != NULL:
             if n < L:
-                step = keep * load_partial(velocity, i, n) + step
+                step = fma(keep, load_partial(velocity, i, n), step)
                 store_partial(velocity, i, step, n)
             else:
-                step = keep * load(velocity, i) + step
+                step = fma(keep, load(velocity, i), step)
                 store(velocity, i, step)
         if n < L:
-            store_partial(param, i, p - rate * step, n)
+            store_partial(param, i, fnma(rate, step, p), n)
         else:
-            store(param, i, p - rate * step)
+            store(param, i, fnma(rate, step, p))
         i += L
 
 

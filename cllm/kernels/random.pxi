@@ -162,19 +162,18 @@ cdef inline void dropout_span(const vec *x, const vec *branch, Stream s, double 
     cdef vec *factors = <vec*> &room[0]
     cdef Py_ssize_t L = lanes(y), i = 0, n = stop - at, left
     keep_factors(s, factor, at, n, factors)
-    # Product and sum stand in one expression in body and tail alike, or a compiler fuses one of them only.
     while x == NULL and i + L <= n:
         store(y, at + i, load(branch, at + i) * load(factors, i))
         i += L
     while i + L <= n:
-        store(y, at + i, load(branch, at + i) * load(factors, i) + load(x, at + i))
+        store(y, at + i, fma(load(branch, at + i), load(factors, i), load(x, at + i)))
         i += L
     left = n - i
     if left > 0 and x == NULL:
         store_partial(y, at + i, load_partial(branch, at + i, left) * load_partial(factors, i, left), left)
     elif left > 0:
-        store_partial(y, at + i, load_partial(branch, at + i, left) * load_partial(factors, i, left)
-                      + load_partial(x, at + i, left), left)
+        store_partial(y, at + i, fma(load_partial(branch, at + i, left), load_partial(factors, i, left),
+                                     load_partial(x, at + i, left)), left)
 
 
 cdef void dropout_spans(const vec *x, const vec *branch, Stream s, double factor, vec *y,

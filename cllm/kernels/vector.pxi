@@ -1,8 +1,9 @@
 # Vector types: the one place that knows how wide a register is.
 #
 # The types are the compiler's own vector extension (GCC and clang), so one source serves AVX-512, AVX2, SSE2 and NEON.
-# Their width is the widest the build's instruction set has. Plain + and * on them are lane by lane, and with
-# -ffp-contract=fast `a*b + c` is one fused multiply-add.
+# Their width is the widest the build's instruction set has. Plain + and * on them are lane by lane and rounded each;
+# what is to be rounded once says so, by `fma` and `fnma`. The build turns contraction off (-ffp-contract=off): left to
+# itself, a compiler fuses a product and a sum where its tuning and the code around them please, here and not there.
 #
 # An inner function is written once over the fused type `vec` and takes `vec*` pointers that address *elements*:
 # `load(p, i)` reads `lanes(p)` elements from element i on, at any alignment; nothing dereferences a `vec*` itself.
@@ -17,6 +18,8 @@ cdef extern from *:
     #include <stdint.h>
     #if defined(__AVX__)
     #include <immintrin.h>
+    #elif defined(__aarch64__)
+    #include <arm_neon.h>
     #endif
     #if !defined(__GNUC__)
     #error "cllm needs a compiler with vector extensions (GCC or clang)"
@@ -72,6 +75,47 @@ cdef extern from *:
     CLLM_CHOOSE(cllm_vf64, cllm_vi64, f64)
     #endif
 
+    /* a b + c and c - a b, rounded once where the processor has an instruction for it, else twice. */
+    #if defined(__AVX512F__)
+    #define CLLM_FUSE(V, F, PS, NATIVE)                                                                           \\
+    static inline __attribute__((always_inline)) V cllm_fma_##F(V a, V b, V c)                                    \\
+        { return (V)_mm512_fmadd_##PS((NATIVE)a, (NATIVE)b, (NATIVE)c); }                                         \\
+    static inline __attribute__((always_inline)) V cllm_fnma_##F(V a, V b, V c)                                   \\
+        { return (V)_mm512_fnmadd_##PS((NATIVE)a, (NATIVE)b, (NATIVE)c); }
+    CLLM_FUSE(cllm_vf32, f32, ps, __m512)
+    CLLM_FUSE(cllm_vf64, f64, pd, __m512d)
+    #elif defined(__FMA__)
+    #define CLLM_FUSE(V, F, PS, NATIVE)                                                                           \\
+    static inline __attribute__((always_inline)) V cllm_fma_##F(V a, V b, V c)                                    \\
+        { return (V)_mm256_fmadd_##PS((NATIVE)a, (NATIVE)b, (NATIVE)c); }                                         \\
+    static inline __attribute__((always_inline)) V cllm_fnma_##F(V a, V b, V c)                                   \\
+        { return (V)_mm256_fnmadd_##PS((NATIVE)a, (NATIVE)b, (NATIVE)c); }
+    CLLM_FUSE(cllm_vf32, f32, ps, __m256)
+    CLLM_FUSE(cllm_vf64, f64, pd, __m256d)
+    #elif defined(__aarch64__)
+    #define CLLM_FUSE(V, F, NATIVE)                                                                               \\
+    static inline __attribute__((always_inline)) V cllm_fma_##F(V a, V b, V c)                                    \\
+        { return (V)vfmaq_##F((NATIVE)c, (NATIVE)a, (NATIVE)b); }                                                 \\
+    static inline __attribute__((always_inline)) V cllm_fnma_##F(V a, V b, V c)                                   \\
+        { return (V)vfmsq_##F((NATIVE)c, (NATIVE)a, (NATIVE)b); }
+    CLLM_FUSE(cllm_vf32, f32, float32x4_t)
+    CLLM_FUSE(cllm_vf64, f64, float64x2_t)
+    #else
+    #define CLLM_FUSE(V, F)                                                                                       \\
+    static inline __attribute__((always_inline)) V cllm_fma_##F(V a, V b, V c) { return a * b + c; }              \\
+    static inline __attribute__((always_inline)) V cllm_fnma_##F(V a, V b, V c) { return c - a * b; }
+    CLLM_FUSE(cllm_vf32, f32)
+    CLLM_FUSE(cllm_vf64, f64)
+    #endif
+    /* a b + c of single numbers. */
+    #if defined(__FMA__) || defined(__aarch64__)
+    #define CLLM_FMA_FLOAT(a, b, c) __builtin_fmaf(a, b, c)
+    #define CLLM_FMA_DOUBLE(a, b, c) __builtin_fma(a, b, c)
+    #else
+    #define CLLM_FMA_FLOAT(a, b, c) ((a) * (b) + (c))
+    #define CLLM_FMA_DOUBLE(a, b, c) ((a) * (b) + (c))
+    #endif
+
     #define CLLM_VECTOR_HELPERS(S, V, F)                                                                          \\
     static inline __attribute__((always_inline)) V cllm_load_##F(const void *p, Py_ssize_t i)                     \\
         { V v; memcpy(&v, (const S *)p + i, sizeof v); return v; }                                                \\
@@ -86,8 +130,6 @@ cdef extern from *:
     static inline __attribute__((always_inline)) V cllm_splat_at_##F(const void *p, Py_ssize_t i)                 \\
         { return ((const S *)p)[i] - (V){0}; }                                                                    \\
     static inline S cllm_lane_##F(V v, int i) { return v[i]; }                                                    \\
-    /* v, of which the compiler knows nothing more: a product that goes through here is not contracted. */        \\
-    static inline __attribute__((always_inline)) V cllm_rounded_##F(V v) { __asm__("" : "+m"(v)); return v; }     \\
     static inline __attribute__((always_inline)) void cllm_stream_##F(void *p, Py_ssize_t i, V v)                 \\
         { CLLM_STREAM((V *)((S *)p + i), v); }
 
@@ -140,8 +182,11 @@ cdef extern from *:
     void stream_f32 "cllm_stream_f32"(void *p, Py_ssize_t i, vf32 v) noexcept nogil
     void stream_f64 "cllm_stream_f64"(void *p, Py_ssize_t i, vf64 v) noexcept nogil
     void stream_end "cllm_stream_end"() noexcept nogil
-    vf32 rounded_f32 "cllm_rounded_f32"(vf32 v) noexcept nogil
-    vf64 rounded_f64 "cllm_rounded_f64"(vf64 v) noexcept nogil
+    vf32 fma_f32 "cllm_fma_f32"(vf32 a, vf32 b, vf32 c) noexcept nogil
+    vf64 fma_f64 "cllm_fma_f64"(vf64 a, vf64 b, vf64 c) noexcept nogil
+    vf32 fnma_f32 "cllm_fnma_f32"(vf32 a, vf32 b, vf32 c) noexcept nogil
+    vf64 fnma_f64 "cllm_fnma_f64"(vf64 a, vf64 b, vf64 c) noexcept nogil
+    double fma_double "CLLM_FMA_DOUBLE"(double a, double b, double c) noexcept nogil
     float lane_f32 "cllm_lane_f32"(vf32 v, int i) noexcept nogil
     double lane_f64 "cllm_lane_f64"(vf64 v, int i) noexcept nogil
 
@@ -239,9 +284,17 @@ cdef inline vec select_positive(vec c, vec a, vec b) noexcept nogil:
         return select_positive_f64(c, a, b)
 
 
-cdef inline vec rounded(vec v) noexcept nogil:
-    """v as it is: the compiler may not contract the product that gave it with what follows."""
+cdef inline vec fma(vec a, vec b, vec c) noexcept nogil:
+    """a b + c in each lane, rounded once where the processor can."""
     if vec is vf32:
-        return rounded_f32(v)
+        return fma_f32(a, b, c)
     else:
-        return rounded_f64(v)
+        return fma_f64(a, b, c)
+
+
+cdef inline vec fnma(vec a, vec b, vec c) noexcept nogil:
+    """c - a b in each lane, rounded once where the processor can."""
+    if vec is vf32:
+        return fnma_f32(a, b, c)
+    else:
+        return fnma_f64(a, b, c)

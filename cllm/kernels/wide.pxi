@@ -51,9 +51,17 @@ cdef extern from *:
         { cllm_sum v; memcpy(&v, (const double *)p + i, sizeof v); return v; }
     static inline __attribute__((always_inline)) void cllm_store_sum(double *p, Py_ssize_t i, cllm_sum v)
         { memcpy(p + i, &v, sizeof v); }
+    static inline __attribute__((always_inline)) cllm_sum cllm_fma_sum(cllm_sum a, cllm_sum b, cllm_sum c)
+    {
+    #if CLLM_SUM_BYTES == CLLM_VECTOR_BYTES
+        return (cllm_sum)cllm_fma_f64((cllm_vf64)a, (cllm_vf64)b, (cllm_vf64)c);
+    #else
+        return (cllm_sum)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+    #endif
+    }
     static inline __attribute__((always_inline)) cllm_sum cllm_splat_sum(double s)
         { return s - (cllm_sum){0}; }
-    /* 1, which the compiler does not know: x * one + sum is x + sum done by the multipliers. */
+    /* 1, which the compiler does not know: fma(x, one, sum) is x + sum done by the multipliers. */
     static const volatile double cllm_one = 1.0;
 
     /* The two halves of a register as float64. */
@@ -99,6 +107,7 @@ cdef extern from *:
     vsum load_sum_f64 "cllm_load_sum_f64"(const void *p, Py_ssize_t i) noexcept nogil
     void store_sum "cllm_store_sum"(double *p, Py_ssize_t i, vsum v) noexcept nogil
     vsum splat_sum "cllm_splat_sum"(double s) noexcept nogil
+    vsum fma_sum "cllm_fma_sum"(vsum a, vsum b, vsum c) noexcept nogil
     const double unknown_one "cllm_one"
     vf64 load_wide_f32 "cllm_load_wide_f32"(const void *p, Py_ssize_t i) noexcept nogil
     vf64 widen_low "cllm_widen_low"(vf32 v) noexcept nogil
@@ -112,7 +121,7 @@ cdef extern from *:
 #
 # An array of FAR_BYTES that is only written goes past the caches: an ordinary store would first read what it
 # overwrites. 16 MiB is half of a common L3, which an input as large then fills: nobody will find the output there.
-# Below that size streaming is slower, for then it is found (docs/performance-elementwise.md).
+# Below that size streaming is slower, for then it is found (docs/kernels/elementwise.md).
 cdef enum:
     SPAN = 8192
     PARALLEL_FROM = 32768
@@ -203,6 +212,14 @@ cdef inline void wide_add(vf64 *acc, Py_ssize_t j, vec v) noexcept nogil:
         acc[j] = acc[j] + v
 
 
+cdef inline void wide_add_product(vf64 *acc, Py_ssize_t j, vec a, vec b) noexcept nogil:
+    """Add the products of the j-th vectors of 32 elements to their lanes; in float64 each is rounded with its sum."""
+    if vec is vf32:
+        wide_add(acc, j, a * b)
+    else:
+        acc[j] = fma(a, b, acc[j])
+
+
 cdef inline double wide_squares(const vec *x, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
     """The sum of the squares of elements start .. start+n-1."""
     cdef vsum acc[SUM_VECTORS]
@@ -214,11 +231,11 @@ cdef inline double wide_squares(const vec *x, Py_ssize_t start, Py_ssize_t n) no
     while i + WIDE_LANES <= n:
         for j in range(SUM_VECTORS):
             d = load_sum(x, start + i + j * SUM_LANES)
-            acc[j] = d * d + acc[j]
+            acc[j] = fma_sum(d, d, acc[j])
         i += WIDE_LANES
     if i < n:
         gather_wide(x, start + i, n - i, 0.0, tail)
         for j in range(SUM_VECTORS):
             d = load_sum_f64(tail, j * SUM_LANES)
-            acc[j] = d * d + acc[j]
+            acc[j] = fma_sum(d, d, acc[j])
     return sum_tree(acc)

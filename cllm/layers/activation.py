@@ -1,4 +1,4 @@
-"""Elementwise nonlinearity: GELU (tanh form, Hendrycks and Gimpel 2016), ReLU or tanh."""
+"""Elementwise nonlinearity: GELU (Hendrycks and Gimpel 2016; tanh form and exact), ReLU, tanh or SiLU."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,12 +9,12 @@ from cllm.program.declare import Layer, Site
 
 @dataclass(frozen=True, slots=True)
 class Activation(Layer):
-    """`kind` is "gelu", "relu" or "tanh"; F columns."""
+    """`kind` is "gelu" (tanh form), "relu", "tanh", "silu" or "gelu_erf" (exact form); F columns."""
 
     F: int
     kind: str = "gelu"
 
-    codes: ClassVar[dict[str, int]] = {"gelu": 0, "relu": 1, "tanh": 2}
+    codes: ClassVar[dict[str, int]] = {"gelu": 0, "relu": 1, "tanh": 2, "silu": 3, "gelu_erf": 4}
 
     sites = (Site("y", "N F", "act(x)", group="act"),)
     reads = {"x": "N F"}

@@ -13,13 +13,17 @@ def _table(layer):
 
 @dataclass(frozen=True, slots=True)
 class Embedding(Layer):
-    """V rows of C channels, and P rows of positions: `kind` "learned", a fixed table's name, or "none"."""
+    """V rows of C channels, and P rows of positions: `kind` "learned", a fixed table's name, or "none".
+
+    `pad` is a token whose row no lookup trains, as transformers' models have it; None is none.
+    """
 
     V: int
     C: int
     P: int
     kind: str = "learned"
     std: float = 0.02
+    pad: int | None = None
 
     sites = (Site("y", "N C", "embedded tokens", group="residual"),)
     params = (Param("weight", "V C"), Param("positions", "P C", when="is_learned", by_position=True))
@@ -39,4 +43,7 @@ class Embedding(Layer):
         kernels.embedding_forward(tokens.reshape(-1), weight, rows, tokens.shape[1], y=y)
 
     def accumulate(self, dy, tokens, *, dweight, dpositions):
+        kept = None if self.pad is None else dweight[self.pad].copy()
         kernels.embedding_backward(tokens.reshape(-1), dy, tokens.shape[1], dweight=dweight, dpositions=dpositions)
+        if kept is not None:
+            dweight[self.pad] = kept

@@ -17,3 +17,4 @@ class Crystalline(ModelConfig):
     attention: str = "crystalline"
 
     family: ClassVar[str] = "crystalline"
+    model_types: ClassVar[tuple[str, ...]] = ()

@@ -4,20 +4,26 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from cllm.errors import CllmError, ConfigError, SnapshotError
+from cllm.errors import CllmError, ConfigError
 from cllm.models.architecture import Architecture, family_name
 from cllm.models.crystalline import Crystalline
 from cllm.models.gpt import GPT, ModelConfig
+from cllm.models.llama import Llama
 from cllm.models.model import Model
+from cllm.models.neox import NeoX
+from cllm.tensors import foreign, load_model, read_metadata
 
-FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline)}
+FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, NeoX)}
 
 
-def model_of(architecture: Architecture, seed: int = 0, dtype: str = "float32") -> Model:
+def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:
     """The model of an architecture: a `GPT` where it is a `ModelConfig`."""
     return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype)
+
+
+def family_of(metadata: Mapping) -> str:
+    """The family that a file records; files from before they did are of the first."""
+    return metadata.get("family", ModelConfig.family)
 
 
 def architecture_of(metadata: Mapping, architecture: type[Architecture] | None = None) -> Architecture:
@@ -35,11 +41,12 @@ def architecture_of(metadata: Mapping, architecture: type[Architecture] | None =
     ConfigError
         When the family is unknown or another, or its settings are not those of the family.
     """
-    name = metadata.get("family", ModelConfig.family)
+    name = family_of(metadata)
     kind = FAMILIES.get(name) if architecture is None else architecture
     if kind is None:
         raise ConfigError("architecture", f"must be given for a family that is not built in ({', '.join(FAMILIES)})",
-                          f"a file of {name!r}", "Pass the class: architecture=Mine. What a file names is never run.")
+                          f"a file of {name!r}", "Pass the class, architecture=Mine; on the command line, --model "
+                          "FILE.py:Class. What a file names is never run.")
     if not isinstance(kind, type) or not issubclass(kind, Architecture):
         raise ConfigError("architecture", "must be a class that derives from cllm.Architecture", repr(kind), "Pass the class.")
     if family_name(kind).rpartition(":")[2] != str(name).rpartition(":")[2]:
@@ -66,29 +73,18 @@ def load(path: str | Path, architecture: type[Architecture] | None = None) -> Mo
     Raises
     ------
     SnapshotError
-        When the file is missing, damaged, or not one of ours.
+        When the file is missing, damaged, or not one of ours: every byte is checked against its checksum.
     ConfigError
         When the family is not built in and not given.
     """
-    where, do = f"load({str(path)!r})", "Save the model again, or choose another file."
+    metadata = read_metadata(path)
+    if architecture is None and family_of(metadata) not in FAMILIES:
+        architecture_of(metadata)  # tells what to pass
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-        found, dtype = {"config": metadata["config"], **metadata}, metadata["dtype"]
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise SnapshotError(where, "must be a model that Model.save wrote", f"{type(error).__name__}: {error}", do) from error
-    if architecture is None and found.get("family", ModelConfig.family) not in FAMILIES:
-        architecture_of(found)  # tells what to pass
-    try:
-        model = model_of(architecture_of(found, architecture), dtype=dtype)
-    except (CllmError, ValueError, TypeError, AttributeError) as error:
+        model = model_of(architecture_of(metadata, architecture), dtype=metadata["dtype"])
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         if architecture is not None and isinstance(error, CllmError):
             raise
-        raise SnapshotError(where, "must be a model that Model.save wrote", f"{type(error).__name__}: {error}", do) from error
-    for name, parameter in model.parameters.items():
-        if name not in arrays or arrays[name].shape != parameter.shape or arrays[name].dtype != parameter.dtype:
-            raise SnapshotError(where, f"must hold {name} of shape {parameter.shape}",
-                                str(arrays[name].shape) if name in arrays else "nothing", do)
-        parameter[...] = arrays[name]
+        raise foreign(path, error) from error
+    load_model(path, model.parameters)
     return model

@@ -1,17 +1,20 @@
 """`ModelConfig` and `GPT`: pre-norm blocks, causal attention, a feed-forward layer, a head with its loss (docs/model.md)."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from itertools import count
 from math import sqrt
 from typing import ClassVar
 
-from cllm.checks import checked_bool, checked_real, checked_size
+from cllm.checks import checked_flag, checked_real, checked_size, checked_word, keep
 from cllm.errors import ConfigError
 from cllm.layers import Activation, Dropout, Embedding, LayerNorm, Linear, Residual
+from cllm.models import gpt2
 from cllm.models.architecture import Architecture
 from cllm.models.documents import ATTENTIONS, CRYSTALLINE, HEADS, PROJECTIONS, checked_parts
 from cllm.models.model import Model
 from cllm.program.wiring import Wiring
+from cllm.weights.parts import Part
 
 CHOICES = {
     "qkv": tuple(PROJECTIONS),
@@ -26,6 +29,9 @@ PRESETS = {
     "small": (256, 6, 512, 8, 2048, 1024),
     "gpt2": (50257, 12, 768, 12, 3072, 1024),
 }
+
+GROUPS = {"attention": ("attn.",), "feed-forward": ("mlp.",), "layer norms": ("ln1.", "ln2."),
+          "embeddings": ("tok_emb.", "pos_emb."), "final norm": ("ln_f.",), "head": ("head.",)}
 
 STD = 0.02  # standard deviation of initial weights (Radford et al. 2019)
 
@@ -78,26 +84,26 @@ class ModelConfig(Architecture):
 
     family: ClassVar[str] = "gpt"
     causal: ClassVar[bool] = True
+    parameter_groups: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
+    model_types: ClassVar[tuple[str, ...]] = (gpt2.MODEL_TYPE,)
+    head: ClassVar[str] = gpt2.HEAD
 
     def __post_init__(self):
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len"):
-            object.__setattr__(self, name, checked_size(f"ModelConfig({name}=...)", getattr(self, name)))
+            keep(self, "ModelConfig", name, checked_size)
         if self.d_model % self.n_heads:
             raise ConfigError("ModelConfig(n_heads=...)", f"must divide d_model = {self.d_model}", str(self.n_heads),
                               "Choose d_model as a multiple of n_heads.")
         for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"ModelConfig({name}=...)", f"must be one of {', '.join(allowed)}",
-                                  repr(getattr(self, name)), "Choose one of these.")
+            keep(self, "ModelConfig", name, checked_word, allowed)
         for name in ("qkv_bias", "out_proj", "tied"):
-            object.__setattr__(self, name, checked_bool(f"ModelConfig({name}=...)", getattr(self, name)))
+            keep(self, "ModelConfig", name, checked_flag)
         object.__setattr__(self, "crystalline", checked_parts(self.crystalline))
         if self.attention == "crystalline" and "rotation" in self.crystalline and self.d_model // self.n_heads % 2:
             raise ConfigError("ModelConfig(crystalline=...)", "rotation needs an even number of channels in a head",
                               str(self.d_model // self.n_heads), "Choose other sizes, or leave the rotation out.")
-        for name, lowest_allowed in (("dropout", True), ("norm_eps", False)):
-            checked = checked_real(f"ModelConfig({name}=...)", getattr(self, name), 0.0, 1.0, lowest_allowed)
-            object.__setattr__(self, name, checked)
+        keep(self, "ModelConfig", "dropout", checked_real, 0.0, 1.0)
+        keep(self, "ModelConfig", "norm_eps", checked_real, 0.0, 1.0, "()")
 
     @classmethod
     def preset(cls, name: str, **changes) -> "ModelConfig":
@@ -108,7 +114,7 @@ class ModelConfig(Architecture):
         ConfigError
             When there is no such preset or setting.
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError("ModelConfig.preset(name)", f"must be one of {', '.join(PRESETS)}", repr(name),
                               "Choose one of these, or give the sizes to ModelConfig.")
         names = [field.name for field in fields(cls)]
@@ -117,6 +123,23 @@ class ModelConfig(Architecture):
             raise ConfigError("ModelConfig.preset(...)", f"settings must be among {', '.join(names)}",
                               ", ".join(unknown), "Check the spelling.")
         return cls(**{**dict(zip(names, PRESETS[name], strict=False)), **changes})
+
+    def describe(self) -> str:
+        return (f"{self.n_layers} layer{'' if self.n_layers == 1 else 's'}, C {self.d_model}, H {self.n_heads}, F {self.d_ff}, "
+                f"V {self.vocab_size}")
+    @classmethod
+    def from_config(cls, config: Mapping) -> "ModelConfig":
+        return cls(**gpt2.settings(config))
+
+    def to_config(self) -> dict:
+        return gpt2.config_of(self)
+
+    def tensors(self, names: Collection[str] | None) -> dict[str, Part]:
+        return gpt2.tensors(self, names)
+
+    @staticmethod
+    def is_buffer(name: str) -> bool:
+        return gpt2.is_buffer(name)
 
     def wire(self, w: Wiring) -> None:
         C = self.d_model
@@ -158,7 +181,7 @@ class GPT(Model):
         When an argument is outside what it may be.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 0, dtype: str = "float32"):
+    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32"):
         if not isinstance(config, ModelConfig):
             raise ConfigError("GPT(config)", "must be a ModelConfig", type(config).__name__,
                               "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")

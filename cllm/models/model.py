@@ -1,29 +1,37 @@
 """`Model`: an architecture with its parameters and gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from cllm import _kernels as kernels
 from cllm.checks import LARGEST_SEED, checked_size
-from cllm.errors import ConfigError, SnapshotError
+from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, checked_architecture, metadata_of
 from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
+from cllm.models.saving import Saved, Source, save_directory
 from cllm.program.program import Program
 from cllm.program.workload import ITEMSIZE
+from cllm.tensors import save_model
+from cllm.threads.counts import default_threads
+from cllm.threads.turns import Turn
 
 
 class Model:
     """Parameters, and gradients once something asks for them.
 
+    Several Python threads may use one model. What adds to its gradients, changes them or moves its parameters has its turn
+    after another; what only reads it (a loss, logits, a text) waits for nobody: beside an optimizer's step it may see
+    some parameters before and some after.
+
     Parameters
     ----------
     architecture : Architecture
-    seed : int
-        Of the initial weights.
+    seed : int or None
+        Of the initial weights; None leaves them zero, for weights that are about to be read.
     dtype : {"float32", "float64"}
         float32 trains; float64 is there to prove gradients.
 
@@ -35,7 +43,7 @@ class Model:
         When the architecture's layers cannot be wired as it says.
     """
 
-    def __init__(self, architecture: Architecture, seed: int = 0, dtype: str = "float32"):
+    def __init__(self, architecture: Architecture, seed: int | None = 0, dtype: str = "float32"):
         name = type(self).__name__
         self._architecture = checked_architecture(f"{name}(architecture)", architecture)
         if not isinstance(dtype, str) or dtype not in ITEMSIZE:
@@ -43,10 +51,34 @@ class Model:
                               "Choose one of these.")
         self.dtype = dtype
         self._program = architecture.program
-        self._parameters = initial_parameters(self._program, checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED), dtype)
-        self._gradients: Mapping[str, np.ndarray] | None = None
-        self._tables: Mapping[str, np.ndarray] | None = None
+        if seed is not None:
+            seed = checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED)
+        self._parameters = initial_parameters(self._program, seed, dtype)
+        self._made: dict[str, Mapping[str, np.ndarray]] = {}  # at first use; of two threads', those that were there first
         self.planned_optimizer: str | None = None
+        self.source: Source | None = None  # where weights were loaded from
+        self.threads: int | None = None  # of the latest step, for what follows it
+        self.turn = Turn("the model's gradients and parameters")
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._architecture.to_dict().items())
+        count = sum(p.size for p in self._parameters.values())
+        return f"{type(self).__name__}({settings}: {count:,} parameters, {self.dtype})"
+
+    def __getstate__(self) -> dict:
+        """Architecture and arrays alone, so that a model can be copied and sent to another process; the rest is made anew."""
+        made = self._made.get("gradients")
+        return {"architecture": self._architecture, "dtype": self.dtype, "parameters": dict(self._parameters),
+                "gradients": None if made is None else dict(made), "planned_optimizer": self.planned_optimizer,
+                "source": self.source}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["architecture"], seed=None, dtype=state["dtype"])
+        self.planned_optimizer, self.source = state["planned_optimizer"], state["source"]
+        for name, values in state["parameters"].items():
+            self._parameters[name][...] = values
+        for name, values in (state["gradients"] or {}).items():
+            self.gradients[name][...] = values
 
     @property
     def architecture(self) -> Architecture:
@@ -66,9 +98,9 @@ class Model:
     @property
     def gradients(self) -> Mapping[str, np.ndarray]:
         """Arrays of the same names and shapes, made of zeros at first use; `Executor.loss_and_grad` adds into them."""
-        if self._gradients is None:
-            self._gradients = zero_gradients(self._parameters)
-        return self._gradients
+        if "gradients" not in self._made:
+            self._made.setdefault("gradients", zero_gradients(self._parameters))
+        return self._made["gradients"]
 
     @cached_property
     def gradient_list(self) -> kernels.ArrayList:
@@ -78,36 +110,77 @@ class Model:
     @property
     def tables(self) -> Mapping[str, np.ndarray]:
         """Arrays of constants by name, read-only, made at first use: fixed positions, lattice coordinates."""
-        if self._tables is None:
-            self._tables = constant_tables(self._program, self.dtype)
-        return self._tables
+        if "tables" not in self._made:
+            self._made.setdefault("tables", constant_tables(self._program, self.dtype))
+        return self._made["tables"]
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the arrays that have been made so far."""
+        return sum(array.nbytes for arrays in (self._parameters, *self._made.values()) for array in arrays.values())
 
     def attach(self, optimizer: str) -> None:
         """Remember for which optimizer's state the latest executor planned memory."""
         self.planned_optimizer = optimizer
 
+    @contextmanager
+    def changed(self) -> Iterator[None]:
+        """What changes gradients or parameters between steps runs inside of this: in its turn, on the threads of the latest
+        step."""
+        with self.turn(), kernels.Threads(self.threads or default_threads()):
+            yield
+
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
-        if self._gradients is not None:
-            kernels.fill_zero(x=self.gradient_list)
+        if "gradients" in self._made:
+            with self.changed():
+                kernels.fill_zero(x=self.gradient_list)
 
     def copy(self, dtype: str | None = None) -> "Model":
         """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied."""
-        made = type(self)(self._architecture, dtype=dtype or self.dtype)
+        made = type(self)(self._architecture, seed=None, dtype=dtype or self.dtype)
+        made.source = self.source
         for name, parameter in self._parameters.items():
             made.parameters[name][...] = parameter
         return made
 
+    def shared(self) -> "Model":
+        """A model with these very arrays, for who reads them and plans nothing for this one's optimizer."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def save_pretrained(self, directory: str | Path, dtype: str | None = None) -> Saved:
+        """Write config.json and safetensors that the ecosystem reads, with what else stood beside them where it was loaded.
+
+        Parameters
+        ----------
+        directory : str or Path
+            Made if missing.
+        dtype : {"float32", "float16", "bfloat16", "float64"} or None
+            None takes the source's, or float32.
+
+        Returns
+        -------
+        Saved
+            How many elements were written, were changed by training, and were changed by less than the dtype can tell.
+
+        Raises
+        ------
+        ConfigError
+            When the family has no such files.
+        SnapshotError
+            When it cannot be written.
+        """
+        return save_directory(self._parameters, self._architecture, self.source, Path(directory), dtype)
+
     def save(self, path: str | Path) -> None:
-        """Write architecture and parameters as one safetensors file; `cllm.load` reads it.
+        """Write architecture, parameters and a checksum over all of it as one safetensors file, whole or not at all;
+        `cllm.load` reads it.
 
         Raises
         ------
         SnapshotError
             When the file cannot be written.
         """
-        try:
-            save_file(dict(self._parameters), path, metadata_of(self._architecture, self.dtype))
-        except OSError as error:
-            raise SnapshotError(f"save({str(path)!r})", "must be a place that can be written", str(error),
-                                "Choose another path, or make room.") from error
+        save_model(path, self._parameters, metadata_of(self._architecture, self.dtype))

@@ -9,15 +9,16 @@ from cllm.arrays import aligned_empty, aligned_zeros
 from cllm.program.program import Parameter, Program
 
 
-def initial_parameters(program: Program, seed: int, dtype: str) -> Mapping[str, np.ndarray]:
+def initial_parameters(program: Program, seed: int | None, dtype: str) -> Mapping[str, np.ndarray]:
     """Fresh parameters; each draws from its own generator, so none depends on which others a model has.
 
-    Values are drawn in float64 and rounded once: float32 and float64 models of one seed start alike.
+    Values are drawn in float64 and rounded once: float32 and float64 models of one seed start alike. Without a seed they are
+    zero, for weights that are about to be read.
     """
     arrays = {}
     for parameter in program.parameters.values():
         array = aligned_empty(parameter.shape, dtype)
-        array[...] = _initial(parameter, seed)
+        array[...] = 0 if seed is None else _initial(parameter, seed)
         arrays[parameter.name] = array
     return MappingProxyType(arrays)
 
@@ -31,7 +32,7 @@ def constant_tables(program: Program, dtype: str) -> Mapping[str, np.ndarray]:
     """The tables of constants, read-only: made in float64 and rounded once."""
     arrays = {}
     for constant in program.tables.values():
-        array = aligned_empty(constant.shape, dtype)
+        array = aligned_empty(constant.shape, constant.table.dtype or dtype)
         array[...] = constant.values()
         array.flags.writeable = False
         arrays[constant.name] = array

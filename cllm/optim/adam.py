@@ -1,10 +1,10 @@
 """Adam and AdamW."""
 
 from cllm import _kernels as kernels
+from cllm.checks import checked_real
 from cllm.errors import ConfigError
 from cllm.models.model import Model
 from cllm.optim.base import Optimizer, zeros_like
-from cllm.optim.checks import real
 
 
 class Adam(Optimizer):
@@ -34,8 +34,8 @@ class Adam(Optimizer):
         kind = type(self).__name__
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ConfigError(f"{kind}(betas=...)", "must be two numbers", repr(betas), "Pass (beta1, beta2).")
-        self.betas = tuple(real(f"{kind}(betas=...)", b, below=1.0) for b in betas)
-        self.eps = real(f"{kind}(eps=...)", eps)
+        self.betas = tuple(checked_real(f"{kind}(betas=...)", b, high=1.0) for b in betas)
+        self.eps = checked_real(f"{kind}(eps=...)", eps)
         self._state = {n: (zeros_like(model, n), zeros_like(model, n)) for n in self.names}
 
     @property

@@ -13,8 +13,9 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.arrays import aligned_zeros
+from cllm.checks import checked_real
 from cllm.models.model import Model
-from cllm.optim.checks import checked_model, matching, real, refuse_nonfinite, refuse_unplanned
+from cllm.optim.checks import checked_model, matching, refuse_nonfinite, refuse_unplanned
 
 
 class Optimizer(ABC):
@@ -41,12 +42,20 @@ class Optimizer(ABC):
     def __init__(self, model: Model, lr: float, weight_decay: float, names: str | tuple[str, ...] | None):
         kind = type(self).__name__
         self._model = checked_model(kind, model)
-        self.lr = real(f"{kind}(lr=...)", lr)
-        self.weight_decay = real(f"{kind}(weight_decay=...)", weight_decay)
+        self.lr = checked_real(f"{kind}(lr=...)", lr)
+        self.weight_decay = checked_real(f"{kind}(weight_decay=...)", weight_decay)
         self._names = matching(kind, model, names)
         self._state: dict[str, np.ndarray | tuple[np.ndarray, ...]] = {}
         self._decays = np.array([model.program.parameters[name].decays for name in self._names], np.float64)
         self.steps = 0
+
+    def __repr__(self) -> str:
+        return (f"{type(self).__name__}(lr={self.lr:g}, weight_decay={self.weight_decay:g}, {len(self._names)} parameters, "
+                f"{self.steps} steps taken)")
+
+    def __getstate__(self) -> dict:
+        """What it is made of; the lists that kernels go over are bound anew in a copy or another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lists"}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,13 +90,14 @@ class Optimizer(ABC):
         NonFiniteError
             When a gradient is NaN or infinite. Nothing is changed.
         """
-        refuse_unplanned(self._model, self.kind, self.names)
-        refuse_nonfinite(f"{type(self).__name__}.step()", self.names, self._lists[0])
-        self._apply()
+        with self._model.changed():
+            refuse_unplanned(self._model, self.kind, self.names)
+            refuse_nonfinite(f"{type(self).__name__}.step()", self.names, self._lists[0])
+            self._apply()
 
     def _apply(self) -> None:
-        real(f"{type(self).__name__}.lr", self.lr)
-        real(f"{type(self).__name__}.weight_decay", self.weight_decay)
+        self.lr = checked_real(f"{type(self).__name__}.lr", self.lr)
+        self.weight_decay = checked_real(f"{type(self).__name__}.weight_decay", self.weight_decay)
         self.steps += 1
         self._update(*self._lists, self.weight_decay * self._decays)
 

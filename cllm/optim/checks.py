@@ -2,8 +2,6 @@
 
 from fnmatch import fnmatchcase
 
-import numpy as np
-
 from cllm import _kernels as kernels
 from cllm.errors import ConfigError, NonFiniteError, OptimizerError
 from cllm.models.model import Model
@@ -14,16 +12,8 @@ def checked_model(where: str, model) -> Model:
     """`model` when it is one."""
     if not isinstance(model, Model):
         raise ConfigError(f"{where}(model)", "must be a cllm.Model", type(model).__name__,
-                          "Make one with cllm.GPT(config) or cllm.Model(architecture).")
+                          "Make one with cllm.Model(architecture).")
     return model
-
-
-def real(where: str, value, below: float = np.inf) -> float:
-    """`value` as a float when it is a number in [0, below)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value < below:
-        raise ConfigError(where, f"must be a number from 0 to below {below}", repr(value),
-                          "Pass a float in that range.")
-    return float(value)
 
 
 def matching(where: str, model: Model, names: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from math import isfinite, sqrt
 import numpy as np
 
 from cllm import _kernels as kernels
+from cllm.checks import checked_real
 from cllm.errors import NonFiniteError
 from cllm.models.model import Model
-from cllm.optim.checks import checked_model, real
+from cllm.optim.checks import checked_model
 
 
 def clip_grad_norm(model: Model, max_norm: float) -> float:
@@ -23,10 +24,12 @@ def clip_grad_norm(model: Model, max_norm: float) -> float:
     NonFiniteError
         When the norm is NaN or infinite; gradients are unchanged.
     """
-    max_norm, squares = _squares("clip_grad_norm", model, max_norm)
-    norm = sqrt(sum(squares))
-    if norm > max_norm:
-        kernels.scale_in_place(np.full(len(squares), max_norm / norm), x=model.gradient_list)
+    max_norm = checked_real("clip_grad_norm(max_norm)", max_norm)
+    with checked_model("clip_grad_norm", model).changed():
+        squares = _squares("clip_grad_norm", model)
+        norm = sqrt(sum(squares))
+        if norm > max_norm:
+            kernels.scale_in_place(np.full(len(squares), max_norm / norm), x=model.gradient_list)
     return norm
 
 
@@ -38,17 +41,17 @@ def clip_each_grad_norm(model: Model, max_norm: float) -> dict[str, float]:
     dict
         The norm of each gradient by name, before; errors as `clip_grad_norm`.
     """
-    max_norm, squares = _squares("clip_each_grad_norm", model, max_norm)
-    norms = [sqrt(square) for square in squares]
-    factors = np.array([max_norm / norm if norm > max_norm else 1.0 for norm in norms])
-    kernels.scale_in_place(factors, x=model.gradient_list)
+    max_norm = checked_real("clip_each_grad_norm(max_norm)", max_norm)
+    with checked_model("clip_each_grad_norm", model).changed():
+        norms = [sqrt(square) for square in _squares("clip_each_grad_norm", model)]
+        factors = np.array([max_norm / norm if norm > max_norm else 1.0 for norm in norms])
+        kernels.scale_in_place(factors, x=model.gradient_list)
     return dict(zip(model.gradients, norms, strict=True))
 
 
-def _squares(where: str, model: Model, max_norm: float) -> tuple[float, list[float]]:
-    """The checked limit, and the sum of squares of each gradient; refused unless all are finite."""
-    max_norm = real(f"{where}(max_norm)", max_norm)
-    sums = np.empty(len(checked_model(where, model).gradients))
+def _squares(where: str, model: Model) -> list[float]:
+    """The sum of squares of each gradient; refused unless all are finite."""
+    sums = np.empty(len(model.gradients))
     kernels.sum_of_squares(model.gradient_list, out=sums)
     squares = sums.tolist()
     if not isfinite(sum(squares)):
@@ -56,4 +59,4 @@ def _squares(where: str, model: Model, max_norm: float) -> tuple[float, list[flo
         raise NonFiniteError(where, "the norm of the gradients must be finite",
                              f"NaN, infinity or overflow in the gradient of {bad[-1] if bad else 'all together'}",
                              "Call model.zero_grad() and skip the batch, or lower the learning rate.")
-    return max_norm, squares
+    return squares

@@ -5,10 +5,11 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from cllm.checks import checked_real
 from cllm.errors import ConfigError, OptimizerError
 from cllm.models.model import Model
 from cllm.optim.base import Optimizer
-from cllm.optim.checks import checked_model, real, refuse_nonfinite, refuse_unplanned
+from cllm.optim.checks import checked_model, refuse_nonfinite, refuse_unplanned
 
 
 class Grouped:
@@ -41,10 +42,13 @@ class Grouped:
         if left:
             raise OptimizerError("Grouped(groups)", "must move every parameter", f"nothing for {', '.join(left)}",
                                  'Add a last group with the pattern "*".')
-        self._lr = real("Grouped(lr=...)", next(iter(self.groups.values())).lr if lr is None else lr)
+        self._lr = checked_real("Grouped(lr=...)", next(iter(self.groups.values())).lr if lr is None else lr)
         if not self._lr:
             raise ConfigError("Grouped(lr=...)", "must be above 0", "0", "Pass the rate at which the groups' own hold.")
         self._factors = {pattern: group.lr / self._lr for pattern, group in self.groups.items()}
+
+    def __repr__(self) -> str:
+        return f"Grouped({', '.join(f'{pattern!r}: {group!r}' for pattern, group in self.groups.items())})"
 
     @property
     def lr(self) -> float:
@@ -52,7 +56,7 @@ class Grouped:
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._lr = real("Grouped.lr", value)
+        self._lr = checked_real("Grouped.lr", value)
         for pattern, group in self.groups.items():
             group.lr = self._factors[pattern] * self._lr
 
@@ -78,7 +82,8 @@ class Grouped:
 
     def step(self) -> None:
         """Update every parameter; as `Optimizer.step`."""
-        refuse_unplanned(self._model, self.kind, tuple(self._model.parameters))
-        refuse_nonfinite("Grouped.step()", tuple(self._model.parameters), self._model.gradient_list)
-        for group in self.groups.values():
-            group._apply()
+        with self._model.changed():
+            refuse_unplanned(self._model, self.kind, tuple(self._model.parameters))
+            refuse_nonfinite("Grouped.step()", tuple(self._model.parameters), self._model.gradient_list)
+            for group in self.groups.values():
+                group._apply()

@@ -1,5 +1,6 @@
 """Optimizers by name: one word, or a line such as ``*emb.weight=adam,sgd@30``."""
 
+from cllm.checks import shown
 from cllm.errors import ConfigError
 from cllm.models.model import Model
 from cllm.optim.adam import Adam, AdamW
@@ -31,7 +32,7 @@ def optimizer_named(name: str, model: Model, lr: float, betas: tuple[float, floa
     ------
     ConfigError, OptimizerError
     """
-    parts = [(pattern, *_factor(name, kind)) for pattern, kind in optimizer_groups(name)]
+    parts = _parts(name)
     settings = {k: v for k, v in (("betas", betas), ("weight_decay", weight_decay)) if v is not None}
     makers = {
         "adamw": (AdamW, {**settings, "eps": eps}),
@@ -57,8 +58,14 @@ def optimizer_kind(name: str) -> str:
     ------
     ConfigError
     """
-    parts = [(pattern, _factor(name, kind)[0]) for pattern, kind in optimizer_groups(name)]
-    return ",".join(kind if pattern == "*" else f"{pattern}={kind}" for pattern, kind in parts)
+    return ",".join(kind if pattern == "*" else f"{pattern}={kind}" for pattern, kind, _ in _parts(name))
+
+
+def _parts(name: str) -> list[tuple[str, str, float]]:
+    """Pattern, kind and factor of the rate of each part of a name."""
+    if not isinstance(name, str):
+        raise ConfigError("optimizer", "must be a name", shown(name), "Write for example adamw, or *emb.weight=adam,sgd@30.")
+    return [(pattern, *_factor(name, kind)) for pattern, kind in optimizer_groups(name)]
 
 
 def _factor(name: str, kind: str) -> tuple[str, float]:

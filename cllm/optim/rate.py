@@ -9,10 +9,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, isfinite, pi
+from math import cos, inf, pi
 
-from cllm.checks import checked_size
-from cllm.errors import ConfigError
+from cllm.checks import checked_real, checked_size, checked_word, keep
 
 SHAPES: dict[str, Callable[[float, float, float], float]] = {
     "cosine": lambda lr, min_lr, t: min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2,
@@ -50,16 +49,11 @@ class Rate:
     shape: str = "cosine"
 
     def __post_init__(self):
-        for name, value, most in (("lr", self.lr, float("inf")), ("min_lr", self.min_lr, self.lr)):
-            real = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-            if not real or not 0 <= value <= most:
-                raise ConfigError(f"Rate({name}=...)", f"must be a finite number from 0 to {most}", repr(value),
-                                  "Pass a float in that range.")
-        checked_size("Rate(total=...)", self.total, 0)
-        checked_size("Rate(warmup=...)", self.warmup, 0)
-        if self.shape not in SHAPES:
-            raise ConfigError("Rate(shape=...)", f"must be one of {', '.join(SHAPES)}", repr(self.shape),
-                              "Choose one of these.")
+        keep(self, "Rate", "lr", checked_real, 0.0, inf)
+        keep(self, "Rate", "min_lr", checked_real, 0.0, self.lr, "[]")
+        keep(self, "Rate", "total", checked_size, 0)
+        keep(self, "Rate", "warmup", checked_size, 0)
+        keep(self, "Rate", "shape", checked_word, SHAPES)
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:

@@ -1,9 +1,9 @@
 """Gradient descent, with momentum."""
 
 from cllm import _kernels as kernels
+from cllm.checks import checked_real
 from cllm.models.model import Model
 from cllm.optim.base import Optimizer, zeros_like
-from cllm.optim.checks import real
 
 
 class SGD(Optimizer):
@@ -26,7 +26,7 @@ class SGD(Optimizer):
     def __init__(self, model: Model, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
                  names: str | tuple[str, ...] | None = None):
         super().__init__(model, lr, weight_decay, names)
-        self.momentum = real("SGD(momentum=...)", momentum, below=1.0)
+        self.momentum = checked_real("SGD(momentum=...)", momentum, high=1.0)
         self._state = {n: zeros_like(model, n) for n in self.names} if self.momentum else {}
 
     @property

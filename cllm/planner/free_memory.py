@@ -1,9 +1,10 @@
 """What memory is free, by the machine, by the process's cgroups and by its resource limits."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+from cllm.cgroups import cgroups
 
 try:
     import resource
@@ -12,9 +13,6 @@ except ImportError:  # not a POSIX system
 
 MARGIN_SHARE = 0.05  # of what is free, left to the rest of the process and to page tables
 MARGIN_BYTES = 64 << 20
-
-CGROUPS = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def free_bytes() -> int:
@@ -26,32 +24,16 @@ def free_bytes() -> int:
 
 def _cgroup_room() -> list[int]:
     rooms = []
-    for folder, limit, usage, reclaimed in _cgroups():
+    for folder, unified in cgroups("memory"):
+        # The page cache that the kernel drops when room is needed counts in the usage.
+        limit, usage, reclaimed = (("memory.max", "memory.current", "inactive_file") if unified else
+                                   ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
         try:
             most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
         except (OSError, ValueError):  # no such group here, or one without a limit
             continue
         rooms.append(max(0, most - used + _stat(folder, reclaimed)))
     return rooms
-
-
-def _cgroups() -> Iterator[tuple[Path, str, str, str]]:
-    """The process's cgroups and all above them: directory, and names of limit, usage and page cache that the kernel drops
-    when room is needed (which counts in the usage). A container sees its own group as the root."""
-    try:
-        lines = MEMBERSHIP.read_text().splitlines()
-    except OSError:
-        lines = []
-    for _, kinds, path in [line.split(":", 2) for line in lines if line.count(":") >= 2] + [["", "", "/"], ["", "memory", "/"]]:
-        if kinds == "":
-            names = CGROUPS, "memory.max", "memory.current", "inactive_file"
-        elif "memory" in kinds.split(","):
-            names = CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-        else:
-            continue
-        inner = Path(path.lstrip("/"))
-        for part in (inner, *inner.parents):
-            yield names[0] / part, *names[1:]
 
 
 def _stat(folder: Path, name: str) -> int:

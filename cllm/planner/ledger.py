@@ -67,13 +67,16 @@ class Ledger:
     sums_in_order : bool
         Whether a cut of the batch changes no bit.
     entries : dict of Entry by name
+    held_bytes : int
+        Of what a plan's total counts, what is in memory already: a model's arrays. "auto" does not count them twice.
     """
 
-    def __init__(self, program: Program, workload: Workload, speeds: Speeds | None = None):
+    def __init__(self, program: Program, workload: Workload, speeds: Speeds | None = None, held_bytes: int = 0):
         workload.check(program)
         self._program = program
         self._rates = speeds or Speeds.stored(workload)
         self.workload = workload
+        self.held_bytes = held_bytes
         self.n_blocks = program.n_blocks
         self.fingerprint = workload.fingerprint(program)
         self.sums_in_order = program.sums_in_order

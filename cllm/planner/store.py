@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cllm import _build_info
+from cllm.files import whole
 from cllm.platform_guard import cpuinfo_line
 
 FORMAT = 2
@@ -60,14 +61,8 @@ def save_measurements(threads: int, dtype: str, seconds: Mapping[str, float]) ->
         before = {}
     merged = {**before, **seconds}
     data = {"sha256": _digest(merged), "seconds": merged}
-    number, part = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=0, sort_keys=True, allow_nan=False)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+    with whole(path) as place, open(place, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=0, sort_keys=True, allow_nan=False)
     return path
 
 

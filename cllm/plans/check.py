@@ -24,8 +24,12 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     covered = [tape.block for tape in plan.tapes()]
     if covered != list(range(program.n_blocks)):
         refuse("Plan(children=...)", f"must cover blocks 0 to {program.n_blocks - 1} once, in order", str(covered))
-    if plan.spills and not plan.spill_directory:
-        refuse("Plan(spill_directory=...)", "must be given when values are spilled", "None", "Name a directory on a disk.")
+    if not _are_decisions(plan.ends):
+        refuse("Plan(ends=...)", "must be a tuple of (value name, decision)", repr(plan.ends),
+               "Write (('head.logits', Cache()),).")
+    if plan.spills and not (isinstance(plan.spill_directory, str) and plan.spill_directory):
+        refuse("Plan(spill_directory=...)", "must name a directory when values are spilled", repr(plan.spill_directory),
+               "Name a directory on a disk.")
     for decision in plan.decisions():
         if not isinstance(decision, Decision) or decision not in WORDS.values():
             refuse("Plan", "a decision must be Cache(), Recompute(), Compress('bfloat16'), Compress('int8'), "
@@ -53,9 +57,13 @@ def _check_nodes(nodes, refuse) -> None:
                 refuse("Segment(input=...)", "must be kept: a segment is rebuilt from it", "Recompute()",
                        "Let the segment begin earlier, or put it into another.")
             _check_nodes(node.children, refuse)
-        elif not isinstance(node, Tape) or type(node.block) is not int or not isinstance(node.decisions, tuple):
+        elif not isinstance(node, Tape) or type(node.block) is not int or not _are_decisions(node.decisions):
             refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(node),
                    "Write Tape(0, (('ln1.y', Recompute()),)).")
+
+
+def _are_decisions(pairs) -> bool:
+    return isinstance(pairs, tuple) and all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs)
 
 
 def _check_decisions(program, steps, decisions: dict, where: str, refuse, field: str) -> None:

@@ -5,9 +5,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cllm.checks import shown, whole_number
 from cllm.errors import PlanError
+from cllm.files import whole
 from cllm.plans.explain import explain_ends, explain_trees
-from cllm.plans.tree import WORDS, Compress, Decision, OnDisk, Segment, Tape, node_in, node_out, tree_lines, word_of
+from cllm.plans.tree import (
+    Compress,
+    Decision,
+    OnDisk,
+    Segment,
+    Tape,
+    node_in,
+    node_out,
+    read,
+    read_decisions,
+    read_number,
+    tree_lines,
+    word_of,
+)
+
+FORMAT = 1  # of plans as data
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +71,12 @@ class Plan:
     cut_is_exact: bool = field(default=True, compare=False)
     fingerprint: str | None = field(default=None, compare=False)
     limit: int | None = field(default=None, compare=False)
+
+    def __post_init__(self):
+        for name in ("micro_batch", "loss_rows"):  # NumPy's integers become Python's; what is none is refused with the workload
+            number = whole_number(getattr(self, name))
+            if number is not None:
+                object.__setattr__(self, name, number)
 
     @property
     def exact(self) -> bool:
@@ -141,8 +164,19 @@ class Plan:
         return "\n".join(lines)
 
     def to_json(self, path: str | Path) -> None:
-        """Write the plan to a file that `from_json` reads."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        """Write the plan to a file that `from_json` reads, whole or not at all.
+
+        Raises
+        ------
+        PlanError
+            When it cannot be written.
+        """
+        try:
+            with whole(path) as place:
+                place.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        except (OSError, ValueError, TypeError) as error:
+            raise PlanError(f"Plan.to_json({shown(path)})", "must be a place for a file that can be written",
+                            getattr(error, "strerror", None) or str(error), "Choose another path, or make room.") from error
 
     @staticmethod
     def from_json(path: str | Path) -> "Plan":
@@ -154,22 +188,38 @@ class Plan:
             When the file is missing or does not hold a plan.
         """
         try:
-            return Plan.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise PlanError(f"Plan.from_json({str(path)!r})", "must be a file that Plan.to_json wrote",
+            return _plan_in(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise PlanError(f"Plan.from_json({shown(path)})", "must be a file that Plan.to_json wrote",
                             f"{type(error).__name__}: {error}", "Write the plan again.") from error
 
     def to_dict(self) -> dict:
         """The plan as plain data."""
-        return {"plan": 1, "fingerprint": self.fingerprint, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
+        return {"plan": FORMAT, "fingerprint": self.fingerprint, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
                 "spill_directory": self.spill_directory,
                 "ends": {name: word_of(d) for name, d in self.ends}, "children": [node_out(c) for c in self.children]}
 
     @staticmethod
     def from_dict(data: dict) -> "Plan":
-        """The plan that `to_dict` wrote."""
-        if data.get("plan") != 1:
-            raise ValueError(f"plan format {data.get('plan')!r} is not 1")
-        return Plan(tuple(node_in(c) for c in data["children"]), data["micro_batch"], data["loss_rows"],
-                    tuple((name, WORDS[word]) for name, word in data["ends"].items()), data["spill_directory"],
-                    fingerprint=data["fingerprint"])
+        """The plan that `to_dict` wrote.
+
+        Raises
+        ------
+        PlanError
+            When the data is none of that.
+        """
+        try:
+            return _plan_in(data)
+        except (ValueError, RecursionError) as error:
+            raise PlanError("Plan.from_dict(data)", "must be what Plan.to_dict gave", str(error),
+                            "Make the plan again.") from error
+
+
+def _plan_in(data: dict) -> Plan:
+    """The plan that `Plan.to_dict` wrote; `ValueError`, or `RecursionError` for one without end, for anything else."""
+    if read_number(data, "plan") != FORMAT:
+        raise ValueError(f"plan format {data['plan']!r} is not {FORMAT}")
+    micro_batch, loss_rows = (None if read(data, key, int | None) is None else read_number(data, key)
+                              for key in ("micro_batch", "loss_rows"))
+    return Plan(tuple(node_in(c) for c in read(data, "children", list)), micro_batch, loss_rows, read_decisions(data, "ends"),
+                read(data, "spill_directory", str | None), fingerprint=read(data, "fingerprint", str | None))

@@ -12,6 +12,8 @@ A segment inside a segment is nested recompute; a block input that is kept, drop
 
 from dataclasses import dataclass
 
+from cllm.checks import shown, whole_number
+
 
 @dataclass(frozen=True, slots=True)
 class Cache:
@@ -60,6 +62,10 @@ class Tape:
     block: int
     decisions: tuple[tuple[str, Decision], ...] = ()
 
+    def __post_init__(self):
+        if type(self.block) is not int and (number := whole_number(self.block)) is not None:
+            object.__setattr__(self, "block", number)
+
     @property
     def blocks(self) -> range:
         """The blocks it covers."""
@@ -97,10 +103,37 @@ def node_out(node: Tape | Segment) -> dict:
 
 
 def node_in(data: dict) -> Tape | Segment:
-    """The node that `node_out` wrote."""
-    if "block" in data:
-        return Tape(data["block"], tuple((key, WORDS[word]) for key, word in data["decisions"].items()))
-    return Segment(tuple(node_in(c) for c in data["children"]), WORDS[data["input"]])
+    """The node that `node_out` wrote; `ValueError` for anything else."""
+    if isinstance(data, dict) and "block" in data:
+        return Tape(read_number(data, "block"), read_decisions(data, "decisions"))
+    return Segment(tuple(node_in(c) for c in read(data, "children", list)), read_word(read(data, "input", str)))
+
+
+def read_decisions(data: dict, key: str) -> tuple[tuple[str, Decision], ...]:
+    """Pairs of (name, decision)."""
+    return tuple((name, read_word(word)) for name, word in read(data, key, dict).items())
+
+
+def read_word(word) -> Decision:
+    """The decision of a word."""
+    if not isinstance(word, str) or word not in WORDS:
+        raise ValueError(f"{shown(word)} where one of {', '.join(WORDS)} belongs")
+    return WORDS[word]
+
+
+def read_number(data: dict, key: str) -> int:
+    """A whole number from 0."""
+    value = read(data, key, int)
+    if isinstance(value, bool) or value < 0:
+        raise ValueError(f"{shown(value)} as {key!r}")
+    return value
+
+
+def read(data: dict, key: str, kind: type):
+    """What stands under a key, of that kind."""
+    if not isinstance(data, dict) or key not in data or not isinstance(data[key], kind):
+        raise ValueError(f"{shown(data[key])} as {key!r}" if isinstance(data, dict) and key in data else f"no {key!r}")
+    return data[key]
 
 
 def tree_lines(nodes: tuple[Tape | Segment, ...], indent: str) -> list[str]:

@@ -113,7 +113,7 @@ class Table:
     """An array of constants: its shape in letters, what makes it, and the layer's field that switches it on.
 
     `make(layer)` gives it in float64; it is rounded once. It is made once for a model, is never written, and has no
-    gradient. `by_position` is that of `Param`.
+    gradient. `by_position` is that of `Param`; `dtype` is None for the workload's.
     """
 
     name: str
@@ -121,6 +121,7 @@ class Table:
     make: Callable[["Layer"], np.ndarray]
     when: str | None = None
     by_position: bool = False
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +283,8 @@ def _check_declaration(cls) -> None:
     scratch = {s.name for s in cls.scratch}
     forward, accumulate, backward = cls.forward_flow, cls.accumulate_flow, cls.backward_flow
     read = {*forward.reads, *accumulate.reads, *backward.reads}
-    fields = set(cls.__dict__.get("__annotations__", ()))
-    if taken := {*fields, *sites, *params, *tables, *scratch} & (set(HANDED) | set(BATCH_LETTERS)):
+    letters = set(cls.__dict__.get("__annotations__", ())) & set(BATCH_LETTERS)
+    if taken := letters | {*sites, *params, *tables, *scratch} & set(HANDED):
         refuse("declaration", f"{', '.join((*HANDED, *BATCH_LETTERS))} have a meaning of their own", taken)
     if stray := set(cls.reads) - set(cls.inputs):
         refuse("reads", f"shapes can be declared for its inputs: {', '.join(cls.inputs) or 'none'}", stray)

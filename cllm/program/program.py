@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from cllm.errors import DeclarationError
+from cllm.locate import module_of
 from cllm.program.declare import Feed, Flow, Layer, Table
 from cllm.program.dims import elements
 
@@ -118,9 +119,9 @@ def plain(value):
         return [plain(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
-        return [f"{kind.__module__}.{kind.__qualname__}", {f.name: plain(getattr(value, f.name)) for f in fields(value)}]
+        return [f"{module_of(kind)}.{kind.__qualname__}", {f.name: plain(getattr(value, f.name)) for f in fields(value)}]
     if callable(value) and "<" not in getattr(value, "__qualname__", "<"):
-        return f"{value.__module__}.{value.__qualname__}"
+        return f"{module_of(value)}.{value.__qualname__}"
     raise DeclarationError("a layer's field", "must be a number, text, named function, or a tuple or frozen dataclass of these",
                            repr(value), "Keep arrays out of a layer: declare a Table or a Param, or feed them.")
 
@@ -156,6 +157,11 @@ class Program:
     def head(self) -> Step:
         """The last step, which ends in the loss."""
         return self.steps[-1]
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of token ids; None where no tokens are fed, or any may be."""
+        return self.feeds["tokens"].high if "tokens" in self.feeds else None
 
     @cached_property
     def has_time(self) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,6 +9,7 @@ from cllm.checks import checked_size
 from cllm.errors import ConfigError
 from cllm.program.dims import batch_letters
 from cllm.program.program import Program
+from cllm.threads.counts import checked_threads
 
 ITEMSIZE = {"float32": 4, "float64": 8}
 
@@ -29,19 +29,6 @@ def state_arrays(optimizer: str, parameter: str) -> int:
                  if fnmatchcase(parameter, pattern)), 0)
 
 
-MOST_THREADS = 1024
-
-
-def all_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def checked_threads(num_threads: int | None) -> int:
-    """The number of threads, all cores for None; `ConfigError` outside 1 .. `MOST_THREADS`."""
-    return all_cores() if num_threads is None else checked_size("num_threads", num_threads, most=MOST_THREADS)
-
-
 @dataclass(frozen=True, slots=True)
 class Workload:
     """One training step's size and kind.
@@ -56,7 +43,7 @@ class Workload:
     optimizer : {"adamw", "adam", "sgd", "momentum", "none"}, or one for each pattern of names
         Whose state counts in the total bytes: "adamw", or "*emb.weight=adam,sgd" (see `optimizer_groups`).
     threads : int or None
-        Threads of the kernels; None takes all cores.
+        Threads of the kernels; None takes `cllm.threads.counts.default_threads`.
 
     Raises
     ------

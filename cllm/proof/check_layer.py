@@ -189,14 +189,16 @@ class _Proof:
             return
         whole = self.rows(self.forward(one)[layer.output])
         reads = [n for n in Flow.of(type(layer).extend).reads if n not in ("state", "position")]
+        by_position = {declared.name for declared in (*layer.params, *layer.tables) if declared.by_position}
         shapes = {name: one.shape_of(name) for name in layer.inputs} | {n: feed.shape for n, feed in layer.fed.items()}
         _, time, _ = self.sizes
         for first in (1, time):  # the first sequence row by row, and all of it at once
             state = layer.start(time, "float64")
             for position in range(0, time, first):
                 rows, letters = slice(position, position + first), {**layer.letters, **batch_letters(1, first)}
-                given = [self.rows(a)[rows].reshape(resolve(shapes[n], letters)) if (a := one.given[n]) is not None
-                         and n in shapes and has_positions(shapes[n]) else a for n in reads]
+                given = [None if (a := one.given[n]) is None else a[rows] if n in by_position
+                         else self.rows(a)[rows].reshape(resolve(shapes[n], letters))
+                         if n in shapes and has_positions(shapes[n]) else a for n in reads]
                 y = layer.extend(state, position, *given)
                 if not np.allclose(y.reshape(first, -1), whole[rows], rtol=1e-9, atol=1e-12):
                     at = f"at position {position}" if first == 1 else f"where {first} rows are new at once"

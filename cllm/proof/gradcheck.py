@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cllm.checks import LARGEST_SEED, checked_size
 from cllm.executor.batches import sizes_of
 from cllm.executor.executor import Executor
 from cllm.models.model import Model
@@ -68,6 +69,9 @@ def gradcheck(model: Model, tokens=None, targets=None, strategy="cache", element
     CllmError
         As `Executor` does.
     """
+    seed = checked_size("gradcheck(seed=...)", seed, 0, LARGEST_SEED)
+    if elements is not None:
+        elements = checked_size("gradcheck(elements=...)", elements)
     batch = {name: np.asarray(array) for name, array in {"tokens": tokens, "targets": targets, **feeds}.items()
              if array is not None}
     copy = model.copy("float64")

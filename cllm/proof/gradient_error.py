@@ -73,6 +73,7 @@ def plan_within_error(model: Model, tokens=None, targets=None, budget: MemoryBud
         raise ConfigError("plan_within_error(budget)", "must be a MemoryBudget with max_grad_error", repr(budget),
                           "Write MemoryBudget(limit, allow=(..., 'bfloat16'), max_grad_error=1e-2).")
     ledger = ledger_of(model, *sizes_of(model.program, _batch(tokens, targets, feeds)), optimizer, num_threads=num_threads)
+    budget = budget.read(ledger.held_bytes)  # once, for all the plans below
     allow, measured = tuple(budget.allow), []
     while True:
         try:

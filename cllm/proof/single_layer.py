@@ -52,7 +52,8 @@ class SingleLayer:
             drawn = rng.normal(0, 0.7, resolve(param.shape, self.letters)).astype(self.dtype)
             self.given[param.name] = drawn if layer.has(param) else None
         for table in layer.tables:
-            self.given[table.name] = np.asarray(table.make(layer)).astype(self.dtype) if layer.has(table) else None
+            has = layer.has(table)
+            self.given[table.name] = np.asarray(table.make(layer)).astype(table.dtype or self.dtype) if has else None
         for name, feed in layer.fed.items():
             self.given[name] = self._drawn_feed(feed, rng)
         self.given["key"] = np.array([3, 0, 0], np.uint64)
@@ -80,8 +81,8 @@ class SingleLayer:
         for name in flow.writes:
             start = writes[name] if name in writes else self._blank(name, fill)
             made[name] = self._placed(name, start, writeable=True)
-        kernels.set_threads(self.threads)
-        getattr(self.layer, method)(*arguments, **made)
+        with kernels.Threads(self.threads):
+            getattr(self.layer, method)(*arguments, **made)
         self._check_guards(method)
         return made
 

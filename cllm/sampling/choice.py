@@ -7,12 +7,11 @@ u is a raw word of Philox keyed by (seed, number of the token): a text depends o
 """
 
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 
-from cllm.checks import checked_size
-from cllm.errors import ConfigError, NonFiniteError
+from cllm.checks import LARGEST_SEED, checked_real, checked_size, keep
+from cllm.errors import NonFiniteError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +40,21 @@ class Choice:
     seed: int = 0
 
     def __post_init__(self):
-        for name, value, most in (("temperature", self.temperature, 1e6), ("top_p", self.top_p, 1.0)):
-            real = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-            if value is not None and (not real or not 0 <= value <= most) or value is None and name == "temperature":
-                raise ConfigError(f"generate({name}=...)", f"must be a number from 0 to {most:g}", repr(value),
-                                  "Pass a float in that range.")
+        keep(self, "generate", "temperature", checked_real, 0.0, 1e6, "[]")
+        if self.top_p is not None:
+            keep(self, "generate", "top_p", checked_real, 0.0, 1.0, "[]")
         if self.top_k is not None:
-            checked_size("generate(top_k=...)", self.top_k)
-        checked_size("generate(seed=...)", self.seed, 0)
+            keep(self, "generate", "top_k", checked_size)
+        keep(self, "generate", "seed", checked_size, 0, LARGEST_SEED)
 
-    def __call__(self, logits: np.ndarray, number: int) -> int:
-        """The token number `number`, given an array of V scores."""
+    def __call__(self, logits: np.ndarray, number: int, among: np.ndarray | None = None) -> int:
+        """The token number `number`, given an array of V scores; of the ids `among` where not every id may be drawn."""
         scores = np.asarray(logits, np.float64)
         if not np.isfinite(scores).all():
             raise NonFiniteError("generate", "logits must be finite", "NaN or infinity",
                                  "The model's weights are damaged: take an earlier snapshot.")
-        order = np.argsort(-scores, kind="stable")[:self.top_k]
+        order = np.argsort(-(scores if among is None else scores[among]), kind="stable")[:self.top_k]
+        order = order if among is None else among[order]
         if self.temperature == 0:
             return int(order[0])
         weights = np.exp((scores[order] - scores[order[0]]) / self.temperature)

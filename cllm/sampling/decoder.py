@@ -16,7 +16,7 @@ from cllm.models.model import Model
 from cllm.program.declare import Flow, Param, Table
 from cllm.program.dims import batch_letters, resolve
 from cllm.program.program import Program, Step
-from cllm.program.workload import all_cores
+from cllm.threads.counts import checked_threads
 
 SERVED = {"tokens", "key"}  # what a decoder can hand to a layer
 
@@ -61,7 +61,7 @@ class Decoder:
 
     def __init__(self, model: Model, num_threads: int | None = None, room: int | None = None):
         room = room or model.program.longest
-        self._model, self._room, self._threads = model, room, num_threads or all_cores()
+        self._model, self._room, self._threads = model, room, checked_threads(num_threads)
         self._states = {step.index: step.layer.start(room, model.dtype) for step in model.program.steps if step.layer.across}
         self.position = 0
 
@@ -78,12 +78,12 @@ class Decoder:
             When there are none, more than there is room for with those before, or one is outside the vocabulary.
         """
         tokens = checked_tokens(self._model, tokens, self._room - self.position)
-        kernels.set_threads(self._threads)
         program = self._model.program
         values: dict[str, np.ndarray] = {}
-        for step in program.steps[:-1]:
-            values[step.output] = self._run(step, values, tokens)
-        logits = self._run(program.steps[-1], values, tokens)
+        with kernels.Threads(self._threads):
+            for step in program.steps[:-1]:
+                values[step.output] = self._run(step, values, tokens)
+            logits = self._run(program.steps[-1], values, tokens)
         self.position += len(tokens)
         return logits
 
@@ -125,10 +125,9 @@ class Rereader:
 
     def __init__(self, model: Model, num_threads: int | None = None, room: int | None = None):
         room = room or model.program.longest
-        planned = model.planned_optimizer
         self._model, self._room = model, room
-        self._executor = Executor(model, 1, room, "recompute", "none", num_threads)
-        model.attach(planned)  # a forward plans nothing for an optimizer
+        # A forward plans nothing for an optimizer, not even for a moment: another thread may train the model.
+        self._executor = Executor(model.shared(), 1, room, "recompute", "none", num_threads)
         self._tokens = np.zeros((1, room), np.int32)
         self.position = 0
 
@@ -154,12 +153,19 @@ def decoder_for(model: Model, num_threads: int | None = None, room: int | None =
 
 def checked_tokens(model: Model, tokens, room: int) -> np.ndarray:
     """Tokens as an int32 array of shape (n,), n from 1 to `room`."""
-    tokens, vocabulary = np.asarray(tokens), model.program.feeds["tokens"].high
+    tokens = np.asarray(tokens)
     if tokens.ndim != 1 or not 1 <= tokens.size <= room:
         raise ShapeError("tokens", f"must be 1 to {room} in one axis", f"shape {tokens.shape}",
                          "Pass at least one, and no more than the model's max_seq_len in all.")
-    if tokens.dtype.kind not in "iu" or tokens.min() < 0 or vocabulary is not None and tokens.max() >= vocabulary:
-        raise TokenError("tokens", f"must be integers from 0 to {vocabulary - 1}",
-                         f"{tokens.dtype} from {tokens.min()} to {tokens.max()}",
+    return checked_ids("tokens", model, tokens)
+
+
+def checked_ids(where: str, model: Model, ids) -> np.ndarray:
+    """Ids of the model's vocabulary, at least one, as an int32 array of shape (n,)."""
+    ids, vocabulary = np.asarray(ids), model.program.vocabulary
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocabulary:
+        span = f" from {ids.min()} to {ids.max()}" if ids.size and ids.dtype.kind in "iuf" else ""
+        raise TokenError(where, f"must be integers from 0 to {vocabulary - 1}",
+                         f"{ids.dtype} of shape {ids.shape}{span}",
                          "Encode with the tokenizer whose vocabulary the model was trained on.")
-    return np.ascontiguousarray(tokens, np.int32)
+    return np.ascontiguousarray(ids, np.int32)

@@ -27,7 +27,8 @@ def optimizer_bytes(program: Program, workload: Workload) -> int:
 
 def table_bytes(program: Program, workload: Workload) -> int:
     """Bytes of the tables of constants."""
-    return sum(elements(" ".join(map(str, t.shape)), {}) for t in program.tables.values()) * workload.itemsize
+    return sum(elements(" ".join(map(str, t.shape)), {}) * ITEMSIZES[t.table.dtype or workload.dtype]
+               for t in program.tables.values())
 
 
 def batch_bytes(program: Program, workload: Workload, micro_batch: int) -> int:

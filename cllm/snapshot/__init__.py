@@ -8,7 +8,9 @@ from cllm.snapshot.directory import (
     set_aside,
     snapshots,
     step_of,
+    sweep,
     write_snapshot,
 )
 
-__all__ = ["is_whole", "load_snapshot", "prune", "read_state", "set_aside", "snapshots", "step_of", "write_snapshot"]
+__all__ = ["is_whole", "load_snapshot", "prune", "read_state", "set_aside", "snapshots", "step_of", "sweep",
+           "write_snapshot"]

@@ -14,25 +14,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-from safetensors import SafetensorError
-
 from cllm.errors import ConfigError, SnapshotError
+from cllm.files import digest_file, sync, write_file
 from cllm.models.architecture import Architecture, metadata_of
 from cllm.models.families import architecture_of, model_of
 from cllm.models.model import Model
-from cllm.snapshot.files import (
-    CODES,
-    describe_arrays,
-    digest_file,
-    read_arrays,
-    sync_directory,
-    write_arrays,
-    write_file,
-)
+from cllm.tensors import DAMAGE, check_arrays, read_arrays, write_arrays, write_sealed
 
 FORMAT = "cllm snapshot 1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -41,7 +32,8 @@ REMEDY = "Use another snapshot, or start afresh in another directory."
 
 def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, state: Mapping | None = None,
                    files: Mapping[str, bytes] | None = None) -> Path:
-    """Write ``directory/step-...`` and return its path; needs no memory to speak of.
+    """Write ``directory/step-...`` and return its path; needs no memory to speak of. One of that step that is there
+    already is replaced.
 
     Parameters
     ----------
@@ -66,14 +58,10 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
     partial = directory / f".{final.name}.{os.getpid()}.partial"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _sweep(directory)
-        if final.exists():
-            if is_whole(final):
-                return final
-            _discard(final)
+        sweep(directory)
         partial.mkdir()
         meta = metadata_of(model.architecture, model.dtype)
-        digests = {MODEL: write_arrays(partial / MODEL, model.parameters, meta),
+        digests = {MODEL: write_sealed(partial / MODEL, model.parameters, meta),
                    OPTIMIZER: write_arrays(partial / OPTIMIZER, optimizer.arrays(), {"kind": optimizer.kind})}
         for name, contents in (files or {}).items():
             digests[name] = write_file(partial / name, [contents])
@@ -81,13 +69,22 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
                 "optimizer": {"kind": optimizer.kind, "steps": optimizer.steps}, "training": dict(state or {}),
                 "files": digests}
         write_file(partial / STATE, [json.dumps({**body, "sha256": _seal(body)}, indent=1).encode()])
-        sync_directory(partial)
+        sync(partial)
+        if final.exists():
+            final.rename(_replaced(final))
         partial.rename(final)
-        sync_directory(directory)
+        sync(directory)
+        shutil.rmtree(_replaced(final), ignore_errors=True)
+    except TypeError as error:  # of json: the arrays are checked
+        raise SnapshotError(f"snapshot {final}", "must keep plain data beside the arrays", str(error),
+                            "Pass numbers, words, lists and dicts as state.") from error
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            sweep(directory)
         raise SnapshotError(f"snapshot {final}", "must be a place that can be written", error.strerror or str(error),
                             "Make room or choose another directory; earlier snapshots are whole.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return final
 
 
@@ -153,12 +150,15 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     if optimizer is not None and optimizer.kind != state["optimizer"]["kind"]:
         raise SnapshotError(f"snapshot {path}", f"must be of the optimizer {optimizer.kind}",
                             state["optimizer"]["kind"], "Make the optimizer that was saved.")
-    _check_arrays(path / MODEL, model.parameters)
+    wanted = {MODEL: model.parameters} | ({} if optimizer is None else {OPTIMIZER: optimizer.arrays()})
+    for read in (check_arrays, read_arrays):
+        for name, arrays in wanted.items():
+            try:
+                read(path / name, arrays)
+            except DAMAGE as error:
+                raise _refused(path, f"{name} with {error}") from error
     if optimizer is not None:
-        _check_arrays(path / OPTIMIZER, optimizer.arrays())
-        read_arrays(path / OPTIMIZER, optimizer.arrays())
         optimizer.steps = state["optimizer"]["steps"]
-    read_arrays(path / MODEL, model.parameters)
     return model, state
 
 
@@ -182,11 +182,13 @@ def is_whole(path: str | Path) -> bool:
     return True
 
 
-def prune(directory: str | Path, keep: int, also: int | None = None) -> None:
-    """Delete all but the last `keep` snapshots and that of step `also`."""
+def prune(directory: str | Path, keep: int, also: int | Collection[int] | None = None) -> None:
+    """Delete all but the last `keep` snapshots and those of the steps `also`."""
+    steps = () if also is None else (also,) if isinstance(also, int) else also
     for path in snapshots(directory)[:-keep]:
-        if step_of(path) != also:
-            _discard(path)
+        if step_of(path) not in steps:
+            with suppress(OSError):  # what cannot be deleted ends no run
+                _discard(path)
 
 
 def set_aside(path: Path) -> None:
@@ -201,18 +203,6 @@ def _refused(path: Path, reason: str) -> SnapshotError:
     return SnapshotError(f"snapshot {path}", "must be a whole snapshot of ours", reason, REMEDY)
 
 
-def _check_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    try:
-        found = describe_arrays(path)
-    except (OSError, SafetensorError) as error:
-        raise _refused(path.parent, f"{path.name}: {error}") from error
-    wanted = {n: (a.shape, CODES[str(a.dtype)]) for n, a in arrays.items()}
-    differ = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
-    if differ:
-        raise _refused(path.parent, f"{path.name} with {differ[0]} as {found.get(differ[0])} "
-                                    f"where {wanted.get(differ[0])} is needed")
-
-
 def _seal(body: dict) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
@@ -224,7 +214,17 @@ def _discard(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _sweep(directory: Path) -> None:
-    """Remove what killed processes left."""
+def sweep(directory: Path) -> None:
+    """Remove what killed processes left, and put back a snapshot that one was about to replace."""
+    for old in directory.glob(".step-*.replaced"):
+        final = old.with_name(old.name.removeprefix(".").removesuffix(".replaced"))
+        if not final.exists():
+            old.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
     for left in directory.glob(".step-*.partial"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _replaced(final: Path) -> Path:
+    """Where a snapshot waits until the new one of its step has its name."""
+    return final.with_name(f".{final.name}.replaced")

@@ -56,6 +56,8 @@ def parse(name: str) -> Strategy:
     if not isinstance(name, str):
         raise ConfigError("strategy", "must be a strategy, a Plan or a name", repr(name), "See cllm compare --help.")
     body, at, micro = name.rpartition("@") if "@" in name else (name, "", "")
+    if name.startswith("spill:") and not micro.isdecimal():  # a directory may have the sign in its name
+        body, at, micro = name, "", ""
     kind, _, text = body.partition(":")
     if kind not in STRATEGIES:
         raise ConfigError("strategy", f"must begin with one of {', '.join(STRATEGIES)}", repr(name), "Check the spelling.")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
-from cllm.checks import checked_size
+from cllm.checks import checked_size, keep
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
@@ -39,7 +39,7 @@ class Binomial:
     micro_batch: int | None = None
 
     def __post_init__(self):
-        checked_size("Binomial(slots)", self.slots)
+        keep(self, "Binomial", "slots", checked_size)
 
     def decide(self, ledger: Ledger) -> Plan:
         return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)

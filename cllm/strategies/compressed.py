@@ -40,7 +40,7 @@ class Compressed:
         if not isinstance(self.dtype, str) or self.dtype not in PACKED:
             raise ConfigError("Compressed(dtype)", f"must be one of {', '.join(PACKED)}", repr(self.dtype),
                               "Choose one of these.")
-        if self.rounding not in ROUNDINGS[self.dtype]:
+        if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS[self.dtype]:
             raise ConfigError("Compressed(rounding)", f"must be one of {', '.join(ROUNDINGS[self.dtype])} for {self.dtype}",
                               repr(self.rounding), "Choose one of these; dtype='int8' knows both.")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cllm.checks import checked_size
+from cllm.checks import checked_size, keep
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
@@ -24,7 +24,7 @@ class EveryNth:
     micro_batch: int | None = None
 
     def __post_init__(self):
-        checked_size("EveryNth(n)", self.n)
+        keep(self, "EveryNth", "n", checked_size)
 
     def decide(self, ledger: Ledger) -> Plan:
         return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)

@@ -57,4 +57,4 @@ def keep_as(decision: Decision, sites: tuple[str, ...] | None, base, micro_batch
         return Tape(node.block, tuple(decided.items()))
 
     children = tuple(rewrite(c) for c in plan.children)
-    return replace(plan, children=children, micro_batch=micro_batch or plan.micro_batch)
+    return replace(plan, children=children, micro_batch=plan.micro_batch if micro_batch is None else micro_batch)

@@ -5,37 +5,54 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf
 
+from cllm.checks import checked_real, checked_size, keep, real_number, shown, whole_number
 from cllm.errors import BudgetError, ConfigError
 from cllm.planner.free_memory import free_bytes
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.schedule.compression import PACKED
 
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+UNITS = {"": 1, **{letter: 10 ** (3 * power) for power, letter in enumerate("KMGT", 1)},
+         **{f"{letter}I": 2 ** (10 * power) for power, letter in enumerate("KMGT", 1)}}
 ALLOWED = ("cache", "recompute", "micro_batch")
 INEXACT = PACKED
-_SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([KMG]?I?B)\s*\Z", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*((?:[KMGT]I?)?)B?\s*\Z", re.IGNORECASE)
 
 
-def parse_limit(limit: int | str) -> int:
-    """Bytes of an int, "500MB" (10^6), "512MiB" (2^20) or "auto" (what the machine, its cgroup and its
-    resource limits leave free, less a margin).
+def checked_limit(limit) -> int | str:
+    """A limit as bytes; "auto" stays the word, to be read where memory is to be taken.
+
+    Parameters
+    ----------
+    limit : int, float or str
+        A whole number of bytes (6e6 is one), the same in digits, a size such as "500MB" or "500M" (10^6) and "512MiB"
+        (2^20), up to terabytes, or "auto".
 
     Raises
     ------
     ConfigError
         When it is none of these.
     """
-    if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
-        return limit
-    if limit == "auto":
-        return free_bytes()
-    match = _SIZE.match(limit) if isinstance(limit, str) else None
-    nbytes = int(Fraction(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
-    if not nbytes:
-        raise ConfigError("MemoryBudget(limit)", "must be a number of bytes, a size such as '500MB' or '512MiB', or 'auto'",
-                          repr(limit), "Write for example MemoryBudget('1GB').")
+    if isinstance(limit, str):
+        if limit == "auto":
+            return "auto"
+        match = _SIZE.match(limit)
+        nbytes = Fraction(match[1]) * UNITS[match[2].upper()] if match else Fraction(0)
+        nbytes = int(nbytes) if match and match[2] or nbytes.denominator == 1 else 0
+    else:
+        real = real_number(limit)
+        nbytes = whole_number(limit) or (int(real) if real is not None and real.is_integer() else 0)
+    if nbytes <= 0:
+        raise ConfigError("MemoryBudget(limit)", "must be a number of bytes, a whole one, a size such as '500MB', or "
+                          "'auto'", shown(limit), "Write for example MemoryBudget('1GB').")
     return nbytes
+
+
+def parse_limit(limit: int | str) -> int:
+    """Bytes of what `checked_limit` takes; for "auto" what the machine, its cgroup and its resource limits leave free now,
+    less a margin."""
+    checked = checked_limit(limit)
+    return free_bytes() if checked == "auto" else checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +72,43 @@ class MemoryBudget:
     max_grad_error : float or None
         Most that the gradient may be off, relative, in the Euclidean norm. It takes a batch to know that:
         `cllm.plan_within_error` plans with such a budget.
+    found : int or None
+        Of "auto": the bytes that it was found to be, see `read`; None reads them when deciding.
     """
 
     limit: int | str
     allow: tuple[str, ...] = ALLOWED
     max_grad_error: float | None = None
+    found: int | None = None
 
     def __post_init__(self):
-        if self.limit != "auto":
-            parse_limit(self.limit)
-        if not isinstance(self.allow, (tuple, list)) or not all(name in (*ALLOWED, *INEXACT) for name in self.allow):
-            raise ConfigError("MemoryBudget(allow=...)", f"must be a tuple of names among {', '.join((*ALLOWED, *INEXACT))}",
+        object.__setattr__(self, "limit", checked_limit(self.limit))
+        if self.found is not None:
+            keep(self, "MemoryBudget", "found", checked_size, 1, inf)
+        known = (*ALLOWED, *INEXACT)
+        if not isinstance(self.allow, (tuple, list)) or not all(isinstance(n, str) and n in known for n in self.allow):
+            raise ConfigError("MemoryBudget(allow=...)", f"must be a tuple of names among {', '.join(known)}",
                               repr(self.allow), "Leave out what must not be decided.")
-        bound = self.max_grad_error
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 <= bound < inf):
-            raise ConfigError("MemoryBudget(max_grad_error=...)", "must be None or a number from 0", repr(bound),
-                              "Write for example max_grad_error=1e-2.")
+        if self.max_grad_error is not None:
+            keep(self, "MemoryBudget", "max_grad_error", checked_real)
+
+    @property
+    def nbytes(self) -> int | None:
+        """The limit in bytes; None of "auto" that has not been read."""
+        return self.found or (None if self.limit == "auto" else self.limit)
+
+    def read(self, held_bytes: int = 0) -> "MemoryBudget":
+        """This budget, "auto" read once and for all: what is free now and, of what it limits, what is held already."""
+        if self.limit != "auto" or self.found is not None:
+            return self
+        return replace(self, found=free_bytes() + held_bytes)
 
     def decide(self, ledger: Ledger) -> Plan:
         if self.max_grad_error is not None and any(name in INEXACT for name in self.allow):
             raise ConfigError("MemoryBudget(max_grad_error=...)", "needs a batch on which to measure the error",
                               "a plan without one", "Make the plan with cllm.plan_within_error(model, tokens, targets, budget) "
                               "and pass it as the strategy.")
-        limit = parse_limit(self.limit)
+        limit = self.read(ledger.held_bytes).nbytes
         frontier = ledger.frontier(tuple(sorted(self.allow)))
         for index in reversed(range(len(frontier))):
             if frontier.nbytes[index] <= limit:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cllm.checks import whole_number
 from cllm.errors import ConfigError
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
@@ -29,8 +30,9 @@ class PerBlock:
 
     def __post_init__(self):
         if isinstance(self.choices, Mapping):
-            object.__setattr__(self, "choices", tuple(self.choices.items()))
-        if not isinstance(self.choices, tuple) or not all(isinstance(k, (int, range)) for k, _ in self.choices):
+            object.__setattr__(self, "choices", tuple((k if isinstance(k, range) else whole_number(k), s)
+                                                      for k, s in self.choices.items()))
+        if not isinstance(self.choices, tuple) or any(k is None for k, _ in self.choices):
             raise ConfigError("PerBlock(choices)", "must map block numbers or ranges of them to strategies",
                               repr(self.choices), "Write for example PerBlock({range(0, 3): cllm.RecomputeAll()}).")
         for strategy in (*(s for _, s in self.choices), self.default):

@@ -1,17 +1,24 @@
 """What a run tells to whom it concerns: `Callback`, and the record of numbers as JSON lines."""
 
 import json
+import os
 from pathlib import Path
-from typing import IO
+
+from cllm.errors import DataError
+from cllm.files import whole
 
 
 class Callback:
     """Called as a run goes on; override what is of interest. A callback may call ``trainer.stop()``.
 
+    One that raises hears no more of the run, which ends after the step at hand, with a snapshot, and then raises the same.
+
     A record is plain data with the key "event" beside "step", the steps taken so far:
 
     * step: loss, rate, grad_norm, seconds, tokens_per_second, seconds_left, rss_bytes
-    * evaluation: val_loss (nats per token), perplexity (None for another loss than cross_entropy), best (so far)
+    * evaluation: val_loss (nats per token; None where it is not finite), perplexity and bits_per_byte (None where they mean
+      nothing), best (so far), since_best (evaluations without a new best)
+    * sample: text
     * bad_step: where (the first value or parameter that is not finite), in_a_row
     * snapshot: path
     """
@@ -20,7 +27,7 @@ class Callback:
         """Before the first step, with `trainer.step` the steps taken already."""
 
     def on_event(self, trainer, record: dict) -> None:
-        """After a step, an evaluation, a bad step, or a snapshot."""
+        """After a step, an evaluation, a sample, a bad step, or a snapshot."""
 
     def on_end(self, trainer) -> None:
         """When the run ends, in whatever way."""
@@ -31,30 +38,47 @@ class MetricsFile(Callback):
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._file: IO[str] | None = None
+        self._descriptor: int | None = None
 
     def on_start(self, trainer) -> None:
         kept = [line for line in read_lines(self.path) if line["step"] <= trainer.step] if trainer.step else []
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.replace(self.path)
-        self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed in on_end)
+        try:
+            with whole(self.path) as place:
+                place.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise unwritten(str(self.path), error, trainer) from error
 
     def on_event(self, trainer, record: dict) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        rest = (json.dumps(record) + "\n").encode()
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest):]
+        except OSError as error:
+            raise unwritten(str(self.path), error, trainer) from error
 
     def on_end(self, trainer) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def unwritten(where: str, error: Exception, trainer) -> DataError:
+    """What a callback raises when what it has to say cannot be written."""
+    rest = "" if trainer.out is None else ", and go on from the snapshot with which the run ended (--resume)"
+    return DataError(where, "must take what the run tells", getattr(error, "strerror", None) or str(error),
+                     f"Make room for it{rest}.")
 
 
 def read_lines(path: str | Path) -> list[dict]:
-    """Records of a metrics file; a line that a killed process left unfinished is passed over."""
+    """Records of a metrics file; a line that a killed process or a full disk left unfinished is passed over."""
     found = []
     if Path(path).exists():
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
+        for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                found.append(json.loads(line))
-            except ValueError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                found.append(record)
     return found

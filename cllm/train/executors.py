@@ -1,11 +1,11 @@
 """Executors, one for each shape of batch, kept as far as the memory budget has room for them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cllm.errors import BudgetError
 from cllm.executor.executor import Executor
 from cllm.models.model import Model
-from cllm.strategies.memory_budget import MemoryBudget, parse_limit
+from cllm.strategies import MemoryBudget, parse
 from cllm.train.settings import TrainSettings
 
 
@@ -17,6 +17,8 @@ class Executors:
     ----------
     optimizer : str
         Kind whose state is counted.
+    budget : MemoryBudget or None
+        That of the run, "auto" read: one limit for as long as the run goes on.
     kept : dict
         (B, T) -> Executor, the one used last at the end.
     """
@@ -24,13 +26,13 @@ class Executors:
     model: Model
     settings: TrainSettings
     optimizer: str
+    budget: MemoryBudget | None = None
     kept: dict[tuple[int, int], Executor] = field(default_factory=dict)
 
     @property
     def limit(self) -> int | None:
         """The budget in bytes; None without one."""
-        budget = self.settings.memory_budget
-        return None if budget is None else parse_limit(budget)
+        return None if self.budget is None else self.budget.nbytes
 
     @property
     def total_bytes(self) -> int:
@@ -52,13 +54,23 @@ class Executors:
         return found
 
     def _make(self, batch: int, time: int) -> Executor:
-        s, limit = self.settings, self.limit
+        s = self.settings
         while True:
             taken = sum(ex.memory.arena_bytes + ex.memory.batch_bytes for ex in self.kept.values())
+            strategy = s.strategy
+            if self.budget is not None:  # the whole of it, and then what others leave of it
+                strategy = self.budget if not taken else replace(self.budget, limit=max(1, self.limit - taken), found=None)
             try:
-                strategy = s.strategy if limit is None else MemoryBudget(max(1, limit - taken))
                 return Executor(self.model, batch, time, strategy, self.optimizer, s.threads, s.seed)
             except BudgetError:
                 if not self.kept:
                     raise
                 self.kept.pop(next(iter(self.kept)))  # the one used longest ago
+
+
+def budget_of(settings: TrainSettings) -> MemoryBudget | None:
+    """The budget that decides in a run, asked for as such or as its strategy; None where another strategy decides."""
+    if settings.memory_budget is not None:
+        return MemoryBudget(settings.memory_budget)
+    strategy = parse(settings.strategy) if isinstance(settings.strategy, str) else settings.strategy
+    return strategy if isinstance(strategy, MemoryBudget) else None

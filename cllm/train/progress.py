@@ -5,7 +5,9 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cllm.train.callbacks import Callback
+from cllm.train.callbacks import Callback, unwritten
+
+HINT_AFTER = 3  # evaluations without a new best: one may be chance
 
 
 def progress(quiet: bool = False) -> Callback:
@@ -14,77 +16,136 @@ def progress(quiet: bool = False) -> Callback:
 
 
 class Lines(Callback):
-    """One line for every `log_every` steps, evaluation, bad step and snapshot; `quiet` leaves out single steps."""
+    """One line for every `log_every` steps, evaluation, sample, bad step and snapshot; `quiet` leaves out single steps."""
 
     def __init__(self, quiet: bool = False, file=None):
         self.quiet, self._file = quiet, file
 
     def on_start(self, trainer) -> None:
-        self._say(opening(trainer))
+        self._say(trainer, opening(trainer))
 
     def on_event(self, trainer, record: dict) -> None:
         due = record["step"] % trainer.settings.log_every == 0 or record["step"] in (1, trainer.settings.steps)
         if record["event"] != "step" or (due and not self.quiet):
-            self._say(in_words(trainer, record))
+            self._say(trainer, in_words(trainer, record))
 
-    def _say(self, line: str) -> None:
-        print(line, file=self._file or sys.stdout, flush=True)
+    def _say(self, trainer, line: str) -> None:
+        file = self._file or sys.stdout
+        try:
+            print(printable(line, file), file=file, flush=True)
+        except (OSError, ValueError) as error:  # closed from the other side, or from this one
+            raise unwritten("standard output", error, trainer) from error
 
 
 class Bar(Callback):
-    """A bar with loss, rate, gradient norm, speed, memory and time left; other events are lines above it."""
+    """A bar with time left, loss, speed, memory, rate and gradient norm, as far as the terminal is wide; other events are
+    lines above it."""
 
-    def __init__(self):
-        self._bar = Progress(BarColumn(bar_width=10),
-                             TextColumn("{task.completed}/{task.total} {task.fields[words]}"))
+    BAR = 10  # columns
+
+    def __init__(self, console: Console | None = None):
+        self._bar = Progress(BarColumn(bar_width=self.BAR),
+                             TextColumn("{task.completed}/{task.total} {task.fields[words]}"), console=console)
 
     def on_start(self, trainer) -> None:
         self._bar.start()
-        self._bar.console.print(opening(trainer), highlight=False, markup=False)
+        self._say(trainer, opening(trainer))
         self._task = self._bar.add_task("train", total=trainer.settings.steps, completed=trainer.step, words="")
 
     def on_event(self, trainer, record: dict) -> None:
         if record["event"] == "step":
-            self._bar.update(self._task, completed=record["step"], words=in_words(trainer, record, bare=True))
+            room = self._bar.console.width - self.BAR - len(f"{record['step']}/{trainer.settings.steps}") - 3
+            self._bar.update(self._task, completed=record["step"], words=step_in_short(trainer, record, room))
         else:
-            self._bar.console.print(in_words(trainer, record), highlight=False, markup=False)
+            self._say(trainer, in_words(trainer, record))
 
     def on_end(self, trainer) -> None:
         self._bar.stop()
 
+    def _say(self, trainer, line: str) -> None:
+        try:
+            self._bar.console.print(printable(line, self._bar.console.file), highlight=False, markup=False)
+        except (OSError, ValueError) as error:
+            raise unwritten("standard output", error, trainer) from error
+
+
+def printable(text: str, file) -> str:
+    """The text with what the file's encoding does not know replaced: progress may never end a run."""
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
 
 def opening(trainer) -> str:
-    """What the run is, in one line."""
+    """What the run is, in one line, after what a user should know first."""
     s, model = trainer.settings, trainer.model
     parameters = sum(p.size for p in model.parameters.values())
+    lines = [f"passed over: {reason}" for _, reason in trainer.keeper.damaged] + trainer.notes
     begin = f"resumed after step {trainer.step}" if trainer.step else "from the start"
-    begin = "".join(f"passed over: {reason}\n" for _, reason in trainer.keeper.damaged) + begin
-    return (f"{begin}: {parameters:,} parameters, {len(trainer.train_tokens):,} tokens to train on, "
-            f"{len(trainer.val_tokens):,} to validate, {s.steps} steps of "
-            f"{s.accumulate * s.batch_size} x {s.seq_len}, {s.optimizer}")
+    lines.append(f"{begin}: {parameters:,} parameters, {len(trainer.train_tokens):,} tokens to train on, "
+                 f"{len(trainer.val_tokens):,} to validate, {s.steps} steps of "
+                 f"{s.accumulate * s.batch_size} x {s.seq_len}, {s.optimizer}")
+    if trainer.out is not None:
+        needed, free = trainer.disk_bytes, trainer.keeper.free_bytes()
+        short = "" if needed < free else ": TOO LITTLE; lower --keep, or take another directory"
+        lines.append(f"disk: snapshots of {trainer.snapshot_bytes / 1e6:,.1f} MB, up to {needed / 1e6:,.1f} MB in all "
+                     f"({free / 1e6:,.0f} free){short}")
+    return "\n".join(lines)
 
 
-def in_words(trainer, record: dict, bare: bool = False) -> str:
-    """A record as a line; `bare` is a step's record in less than 80 columns, beside the bar."""
+def step_in_short(trainer, record: dict, room: int) -> str:
+    """A step's record beside the bar: what matters most comes first, and what does not fit is left out whole."""
+    limit = trainer.executors.limit
+    of = "" if limit is None else f"/{limit / 1e6:,.0f}"
+    words = ""
+    for part in (f"{duration(record['seconds_left'])} left", f"loss {record['loss']:.4f}",
+                 f"{record['tokens_per_second']:,.0f} tok/s", f"{trainer.executors.total_bytes / 1e6:,.0f}{of} MB",
+                 f"rate {record['rate']:.1e}", f"norm {record['grad_norm']:.2f}"):
+        longer = f"{words} {part}".lstrip()
+        if len(longer) > room:
+            break
+        words = longer
+    return words
+
+
+def in_words(trainer, record: dict) -> str:
+    """A record as a line."""
     head = f"step {record['step']:>6}  "
-    if bare:
-        limit = trainer.executors.limit
-        of = "" if limit is None else f"/{limit / 1e6:,.0f}"
-        return (f"loss {record['loss']:.4f} rate {record['rate']:.1e} norm {record['grad_norm']:.2f} "
-                f"{record['tokens_per_second']:,.0f} tok/s {trainer.executors.total_bytes / 1e6:,.0f}{of} MB "
-                f"{duration(record['seconds_left'])}")
     if record["event"] == "step":
         return head + "  ".join((
             f"loss {record['loss']:.4f}", f"rate {record['rate']:.2e}", f"norm {record['grad_norm']:.2f}",
             f"{record['tokens_per_second']:,.0f} tok/s", memory_in_words(trainer, record["rss_bytes"]),
             f"left {duration(record['seconds_left'])}"))
     if record["event"] == "evaluation":
-        best = "  best so far" if record["best"] else ""
-        unit = "" if record["perplexity"] is None else f" nats per token, perplexity {record['perplexity']:.3f}"
-        return head + f"validation {record['val_loss']:.4f}{unit}{best}"
+        return head + evaluation_in_words(trainer, record)
+    if record["event"] == "sample":
+        return head + f"sample: {record['text']}"
     if record["event"] == "bad_step":
         return head + f"not applied, {record['in_a_row']} in a row: {record['where']}"
     return head + f"{record['event']} {record.get('path', '')}"
+
+
+def evaluation_in_words(trainer, record: dict) -> str:
+    """Validation loss and what it means, and a hint once it has not been bettered for a while."""
+    if record["val_loss"] is None:
+        return "validation is not finite: the model has diverged; lower the rate, or clip harder"
+    words = f"validation {record['val_loss']:.4f}"
+    if trainer.model.program.head.layer.in_nats:
+        shown = record["perplexity"]
+        words += f" nats per token, perplexity {'beyond 1e300' if shown is None else number(shown)}"
+        if record["bits_per_byte"] is not None:
+            words += f", {record['bits_per_byte']:.4f} bits per byte"
+    if record["best"]:
+        return words + "  best so far"
+    if record["since_best"] >= HINT_AFTER:
+        best, loss = trainer.keeper.best
+        words += (f"  no better for {record['since_best']} evaluations, best {loss:.4f} at step {best}: it may be learning "
+                  "the text by heart (--stop-when-worse ends such a run, cllm sample --best takes the best)")
+    return words
+
+
+def number(value: float) -> str:
+    """Three decimals, or powers of ten where it is large."""
+    return f"{value:.3f}" if value < 1e6 else f"{value:.3e}"
 
 
 def memory_in_words(trainer, rss_bytes: int) -> str:

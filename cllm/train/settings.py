@@ -1,16 +1,19 @@
 """Everything about a run but the model and the text: one frozen record that is kept in each snapshot."""
 
-from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
+from dataclasses import dataclass, fields, replace
+from math import inf
 
-from cllm.checks import checked_size
+import numpy as np
+
+from cllm.checks import LARGEST_SEED, checked_real, checked_size, checked_word, keep, shown
 from cllm.errors import ConfigError
 from cllm.optim.rate import SHAPES, Rate
-from cllm.strategies.memory_budget import parse_limit
+from cllm.strategies.memory_budget import checked_limit
+from cllm.threads.counts import checked_threads
 
 # What may differ when a run is resumed: it changes no number, or, for `steps`, only those that are still to come.
 FREE = ("steps", "strategy", "memory_budget", "threads", "eval_every", "eval_batches", "snapshot_every", "keep",
-        "max_bad_steps", "log_every")
+        "max_bad_steps", "log_every", "stop_when_worse", "sample_every", "sample_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,9 @@ class TrainSettings:
     ----------
     steps : int
         Optimizer steps of the whole run.
+    hours : float or None
+        Instead of `steps`: as many as this machine takes in that time, found by a few that change nothing when the run
+        begins, and kept from then on.
     batch_size, seq_len : int
         B and T of one call.
     accumulate : int
@@ -44,9 +50,11 @@ class TrainSettings:
         Share of the tokens, at the end of the text, that only validation reads; 0 for no validation.
     eval_every, eval_batches : int
         Steps between evaluations, and batches of one.
-    strategy : str
+    strategy : str, strategy or Plan
+        One that has no name has to be given again when the run is resumed.
     memory_budget : int, str or None
-        Limit of the total bytes; it then decides instead of `strategy`.
+        Limit of the total bytes; it then decides instead of `strategy`. "auto" is read once, when the run begins or is
+        resumed.
     threads : int or None
     snapshot_every, keep : int
         Steps between snapshots, and how many of the last ones stay; the best one stays besides.
@@ -54,6 +62,12 @@ class TrainSettings:
         So many steps in a row with NaN or infinity end the run.
     log_every : int
         Steps between plain lines of progress.
+    stop_when_worse : int or None
+        So many evaluations in a row without a new best end the run.
+    sample_every : int or None
+        Steps between samples of text.
+    sample_prompt : str
+        What they continue.
 
     Raises
     ------
@@ -62,6 +76,7 @@ class TrainSettings:
     """
 
     steps: int = 1000
+    hours: float | None = None
     batch_size: int = 8
     seq_len: int = 256
     accumulate: int = 1
@@ -79,37 +94,49 @@ class TrainSettings:
     val_fraction: float = 0.1
     eval_every: int = 100
     eval_batches: int = 20
-    strategy: str = "cache"
+    strategy: object = "cache"
     memory_budget: int | str | None = None
     threads: int | None = None
     snapshot_every: int = 100
     keep: int = 3
     max_bad_steps: int = 10
     log_every: int = 10
+    stop_when_worse: int | None = None
+    sample_every: int | None = None
+    sample_prompt: str = "\n"
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "seq_len", "accumulate", "eval_every", "eval_batches", "snapshot_every",
                      "keep", "max_bad_steps", "log_every"):
-            checked_size(f"train({name}=...)", getattr(self, name))
-        checked_size("train(seed=...)", self.seed, 0)
-        if self.clip is not None:
-            _checked_positive("clip", self.clip)
-        _checked_positive("lr", self.lr)
-        for name, value, allowed in (("rate", self.rate, SHAPES), ("clip_by", self.clip_by, ("all", "each"))):
-            if value not in allowed:
-                raise ConfigError(f"train({name}=...)", f"must be one of {', '.join(allowed)}", repr(value),
-                                  "Choose one of these.")
+            keep(self, "train", name, checked_size)
+        keep(self, "train", "seed", checked_size, 0, LARGEST_SEED)
+        for name in ("stop_when_worse", "sample_every"):
+            if getattr(self, name) is not None:
+                keep(self, "train", name, checked_size)
+        if not isinstance(self.sample_prompt, str):
+            raise ConfigError("train(sample_prompt=...)", "must be text", shown(self.sample_prompt), "Pass a str.")
+        for name in ("lr", "clip", "hours", "eps", "weight_decay", "min_lr"):
+            if getattr(self, name) is not None:
+                keep(self, "train", name, checked_real, 0.0, inf, "()" if name in ("lr", "clip", "hours") else "[)")
+        keep(self, "train", "val_fraction", checked_real, 0.0, 1.0)
+        keep(self, "train", "rate", checked_word, SHAPES)
+        keep(self, "train", "clip_by", checked_word, ("all", "each"))
+        if self.threads is not None:
+            object.__setattr__(self, "threads", checked_threads(self.threads, "train(num_threads=...)"))
         if self.memory_budget is not None:
-            parse_limit(self.memory_budget)
-            if self.strategy != "cache":
+            nbytes = checked_limit(self.memory_budget)
+            object.__setattr__(self, "memory_budget",
+                               str(self.memory_budget) if isinstance(self.memory_budget, str) else nbytes)
+            if not isinstance(self.strategy, str) or self.strategy != "cache":
                 raise ConfigError("train(strategy=..., memory_budget=...)", "must not both be given",
                                   f"{self.strategy!r} and {self.memory_budget!r}",
                                   "A budget chooses the strategy: leave that out.")
         if self.betas is not None:
-            object.__setattr__(self, "betas", tuple(self.betas))
+            object.__setattr__(self, "betas", _checked_betas(self.betas))
         for name, value in (("min_lr", self.lr / 10), ("warmup", min(100, self.steps // 10))):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        keep(self, "train", "warmup", checked_size, 0)
         self.rates()
 
     def rates(self) -> Rate:
@@ -117,8 +144,20 @@ class TrainSettings:
         return Rate(self.lr, self.steps, self.warmup, self.min_lr, self.rate)
 
     def to_dict(self) -> dict:
-        """Every setting by name, as plain data."""
-        return {**asdict(self), "betas": list(self.betas) if self.betas else None}
+        """Every setting by name, as plain data; a strategy without a name is shown as it prints."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        named = isinstance(self.strategy, str)
+        return {**plain, "betas": list(self.betas) if self.betas else None,
+                "strategy": str(self.strategy) if named else {"unnamed": repr(self.strategy)}}
+
+    @classmethod
+    def restored(cls, kept: dict, changes: dict, where: str) -> "TrainSettings":
+        """The settings of a run that goes on, from what `to_dict` gave and what is asked for now; errors as `resumed`."""
+        unnamed = kept["strategy"]["unnamed"] if isinstance(kept["strategy"], dict) else None
+        if unnamed is not None and changes.get("strategy") is None and changes.get("memory_budget") is None:
+            raise ConfigError(where, "must be given its strategy again, which has no name", f"none; it was {unnamed}",
+                              "Pass strategy=..., or a memory_budget.")
+        return cls(**{**kept, **({} if unnamed is None else {"strategy": "cache"})}).resumed(changes, where)
 
     def resumed(self, changes: dict, where: str) -> "TrainSettings":
         """These settings, of a run that goes on, with what was asked for now.
@@ -148,6 +187,7 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def _checked_positive(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
-        raise ConfigError(f"train({name}=...)", "must be a number above 0", repr(value), "Pass a positive float.")
+def _checked_betas(value) -> tuple[float, ...]:
+    if not isinstance(value, (tuple, list, np.ndarray)) or np.shape(value) != (2,):
+        raise ConfigError("train(betas=...)", "must be two numbers", shown(value), "Pass (beta1, beta2).")
+    return tuple(checked_real("train(betas=...)", beta, high=1.0) for beta in value)

@@ -1,32 +1,29 @@
 """The loop: draw, zero, differentiate, clip, step; evaluate, snapshot, resume."""
 
 from collections.abc import Iterable, Sequence
-from math import exp
+from math import inf
 from pathlib import Path
-from sys import float_info
 from time import perf_counter
 
 import numpy as np
 import psutil
 
-from cllm import corpus
-from cllm.checks import checked_size
-from cllm.errors import ConfigError, NonFiniteError, SnapshotError
+from cllm.checks import checked_size, shown
+from cllm.errors import CllmError, ConfigError, NonFiniteError, SnapshotError, TokenError
 from cllm.models.model import Model
-from cllm.optim import clip_each_grad_norm, clip_grad_norm, optimizer_named
-from cllm.sampling import generate
-from cllm.snapshot import load_snapshot
+from cllm.sampling import stream_text
+from cllm.snapshot import step_of
+from cllm.strategies import MemoryBudget
 from cllm.tokenizer import ByteTokenizer
+from cllm.train.beginning import begin
 from cllm.train.callbacks import Callback, MetricsFile
-from cllm.train.data import load_data, reload_data, snapshot_tokenizer
-from cllm.train.evaluation import mean_loss
-from cllm.train.executors import Executors
-from cllm.train.guard import on_interrupt, only_run_in
+from cllm.train.evaluation import Validation, mean_loss
+from cllm.train.guard import beginning_in, on_interrupt, only_run_in
 from cllm.train.keeper import Keeper
 from cllm.train.result import TrainResult
-from cllm.train.settings import TrainSettings
+from cllm.train.step import Batch, checked_batches, clip, first_nonfinite
 
-Batch = tuple[np.ndarray, np.ndarray]
+BEGIN_ANEW = "lower the rate or clip harder, and begin anew from there."
 
 
 class Trainer:
@@ -35,15 +32,19 @@ class Trainer:
     Parameters
     ----------
     model : Model
-    text : str, PathLike, integer array, or None
+    text : str, PathLike, integers in one axis, or None
         A file, a directory of files, tokens, or None for the embedded text.
     out : str, PathLike or None
-        Directory for snapshots, metrics and tokens; None keeps nothing on disk.
+        Directory for snapshots, metrics and tokens; None keeps nothing on disk. One run at a time may be in it.
     resume : bool
         Go on from the latest whole snapshot in `out`, if there is one.
     tokenizer : ByteTokenizer, BPETokenizer or None
         None is the byte tokenizer, or that of the snapshot.
     callbacks : sequence of Callback
+    budget : MemoryBudget or None
+        That of the settings with "auto" read already (see `MemoryBudget.read`); None reads it now, once for the run.
+    num_threads : int or None
+        The same as the setting `threads`, by the name that it has elsewhere.
     **settings
         Fields of `TrainSettings`. A resumed run takes those of its snapshot and refuses others that change its numbers.
 
@@ -56,77 +57,85 @@ class Trainer:
         Of the steps taken by this object.
     keeper : Keeper
         Knows the snapshots, and which was the best.
+    notes : list of str
+        What a user should know before the run goes on.
 
     Raises
     ------
     ConfigError, DataError, SnapshotError, BudgetError
-        Before anything is trained.
+        Before anything is trained; nothing is left of it in `out`.
     """
 
     def __init__(self, model: Model, text=None, out=None, *, resume: bool = False, tokenizer=None,
-                 callbacks: Sequence[Callback] = (), **settings):
-        self.out = None if out is None else Path(out)
+                 callbacks: Sequence[Callback] = (), budget: MemoryBudget | None = None, num_threads: int | None = None,
+                 **settings):
+        try:
+            self.out = None if out is None else Path(out)
+        except TypeError as error:
+            raise ConfigError("Trainer(out=...)", "must be a path or None", shown(out), "Name a directory.") from error
         self.model, self.step = model, 0
         self.losses: list[float] = []
         self.val_loss: float | None = None
         self.keeper = Keeper(self.out)
         self._stopping = self._running = False
+        self._failure: Exception | None = None
         self._bad_in_a_row, self._pace = 0, 0.0  # the pace: seconds of a step, smoothed
-        state = None if self.out is None else self.keeper.find()
-        vocabulary = model.program.feeds["tokens"].high
-        if state is None:
-            self.settings = TrainSettings(**settings)
-            self.data = load_data(text, tokenizer or ByteTokenizer(), self.out, vocabulary)
-        elif not resume:
-            raise SnapshotError(f"train into {self.out}", "must be a directory without a run",
-                                f"snapshots up to {self.keeper.latest.name}",
-                                "Resume that run, or choose another directory.")
-        else:
-            then = state["training"]
-            self.settings = TrainSettings(**then["settings"]).resumed(settings, f"resume of {self.out}")
-            tokenizer = tokenizer or snapshot_tokenizer(self.keeper.latest, state)
-            self.data = reload_data(then["data"], text, tokenizer, self.out, vocabulary)
-        s = self.settings
-        self.train_tokens, self.val_tokens = corpus.split(self.data.tokens, s.val_fraction, s.seq_len)
-        self.windows = corpus.Windows(self.train_tokens, s.seq_len, s.seed)
-        self.rate = s.rates()
-        self.optimizer = optimizer_named(s.optimizer, model, s.lr, s.betas, s.eps, s.weight_decay)
-        self.executors = Executors(model, s, self.optimizer.kind)
-        self.executors.of(s.batch_size, s.seq_len)
+        settings |= {} if num_threads is None else {"threads": num_threads}
+        with beginning_in(self.out):
+            state = None if self.out is None else self.keeper.find()
+            if state is not None and not resume:
+                raise SnapshotError(f"train into {self.out}", "must be a directory without a run",
+                                    f"snapshots up to {self.keeper.latest.name}",
+                                    "Resume that run, or choose another directory.")
+            found = begin(model, text, tokenizer, budget, settings, self.keeper, state)
+        self.settings, self.data, self.optimizer, self.executors = found.settings, found.data, found.optimizer, found.executors
+        self.train_tokens, self.val_tokens, self.windows = found.train_tokens, found.val_tokens, found.windows
+        self.notes, self.rate = found.notes, found.settings.rates()
         if state is not None:
-            self._restore(state)
-        self.callbacks = [*([MetricsFile(self.out / "metrics.jsonl")] if self.out is not None else []), *callbacks]
+            self.step, then = state["step"], state["training"]
+            self.val_loss, self._bad_in_a_row = then["val_loss"], then["bad_in_a_row"]
+        self._validation = Validation(self.data, self.val_tokens, self.settings, model.program.head.layer.in_nats, self.keeper)
+        metrics = [] if self.out is None else [MetricsFile(self.out / "metrics.jsonl")]
+        self.callbacks = self._listening = [*metrics, *callbacks]
 
     def run(self) -> TrainResult:
-        """Train up to the last step, or until told to stop; a run that has ended already does nothing.
+        """Train up to the last step, or until told to stop; a run that has ended already does nothing. One that was stopped
+        goes on when called again.
 
         Raises
         ------
         NonFiniteError
-            After `max_bad_steps` steps in a row whose loss or gradients were not finite.
+            After `max_bad_steps` steps in a row whose loss or gradients were not finite, and where weights have become so.
         SnapshotError
             When a snapshot cannot be written; the earlier ones are whole.
+        CllmError, OSError, MemoryError, or what a callback raised
+            When a step or a callback failed; after a snapshot of the steps that went well.
         """
         begin, first = perf_counter(), self.step
+        self._stopping, self._failure = False, None
         if self.step < self.settings.steps:
             with only_run_in(self.out), on_interrupt(self.stop):
-                self._running = True
+                if self.out is not None:
+                    self.keeper.begin()
+                self._running, self._listening = True, list(self.callbacks)
                 try:
                     for callback in self.callbacks:
                         callback.on_start(self)
-                    self.keeper.set_damaged_aside()
+                    self.keeper.damaged.clear()  # they have heard of them
                     self._loop()
                 finally:
                     self._running = False
                     for callback in reversed(self.callbacks):
                         callback.on_end(self)
+        if self._failure is not None:
+            raise self._failure
         s, best = self.settings, self.keeper.best or (None, None)
         return TrainResult(self.step, self.losses[-1] if self.losses else None, self.val_loss, *best,
                            self.keeper.latest, self.step < s.steps, perf_counter() - begin,
                            (self.step - first) * s.accumulate * s.batch_size * s.seq_len)
 
     def stop(self) -> None:
-        """End the run after the step at hand, with a snapshot."""
+        """End the run that is going on after the step at hand, with a snapshot."""
         self._stopping = True
 
     def train_step(self, batches: Iterable[Batch] | None = None) -> float | None:
@@ -140,20 +149,25 @@ class Trainer:
 
         Raises
         ------
+        ShapeError, DtypeError, TokenError
+            When there is no batch, or no target, or one is malformed; nothing is changed but gradients.
         NonFiniteError
             When this was the last of too many bad steps in a row.
         """
-        batches = self._windows_of_step() if batches is None else list(batches)
-        targets = sum(int(np.count_nonzero(np.asarray(t) != -1)) for _, t in batches)
+        batches = self._windows_of_step() if batches is None else checked_batches(batches)
+        targets = sum(int(np.count_nonzero(t != -1)) for _, t in batches)
+        if not targets:
+            raise TokenError("train_step(batches)", "must have a target that is not -1", "none", "Leave the step out.")
         began, rate = perf_counter(), self.rate(self.step)
         self.model.zero_grad()
         try:
             loss = 0.0
             for number, (tokens, expected) in enumerate(batches):
-                executor = self.executors.of(*np.shape(tokens))
+                executor = self.executors.of(*tokens.shape)
                 executor.step = self.step * self.settings.accumulate + number
                 loss += executor.loss_and_grad(tokens, expected, num_targets=targets)
-            norm = self._clip()
+            self.keeper.proven = self.step
+            norm = clip(self.model, self.settings)
             self.optimizer.lr = rate
             self.optimizer.step()
         except NonFiniteError as error:
@@ -176,13 +190,26 @@ class Trainer:
         most : int or None
             Batches at most; None is `eval_batches`.
         """
-        s, most = self.settings, checked_size("evaluate(most)", self.settings.eval_batches if most is None else most)
+        s = self.settings
+        most = checked_size("evaluate(most)", s.eval_batches if most is None else most)
         return mean_loss(self.executors.of(s.batch_size, s.seq_len), self.val_tokens, most * s.batch_size)
 
     def snapshot(self) -> Path:
-        """Write a snapshot now, and delete those that need not be kept."""
+        """Write a snapshot now, and delete those that need not be kept.
+
+        Raises
+        ------
+        ConfigError, SnapshotError
+            When there is no directory, or it cannot be written.
+        NonFiniteError
+            When weights or the optimizer's state are not finite: nobody could go on from there.
+        """
         if self.out is None:
             raise ConfigError("Trainer.snapshot()", "needs a directory", "out=None", "Make the Trainer with out=...")
+        bad = first_nonfinite(self.model, self.optimizer)
+        if bad is not None:
+            raise NonFiniteError(f"snapshot of step {self.step}", "weights and the optimizer's state must be finite",
+                                 f"NaN or infinity in {bad}", f"{self._last_good()}; {BEGIN_ANEW}")
         state = {"settings": self.settings.to_dict(), "data": self.data.describe(), "val_loss": self.val_loss,
                  "bad_in_a_row": self._bad_in_a_row}
         path = self.keeper.write(self.step, self.model, self.optimizer, state, self.data.files(), self.settings.keep)
@@ -190,32 +217,59 @@ class Trainer:
         return path
 
     def sample(self, prompt: str = "\n", max_new_tokens: int = 200, **choice) -> str:
-        """Text that the model continues `prompt` with; see `cllm.sampling.generate`."""
+        """Text that the model continues `prompt` with; `choice` as of `cllm.generate`."""
         tokenizer = self.data.tokenizer or ByteTokenizer()
-        return tokenizer.decode(generate(self.model, tokenizer.encode(prompt), max_new_tokens, **choice))
+        return "".join(piece for _, piece in stream_text(self.model, tokenizer, prompt, max_new_tokens, **choice))
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of one snapshot, but for some kilobytes."""
+        parameters = sum(p.nbytes for p in self.model.parameters.values())
+        return parameters + sum(a.nbytes for a in self.optimizer.arrays().values())
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that snapshots may take at once: those kept, the best, the last good one, and one that is being written."""
+        return (self.settings.keep + 3) * self.snapshot_bytes
 
     def _loop(self) -> None:
         s = self.settings
         if not self.step:
             self._evaluate()
         while self.step < s.steps and not self._stopping:
-            self.train_step()
+            failed = not self._survived_step()
             last = self.step == s.steps
-            better = (last or self.step % s.eval_every == 0) and self._evaluate()
+            better = not failed and (last or self.step % s.eval_every == 0) and self._evaluate()
+            if s.sample_every and self.step % s.sample_every == 0 and not failed:
+                self._sample()
             due = better or self.step % s.snapshot_every == 0 and not self._bad_in_a_row
-            if self.out is not None and (due or last or self._stopping):
+            if self.out is not None and (due or last or self._stopping) and not self._is_saved():
                 self.snapshot()
+
+    def _survived_step(self) -> bool:
+        """Take the next step. One that fails for another reason than its numbers ends the run, after a snapshot."""
+        try:
+            self.train_step()
+        except NonFiniteError:
+            raise
+        except (CllmError, OSError, MemoryError) as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _is_saved(self) -> bool:
+        """Whether there is nothing to save that is not in the latest snapshot."""
+        saved = self.keeper.latest is not None and step_of(self.keeper.latest) == self.step
+        return not self.step or saved and self._failure is not None
+
+    def _fail(self, error: Exception) -> None:
+        """End the run after the step at hand; it then raises the first that failed."""
+        self._failure = self._failure or error
+        self.stop()
 
     def _windows_of_step(self) -> list[Batch]:
         s, first = self.settings, self.step * self.settings.accumulate * self.settings.batch_size
         return [self.windows.batch(first + a * s.batch_size, s.batch_size) for a in range(s.accumulate)]
-
-    def _clip(self) -> float:
-        """Clip as the settings say; the norm of all gradients before."""
-        s = self.settings
-        if s.clip_by == "each" and s.clip is not None:
-            return sum(norm**2 for norm in clip_each_grad_norm(self.model, s.clip).values()) ** 0.5
-        return clip_grad_norm(self.model, float_info.max if s.clip is None else s.clip)
 
     def _bad_step(self, error: NonFiniteError) -> None:
         """Go on to the next windows, the model as it was; give up after too many in a row."""
@@ -224,27 +278,35 @@ class Trainer:
         self._tell("bad_step", where=error.where, in_a_row=self._bad_in_a_row)
         if self._bad_in_a_row >= self.settings.max_bad_steps:
             raise NonFiniteError(f"training, step {self.step}", f"must have a finite one in {self._bad_in_a_row} steps",
-                                 f"{error.where}, {error.got}", f"The last good snapshot is {self.keeper.latest}; "
-                                 "lower the rate or clip harder, and begin anew from there.") from error
+                                 f"{error.where}, {error.got}", f"{self._last_good()}; {BEGIN_ANEW}") from error
+
+    def _last_good(self) -> str:
+        good = None if self.out is None else self.keeper.good
+        return "There is no good snapshot" if good is None else f"The last good snapshot is {good}"
 
     def _evaluate(self) -> bool:
         """Evaluate and tell; whether it was the best so far."""
         if not len(self.val_tokens):
             return False
-        self.val_loss = self.evaluate()
-        better = self.keeper.is_better(self.step, self.val_loss)
-        perplexity = exp(min(self.val_loss, 700.0)) if self.model.program.head.layer.in_nats else None
-        self._tell("evaluation", val_loss=self.val_loss, perplexity=perplexity, best=better)
-        return better
+        found = self._validation.look(self.step, self.evaluate)
+        self.val_loss = found["val_loss"]
+        self._tell("evaluation", **found)
+        if found["since_best"] >= (self.settings.stop_when_worse or inf):
+            self.stop()
+        return found["best"]
+
+    def _sample(self) -> None:
+        try:
+            text = self.sample(self.settings.sample_prompt, seed=self.step, num_threads=self.settings.threads)
+        except NonFiniteError as error:
+            text = f"none: {error}"
+        self._tell("sample", text=text)
 
     def _tell(self, event: str, **values) -> None:
         if self._running:
-            for callback in self.callbacks:
-                callback.on_event(self, {"event": event, "step": self.step, **values})
-
-    def _restore(self, state: dict) -> None:
-        load_snapshot(self.keeper.latest, self.model, self.optimizer)
-        self.step = state["step"]
-        then = state["training"]
-        self.val_loss, self._bad_in_a_row = then["val_loss"], then["bad_in_a_row"]
-        self.keeper.best = then["best"] and tuple(then["best"])
+            for callback in list(self._listening):
+                try:
+                    callback.on_event(self, {"event": event, "step": self.step, **values})
+                except Exception as error:  # whatever it is, the steps taken so far are not lost for it
+                    self._listening.remove(callback)
+                    self._fail(error)

@@ -73,11 +73,15 @@ def test_compare_draws(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_compare_fails_when_a_strategy_fails(tmp_path):
-    text = tmp_path / "short.txt"
-    text.write_text("short")
-    done = run("compare", *SMALL_JOB, "--steps", 1, "--rounds", 1, "--strategies", "cache", "--text", text)
-    assert done.exit_code == 1 and "cache" in done.stderr and "Traceback" not in done.stderr
+def test_compare_fails_when_a_strategy_fails():
+    done = run("compare", *SMALL_JOB, "--steps", 1, "--rounds", 1, "--strategies", "budget:1KB", "--no-calibrate")
+    assert done.exit_code == 1 and "budget:1KB: MemoryBudget" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_text_that_is_too_short_is_one_error_before_anything_runs(tmp_path):
+    (tmp_path / "short.txt").write_text("short")
+    done = run("compare", *SMALL_JOB, "--text", tmp_path / "short.txt")
+    assert done.exit_code == 1 and done.stderr.startswith("Error: batch(tokens=...)") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [("--strategies", "cache,nonsense"), ("--strategies", "cache,cache"),
@@ -121,6 +125,8 @@ def test_plan(tmp_path):
     assert done.exit_code == 2 and "--pareto" in done.stderr and not (tmp_path / "curve.png").exists()
     pytest.importorskip("matplotlib")
     assert run("plan", *SMALL_JOB, "--pareto", "--plot", tmp_path / "curve.svg").exit_code == 0
+    drawn = (tmp_path / "curve.svg").read_text()
+    assert "layers, C 64, H 4" in drawn and "seconds: " in drawn and "the planner's curve, predicted" in drawn
     assert b"</svg>" in (tmp_path / "curve.svg").read_bytes()
 
 

@@ -132,3 +132,104 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and not err, err
     assert out.rstrip().endswith(f"go on with:\n  cllm train --out {tmp_path / 'run'} --resume")
+
+
+# ------------------------------------------------------------------------------------------------ what surrounds a run
+
+def test_a_second_run_is_refused_before_any_work(trained, tmp_path):
+    from cllm.train.guard import only_run_in
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    (tmp_path / "text").write_text("another text " * 100)
+    with only_run_in(trained):
+        for more in ([], ["--resume"]):
+            assert "must be the only one there" in train("--out", trained, "--text", tmp_path / "text", *more, code=1)
+    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+
+
+def test_nothing_is_left_of_a_refused_run(tmp_path):
+    (tmp_path / "short").write_text("short")
+    for arguments in (["--text", tmp_path / "short"], ["--memory-budget", "10KB"], ["--hours", "1", "--steps", "3"]):
+        train("--out", tmp_path / "a" / "run", *arguments, code=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["short"]
+
+
+def test_a_tokenizer_is_refused_by_name_when_a_run_is_resumed(tmp_path):
+    pytest.importorskip("tokenizers", reason="needs the extra io")
+    (tmp_path / "text").write_text("the cat sat on the mat and the dog on the log\n" * 60)
+    out = tmp_path / "run"
+    train("--out", out, "--text", tmp_path / "text", "--steps", 2)
+    for name in ("bpe:280", tmp_path / "tokenizer.json"):
+        cllm.BPETokenizer.train(["the cat"], 270).save(tmp_path / "tokenizer.json")
+        said = run("train", "--out", out, "--resume", "--steps", 3, "--tokenizer", name, code=1)
+        assert "must go on with the tokenizer it began with, bytes; got --tokenizer" in said
+    assert "resumed after step 2" in run("train", "--out", out, "--resume", "--steps", 3, "--tokenizer", "bytes")
+    other = tmp_path / "bpe"
+    train("--out", other, "--text", tmp_path / "text", "--steps", 2, "--tokenizer", "bpe:280")
+    assert "resumed" in run("train", "--out", other, "--resume", "--steps", 3, "--tokenizer", "bpe:280")
+    said = run("train", "--out", other, "--resume", "--steps", 4, "--tokenizer", "bytes", code=1)
+    assert "must go on with the tokenizer it began with, bpe:280" in said
+
+
+def test_auto_is_read_once_by_a_command(tmp_path, monkeypatch):
+    from cllm.strategies import memory_budget
+    readings = []
+    monkeypatch.setattr(memory_budget, "free_bytes", lambda: readings.append(1) or 80_000_000)
+    train("--out", tmp_path / "run", "--steps", 3, "--memory-budget", "auto", "--no-calibrate", "--json",
+          tmp_path / "result.json")
+    assert len(readings) == 1 and json.loads((tmp_path / "result.json").read_text())["budget_bytes"] == 80_000_000
+
+
+def test_the_loss_is_drawn_while_it_runs(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    from cllm.cli.curve import running_mean
+    for name in ("loss.png", "loss.svg"):
+        train("--out", tmp_path / name[:-4] / name[-3:], "--steps", 5, "--plot", tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 5000
+    train("--out", tmp_path / "loss" / "png", "--steps", 8, "--plot", tmp_path / "again.svg", "--resume")
+    assert (tmp_path / "again.svg").read_text().count("<use ") > 8, "the steps before it are drawn as well"
+    assert "must end in .png or .svg" in train("--out", tmp_path / "other", "--plot", tmp_path / "loss.txt", code=1)
+    assert running_mean([1.0, 3.0, 5.0]) == [1.0, 2.0, 3.0] and running_mean([1.0] * 30 + [21.0])[-1] == 2.0
+
+
+def test_hours_on_the_command_line(tmp_path, monkeypatch):
+    from cllm.train import pace
+    monkeypatch.setattr(pace, "_seconds_of", lambda call: call() and 1.0)
+    said = train("--out", tmp_path / "run", "--hours", "0.002", "--json", tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert 3 <= result["step"] == result["settings"]["steps"] <= 7 and "hours are about" in said
+    assert "finished before" in train("--out", tmp_path / "run", "--hours", "0.002", "--resume")
+
+
+# -------------------------------------------------------------------------------------------------------------- sample
+
+def test_the_best_is_named_or_refused(trained, tmp_path):
+    best = json.loads((trained / "step-000006" / "state.json").read_text())["training"]["best"]
+    path = trained / f"step-{best[0]:06d}"
+    assert path.exists() and run("sample", trained, "--best", "--tokens", 3, "--json", tmp_path / "s.json")
+    assert json.loads((tmp_path / "s.json").read_text())["model"] == str(path)
+    path.rename(trained / "gone")
+    if best[0] != 6:
+        assert "must have a snapshot of its best evaluation" in run("sample", trained, "--best", code=1)
+
+
+def test_a_larger_vocabulary_ends_no_text(tmp_path):
+    train("--out", tmp_path / "run", "--steps", 1, "--vocab-size", 1000)
+    run("sample", tmp_path / "run", "--tokens", 60, "--temperature", 5, "--json", tmp_path / "s.json")
+    assert max(json.loads((tmp_path / "s.json").read_text())["tokens"]) < 256
+
+
+def test_the_tokenizer_beside_a_model_file_is_taken(tmp_path):
+    pytest.importorskip("tokenizers", reason="needs the extra io")
+    (tmp_path / "text").write_text("the cat sat on the mat and the dog on the log\n" * 60)
+    train("--out", tmp_path / "run", "--text", tmp_path / "text", "--tokenizer", "bpe:280", "--steps", 2)
+    snapshot = tmp_path / "run" / "step-000002"
+    (tmp_path / "alone").mkdir()
+    cllm.load(snapshot / "model.safetensors").save(tmp_path / "alone" / "model.safetensors")
+    (tmp_path / "alone" / "tokenizer.json").write_text((snapshot / "tokenizer.json").read_text())
+    (tmp_path / "bare").mkdir()
+    cllm.load(snapshot / "model.safetensors").save(tmp_path / "bare" / "it")
+    texts = [run("sample", *where, "--prompt", "the c", "--tokens", 9) for where in (
+        [tmp_path / "run"], [snapshot], [snapshot / "model.safetensors"], [tmp_path / "alone" / "model.safetensors"],
+        [tmp_path / "bare" / "it", "--tokenizer", snapshot / "tokenizer.json"])]
+    assert len(set(texts)) == 1
+    assert run("sample", tmp_path / "bare" / "it", "--prompt", "the c", "--tokens", 9) != texts[0]

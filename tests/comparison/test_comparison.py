@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 
+from cllm.comparison.contestants import labelled
 from cllm.comparison.job import Job
 from cllm.comparison.machine import describe_machine
 from cllm.comparison.picture import check_picture, draw
@@ -37,14 +38,14 @@ def result(**changes):
 
 def made_up(*runs, strategies=("cache", "recompute"), interrupted=False):
     """Runs as if they had happened."""
-    return Runs(TINY, strategies, list(runs), interrupted)
+    return Runs(TINY, labelled(strategies), list(runs), interrupted)
 
 
 @pytest.fixture(scope="module")
 def measured():
     """A real comparison: two rounds of two strategies in fresh processes, and what was told meanwhile."""
     steps, sizes = [], []
-    runs = run_rounds(TINY, ("cache", "recompute"), 2, lambda *step: steps.append(step),
+    runs = run_rounds(TINY, labelled(["cache", "recompute"]), 2, lambda *step: steps.append(step),
                       lambda runs: sizes.append(len(runs.done)))
     return runs, steps, sizes
 
@@ -92,19 +93,19 @@ def test_process_peak_is_measured(measured):
 
 def test_a_failed_strategy_is_a_row_and_loses_no_other():
     job = Job(ModelConfig.preset("tiny"), batch_size=2, seq_len=16, steps=1, threads=1)
-    runs = run_rounds(job, ("no-such", "cache"), 2, ignore, ignore)
+    runs = run_rounds(job, labelled(["budget:1MB", "cache"]), 2, ignore, ignore)
     report = summarise(runs, {})
     failed, good = report["rows"]
-    assert "no-such" in failed["error"] and failed["step_seconds"] is None and failed["arena_bytes"] is None
+    assert "must be at least" in failed["error"] and failed["step_seconds"] is None and failed["arena_bytes"] is None
     assert good["error"] is None and good["rounds"] == 2
-    assert [run.strategy for run in runs.done] == ["no-such", "cache", "cache"]  # not tried again
+    assert [run.strategy for run in runs.done] == ["budget:1MB", "cache", "cache"]  # not tried again
     assert len(report["problems"]) == 1
 
 
 def test_a_killed_process_is_a_row_that_says_so(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/sh")
     monkeypatch.setattr(subprocess, "Popen", _killing(subprocess.Popen))
-    runs = run_rounds(TINY, ("cache",), 1, ignore, ignore)
+    runs = run_rounds(TINY, labelled(["cache"]), 1, ignore, ignore)
     assert "killed by the system" in runs.done[0].error
 
 
@@ -119,7 +120,7 @@ def test_a_crash_shows_the_last_words(monkeypatch):
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: popen(
         ["/bin/sh", "-c", "cat > /dev/null; echo first >&2; echo the reason >&2; exit 7"], **options))
-    assert run_rounds(TINY, ("cache",), 1, ignore, ignore).done[0].error == "ended with code 7: the reason"
+    assert run_rounds(TINY, labelled(["cache"]), 1, ignore, ignore).done[0].error == "ended with code 7: the reason"
 
 
 def test_interruption_keeps_what_was_measured_and_ends_the_process():
@@ -130,7 +131,7 @@ def test_interruption_keeps_what_was_measured_and_ends_the_process():
         if strategy == "recompute":
             raise KeyboardInterrupt
 
-    runs = run_rounds(TINY, ("cache", "recompute", "sqrt"), 1, interrupt, ignore)
+    runs = run_rounds(TINY, labelled(["cache", "recompute", "sqrt"]), 1, interrupt, ignore)
     report = summarise(runs, {})
     assert runs.interrupted and report["interrupted"]
     assert [row["step_seconds"] is not None for row in report["rows"]] == [True, False, False]
@@ -204,12 +205,7 @@ def test_an_arena_that_is_not_as_predicted_is_a_problem():
     assert any("704" in problem for problem in summarise(runs, {})["problems"])
 
 
-def test_job_travels_as_json():
-    job = Job(ModelConfig.preset("small", qkv="lattice"), 4, 32, text="a.txt", dtype="float64")
-    assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
-
-
-@pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": 0}, {"seq_len": 1025}, {"threads": 0}])
+@pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": 0}, {"seq_len": 1025}, {"threads": 0}, {"seed": -1}])
 def test_job_refuses_what_cannot_be(change):
     with pytest.raises(ConfigError):
         Job(ModelConfig.preset("small"), **change)

@@ -8,13 +8,15 @@ import pytest
 from click.testing import CliRunner
 
 from cllm.cli import main
-from cllm.cli.files import write_json
 from cllm.comparison import experiment as experiments
 from cllm.comparison import runner
 from cllm.comparison.budgets import budget_strategies, planned_curve
+from cllm.comparison.contestants import labelled
 from cllm.comparison.description import KEPT, REBUILT, describe_plan, describe_timeline
 from cllm.comparison.experiment import Experiment, points_of, report_of, run_experiments
+from cllm.comparison.files import write_json
 from cllm.comparison.job import Job
+from cllm.comparison.parcel import unpack
 from cllm.comparison.peers import peers_of, read_peers
 from cllm.comparison.runner import Run
 from cllm.comparison.series import memory_against_time
@@ -24,7 +26,8 @@ from cllm.models.architecture import program_of
 from cllm.models.gpt import ModelConfig
 from cllm.planner.ledger import Ledger
 from cllm.planning import decide, plan
-from cllm.program.workload import Workload, all_cores
+from cllm.program.workload import Workload
+from cllm.threads.counts import default_threads
 
 SMALL = ["compare", "--preset", "tiny", "--batch-size", "2", "--seq-len", "16", "--steps", "1", "--rounds", "1"]
 TINY = Job(ModelConfig.preset("tiny"), batch_size=2, seq_len=16, steps=2, threads=1)
@@ -40,7 +43,8 @@ def quick(monkeypatch):
     """Runs as if they had happened: what was asked for is listed, and strategies fail or interrupt as the test says."""
     asked, fate = [], {}
 
-    def run_once(job, strategy, number, on_step, gradients):
+    def run_once(parcel, strategy, number, on_step, gradients):
+        job = unpack(parcel["job"])
         asked.append((job, strategy, number))
         if fate.get(strategy) == "interrupt" or fate.get((job.seq_len, strategy)) == "interrupt":
             raise KeyboardInterrupt
@@ -226,7 +230,22 @@ def test_a_sweep_in_truth(tmp_path):
 
 # budgets
 
-def test_budgets_go_from_the_least_to_what_caching_everything_takes():
+def limits_of(names):
+    """Of budgets by name, in MB."""
+    return [float(name.removeprefix("budget:").removesuffix("MB")) for name in names]
+
+
+def test_no_plan_is_measured_twice():
+    curve = planned_curve(TINY)
+    alone = budget_strategies(TINY, curve, 40)
+    ledger = Ledger(program_of(TINY.architecture), TINY.workload)
+    run = [ledger.build(decide(name, ledger))[0] for name in alone]
+    assert len(alone) < 40 and all(one != other for place, one in enumerate(run) for other in run[place + 1:])
+    least, *_, most = alone
+    assert budget_strategies(TINY, curve, 2, ["budget:1MB", f"{least}"]) == (most,), "one that is refused is no plan"
+
+
+def test_budgets_go_over_the_curve_from_its_least_to_its_most():
     curve = planned_curve(TINY)
     assert curve[0]["total_bytes"] < curve[-1]["total_bytes"]
     assert curve[0]["predicted_step_seconds"] > curve[-1]["predicted_step_seconds"]
@@ -234,24 +253,30 @@ def test_budgets_go_from_the_least_to_what_caching_everything_takes():
     plans = [plan(TINY.architecture, TINY.batch_size, TINY.seq_len, name, num_threads=1) for name in names]
     totals = [one.total_bytes for one in plans]
     cache = plan(TINY.architecture, TINY.batch_size, TINY.seq_len, "cache", num_threads=1)
-    assert len(names) == 5 and totals == sorted(totals)
+    assert len(names) == 5 and totals == sorted(set(totals))
     assert plans[-1].predicted_seconds <= cache.predicted_seconds
-    limits = [float(name.removeprefix("budget:").removesuffix("MB")) for name in names]
+    assert limits_of(names)[-1] * 1e6 - curve[-1]["total_bytes"] <= 10_001
+    limits = limits_of(names)
     gaps = [b - a for a, b in zip(limits, limits[1:], strict=False)]
     assert 0 < limits[0] * 1e6 - curve[0]["total_bytes"] <= 10_001
     assert max(gaps) - min(gaps) <= 0.011 and all(t <= limit * 1e6 for t, limit in zip(totals, limits, strict=True))
 
 
-def test_pareto_adds_budgets_and_the_curve(quick, tmp_path):
+def test_pareto_adds_budgets_and_the_curve(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cllm", "compare", "--pareto"])
     path = tmp_path / "out.json"
     done = run(*SMALL, "--strategies", "cache,recompute,selective", "--layers", 1, "--pareto", "--json", path)
     assert done.exit_code == 0, done.stderr
     report = json.loads(path.read_text())
     names = [row["strategy"] for row in report["rows"]]
-    assert names[:3] == ["cache", "recompute", "selective"] and len(names) == 9
+    assert names[:3] == ["cache", "recompute", "selective"] and 5 < len(names) <= 9
     assert all(name.startswith("budget:") for name in names[3:]) and len(report["curve"]) > 3
-    kinds = {series.kind: len(series.points) for series in memory_against_time(report)}
-    assert kinds == {"curve": len(report["curve"]), "predicted": 9, "measured": 9}
+    kinds = {(series.kind, series.measured): len(series.points) for series in memory_against_time(report)}
+    assert kinds == {("curve", False): len(report["curve"]), ("strategies", False): 3, ("budgets", False): len(names) - 3,
+                     ("strategies", True): 3, ("budgets", True): len(names) - 3}
+    assert all(p.low == 0.1 and p.high == 0.3 for series in memory_against_time(report) if series.measured
+               for p in series.points)
+    assert report["predicted_from"] and report["date"] and report["command"] == "cllm compare --pareto"
 
 
 # peers
@@ -262,7 +287,7 @@ def a_result(**changes):
             {"name": "torch eager", "seconds": {"median": 2.0}, "growth_bytes": 7_000_000},
             {"name": "torch compile", "seconds": {"median": 3.0}, "growth_bytes": None}]
     return {"config": json.loads(json.dumps(TINY.architecture.to_dict())), "batch_size": 2, "seq_len": 16,
-            "threads": all_cores(), "date": "2026-11-22", "machine": {"cpu": "a processor"}, "rows": rows, **changes}
+            "threads": default_threads(), "date": "2026-11-22", "machine": {"cpu": "a processor"}, "rows": rows, **changes}
 
 
 def test_points_of_peers(quick, tmp_path):
@@ -278,7 +303,8 @@ def test_points_of_peers(quick, tmp_path):
     assert memory_against_time(report)[-1].title == "PyTorch, measured 2026-11-22 on a processor"
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"seq_len": 8}, {"threads": 77}, {"config": {"n_layers": 9}}])
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"seq_len": 8}, {"threads": 77}, {"config": {"n_layers": 9}},
+                                    {"family": "crystalline"}])
 def test_peers_of_another_job_are_refused(quick, tmp_path, change):
     asked, _ = quick
     path = tmp_path / "peers.json"
@@ -304,7 +330,7 @@ def test_a_file_that_is_no_result_is_refused(tmp_path, text):
 
 def test_float64_has_no_peers():
     from dataclasses import replace
-    found = {**a_result(), "cpu": "", "points": [("torch eager", 1.0, 5)]}
+    found = {**a_result(), "family": "gpt", "cpu": "", "points": [("torch eager", 1.0, 5)]}
     job = replace(TINY, threads=None)
     assert peers_of(job, found) is not None and peers_of(replace(job, dtype="float64"), found) is None
 
@@ -356,7 +382,7 @@ def test_a_spilled_value_is_told(tmp_path):
 def test_lines_of_a_sweep(quick):
     _, fate = quick
     fate["sqrt"] = "killed"
-    points = [Experiment(Job(TINY.architecture, 2, T, 1), ("cache", "sqrt"), {"seq_len": T}) for T in (8, 16)]
+    points = [Experiment(Job(TINY.architecture, 2, T, 1), labelled(["cache", "sqrt"]), {"seq_len": T}) for T in (8, 16)]
     runs = run_experiments(points, 1, lambda *_: None, lambda *_: None)
     report = report_of(points, runs, {"cpu": "x"}, {"seq_len": [8, 16]})
     made = points_of(report)

@@ -108,12 +108,44 @@ def header(**changes):
     (lambda raw: b"\x80\x04" + raw, "no header of ours"),
     (lambda raw: raw.__setitem__(HEADER + 300, raw[HEADER + 300] ^ 1), "got another checksum"),
     (lambda raw: raw.__setitem__(9, 0), "a file that cllm wrote"),
-    (header(dtype="object"), "wrong dtype or count"), (header(count=-1), "wrong dtype or count"),
+    (header(dtype="object"), "wrong dtype"), (header(count=-1), "wrong count"),
     (header(count="768"), "wrong count"), (header(sha256=None), "wrong sha256"),
-    (header(count=10**15), "as its header says")], ids=range(12))
+    (header(count=10**12), "as its header says"), (header(count=10**15), "wrong count"), (header(count=True), "wrong count"),
+    (header(dtype=["uint8"]), "wrong dtype"), (header(vocab_size=-1), "wrong vocab_size"), (header(source=[]), "source bytes"),
+    (header(source={"bytes": "5", "sha256": 3}), "wrong source bytes, source sha256"), (header(sha256="x"), "wrong sha256"),
+    (lambda raw: raw.__setitem__(slice(8, 4000), b"[" * 3992), "a file that cllm wrote"),
+    (lambda raw: raw.__setitem__(slice(8, HEADER), b"[3]".ljust(4088)), "a header that is no object")], ids=range(21))
 def test_a_damaged_or_foreign_token_file_is_refused(change, reason, written):
     damage(written, change)
     with pytest.raises(DataError, match=reason):
+        corpus.open_tokens(written)
+
+
+def test_a_mutated_header_gives_the_tokens_or_is_refused(written):
+    """Bits and bytes drawn from a seed; with the text to compare with, as a run that is resumed has it."""
+    raw, rng = written.read_bytes(), np.random.default_rng(5)
+    text = corpus.text_fingerprint(written.with_name("text"))
+    used = len(raw[:HEADER].rstrip())
+    for trial in range(400):
+        changed = bytearray(raw)
+        for at in rng.integers(used, size=1 + trial % 3):
+            changed[at] = changed[at] ^ 1 << int(rng.integers(8)) if trial % 2 else int(rng.integers(256))
+        written.write_bytes(changed)
+        try:
+            assert corpus.open_tokens(written, 256, "bytes", text).tokens.tobytes() == raw[HEADER:]
+        except DataError as error:
+            assert str(written) in str(error)
+
+
+def test_no_advice_loses_the_only_copy_of_the_tokens(written):
+    text = written.with_name("text")
+    text.write_bytes(b"another text")
+    for wrong in (dict(source=corpus.text_fingerprint(text)), dict(tokenizer="bpe"), dict(vocab_size=3)):
+        with pytest.raises(DataError) as caught:
+            corpus.open_tokens(written, **wrong)
+        assert "elete" not in str(caught.value) and "ove it away" not in str(caught.value)
+    damage(written, lambda raw: raw[:-1])
+    with pytest.raises(DataError, match="Move it away, and the text is tokenised again"):
         corpus.open_tokens(written)
 
 
@@ -142,6 +174,60 @@ def test_nothing_is_left_of_a_token_file_that_failed(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["text"]
     found = corpus.write_tokens(tmp_path / "tokens", tmp_path / "text", ByteTokenizer())
     assert bytes(found.tokens) == b"good\nbad \xff\n"
+
+
+# ------------------------------------------------------------------------------------------------- ids too large for a type
+
+def with_a_hole(bpe):
+    """A tokenizer whose token for "th" has the id 700: 256 bytes, one merge, ids with holes."""
+    definition = json.loads(bpe.definition)
+    vocabulary = definition["model"]["vocab"]
+    words = sorted(vocabulary, key=vocabulary.get)[:256]
+    definition["model"].update(vocab={**{word: n for n, word in enumerate(words)}, "th": 700}, merges=[["t", "h"]])
+    definition["added_tokens"] = []
+    return BPETokenizer(json.dumps(definition))
+
+
+def test_ids_beyond_the_number_of_tokens_stay_what_they_are(bpe, tmp_path):
+    """A vocabulary is as large as its largest id: 257 tokens, one of them 700, do not fit a byte."""
+    (tmp_path / "text").write_text("the cloth and the moth\n" * 20)
+    tokenizer = with_a_hole(bpe)
+    assert tokenizer.vocab_size == 701 and len(tokenizer.ids) == 257
+    found = corpus.write_tokens(tmp_path / "tokens", tmp_path / "text", tokenizer)
+    assert found.vocab_size == 701 and found.tokens.dtype == "uint16"
+    assert tokenizer.decode(found.tokens) == (tmp_path / "text").read_text() and (found.tokens == 700).sum() == 80
+    assert found.sha256 == corpus.open_tokens(tmp_path / "tokens", 701).sha256
+    with pytest.raises(TokenError, match=r"must be the tokenizer's ids, of 0 \.\. 700; got .* 300"):
+        tokenizer.decode([65, 300])
+
+
+class Liar(Wide):
+    """Says that it has fewer tokens than it makes."""
+
+    made = 300
+
+    def encode(self, text):
+        return np.full(len(text), self.made, np.int64)
+
+
+@pytest.mark.parametrize("vocab_size, made", [(256, 300), (256, -1), (300, 300), (65536, 65536), (70000, 2**31),
+                                              (70000, 2**32 + 5)])
+def test_a_tokenizer_that_makes_more_than_it_says_is_refused(vocab_size, made, tmp_path):
+    (tmp_path / "text").write_bytes(b"text\n" * 9)
+    tokenizer = Liar(vocab_size)
+    object.__setattr__(tokenizer, "made", made)
+    with pytest.raises(TokenError, match=rf"tokenizer wide: token ids must be from 0 to {vocab_size - 1}; got {made}"):
+        corpus.write_tokens(tmp_path / "tokens", tmp_path / "text", tokenizer)
+    assert [p.name for p in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize("draw", [lambda tokens: corpus.batch(tokens, 2, 5, 0),
+                                  lambda tokens: corpus.Windows(tokens, 5).batch(0, 2),
+                                  corpus.tokens_sha256], ids=["batch", "windows", "sha256"])
+@pytest.mark.parametrize("dtype, large", [(np.int64, 2**32 + 5), (np.uint32, 2**31), (np.uint64, 2**63), (np.int64, -2**40)])
+def test_tokens_of_the_users_own_are_never_wrapped(draw, dtype, large):
+    with pytest.raises(TokenError, match=f"got {large}"):
+        draw(np.full(40, large, dtype))
 
 
 # -------------------------------------------------------------------------------------------------------------- windows

@@ -102,7 +102,7 @@ def test_tokens_of_another_kind_are_refused(tokens):
                                              ("seed", 2**64), ("batch_size", -3), ("seq_len", 2.0)])
 def test_numbers_out_of_range_are_refused(name, value):
     settings = {"batch_size": 1, "seq_len": 2, "step": 0, "seed": 0} | {name: value}
-    with pytest.raises(ConfigError, match=rf"batch\({name}=\.\.\.\): must be a whole number, at least \d"):
+    with pytest.raises(ConfigError, match=rf"batch\({name}=\.\.\.\): must be a whole number from \d"):
         corpus.batch(TOKENS, **settings)
 
 

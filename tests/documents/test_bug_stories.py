@@ -1,4 +1,4 @@
-"""Law 11: every bug of the documents, planted again, makes the tests fail that docs/bug-stories.md names for it."""
+"""Law 11: every bug of the documents, planted again, makes the tests fail that docs/documents/bug-stories.md names for it."""
 import bug_stories
 import pytest
 

@@ -1,4 +1,4 @@
-"""docs/from-the-documents.md names only what there is."""
+"""docs/documents/items.md names only what there is."""
 import re
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NAMED = re.findall(r"`((?:cllm|tests|docs|profiling)/[\w/.-]+)(?:::(\w+))?`",
-                   (ROOT / "docs" / "from-the-documents.md").read_text())
+                   (ROOT / "docs" / "documents" / "items.md").read_text())
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in NAMED}))

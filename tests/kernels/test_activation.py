@@ -5,11 +5,12 @@ import lawtools
 import numpy as np
 import pytest
 from lawtools import blank, draw
+from scipy.special import expit, log_ndtr, ndtr
 
 from cllm import _kernels
 from cllm.errors import ConfigError
 
-KINDS = {"gelu": 0, "relu": 1, "tanh": 2}
+KINDS = {"gelu": 0, "relu": 1, "tanh": 2, "silu": 3, "gelu_erf": 4}
 # Around a vector, a piece of work (8192 elements), and enough for threads.
 SHAPES = [(0, 4), (1, 1), (1, 15), (1, 16), (1, 17), (7, 9), (1, 8191), (2, 4096), (1, 8193), (5, 8191)]
 
@@ -23,6 +24,10 @@ def reference(z, kind):
         return np.maximum(z, 0), (z > 0).astype("float64")
     if kind == 2:
         return np.tanh(z), 1 - np.tanh(z) ** 2
+    if kind == 3:
+        return z * expit(z), expit(z) * (1 + z * expit(-z))
+    if kind == 4:
+        return z * ndtr(z), ndtr(z) + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     scale = math.sqrt(2 / math.pi)
     t = np.tanh(scale * (z + 0.044715 * z**3))
     return 0.5 * z * (1 + t), 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * scale * (1 + 3 * 0.044715 * z**2)
@@ -110,11 +115,39 @@ def test_gelu_is_accurate_where_its_power_of_two_is_of_order_one(dtype):
 
 
 @pytest.mark.parametrize("dtype", lawtools.DTYPES)
+def test_silu_and_its_slope_keep_their_digits(dtype):
+    x = np.concatenate([np.linspace(-80, 80, 3201), np.linspace(-1, 1, 2001)]).astype(dtype)[None]
+    z, eps = x.astype("longdouble"), np.finfo(dtype).eps
+    s = 1 / (1 + np.exp(-z))
+    assert np.abs(forward(x, 3) - z * s).max() < 3 * eps * 80
+    at = x != 0
+    assert np.abs(forward(x, 3)[at] / (z * s)[at] - 1).max() < 4 * eps
+    # The slope has a root at -1.278: there the error is relative to its parts.
+    error = np.abs(backward(np.ones_like(x), x, 3) - s * (1 + z * (1 - s)))
+    assert (error <= 6 * eps * s * (1 + np.abs(z))).all()
+
+
+@pytest.mark.parametrize("dtype", lawtools.DTYPES)
+def test_exact_gelu_is_as_accurate_as_its_type(dtype):
+    """Against the logarithm of the normal distribution, which has no cancellation."""
+    eps = np.finfo(dtype).eps
+    x = np.concatenate([np.linspace(-12, 12, 4801), np.linspace(-0.5, 0.5, 2000)]).astype(dtype)[None]
+    z = x.astype("float64")
+    phi, density = ndtr(z), np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    at = (x != 0) & ((x > -12) if dtype == "float32" else True)
+    error = np.abs(forward(x, 4)[at] / (z * np.exp(log_ndtr(z)))[at] - 1)
+    assert (error <= eps * (4 + 1.5 * np.minimum(z, 0)[at] ** 2)).all()
+    assert np.abs(forward(x, 4)[x > 0] / (z * phi)[x > 0] - 1).max() < 6 * eps
+    error = np.abs(backward(np.ones_like(x), x, 4) - (phi + z * density))
+    assert (error <= eps * (4 + 1.5 * z * z) * (phi + np.abs(z) * density)).all()
+
+
+@pytest.mark.parametrize("dtype", lawtools.DTYPES)
 @pytest.mark.parametrize("large", [50.0, 1e4, 1e19, 1e30])
 def test_large_arguments_saturate(dtype, large):
     x = np.array([[large, -large]], dtype)
     one = np.ones_like(x)
-    for kind in (0, 1):
+    for kind in (0, 1, 4) if large == 50 else (0, 1, 3, 4):
         assert (forward(x, kind) == [[x[0, 0], 0]]).all()
         assert (backward(one, x, kind) == [[1, 0]]).all()
     assert (forward(x, 2) == [[1, -1]]).all()
@@ -142,14 +175,14 @@ def test_nan_is_seen(dtype, kind):
 
 def test_infinity_is_seen():
     x = np.array([[np.inf]], "float32")
-    assert [forward(x, kind)[0, 0] for kind in (0, 1, 2)] == [np.inf, np.inf, 1]
+    assert [forward(x, kind)[0, 0] for kind in KINDS.values()] == [np.inf, np.inf, 1, np.inf, np.inf]
 
 
 def test_wrong_shapes_and_kinds_are_refused():
     for case in cases(3, 5, "float32", 0):
         lawtools.assert_shapes_refused(case)
     x = draw((2, 3))
-    for kind in (-1, 3):
+    for kind in (-1, 5):
         with pytest.raises(ConfigError, match="kind"):
             forward(x, kind)
         with pytest.raises(ConfigError, match="kind"):

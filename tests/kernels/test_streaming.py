@@ -26,6 +26,18 @@ def layernorm(a, y):
     _kernels.layernorm_forward(a["x"], a["weight"], a["bias"], 1e-5, y=y, mean=statistics[0], rstd=statistics[1])
 
 
+def rmsnorm(a, y):
+    _kernels.rmsnorm_forward(a["x"], a["weight"], 1e-5, y=y, rstd=np.empty((len(y), 1)))
+
+
+def gated(a, y):
+    _kernels.gated_forward(a["both"], 3, y=y)
+
+
+def gated_backward(a, y):
+    _kernels.gated_backward(a["half"], a["x"], 3, dx=y)
+
+
 def residual(a, y):
     _kernels.residual_forward(a["x"], a["dy"], y=y)
 
@@ -37,11 +49,13 @@ def zero(a, y):
 @pytest.fixture(scope="module")
 def given():
     x = draw((ROWS, COLUMNS), "float32")
-    return {"x": x, "dy": x[::-1].copy(), "weight": draw(COLUMNS, "float32", 1), "bias": draw(COLUMNS, "float32", 2)}
+    return {"x": x, "dy": x[::-1].copy(), "both": np.hstack([x, x[::-1]]), "half": x[:, 1:1 + COLUMNS // 2].copy(),
+            "weight": draw(COLUMNS, "float32", 1), "bias": draw(COLUMNS, "float32", 2)}
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("call", [*activation(0), *activation(1), *activation(2), layernorm, residual, zero])
+@pytest.mark.parametrize("call", [*activation(0), *activation(1), *activation(2), *activation(3),
+                                  *activation(4), layernorm, rmsnorm, gated, gated_backward, residual, zero])
 def test_bits(given, call, n_threads):
     room = aligned_empty((ROWS + 1) * COLUMNS, np.float32)
     room[...] = FILL

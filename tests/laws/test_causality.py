@@ -5,7 +5,7 @@ import numpy as np
 import oracle
 import pytest
 from families import CAUSAL, FAMILIES, Family, example
-from own_models import Mine
+from own_model import Mine
 
 import cllm
 from cllm.sampling.decoder import Decoder, decodes_incrementally

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from families import example
-from own_models import Mine, Pictures, Scale
+from own_model import Mine, Pictures, Scale
 
 import cllm
 from cllm.program.declare import HANDED

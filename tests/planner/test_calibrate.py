@@ -27,9 +27,12 @@ def store(tmp_path, monkeypatch):
 
 def test_every_operation_of_every_plan_is_measured_at_powers_of_two_and_the_whole(store):
     told = []
-    assert not calibrate.is_calibrated(CONFIG, WORK)
+    assert not calibrate.is_calibrated(CONFIG, WORK) and calibrate.source_of_seconds(CONFIG, WORK).startswith("declared work")
     assert calibrate.calibrate(CONFIG, WORK, told.append).parent == store
-    assert calibrate.is_calibrated(CONFIG, WORK) and not calibrate.is_calibrated(CONFIG, Workload(4, 16, threads=1))
+    other = Workload(4, 16, threads=1)
+    assert calibrate.is_calibrated(CONFIG, WORK) and not calibrate.is_calibrated(CONFIG, other)
+    assert calibrate.source_of_seconds(CONFIG, WORK) == "measured on this machine"
+    assert "for other models or batches" in calibrate.source_of_seconds(CONFIG, other)
     assert [t for t in told if t.startswith("micro")] == [f"micro-batch of {n}" for n in (1, 2, 4, 5)]
     known = load_measurements(1, "float32")
     ledger = Ledger(program_of(CONFIG), WORK)
@@ -89,7 +92,7 @@ def test_every_size_has_its_turn_in_every_round(store, monkeypatch):
 
 
 def test_plan_measures_nothing(store, monkeypatch):
-    monkeypatch.setattr(_kernels, "set_threads", lambda *a: pytest.fail("a kernel runs"))
+    monkeypatch.setattr(_kernels, "Threads", lambda *a: pytest.fail("a kernel runs"))
     cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
     assert not list(store.iterdir())
 

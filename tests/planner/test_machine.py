@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cllm import cgroups as cgroups_of
 from cllm.planner import free_memory as machine
 
 MIB = 1 << 20
@@ -13,8 +14,8 @@ MIB = 1 << 20
 @pytest.fixture
 def cgroups(tmp_path, monkeypatch):
     """A machine of 4 GiB without resource limits; the function makes a cgroup of it."""
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "self")
+    monkeypatch.setattr(cgroups_of, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups_of, "MEMBERSHIP", tmp_path / "self")
     monkeypatch.setattr(machine, "_rlimit_room", list)
     monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=4096 * MIB))
 
@@ -73,6 +74,7 @@ def test_resource_limits_count(which):
     """In a process of its own: a limit once lowered stays."""
     code = f"""
 import resource
+from cllm import cgroups as cgroups_of
 from cllm.planner import free_memory as machine
 resource.setrlimit(resource.{which}, (3 << 30, 3 << 30))
 room, = machine._rlimit_room()

@@ -1,6 +1,7 @@
 """Plans as data: JSON there and back, foreign files, words."""
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,6 +172,53 @@ def test_a_name_that_is_none_is_refused(name):
     ("every:3", cllm.EveryNth(3)), ("cache@2", cllm.CacheAll(micro_batch=2)), ("selective:norm+act@1",
                                                                             cllm.Selective(("norm", "act"), 1)),
     ("bf16", cllm.Compressed()), ("int8:every:2", cllm.Compressed("int8", base=cllm.EveryNth(2))),
-    ("spill:/a/b", cllm.Spill("/a/b")), ("budget:1GB", cllm.MemoryBudget("1GB"))])
+    ("spill:/a/b", cllm.Spill("/a/b")), ("spill:user@host/dir", cllm.Spill("user@host/dir")),
+    ("spill:a@b@3", cllm.Spill("a@b", micro_batch=3)), ("budget:5000000", cllm.MemoryBudget(5_000_000)),
+    ("budget:1GB", cllm.MemoryBudget("1GB"))])
 def test_names_of_strategies(name, strategy):
     assert parse(name) == strategy
+
+
+def mutations(data, rng):
+    """The data with something changed at a place drawn from a generator."""
+    if isinstance(data, (dict, list)) and data and rng.random() < 0.8:
+        data = dict(data) if isinstance(data, dict) else list(data)
+        key = list(data)[rng.integers(len(data))] if isinstance(data, dict) else int(rng.integers(len(data)))
+        if rng.random() < 0.15:
+            del data[key]
+        elif isinstance(data, dict) and rng.random() < 0.15:
+            data[f"{key}?"] = data.pop(key)
+        else:
+            data[key] = mutations(data[key], rng)
+        return data
+    strange = [None, True, -1, 0, 3, 10**30, 1.5, float("nan"), "", "cache", "x" * 300, [], {}, [data], {"block": data},
+               np.array([1, 2]), np.float32(1), b"bytes", {"children": [], "input": "cache"}, object()]
+    return strange[rng.integers(len(strange))]
+
+
+def test_mutated_data_is_a_plan_or_refused():
+    """Whatever is changed: what from_dict takes is a plan that can be used or is refused in turn, each by a PlanError."""
+    rng, outcomes = np.random.default_rng(3), set()
+    originals = [planned(name).to_dict() for name in ("cache:probs+logits", "binomial:2", "bf16:sqrt", "selective@2")]
+    for trial in range(1500):
+        data = mutations(originals[trial % 4], rng)
+        try:
+            plan = Plan.from_dict(data)
+        except cllm.PlanError as error:
+            assert "must be what Plan.to_dict gave" in str(error)
+            outcomes.add("refused")
+            continue
+        try:
+            outcomes.add(planned(plan).exact)
+        except cllm.PlanError:
+            outcomes.add("does not fit")
+    assert outcomes == {"refused", "does not fit", True, False}
+
+
+@pytest.mark.parametrize("plan", [
+    Plan((Tape(0, (("ln1.y",),)),)), Plan((Tape(0, ("ab",)),)), Plan((Tape(0, ((1, Recompute()),)),)), Plan((Tape(0),), ends=3),
+    Plan((Tape(0),), ends=(("head.logits",),)), Plan((Tape(0, (("ln1.y", np.array([1, 2])),)),)),
+    Plan((Tape(0, (("ln1.y", OnDisk()),)),), spill_directory=5), Plan((Tape(0),), micro_batch=np.array([1, 2]))], ids=range(8))
+def test_a_plan_of_ones_own_with_a_slip_in_it_is_refused(plan):
+    with pytest.raises(cllm.PlanError):
+        cllm.plan(cllm.ModelConfig(13, 1, 16, 2, 24, 9), 2, 9, plan)

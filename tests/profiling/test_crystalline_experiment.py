@@ -1,23 +1,15 @@
 """profiling/crystalline.py: what it compares is comparable, and it says no more than its seeds do."""
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-PROFILING = Path(__file__).parents[2] / "profiling"
+from profiling_scripts import FOLDER, script
 
 
 @pytest.fixture(scope="module")
 def experiment():
-    sys.path.insert(0, str(PROFILING))
-    spec = importlib.util.spec_from_file_location("crystalline_experiment", PROFILING / "crystalline.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(PROFILING))
+    return script("crystalline")
 
 
 def test_every_variant_has_as_many_parameters(experiment):
@@ -45,7 +37,7 @@ def test_a_difference_is_one_only_with_one_sign(experiment, differences, says):
 def test_it_runs_and_is_repeatable(tmp_path):
     found = []
     for name in ("a.json", "b.json"):
-        subprocess.run([sys.executable, str(PROFILING / "crystalline.py"), "--quick", "--steps=3", "--seeds=1",
+        subprocess.run([sys.executable, str(FOLDER / "crystalline.py"), "--quick", "--steps=3", "--seeds=1",
                         "--variants=plain,crystalline", f"--out={tmp_path / name}"], check=True, capture_output=True)
         found.append(json.loads((tmp_path / name).read_text())["rows"])
     assert found[0] == found[1] and len(found[0]) == 2

@@ -1,8 +1,9 @@
 """The one clock of profiling: nothing else has one; pairing; ratios that say when they mean nothing."""
 import ast
+import re
 
 import pytest
-from profiling_scripts import FOLDER, script
+from profiling_scripts import FILES, FOLDER, name_of, script
 
 harness = script("harness")
 
@@ -86,9 +87,9 @@ def clocks_of(source):
             yield node.attr
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_only_the_harness_has_a_clock(path):
-    assert bool([*clocks_of(path.read_text(encoding="utf-8"))]) == (path.name == "harness.py")
+    assert bool([*clocks_of(path.read_text(encoding="utf-8"))]) == (name_of(path) == "harness")
 
 
 def test_a_clock_is_seen():
@@ -98,19 +99,52 @@ def test_a_clock_is_seen():
     assert not [*clocks_of("from datetime import date\nfrom cllm import timeline\nrow.time = 3")]
 
 
+def imported(tree, modules):
+    """What a source calls modules of profiling, the modules, and the single names that it takes of them."""
+    named, taken = {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            named |= {alias.asname or alias.name: modules[alias.name] for alias in node.names if alias.name in modules}
+        elif isinstance(node, ast.ImportFrom) and node.module in modules:
+            for alias in node.names:
+                whole = modules.get(f"{node.module}.{alias.name}")
+                if whole is None:
+                    taken.add((node.module, alias.name))
+                else:
+                    named[alias.asname or alias.name] = whole
+    return named, taken
+
+
 def unknown_names(source, modules):
-    """What a source takes from modules of this folder that they do not have, as ``module.name``."""
-    return {f"{node.value.id}.{node.attr}" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name) and node.value.id in modules
-            and not hasattr(modules[node.value.id], node.attr)}
+    """What a source takes from modules of profiling that they do not have, as ``module.name``."""
+    tree = ast.parse(source)
+    named, taken = imported(tree, modules)
+    missing = {f"{module}.{name}" for module, name in taken if not hasattr(modules[module], name)}
+    return missing | {f"{node.value.id}.{node.attr}" for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+                      and isinstance(node.value, ast.Name) and node.value.id in named
+                      and not hasattr(named[node.value.id], node.attr)}
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
-def test_what_a_script_takes_from_the_shared_modules_is_there(path):
+@pytest.fixture(scope="module")
+def modules():
+    return {name_of(path): script(name_of(path)) for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_what_a_script_takes_from_the_others_is_there(path, modules):
     """A script that needs PyTorch, or an hour, runs in no test."""
-    modules = {name: script(name) for name in ("harness", "contestants", "record", "jobs", "kernel_data")}
     assert not unknown_names(path.read_text(encoding="utf-8"), modules)
 
 
-def test_a_name_that_is_not_there_is_seen():
-    assert unknown_names("import harness\nharness.Peer('x')\nharness.burst", {"harness": harness}) == {"harness.Peer"}
+def test_a_name_that_is_not_there_is_seen(modules):
+    assert unknown_names("import harness\nharness.Peer('x')\nharness.burst", modules) == {"harness.Peer"}
+    assert unknown_names("from peers import process as p, no\np.Peer\np.burst\np.no", modules) == {"peers.no", "p.no"}
+    assert unknown_names("from peers.process import Peer, burnt\nfrom json import no", modules) == {"peers.process.burnt"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_contestants_are_files(path):
+    """A contestant is named by its file, in words."""
+    for name in re.findall(r'"(peers/[^"]*?)"', path.read_text(encoding="utf-8")):
+        sides = ("cllm", "torch") if "{library}" in name else ("",)
+        assert all((FOLDER / name.replace("{library}", side)).is_file() for side in sides), name

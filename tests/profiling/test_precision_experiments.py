@@ -1,83 +1,74 @@
 """What judges the experiments on fewer bits, on leaks and on disks: verdicts that can fail, and a run that repeats."""
-import importlib.util
+import argparse
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-PROFILING = Path(__file__).resolve().parents[2] / "profiling"
-
-
-@pytest.fixture(scope="module")
-def load():
-    """The scripts of profiling as modules, their folder in the import path meanwhile."""
-    sys.path.insert(0, str(PROFILING))
-
-    def one(name):
-        spec = importlib.util.spec_from_file_location(f"profiling_{name}", PROFILING / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        return module
-
-    yield one
-    sys.path.remove(str(PROFILING))
+from profiling_scripts import FOLDER, script
 
 
 def row(name, *curves):
     return {"name": name, "runs": [{"losses": [], "evaluations": list(enumerate(curve, 1))} for curve in curves]}
 
 
-def test_a_curve_is_judged_by_the_exact_runs_of_its_seeds_and_their_spread(load):
+def test_a_curve_is_judged_by_the_exact_runs_of_its_seeds_and_their_spread():
     exact = row("exact", [3.0, 2.0], [3.2, 2.1], [3.1, 2.05])  # spreads 0.2 and 0.1
     near = row("near", [3.05, 2.03], [3.2, 2.07], [3.1, 2.05])
     early = row("early", [3.3, 2.0], [3.4, 2.1], [3.25, 2.05])  # 0.65 in sum apart at the first evaluation
     late = row("late", [3.0, 1.9], [3.2, 1.98], [3.1, 1.94])  # 0.33 in sum apart at the last, though two lie near the others
     rows = [exact, near, early, late]
-    load("curves").judge(rows)
+    script("jobs.curves").judge(rows)
     assert [one["within"] for one in rows] == [True, True, False, False]
     assert [one["mean_share"] for one in rows] == pytest.approx([0, 0.05 / 3 / 0.2, 0.65 / 3 / 0.2, 0.33 / 3 / 0.1])
     assert [one["largest_share"] for one in rows] == pytest.approx([0, 0.3, 1.5, 1.2])
     assert near["differences"] == pytest.approx([0.03, -0.03, 0.0])
 
 
-def test_the_same_run_gives_the_same_curve_and_other_formats_another(load):
-    curves = load("curves")
+def test_the_same_run_gives_the_same_curve_and_other_formats_another():
+    curves = script("jobs.curves")
     job = curves.Job(curves.QUICK, steps=4, batch_size=2, lr=2e-3, threads=1, evaluations=2)
-    copies = (None, None, lambda matrix: matrix, load("mixed_precision_loss").rounded)
+    copies = (None, None, lambda matrix: matrix, script("mixed_precision_loss").rounded)
     runs = [curves.trained(job, curves.Variant(working_copy=copy), 1) for copy in copies]
     assert runs[0] == runs[1] == runs[2]
     assert runs[3]["losses"][0] != runs[0]["losses"][0], "forward sees the working copy from the first step on"
     assert [step for step, _ in runs[0]["evaluations"]] == [2, 4]
 
 
-def test_growth_is_told(load):
-    judged = load("leaks").judged
+def test_products_in_fewer_bits_run(monkeypatch):
+    mixed = script("mixed_precision")
+    monkeypatch.setattr(mixed, "PRODUCTS", {"mlp.fc1": (8, 4, 6)})
+    monkeypatch.setattr(mixed, "CONTESTANTS", {"cllm": ("product", "product_of_copy")})
+    found, = mixed.products(argparse.Namespace(threads=1, rounds=1, peer_python=None))
+    assert set(found["rate"]) == {"cllm product", "cllm product_of_copy"} and min(found["rate"].values()) > 0
+    with script("peers.process").Peer("peers/cllm/products.py", 1) as peer:
+        assert mixed.prepared(peer, "round_weights", (1000,), 1)["digest"] > 0
+
+
+def test_growth_is_told():
+    judged = script("leaks").judged
     held = {"step": 0, "resident": 50 << 20, "python": 1000, "threads": 3, "descriptors": 9}
     assert judged([held, {**held, "resident": held["resident"] + 4096}])["holds"]
     for name, more in (("resident", 3 << 20), ("python", 3 << 20), ("threads", 1), ("descriptors", 1)):
         assert not judged([held, {**held, name: held[name] + more}])["holds"]
 
 
-def test_disks_of_strategies_that_spill(load, tmp_path):
-    assert load("compare").spill_directories(["cache", "spill:a/b@2", "recompute", "spill:c", "spill:a/b"]) == ["a/b", "c"]
-    disk = load("disk")
+def test_disks_of_strategies_that_spill(tmp_path):
+    assert script("compare").spill_directories(["cache", "spill:a/b@2", "recompute", "spill:c", "spill:a/b"]) == ["a/b", "c"]
+    disk = script("disk")
     found = disk.bandwidth(str(tmp_path), disk.CHUNK_BYTES)
     assert set(found) == {"cached_write", "device_write", "cached_read", "device_read"} and min(found.values()) > 0
     assert "cached write" in disk.in_words(found)
     assert not list(tmp_path.iterdir())
 
 
-def test_views_of_stored_results(load):
+def test_views_of_stored_results():
     """Every result that is stored has its views, whole."""
-    views = load("precision_views").VIEWS
-    stored = [json.loads(path.read_text()) for path in (PROFILING / "results").glob("*.json")]
+    views = {**script("views.precision").VIEWS, **script("views.losses").VIEWS}
+    stored = [json.loads(path.read_text()) for path in (FOLDER / "results").glob("*.json")]
     made = 0
     for data in stored:
-        for (script, view), make in views.items():
-            if data.get("script") == script and (view != "disks" or data.get("disks")):
+        for (name, view), make in views.items():
+            if data.get("script") == name and (view != "disks" or data.get("disks")):
                 header, rows = make(data)
-                assert rows and all(len(one) == len(header) for one in rows), (script, view)
+                assert rows and all(len(one) == len(header) for one in rows), (name, view)
                 made += 1
     assert made

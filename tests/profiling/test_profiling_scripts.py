@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 
+import own_model
 import pytest
 from profiling_scripts import FOLDER, script
 
@@ -48,7 +49,7 @@ def test_parts_are_taken_in_each_round():
 
 
 def test_points_of_the_roofline():
-    roofline = script("roofline")
+    roofline = script("machine.roofline")
     step = [["forward", "blocks.0.fc", 2.0], ["forward", "ln_f", 1.0], ["forward", "blocks.1.fc", 3.0]]
     slower = [["forward", "blocks.0.fc", 4.0], ["forward", "ln_f", 1.0], ["forward", "blocks.1.fc", 3.0]]
     work = [[100.0, 10.0], [0.0, 8.0], [100.0, 10.0]]
@@ -77,6 +78,25 @@ def test_only_what_was_drawn_is_told_of(tmp_path):
     assert draw.told(path, draw.draw(path)) == f"\nwritten: {path}, {tmp_path / 'speed.png'}"
 
 
+def test_every_picture_names_its_workload(monkeypatch, tmp_path):
+    figures = pytest.importorskip("matplotlib.figure")
+    draw, drawn = script("draw"), []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, **_: drawn.append(figure))
+    results = {}
+    for path in sorted(draw.RESULTS.glob("*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        results.setdefault(data.get("script", draw.COMPARE), (path, data))
+    for name, pictures in draw.PICTURES.items():
+        for ending, picture in pictures.items():
+            path, data = results[name]
+            picture(data, tmp_path / f"{path.stem}{ending}.png")
+            words = [drawn[-1].get_suptitle(), *(axis.get_title() for axis in drawn[-1].axes)]
+            assert any(data["machine"]["cpu"] in one and "thread" in one for one in words), (name, ending)
+            sizes = [f"C {data['config']['d_model']}", f" × {data['seq_len']}"] if "seq_len" in data else []
+            assert all(any(size in one for one in words) for size in sizes), (name, ending)
+    assert len(drawn) == sum(map(len, draw.PICTURES.values()))
+
+
 def test_what_is_rounded_at_random_differs_by_chance():
     kernels = script("kernels")
     assert kernels.tolerance("int8_compress", (1, 64)) == kernels.TOLERANCE
@@ -85,7 +105,7 @@ def test_what_is_rounded_at_random_differs_by_chance():
 
 
 def test_sizes_of_the_limits_are_few():
-    limits = script("limits")
+    limits = script("machine.limits")
     assert limits._rounded(0) == limits.SMALLEST_BYTES and limits._rounded(10**12) == limits.MEMORY_BYTES
     assert limits._rounded(100_000) == 131_072 == limits._rounded(131_072)
 
@@ -102,19 +122,20 @@ def test_kernels_take_the_shapes_of_a_model():
     assert lattice["linear_forward"] == ((16, 64, 256), (16, 256, 64)) and lattice["block_backward_weight"] == ((16, 4, 16),)
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--set", "n_heads=7"], "n_heads"), (["--set", "d_model=abc"], "must be of type int"),
-    (["--set", "nonsense=1"], "settings are"),
+@pytest.mark.parametrize("asked, words", [
+    (["--set", "n_heads=7"], "n_heads"), (["--set", "d_model=abc"], "must be a value of int"),
+    (["--set", "nonsense=1"], "must be a field of ModelConfig"), (["--model", "nonsense"], "--model: must be one of gpt"),
+    (["--model", "own_model:Mine", "--preset", "tiny"], "is for families that derive from ModelConfig"),
     (["--rounds", "0"], "above zero"), (["--preset", "nonsense"], "invalid choice")])
-def test_scripts_refuse_in_one_line(options, words, monkeypatch, capsys):
-    jobs = script("jobs")
-    monkeypatch.setattr(sys, "argv", ["speed.py", *options])
+def test_scripts_refuse_in_one_line(asked, words, monkeypatch, capsys):
+    options = script("jobs.options")
+    monkeypatch.setattr(sys, "argv", ["speed.py", *asked])
 
     def main():
-        return len(jobs.config_of(jobs.parsed(jobs.parser("words", "cache", 3))))
+        return len(script("jobs.models").asked(options.parsed(options.parser("words", "cache", 3))))
 
     try:
-        code = jobs.run(main)
+        code = options.run(main)
     except SystemExit as left:  # as argparse does, or with the words as its code
         code = left.code
     said = capsys.readouterr().err.strip() or code
@@ -123,13 +144,35 @@ def test_scripts_refuse_in_one_line(options, words, monkeypatch, capsys):
 
 
 def test_a_setting_is_read_like_its_default(monkeypatch):
-    jobs = script("jobs")
+    options = script("jobs.options")
     monkeypatch.setattr(sys, "argv", ["speed.py", "--preset", "tiny", "--set", "tied=no", "--set", "norm_eps=1e-3",
                                       "--set", "crystalline=bias+distance", "--set", "attention=crystalline",
                                       "--seq-len", "300"])
-    config = jobs.config_of(jobs.parsed(jobs.parser("words", "cache", 3)))
+    arguments = options.parsed(options.parser("words", "cache", 3))
+    model = script("jobs.models").asked(arguments)
+    config = model["config"]
     assert (config["tied"], config["norm_eps"], config["max_seq_len"]) == (False, 1e-3, 300)
+    assert options.title(arguments, model).startswith("2 layers, C 64, H 4, F 256, V 256; batch 8 × 300; ")
     assert set(config["crystalline"]) == {"bias", "distance"}
+
+
+def test_scripts_measure_a_model_of_a_user(monkeypatch):
+    options, models = script("jobs.options"), script("jobs.models")
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--model", f"{own_model.__file__}:Pictures", "--set", "C=5",
+                                      "--batch-size", "4"])
+    arguments = options.parsed(options.parser("words", "cache", 3))
+    model = models.asked(arguments)
+    assert models.architecture(json.loads(json.dumps(model))) == own_model.Pictures(C=5)
+    assert options.job_of(arguments, model) == {"family": "own_model:Pictures", "config": model["config"], "seq_len": None,
+                                                "model": "Pictures, pixels 12, C 5, classes 4", "batch_size": 4, "rounds": 3}
+    assert options.title(arguments, model).startswith("Pictures, pixels 12, C 5, classes 4; batch 4; float32")
+    with options.trainings(arguments, model, ["per-block@2"]) as (made, failed):
+        assert failed == {"per-block@2": "ConfigError: strategy: must begin with one of cache, recompute, every, bf16, int8, "
+                          "int8-stochastic, spill, sqrt, binomial, budget, selective; got 'per-block@2'. Check the spelling."}
+    with options.trainings(arguments, model, ["recompute"]) as (made, failed):
+        peer, facts = made["recompute"]
+        assert not failed and facts["loss"] > 0 and len(peer.ask("burst", repeats=2)) == 2
+        assert len(peer.ask("parts")["operations"]) == len(peer.ask("work"))
 
 
 def test_declared_work_does_not_depend_on_the_cut_of_the_batch():

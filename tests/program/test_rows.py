@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import oracle
 import pytest
-from own_models import Grid, Kinds, Mean, Parts
+from row_models import Grid, Kinds, Mean, Parts
 
 import cllm
 from cllm import layers

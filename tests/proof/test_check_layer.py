@@ -12,7 +12,13 @@ OURS = [layers.Linear(I=5, O=7), layers.Linear(I=5, O=7, bias=False), layers.Lay
         layers.Attention(H=2, D=4, C=8), layers.BlockLinear(S=3, H=2, D=4, O=24), layers.Residual(C=8),
         layers.Residual(C=8, rate=0.3, stream=1), layers.Dropout(C=8, rate=0.3, stream=1), layers.Embedding(V=9, C=6, P=8),
         layers.Embedding(V=9, C=6, P=8, kind="clock"), layers.CrossEntropyHead(V=9, C=6), layers.SquaredErrorHead(V=9, C=6),
-        layers.CrystallineAttention(H=2, D=4, C=8, V=9)]
+        layers.CrystallineAttention(H=2, D=4, C=8, V=9), layers.Activation(F=6, kind="silu"),
+        layers.RMSNorm(C=8), layers.RMSNorm(C=8, unit_offset=True), layers.HeadNorm.of(4, 2, 4, each=True),
+        layers.HeadNorm.of(4, 2, 4, each=False),
+        layers.GatedActivation(F=6), layers.GatedActivation(F=6, kind="gelu_erf"),
+        layers.GroupedAttention(H=4, K=2, D=4, E=8, P=9, Z=2, rope=layers.Rope()),
+        layers.GroupedAttention(H=4, K=2, D=6, E=8, P=9, Z=2, rope=layers.Rope(), window=2, softcap=3.0, scale=0.4),
+        layers.GroupedAttention(H=4, K=4, D=4, E=12, P=9)]
 
 
 @pytest.mark.parametrize("layer", OURS, ids=lambda layer: type(layer).__name__)

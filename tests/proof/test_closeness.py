@@ -59,6 +59,11 @@ def test_other_shapes_are_refused():
         closeness(np.zeros(3), np.zeros(4))
 
 
+def same(names):
+    """Strategies by label, the label being the name."""
+    return {name: name for name in names}
+
+
 def gradients_of(seed, scale=0.0):
     """Gradients of the job's model, made up; `scale` is how far they are from those of scale 0."""
     from cllm.models.architecture import program_of
@@ -89,12 +94,12 @@ def test_a_short_file_is_refused(tmp_path):
 
 def test_plans_tell_which_strategies_are_inexact():
     names = ("cache", "bf16", "int8:selective", "budget:1B", "budget:100MB", "recompute")
-    assert inexact_strategies(JOB, names) == {"bf16", "int8:selective"}
+    assert inexact_strategies(JOB, same(names)) == {"bf16", "int8:selective"}
 
 
 @pytest.mark.parametrize("order", [("bf16", "cache", "int8", "recompute"), ("cache", "bf16", "int8", "recompute")])
 def test_each_inexact_strategy_is_compared_once_and_its_file_deleted(tmp_path, order):
-    files, found = FirstGradients(JOB, order, tmp_path), {}
+    files, found = FirstGradients(JOB, same(order), tmp_path), {}
     for strategy in order:
         path = files.file_for(strategy)
         assert (path is None) == (strategy == "recompute"), "one exact strategy is enough"
@@ -110,7 +115,7 @@ def test_each_inexact_strategy_is_compared_once_and_its_file_deleted(tmp_path, o
 
 
 def test_a_failed_reference_is_followed_by_the_next_exact_strategy(tmp_path):
-    files = FirstGradients(JOB, ("cache", "bf16", "recompute"), tmp_path)
+    files = FirstGradients(JOB, same(("cache", "bf16", "recompute")), tmp_path)
     files.file_for("cache").write_bytes(b"half a file")  # and then its process died
     for strategy in ("bf16", "recompute"):
         path = files.file_for(strategy)
@@ -121,5 +126,5 @@ def test_a_failed_reference_is_followed_by_the_next_exact_strategy(tmp_path):
 
 @pytest.mark.parametrize("names", [("cache", "recompute"), ("bf16", "int8")])
 def test_nothing_is_written_where_there_is_nothing_to_compare(tmp_path, names):
-    files = FirstGradients(JOB, names, tmp_path)
+    files = FirstGradients(JOB, same(names), tmp_path)
     assert [files.file_for(name) for name in names] == [None, None]

@@ -1,11 +1,12 @@
 """Generation: logits as of the full forward, choices that do what they say, texts that depend on the seed alone."""
+import lawtools
 import numpy as np
 import oracle
 import pytest
 
 import cllm
 from cllm.models.gpt import CHOICES
-from cllm.sampling import Choice, Decoder, Rereader, decoder_for, generate, stream
+from cllm.sampling import Choice, Decoder, Rereader, decoder_for, generate, stream, stream_text
 
 SETTINGS = [{}, {"qkv": "lattice", "out_proj": False, "qkv_bias": False}, {"tied": False}, {"dropout": 0.4},
             *({name: value} for name, values in CHOICES.items() for value in values[1:] if name != "qkv")]
@@ -67,8 +68,21 @@ def test_text_depends_on_the_seed_alone(new_model):
     assert list(stream(model, [1], 30)) == texts[0] == cllm.generate(model, [1], 30).tolist()
     assert generate(model, [1], 10).tolist() == texts[0][:10], "a shorter text is the beginning of a longer one"
     assert model.planned_optimizer == "adamw"
-    Rereader(model)
-    assert model.planned_optimizer == "adamw", "a forward plans nothing for an optimizer"
+
+
+def test_the_whole_forward_again_reads_the_model_itself_and_plans_nothing_for_it(new_model, monkeypatch):
+    model, attached = new_model(oracle.CONFIG), []
+    cllm.Executor(model, 1, 5, optimizer="adamw")
+    monkeypatch.setattr(type(model), "attach", lambda self, optimizer: attached.append((self, optimizer)))
+    rereader = Rereader(model)
+    assert all(one is not model for one, _ in attached), "not for a moment: another thread may take an optimizer's step"
+    before = rereader.read([1, 2])
+    rereader.reset()
+    for parameter in model.parameters.values():
+        parameter *= 0.5
+    after = rereader.read([1, 2])
+    assert (before != after).any(), "no copy of the weights"
+    lawtools.assert_same_bits(after, Rereader(model).read([1, 2]))
 
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2]))
@@ -91,6 +105,48 @@ def test_tokens_come_as_often_as_they_should(settings, expected):
     found = frequencies(Choice(**settings, seed=5))
     error = np.sqrt(np.array(expected) * (1 - np.array(expected)) / 4000)
     assert (abs(found - expected) <= 4 * error + 1e-12).all(), found
+
+
+def test_ids_that_may_not_be_drawn_are_not():
+    among = np.array([0, 2, 4])
+    found = np.bincount([Choice(seed=5)(LOGITS, number, among) for number in range(4000)], minlength=5) / 4000
+    np.testing.assert_allclose(found, np.array([0.05, 0, 0.1, 0, 0.2]) / 0.35, atol=0.03)
+    assert Choice(temperature=0)(LOGITS, 0, among) == 4
+    assert {Choice(top_k=4, seed=1)(LOGITS, number, among) for number in range(300)} == {0, 2, 4}
+
+
+@pytest.mark.parametrize("among", [[], [[1]], [13], [-1], [0.5], "ab"], ids=repr)
+def test_bad_ids_to_draw_from_are_refused(among, new_model):
+    with pytest.raises(cllm.TokenError, match=r"generate\(among=\.\.\.\): must be integers from 0 to 12"):
+        generate(new_model(oracle.CONFIG), [1], 3, among=among)
+
+
+def test_a_vocabulary_larger_than_the_tokenizers_ends_no_text(new_model):
+    """Of 700 ids 256 have text; an untrained model likes them all alike, and no door shows the others."""
+    model = new_model({**oracle.CONFIG, "vocab_size": 700}, "float32")
+    tokenizer = cllm.ByteTokenizer()
+    drawn = [token for token, _ in stream_text(model, tokenizer, "It is", 60, seed=1)]
+    assert max(drawn) < 256 and max(generate(model, list(b"It is"), 60, seed=1)) >= 256
+    trainer = cllm.Trainer(model, np.arange(400) % 256, steps=1, seq_len=8, val_fraction=0)
+    assert trainer.sample("It is", 60, seed=1) == "".join(p for _, p in stream_text(model, tokenizer, "It is", 60, seed=1))
+
+
+def test_pieces_of_a_text_part_no_character(new_model):
+    class Spelled:
+        """A tokenizer of thirteen bytes that make two characters of three bytes each, and one that is none."""
+        ids = np.arange(13)
+        bytes = b"\xe2\x82\xac\xf0\x9f\x98\x80ab\xffcde"
+
+        def encode(self, text):
+            return np.array([7])
+
+        def decode(self, tokens):
+            return bytes(self.bytes[t] for t in tokens).decode("utf-8", "replace")
+
+    model = new_model(oracle.CONFIG)
+    for seed in range(5):
+        made, pieces = zip(*stream_text(model, Spelled(), "", 40, seed=seed), strict=True)
+        assert "".join(pieces) == Spelled().decode(made) and len(made) == 40
 
 
 def test_of_equal_scores_the_first_is_taken_at_temperature_zero():

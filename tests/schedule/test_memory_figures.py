@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import cllm
 from cllm.cli import main
-from cllm.cli.memory import IN_BLOCKS, PARTS, weight_rows
+from cllm.cli.memory import weight_rows
 from cllm.models.architecture import program_of
 from cllm.planner.ledger import Ledger
 from cllm.program.workload import Workload
@@ -18,6 +18,7 @@ CONFIGS = {
     "lattice": dict(qkv="lattice", qkv_bias=False, out_proj=False, positions="prime"),
     "crystalline": dict(qkv="lattice", attention="crystalline", positions="none", loss="mse"),
 }
+PARTS, IN_BLOCKS = cllm.ModelConfig.parameter_groups, ("attention", "feed-forward", "layer norms")
 B, T = 3, 8
 
 
@@ -89,7 +90,7 @@ REFERENCE = dict(vocab_size=256, n_layers=6, d_model=512, n_heads=8, d_ff=2048, 
                                                             ("full", 18.87, 69.32, 138.63)])
 def test_the_table_of_the_reference_size(qkv, attention, together, adam):
     config = cllm.ModelConfig(**REFERENCE, qkv=qkv)
-    rows = {row["part"]: row for row in weight_rows(program_of(config), Workload(1, 256))}
+    rows = {row["part"]: row for row in weight_rows(config, Workload(1, 256))}
     for part, column, megabytes in (
             ("attention", "gradient_bytes", attention), ("layer norms", "gradient_bytes", 0.049),
             ("feed-forward", "gradient_bytes", 50.39), ("all blocks", "gradient_bytes", together),

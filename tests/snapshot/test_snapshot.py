@@ -113,7 +113,7 @@ def reseal(path, change):
 def test_nothing_in_a_snapshot_is_executed(name, written, tmp_path):
     (written / name).write_bytes(pickle.dumps(Trap(tmp_path / "executed")))
     if name != "state.json":
-        from cllm.snapshot.files import digest_file
+        from cllm.files import digest_file
         reseal(written, lambda state: state["files"].__setitem__(name, digest_file(written / name)))
     model = cllm.GPT(cllm.ModelConfig(**oracle.CONFIG))
     with pytest.raises(SnapshotError):
@@ -155,15 +155,40 @@ def test_a_snapshot_of_another_model_or_optimizer_is_refused(written, new_model,
         snapshot.load_snapshot(written, model, opt)
 
 
-def test_a_whole_snapshot_is_not_written_again_and_a_damaged_one_is(written, new_model, tmp_path):
+def test_a_step_saved_again_has_the_new_weights(written, new_model, tmp_path):
     model, opt = make(new_model, seed=3)
-    before = (written / "state.json").stat().st_mtime_ns
-    snapshot.write_snapshot(tmp_path, 60, model, opt)
-    assert (written / "state.json").stat().st_mtime_ns == before
-    (written / "model.safetensors").write_bytes(b"")
-    snapshot.write_snapshot(tmp_path, 60, model, opt)
-    oracle.assert_same_bits(dict(snapshot.load_snapshot(written)[0].parameters), dict(model.parameters))
-    assert [p.name for p in tmp_path.iterdir()] == ["step-000060"]
+    for damage in (None, b""):
+        if damage is not None:
+            (written / "model.safetensors").write_bytes(damage)
+        model.parameters["ln_f.bias"][...] += 1
+        assert snapshot.write_snapshot(tmp_path, 60, model, opt) == written
+        oracle.assert_same_bits(dict(snapshot.load_snapshot(written)[0].parameters), dict(model.parameters))
+        assert [p.name for p in tmp_path.iterdir()] == ["step-000060"]
+
+
+def test_a_step_whose_replacement_was_interrupted_is_put_back(written, new_model, tmp_path, monkeypatch):
+    """Between the two renames, and when the second fails."""
+    model, opt = make(new_model, seed=3)
+    written.rename(tmp_path / ".step-000060.replaced")
+    snapshot.sweep(tmp_path)
+    assert snapshot.is_whole(written) and [p.name for p in tmp_path.iterdir()] == ["step-000060"]
+    rename = Path.rename
+
+    def fails_once(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_once)
+    with pytest.raises(SnapshotError, match="Input/output error"):
+        snapshot.write_snapshot(tmp_path, 60, model, opt)
+    assert snapshot.is_whole(written) and [p.name for p in tmp_path.iterdir()] == ["step-000060"]
+
+
+def test_what_is_no_plain_data_is_refused(new_model, tmp_path):
+    with pytest.raises(SnapshotError, match="must keep plain data beside the arrays; got .*not JSON serializable"):
+        snapshot.write_snapshot(tmp_path, 1, *make(new_model), {"number": np.int64(3)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_last_and_the_best_are_kept(new_model, tmp_path):
@@ -185,7 +210,7 @@ def test_what_killed_processes_left_is_swept_away(new_model, tmp_path):
 def test_arrays_that_are_not_contiguous_are_written_right(tmp_path):
     from safetensors.numpy import load_file
 
-    from cllm.snapshot.files import write_arrays
+    from cllm.tensors import write_arrays
     arrays = {"turned": np.arange(6.0).reshape(2, 3).T, "empty": np.zeros((0, 3), np.float32), "scalar": np.array(2.0)}
     write_arrays(tmp_path / "file", arrays, {})
     for name, array in load_file(tmp_path / "file").items():

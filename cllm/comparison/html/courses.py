@@ -1,9 +1,10 @@
 """A sweep: time and arena of each strategy from point to point."""
 
-from cllm.comparison.html.svg import Frame, element, escape, number, round_marks
+from cllm.comparison.axes import Linear, round_marks
+from cllm.comparison.html.svg import Frame, element, escape, number
 from cllm.comparison.sweeps import QUANTITIES, Line, Quantity, lines_of, places_of
 
-WIDTH, HEIGHT = 520, 330
+WIDTH, HEIGHT = 400, 280
 COLOURS = 6  # of the style sheet
 
 
@@ -22,7 +23,7 @@ def _picture(points: list[dict], quantity: Quantity) -> str:
     lines = lines_of(points, quantity)
     values = [v for line in lines for v in (*line.measured, *line.predicted) if v is not None]
     marks = round_marks(max(values, default=0))
-    frame = Frame(WIDTH, HEIGHT, max([*places, 1]) * 1.04, marks[-1])
+    frame = Frame(WIDTH, HEIGHT, Linear(0, max([*places, 1]) * 1.04), Linear(0, marks[-1]))
     short = [(place, label) for place, label in zip(places, labels, strict=True)] if sum(map(len, labels)) < 60 else \
         [(place, str(position)) for position, place in enumerate(places)]
     inside = [frame.y_axis(marks, quantity.unit), frame.x_axis(short, name)]

@@ -13,7 +13,7 @@ def render(report: dict) -> str:
     points = points_of(report)
     swept = "points" in report
     title = "cllm compare: " + (", ".join(report["sweep"]) if swept else caption(points[0]))
-    sections = [_problems(report["problems"])]
+    sections = [_origin(report), _problems(report["problems"])]
     if swept:
         sections.append(_section("sweep", "The sweep", courses.figures(points)))
     for number, point in enumerate(points):
@@ -44,6 +44,12 @@ def _sections(point: dict, prefix: str) -> list[str]:
 def _section(name: str, title: str, inside: str) -> str:
     return element("section", element("h3", escape(title), id=f"{name}-title"), inside, id=name,
                    aria_labelledby=f"{name}-title")
+
+
+def _origin(report: dict) -> str:
+    """When this was measured, and the line that asked for it."""
+    command = " by " + element("code", escape(report["command"])) if report["command"] else ""
+    return element("p", f"Measured on {escape(report['date'])}{command}", class_="note")
 
 
 def _problems(problems: list[str]) -> str:

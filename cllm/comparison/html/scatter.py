@@ -1,11 +1,13 @@
 """Memory against time: every strategy as predicted and as measured, the planner's curve, and peers."""
 
-from cllm.comparison.html.svg import Frame, element, escape, megabytes, number, round_marks, seconds, text
-from cllm.comparison.series import Point, Series, memory_against_time
+from cllm.comparison.axes import Linear, Log
+from cllm.comparison.html.svg import LEFT, RIGHT, TOP, Frame, element, escape, megabytes, number, seconds, text
+from cllm.comparison.labels import place
+from cllm.comparison.series import MEMORY, SECONDS, Point, Series, label_of, memory_against_time, pairs_of, strokes_of
 
-WIDTH, HEIGHT = 860, 440
-LETTER = 6.6  # width of a letter of the labels, about
-NAMED = ("measured", "peers")
+SIZES = {"on-wide": (860, 440), "on-narrow": (400, 420)}  # by the class that shows one of them, as the window is wide
+LETTER, LINE = 6.4, 14  # of a label: width of a letter, about, and height
+CURVE = "curve"
 
 
 def figure(report: dict) -> str:
@@ -13,79 +15,81 @@ def figure(report: dict) -> str:
     panel = memory_against_time(report)
     if not panel:
         return element("p", "Nothing was measured.")
+    pictures = (_picture(panel, *size, shown) for shown, size in SIZES.items())
+    legend = "".join(element("li", _sample(series), " ", escape(series.title)) for series in panel)
+    return element("figure", *pictures, element("ul", legend, class_="legend"),
+                   element("figcaption", "Dotted: from what was predicted to what was measured of the same. Measured memory is "
+                           "what the process's peak lies above what it had before the model was made. Seconds are of whole "
+                           "steps, with the optimizer, on a logarithmic axis. Tab goes from point to point."))
+
+
+def _picture(panel: list[Series], width: float, height: float, shown: str) -> str:
     points = [point for series in panel for point in series.points]
-    marks = round_marks(max(p.nbytes for p in points) / 1e6, 8), round_marks(max(p.seconds for p in points))
-    frame = Frame(WIDTH, HEIGHT, marks[0][-1] * 1e6, marks[1][-1])
-    inside = [frame.y_axis(marks[1], "seconds a step"),
-              frame.x_axis([(m * 1e6, f"{m:,.4g}") for m in marks[0]], "memory of the training, MB (10⁶ bytes)")]
-    inside += [_line(frame, series) for series in panel if series.kind == "curve"]
-    inside += [_shift(frame, panel)]
-    inside += [_mark(frame, series, point) for series in panel if series.kind != "curve" for point in series.points]
+    across = Linear.around([p.nbytes / 1e6 for p in points])
+    up = Log.around([s for p in points for s in (p.low or p.seconds, p.high or p.seconds)])
+    frame = Frame(width, height, across, up)
+    inside = [frame.y_axis(up.marks(), SECONDS), frame.x_axis([(m, f"{m:,.4g}") for m in across.marks()], MEMORY)]
+    inside += [_line(frame, series) for series in panel if series.kind == CURVE]
+    inside += [element("line", class_=f"shift {series.kind}", **_ends(frame, predicted, measured))
+               for series, predicted, measured in pairs_of(panel)]
+    inside += [_mark(frame, series, point) for series in panel if series.kind != CURVE for point in series.points]
     inside += _names(frame, panel)
-    legend = "".join(element("li", _sample(series.kind), " ", escape(series.title)) for series in panel)
-    return element("figure", frame.picture("Memory of the training against the time of a step", *inside, role="group"),
-                   element("ul", legend, class_="legend"),
-                   element("figcaption", "Measured memory is what the process's peak lies above what it had before the model "
-                           "was made. Seconds are of whole steps, with the optimizer. Tab goes from point to point."))
+    return frame.picture("Memory of the training against the time of a step", *inside, role="group", class_=shown)
+
+
+def _at(frame: Frame, point: Point) -> tuple[float, float]:
+    return frame.x(point.nbytes / 1e6), frame.y(point.seconds)
 
 
 def _line(frame: Frame, series: Series) -> str:
-    first, *others = series.points
-    path = f"M{number(frame.x(first.nbytes))} {number(frame.y(first.seconds))}"
-    path += "".join(f"H{number(frame.x(p.nbytes))}V{number(frame.y(p.seconds))}" for p in others)
+    (x, y), *others = (_at(frame, point) for point in series.points)
+    path = f"M{number(x)} {number(y)}" + "".join(f"H{number(x)}V{number(y)}" for x, y in others)
     return element("path", element("title", escape(series.title)), d=path, class_="curve")
 
 
-def _shift(frame: Frame, panel: list[Series]) -> str:
-    """Thin lines from what was predicted to what was measured."""
-    places = {series.kind: {point.name: point for point in series.points} for series in panel if series.kind != "peers"}
-    lines = []
-    for name, measured in places.get("measured", {}).items():
-        predicted = places["predicted"][name]
-        lines.append(element("line", class_="shift",
-                             x1=number(frame.x(predicted.nbytes)), y1=number(frame.y(predicted.seconds)),
-                             x2=number(frame.x(measured.nbytes)), y2=number(frame.y(measured.seconds))))
-    return "".join(lines)
+def _ends(frame: Frame, one: Point, other: Point) -> dict[str, str]:
+    (x1, y1), (x2, y2) = _at(frame, one), _at(frame, other)
+    return {"x1": number(x1), "y1": number(y1), "x2": number(x2), "y2": number(y2)}
 
 
 def _mark(frame: Frame, series: Series, point: Point) -> str:
-    x, y = frame.x(point.nbytes), frame.y(point.seconds)
-    words = f"{point.name}, {'predicted' if series.kind == 'predicted' else 'measured'}: {megabytes(point.nbytes)}, " \
-            f"{seconds(point.seconds)}"
-    return element("g", element("title", escape(words)), _shape(series.kind, x, y), tabindex="0", role="img", aria_label=words,
-                   class_="point")
+    x, y = _at(frame, point)
+    what = "measured" if series.measured else "predicted"
+    words = f"{point.name}, {what}: {megabytes(point.nbytes)}, {seconds(point.seconds)}"
+    inside = [element("title", escape(words))]
+    if point.low is not None:
+        words += f" ({seconds(point.low)} to {seconds(point.high)})"
+        low, high = number(frame.y(point.low)), number(frame.y(point.high))
+        inside = [element("title", escape(words)),
+                  element("line", class_=f"interval {series.kind}", x1=number(x), x2=number(x), y1=low, y2=high)]
+    return element("g", *inside, _shape(series, x, y), tabindex="0", role="img", aria_label=words, class_="point")
 
 
-def _shape(kind: str, x: float, y: float) -> str:
-    if kind == "peers":
-        return element("rect", x=number(x - 5), y=number(y - 5), width="10", height="10", class_="peers")
-    return element("circle", cx=number(x), cy=number(y), r="5.5", class_=kind)
+def _shape(series: Series, x: float, y: float) -> str:
+    look = f"{series.kind} {'measured' if series.measured else 'predicted'}"
+    if series.kind == "strategies":
+        return element("circle", cx=number(x), cy=number(y), r="5.5", class_=look)
+    turned = f"rotate(45 {number(x)} {number(y)})" if series.kind == "budgets" else None
+    return element("rect", x=number(x - 4.5), y=number(y - 4.5), width="9", height="9", class_=look, transform=turned)
 
 
-def _sample(kind: str) -> str:
-    inside = element("path", d="M0 8H18", class_="curve") if kind == "curve" else _shape(kind, 9, 8)
+def _sample(series: Series) -> str:
+    inside = element("path", d="M0 8H18", class_="curve") if series.kind == CURVE else _shape(series, 9, 8)
     return element("svg", inside, viewBox="0 0 18 16", class_="sample", aria_hidden="true")
 
 
 def _names(frame: Frame, panel: list[Series]) -> list[str]:
-    """Names beside their points where there is room; the others are told by hovering and by Tab."""
-    points = [(series.kind, point) for series in panel for point in series.points if series.kind != "curve"]
-    taken = [(frame.x(p.nbytes) - 6, frame.y(p.seconds) - 6, frame.x(p.nbytes) + 6, frame.y(p.seconds) + 6) for _, p in points]
+    """Names beside the measured points where there is room; the others are told by hovering and by Tab."""
+    marked = [(series, point) for series in panel if series.kind != CURVE for point in series.points]
+    named = [(*_at(frame, point), label_of(point)) for series, point in marked if series.measured]
+    lines = [(*_at(frame, one), *_at(frame, other)) for one, other in strokes_of(panel)]
+    room = (LEFT, TOP, frame.width - RIGHT, TOP + frame.inner_height)
     made = []
-    for kind, point in points:
-        if kind not in NAMED:
-            continue
-        x, y, width = frame.x(point.nbytes), frame.y(point.seconds), LETTER * len(point.name)
-        for anchor, left, base in (("start", x + 9, y + 4), ("end", x - 9 - width, y + 4), ("start", x + 6, y - 10),
-                                   ("start", x + 6, y + 18), ("end", x - 6 - width, y - 10), ("end", x - 6 - width, y + 18)):
-            box = (left, base - 11, left + width, base + 3)
-            if 0 < left and box[2] < WIDTH and box[1] > 0 and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                made.append(text(left if anchor == "start" else left + width, base, point.name, text_anchor=anchor,
-                                 class_="name"))
-                break
+    for label in place(named, [_at(frame, point) for _, point in marked], lines, room, LETTER, LINE):
+        left, above, right, below = label.box
+        if label.far:
+            made.append(element("line", class_="lead", x1=number(label.x), y1=number(label.y),
+                                x2=number(min(max(label.x, left), right)), y2=number(min(max(label.y, above), below))))
+        anchor, x = label.anchor
+        made.append(text(x, below - 4, label.name, text_anchor=anchor, class_="name"))
     return made
-
-
-def _overlap(one: tuple, other: tuple) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

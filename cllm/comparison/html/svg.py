@@ -1,8 +1,9 @@
-"""Elements of a page, escaped, and the frame of a picture: two axes from zero with round marks."""
+"""Elements of a page, escaped, and the frame of a picture: two axes with marks."""
 
 from dataclasses import dataclass
 from html import escape as _escape
-from math import floor, log10
+
+from cllm.comparison.axes import Linear, Log
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 46  # room around the axes for their labels, in units of the picture
 
@@ -30,9 +31,11 @@ def number(value: float) -> str:
 
 
 def megabytes(nbytes: float | None) -> str:
-    """Bytes in words, in MB of 10^6."""
+    """Bytes in words, in MB of 10^6 where they are many."""
     if nbytes is None:
         return "–"
+    if nbytes < 1000:
+        return f"{nbytes:.0f} bytes"
     value = nbytes / 1e6
     return f"{value:,.0f} MB" if value >= 1000 else f"{value:.1f} MB" if value >= 10 else f"{value:.3g} MB"
 
@@ -44,25 +47,14 @@ def seconds(value: float | None) -> str:
     return f"{value * 1e3:.3g} ms" if value < 0.1 else f"{value:.3f} s"
 
 
-def round_marks(top: float, about: int = 5) -> list[float]:
-    """Round numbers from 0 to just past `top`: steps of 1, 2 or 5 times a power of ten."""
-    if not top > 0:
-        return [0.0, 1.0]
-    raw = top / about
-    power = 10.0 ** floor(log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
-    count = -int(-top // step)
-    return [step * position for position in range(count + 1)]
-
-
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The room of a picture, `width` by `height`, and its axes, from zero to `x_top` and `y_top`."""
+    """The room of a picture, `width` by `height`, and its axes."""
 
     width: float
     height: float
-    x_top: float
-    y_top: float
+    across: Linear | Log
+    up: Linear | Log
 
     @property
     def inner_width(self) -> float:
@@ -76,11 +68,11 @@ class Frame:
 
     def x(self, value: float) -> float:
         """Where a value stands on the x axis."""
-        return LEFT + self.inner_width * value / self.x_top
+        return LEFT + self.inner_width * self.across.share(value)
 
     def y(self, value: float) -> float:
         """Where a value stands on the y axis."""
-        return TOP + self.inner_height * (1 - value / self.y_top)
+        return TOP + self.inner_height * (1 - self.up.share(value))
 
     def y_axis(self, marks: list[float], name: str) -> str:
         """Lines across, their numbers, and the axis's name."""
@@ -98,7 +90,7 @@ class Frame:
         labels = "".join(text(self.x(m), base + 17, words, text_anchor="middle") for m, words in marks)
         return line + labels + text(LEFT + self.inner_width / 2, base + 37, name, text_anchor="middle", class_="axis")
 
-    def picture(self, label: str, *inside: str, role: str = "img") -> str:
+    def picture(self, label: str, *inside: str, role: str = "img", class_: str | None = None) -> str:
         """The whole picture; `label` is its title, and what a screen reader says."""
-        return element("svg", element("title", escape(label)), *inside, role=role, aria_label=label,
+        return element("svg", element("title", escape(label)), *inside, role=role, aria_label=label, class_=class_,
                        viewBox=f"0 0 {number(self.width)} {number(self.height)}")

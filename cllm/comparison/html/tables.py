@@ -1,19 +1,23 @@
 """Tables of the page: the strategies, gradient errors by parameter, and the machine."""
 
 from cllm.comparison.html.svg import element, escape, megabytes, seconds
+from cllm.comparison.picture import rate_word
 from cllm.comparison.series import growth_bytes
 
-COLUMNS = ("strategy", "step, median", "least to most", "predicted", "tokens/s", "against cache", "arena", "arena, recorded",
+RATE = "tokens/s"  # or what it counts
+COLUMNS = ("strategy", "step, median", "least to most", "predicted", RATE, "against cache", "arena", "arena, recorded",
            "total", "process grew", "last loss", "gradient digest", "gradient error", "cosine")
 
 
 def strategies(report: dict) -> str:
     """One row for each strategy; one that failed says why."""
-    head = element("tr", *(element("th", escape(name), scope="col") for name in COLUMNS))
+    head = element("tr", *(element("th", escape(rate_word(report) if name == RATE else name), scope="col") for name in COLUMNS))
     body = "".join(_strategy(row) for row in report["rows"])
     table = element("table", element("thead", head), element("tbody", body))
+    source = f" Predicted seconds: {report['predicted_from']}." if report["predicted_from"] else ""
     note = element("p", "MB are 10⁶ bytes. The digest is of all gradients of the first step: equal digests are equal bits. "
-                   "The gradient error is |g − r| / |r| against an exact strategy of the same run.", class_="note")
+                   "The gradient error is |g − r| / |r| against an exact strategy of the same run." + escape(source),
+                   class_="note")
     return _wide(table, "Strategies") + note
 
 
@@ -64,9 +68,15 @@ def _flat(found: dict, prefix: str = "") -> list[tuple[str, str]]:
     for name, value in found.items():
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{name}.")
+        elif name.endswith("_bytes"):
+            rows.append((prefix + name.removesuffix("_bytes"), megabytes(value)))
         else:
-            rows.append((prefix + name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)))
+            rows.append((prefix + name, ", ".join(map(_rounded, value if isinstance(value, (list, tuple)) else [value]))))
     return rows
+
+
+def _rounded(value) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _figure(value: float | None, form: str) -> str:

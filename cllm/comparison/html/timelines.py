@@ -2,10 +2,14 @@
 
 import json
 
+from cllm.comparison.axes import Linear, round_marks
 from cllm.comparison.description import KINDS
-from cllm.comparison.html.svg import TOP, Frame, element, escape, megabytes, number, round_marks
+from cllm.comparison.html.svg import LEFT, RIGHT, TOP, Frame, element, escape, megabytes, number
 
-WIDTH, HEIGHT = 520, 290
+WIDTH, HEIGHT = 400, 250
+# Below the x axis, as wide as it is.
+SLIDER = (f"margin: 2px {100 * RIGHT / WIDTH:.1f}% 0 {100 * LEFT / WIDTH:.1f}%; "
+          f"width: {100 * (WIDTH - LEFT - RIGHT) / WIDTH:.1f}%")
 
 
 def figures(report: dict, prefix: str) -> str:
@@ -26,7 +30,7 @@ def figures(report: dict, prefix: str) -> str:
 def _figure(row: dict, marks: list[float], name: str) -> str:
     timeline = row["timeline"]
     count = len(timeline["operations"])
-    frame = Frame(WIDTH, HEIGHT, count, marks[-1])
+    frame = Frame(WIDTH, HEIGHT, Linear(0, count), Linear(0, marks[-1]))
     peak = max(range(count), key=timeline["bytes"].__getitem__)
     label = (f"Timeline of {row['strategy']}: {count} operations, at most {megabytes(timeline['bytes'][peak])} alive, during "
              f"{timeline['operations'][peak]}; the arena recorded {megabytes(row['high_water_bytes'])}")
@@ -37,7 +41,7 @@ def _figure(row: dict, marks: list[float], name: str) -> str:
               element("rect", class_="hit", x=number(frame.x(0)), y=number(TOP), width=number(frame.inner_width),
                       height=number(frame.inner_height))]
     walk = element("label", element("span", f"Operation of {escape(row['strategy'])}", class_="unseen"),
-                   f'<input type="range" min="0" max="{count - 1}" value="{peak}" id="{escape(name)}" '
+                   f'<input type="range" min="0" max="{count - 1}" value="{peak}" id="{escape(name)}" style="{SLIDER}" '
                    f'aria-valuetext="{escape(timeline["operations"][peak])}">')
     said = f"{timeline['operations'][peak]}: {megabytes(timeline['bytes'][peak])}, the most of all"
     return element("figure", element("h4", escape(row["strategy"])), frame.picture(label, *inside), walk,
@@ -68,7 +72,7 @@ def _water(frame: Frame, nbytes: int) -> str:
     y = frame.y(nbytes / 1e6)
     words = f"recorded: {megabytes(nbytes)}"
     return element("line", element("title", escape(words)), class_="water", x1=number(frame.x(0)),
-                   x2=number(frame.x(frame.x_top)), y1=number(y), y2=number(y))
+                   x2=number(frame.x(frame.across.high)), y1=number(y), y2=number(y))
 
 
 def _sample(kind: str) -> str:

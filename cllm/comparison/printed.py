@@ -1,0 +1,81 @@
+"""A report as text: a table of strategies, and one of gradient errors by parameter."""
+
+import io
+
+from rich.console import Console
+
+from cllm.comparison.experiment import points_of, setting_name
+from cllm.comparison.picture import caption, rate_word
+from cllm.comparison.tables import console, megabytes, seconds, table
+
+
+def text_of(report: dict, by_parameter: bool = False) -> str:
+    """What `print_report` prints, as wide as a file takes it."""
+    text = io.StringIO()
+    print_report(report, by_parameter, console(text))
+    return text.getvalue()
+
+
+def print_report(report: dict, by_parameter: bool, out: Console) -> None:
+    """Print every point of the report."""
+    for point in points_of(report):
+        _print_rows(point, out)
+        if by_parameter:
+            _print_parameters(point, out)
+
+
+def titled(point: dict) -> str:
+    """The caption of a point, after its setting where something was swept."""
+    return ": ".join(part for part in (setting_name(point["setting"]), caption(point)) if part)
+
+
+def _print_rows(point: dict, out: Console) -> None:
+    inexact = any(row["exact"] is False for row in point["rows"])
+    errors = ("gradient error", "cosine") if inexact else ()
+    shown = table("strategy", "step min", "median", "max", rate_word(point), "vs cache", "arena MB", "total MB", "peak MB",
+                  "last loss", "gradient digest", *errors, title=titled(point))
+    for row in point["rows"]:
+        if row["step_seconds"] is None:
+            shown.add_row(row["strategy"], "failed", *["-"] * (9 + len(errors)))
+            continue
+        step, slowdown = row["step_seconds"], row["slowdown_vs_cache"]
+        shown.add_row(
+            row["strategy"], seconds(step["min"]), seconds(step["median"]), seconds(step["max"]),
+            f"{row['tokens_per_second']:,.0f}", "-" if slowdown is None else f"{slowdown:.2f}",
+            megabytes(row["arena_bytes"]), megabytes(row["total_bytes"]), megabytes(row["rss_peak_bytes"]),
+            f"{row['losses'][-1]:.4f}", row["grad_sha256"][:12] + ("" if row["exact"] else " (inexact)"),
+            *(_errors(row) if inexact else ()))
+    out.print(shown)
+    exact = [row for row in point["rows"] if row["exact"]]
+    if len(exact) > 1 and len({row["grad_sha256"] for row in exact}) == 1:
+        out.print(f"The gradients of all {len(exact)} exact strategies are equal to the last bit.")
+    if inexact and not exact:
+        out.print("How far inexact gradients are off needs an exact strategy beside them: add cache to --strategies.")
+
+
+def _errors(row: dict) -> tuple[str, str]:
+    if row["exact"]:
+        return "0", "1"
+    found = row["gradient_error"]
+    return ("-", "-") if found is None else (error_text(found["relative_error"]), cosine_text(found["cosine"]))
+
+
+def _print_parameters(point: dict, out: Console) -> None:
+    for row in point["rows"]:
+        if row["gradient_error"] is None:
+            continue
+        shown = table("parameter", "relative error", "cosine",
+                      title=f"{row['strategy']}: first gradients against those of {row['gradient_error']['reference']}")
+        for name, found in row["gradient_error"]["by_parameter"].items():
+            shown.add_row(name, error_text(found["relative_error"]), cosine_text(found["cosine"]))
+        out.print(shown)
+
+
+def error_text(value: float | None) -> str:
+    """A relative error, three digits."""
+    return "-" if value is None else f"{value:.2e}"
+
+
+def cosine_text(value: float | None) -> str:
+    """A cosine; what it lacks to 1 is what matters."""
+    return "-" if value is None else f"{value:.8f}"

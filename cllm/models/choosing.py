@@ -1,0 +1,86 @@
+"""From what is typed to an architecture: a family by its name, or a user's class by its file or module."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+from cllm.errors import ConfigError
+from cllm.locate import load_module
+from cllm.models.architecture import Architecture, checked_architecture
+from cllm.models.families import FAMILIES
+from cllm.models.gpt import ModelConfig
+
+
+def family_named(text: str) -> type[Architecture]:
+    """The class of ``gpt``, ``mine.py:Mine`` or ``package.module:Mine``.
+
+    A file is loaded as if it were run from its own folder, up to the first comparison in it; what stands under
+    ``if __name__ == "__main__"`` is not run.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such family, file, module or class.
+    """
+    if text in FAMILIES:
+        return FAMILIES[text]
+    source, colon, name = text.rpartition(":")
+    if not colon or not source:
+        raise ConfigError("--model", f"must be one of {', '.join(FAMILIES)}, FILE.py:Class or module:Class", repr(text),
+                          "Check the spelling, or name the class behind a colon.")
+    module = _module(source)
+    kind = getattr(module, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, Architecture) or not is_dataclass(kind):
+        there = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, Architecture)
+                 and value is not Architecture]
+        raise ConfigError("--model", f"must name an architecture in {source}: {', '.join(there) or 'it has none'}", repr(name),
+                          "Name a frozen dataclass that derives from cllm.Architecture.")
+    return kind
+
+
+def made(kind: type[Architecture], settings: Mapping[str, object], preset: str | None = None,
+         seq_len: int | None = None) -> Architecture:
+    """An architecture of that family.
+
+    Parameters
+    ----------
+    kind : class
+    settings : dict
+        Values by name of field.
+    preset : str or None
+        Sizes to begin with, of families that derive from `ModelConfig`.
+    seq_len : int or None
+        A model for shorter sequences is made for these, unless its setting `max_seq_len` was given.
+
+    Raises
+    ------
+    ConfigError
+        When settings are missing or not those of the family.
+    """
+    if preset is not None and not issubclass(kind, ModelConfig):
+        raise ConfigError("--preset", "is for families that derive from ModelConfig", kind.__name__, "Use --set FIELD=VALUE.")
+    try:
+        architecture = kind(**settings) if preset is None else kind.preset(preset, **settings)
+    except TypeError as error:
+        raise ConfigError(kind.__name__, f"must be given its fields: {', '.join(f.name for f in fields(kind))}", str(error),
+                          "Use --set FIELD=VALUE, or give the class defaults.") from error
+    longest = getattr(checked_architecture("--model", architecture), "max_seq_len", None)
+    if None in (seq_len, longest) or seq_len <= longest or "max_seq_len" in settings:
+        return architecture
+    return replace(architecture, max_seq_len=seq_len)
+
+
+def _module(source: str):
+    if source.endswith(".py"):
+        file = Path(source).absolute()
+        _look_in(file.parent)
+        return load_module(file.stem, str(file))
+    _look_in(Path.cwd())
+    return load_module(source)
+
+
+def _look_in(folder: Path) -> None:
+    """Let modules be imported from a folder, as Python does from that of a script."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))

@@ -1,0 +1,103 @@
+"""From a directory as transformers saves it to a model: `from_pretrained`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cllm.errors import ConfigError, SnapshotError
+from cllm.models import hub
+from cllm.models.architecture import Architecture
+from cllm.models.families import FAMILIES, model_of
+from cllm.models.model import Model
+from cllm.models.saving import Source
+from cllm.weights.directory import find_tensors, read_config
+from cllm.weights.dtypes import RAW, widened
+from cllm.weights.header import Tensor
+
+FILES: dict[str, type[Architecture]] = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+MOST_NAMES = 8  # listed in an error
+
+
+def read_architecture(directory: str | Path, **changes) -> tuple[Architecture, dict, dict[str, Tensor]]:
+    """What a directory's model is, its config, and its tensors by name; only headers are read.
+
+    Parameters
+    ----------
+    directory : str or Path
+    **changes
+        Settings of the family in place of the config's, such as ``dropout=0.1``.
+
+    Raises
+    ------
+    SnapshotError, ConfigError
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    kind = config.get("model_type")
+    if kind not in FILES:
+        raise ConfigError(f"{directory / 'config.json'}, model_type", f"must be one of {', '.join(FILES)}", repr(kind),
+                          "Choose a model of one of these.")
+    hub.refuse_unbuilt(config, kind)
+    family = FILES[kind]
+    architecture = replace(family.from_config(config), **changes)
+    tensors = {name: t for name, t in find_tensors(directory).items() if not family.is_buffer(name)}
+    head = next((name for name in tensors if name == family.head), None)
+    if architecture.tied and head is not None and not _repeats(tensors, head, architecture):
+        architecture = replace(architecture, tied=False)
+    return architecture, config, tensors
+
+
+def from_pretrained(directory: str | Path, dtype: str = "float32", **changes) -> Model:
+    """The model of a directory with config.json and safetensors, as transformers saves it.
+
+    Nothing but the model and one tensor is in memory at a time; narrow dtypes are widened without loss. Every tensor must be
+    known and every parameter there.
+
+    Parameters
+    ----------
+    directory : str or Path
+    dtype : {"float32", "float64"}
+        Of the model.
+    **changes
+        Settings of the family in place of the config's, such as ``dropout=0.1``.
+
+    Returns
+    -------
+    Model
+        ``model.save_pretrained(directory)`` writes it back.
+
+    Raises
+    ------
+    ConfigError
+        When the family, or a setting of it, is not built; before any tensor is read.
+    SnapshotError
+        When files are missing, damaged, or hold other tensors.
+    """
+    architecture, config, tensors = read_architecture(directory, **changes)
+    parts = architecture.tensors(set(tensors))
+    for names, what in ((sorted(set(parts) - set(tensors)), "hold every parameter"),
+                        (sorted(set(tensors) - set(parts)), "hold no unknown tensors")):
+        if names:
+            listed = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
+            raise SnapshotError(str(directory), f"must {what}", f"{'missing' if 'every' in what else 'unknown'}: {listed}",
+                                "Download it again, or check that config.json belongs to these files.")
+    model = model_of(architecture, seed=None, dtype=dtype)
+    for name, part in parts.items():
+        tensor, parameter = tensors[name], model.parameters[part.parameter]
+        if tensor.shape != part.shape(parameter.shape) or tensor.code not in RAW:
+            raise SnapshotError(f"{tensor.file}, {name}", f"must be floats of shape {part.shape(parameter.shape)}",
+                                f"{tensor.code} of shape {tensor.shape}", "Check that config.json belongs to these files.")
+        part.write(parameter, widened(tensor.raw(), tensor.code))
+    model.source = Source(Path(directory), config, tensors)
+    return model
+
+
+def _repeats(tensors: dict[str, Tensor], head: str, architecture: Architecture) -> bool:
+    """Whether the head in the files is the embedding once more."""
+    parts = architecture.tensors(set(tensors))
+    embedding = next((n for n, p in parts.items() if p.parameter == "tok_emb.weight" and n in tensors and n != head), None)
+    if embedding is None:
+        return True  # told as missing later
+    first, second = tensors[embedding], tensors[head]
+    return (first.shape, first.code) == (second.shape, second.code) and np.array_equal(first.raw(), second.raw())

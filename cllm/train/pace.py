@@ -1,0 +1,42 @@
+"""How many steps fit into some hours, as a few that change nothing tell."""
+
+from statistics import median
+from time import perf_counter
+
+from cllm.checks import LARGEST
+from cllm.models.model import Model
+from cllm.planner.costs import Speeds
+
+TIMED_SECONDS = 5.0  # of calls, after one that warms up; two calls at least
+FEWEST = 2
+
+
+def steps_in(model: Model, beginning) -> int:
+    """Steps that take the settings' hours with the evaluations between them, at the pace of the first calls.
+
+    Loss and gradients of the first windows are taken and thrown away: weights, optimizer and order stay as they are. What
+    the optimizer takes is predicted.
+    """
+    s = beginning.settings
+    executor = beginning.executors.of(s.batch_size, s.seq_len)
+    tokens, targets = beginning.windows.batch(0, s.batch_size)
+    timed = _seconds_of(lambda: executor.loss_and_grad(tokens, targets))
+    executor.step = 0
+    model.zero_grad()
+    work = executor.workload
+    step = s.accumulate * timed + Speeds.stored(work).update_seconds(model.program, work)
+    if len(beginning.val_tokens):
+        windows = min(s.eval_batches * s.batch_size, (len(beginning.val_tokens) - 1) // s.seq_len)
+        step += _seconds_of(lambda: executor.loss(tokens, targets)) * -(-windows // s.batch_size) / s.eval_every
+    return max(1, min(LARGEST, int(s.hours * 3600 / step)))
+
+
+def _seconds_of(call) -> float:
+    """Seconds of a call, the median of some."""
+    call()
+    spent: list[float] = []
+    while len(spent) < FEWEST or sum(spent) < TIMED_SECONDS and len(spent) < 50:
+        began = perf_counter()
+        call()
+        spent.append(perf_counter() - began)
+    return median(spent)

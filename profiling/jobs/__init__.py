@@ -1,0 +1,1 @@
+"""What the measuring scripts share: their command line, their results, the training runs that they compare."""

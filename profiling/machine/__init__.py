@@ -1,0 +1,1 @@
+"""What the machine can do: the limits beside which measured figures stand."""

@@ -1,0 +1,1 @@
+"""What runs in a process of NumPy's: what a NumPy user would write."""

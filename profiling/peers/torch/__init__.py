@@ -1,0 +1,1 @@
+"""What runs in a process of PyTorch's: PyTorch and NumPy, not cllm."""

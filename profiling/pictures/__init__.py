@@ -1,0 +1,1 @@
+"""Pictures: from what a script wrote to a PNG. `draw.py` says which result has which."""

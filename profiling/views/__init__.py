@@ -1,0 +1,8 @@
+"""Views: from what a script wrote to the header and rows of a table, in words.
+
+`VIEWS` maps (script, view) to a function of the result's data. `tables.py` puts them into pages.
+"""
+
+from views import kernels, losses, plans, precision, steps
+
+VIEWS = {**steps.VIEWS, **plans.VIEWS, **kernels.VIEWS, **precision.VIEWS, **losses.VIEWS}

@@ -1,0 +1,39 @@
+"""Views of losses: curves judged by the spread of seeds, variants of a model, a whole training run."""
+
+from collections.abc import Callable
+from statistics import mean
+
+from words import Table, code, spread
+
+
+def _curves(data: dict) -> Table:
+    """Validation losses by variant and their distance from the exact run of the same seed."""
+    arenas = "arena_bytes" in data["rows"][0]
+    header = ("", *(["arena MB"] if arenas else []), "validation loss, mean (least to most)", "against exact, by seed",
+              "mean difference as a share of the spread of seeds", "the same of the greatest difference", "within the spread")
+    return header, [(code(row["name"]), *([f"{row['arena_bytes'] / 1e6:.1f}"] if arenas else []),
+                     f"{mean(row['last']):.4f} ({min(row['last']):.4f} to {max(row['last']):.4f})",
+                     ", ".join(f"{d:+.4f}" for d in row["differences"]), f"{row['mean_share']:.2f}",
+                     f"{row['largest_share']:.2f}", "yes" if row["within"] else "no") for row in data["rows"]]
+
+
+def variants(data: dict) -> Table:
+    """Losses of `crystalline.py` by variant; a difference has one sign under every seed, or is none."""
+    header = ("variant", "parameters", "F", "validation loss, mean", "least to most", "against plain, by seed", "difference")
+    return header, [(row["name"], f"{row['parameters']:,}", str(row["config"]["d_ff"]), f"{row['mean']:.4f}",
+                     f"{min(row['losses']):.4f} to {max(row['losses']):.4f}",
+                     ", ".join(f"{d:+.4f}" for d in row["differences"] or ()), row["says"]) for row in data["rows"]]
+
+
+def _trained(data: dict) -> Table:
+    header = ("", "steps", "seconds in all", "step s (least to most)", "validation loss, nats per token")
+    return header, [(row["name"], str(row["evaluations"][-1]["step"]), f"{row['seconds']:.1f}",
+                     spread(row["step_seconds"]), f"{row['evaluations'][-1]['val_loss']:.4f}") for row in data["rows"]]
+
+
+VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
+    ("compression", ""): _curves,
+    ("mixed_precision_loss", ""): _curves,
+    ("crystalline", ""): variants,
+    ("training", ""): _trained,
+}

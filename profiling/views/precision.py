@@ -1,0 +1,78 @@
+"""Views of what was measured about numbers in fewer bits, about spilling, and about a thousand steps."""
+
+from collections.abc import Callable
+
+from words import Table, code
+
+
+def _first_gradients(data: dict) -> Table:
+    """What inexact strategies save and cost, and how far their first gradients are off."""
+    base = next(row for row in data["rows"] if row["strategy"] == "cache")
+    return ("strategy", "arena MB", "saved of cache's arena", "time against cache", "relative error of the gradient",
+            "cosine"), [
+        (code(row["strategy"]), f"{row['arena_bytes'] / 1e6:.1f}", f"{1 - row['arena_bytes'] / base['arena_bytes']:.1%}",
+         f"{row['slowdown_vs_cache']:.2f}", *(["0", "1"] if row["exact"] else [
+             f"{row['gradient_error']['relative_error']:.1e}", f"{row['gradient_error']['cosine']:.7f}"]))
+        for row in data["rows"]]
+
+
+def _mixed_memory(data: dict) -> Table:
+    found = data["memory"]
+    copy = found["working_copy_bytes"]
+    return ("activations", "arena MB", "in total MB", "in total with a bfloat16 copy of the matrices, MB"), [
+        (code(name), f"{arena / 1e6:.1f}", f"{found['total_bytes'][name] / 1e6:.1f}",
+         f"{(found['total_bytes'][name] + copy) / 1e6:.1f}") for name, arena in found["arena_bytes"].items()]
+
+
+def _mixed_steps(data: dict) -> Table:
+    words = {"cache": "a step, activations kept as float32", "bf16": "a step, activations kept as bfloat16",
+             "round_weights": "rounding all matrices to bfloat16"}
+    rows = [(words[name], f"{one['median'] * 1e3:.1f} ({one['min'] * 1e3:.1f} to {one['max'] * 1e3:.1f})")
+            for name, one in data["seconds"].items()]
+    return ("", "ms (least to most)"), rows
+
+
+def _mixed_products(data: dict) -> Table:
+    names = {"cllm product": "cllm, float32", "cllm product_of_copy": "cllm, weight widened from bfloat16",
+             "torch float32": "PyTorch, float32", "torch bfloat16": "PyTorch, bfloat16",
+             "torch rounded": "PyTorch, bfloat16 from float32 and back"}
+    there = [name for name in names if name in data["products"][0]["rate"]]
+    rows = [(code(row["name"]), " × ".join(map(str, row["shape"])),
+             *[f"{row['rate'][name] / 1e9:.0f}" for name in there]) for row in data["products"]]
+    if data["instruction"]:
+        found = data["instruction"]
+        rates = {"cllm product": found["float32"], "torch bfloat16": found["bfloat16"]}
+        rows.append(("from registers", "", *[f"{rates[name] / 1e9:.0f}" if rates.get(name) else "–" for name in there]))
+    return ("product", "N × in × out", *[f"{names[name]}, GFLOP/s" for name in there]), rows
+
+
+def _mixed_bound(data: dict) -> Table:
+    bound = data["bound"] or {}
+    rows = [("share of a step that is products", f"{data['product_share']:.2f}")]
+    words = {"bfloat16": "with operands that are bfloat16 already", "rounded": "from float32 and back"}
+    rows += [(f"a step with all products as fast as PyTorch's in bfloat16, {words[name]}", f"{share:.2f} of today's")
+             for name, share in bound.items()]
+    return ("", ""), rows
+
+
+def _leaks(data: dict) -> Table:
+    return ("strategy", "steps", "resident bytes more", "bytes of Python's more", "threads more", "descriptors more"), [
+        (code(row["name"]), str(data["steps"]), f"{row['resident_growth_bytes']:+,}", f"{row['python_growth_bytes']:+,}",
+         f"{row['threads_growth']:+d}", f"{row['descriptors_growth']:+d}") for row in data["rows"]]
+
+
+def _disks(data: dict) -> Table:
+    names = ("cached_write", "device_write", "cached_read", "device_read")
+    return ("disk", *[f"{name.replace('_', ' ')}, MB/s" for name in names]), [
+        (str(number), *[f"{disk[name] / 1e6:,.0f}" for name in names]) for number, disk in enumerate(data["disks"], 1)]
+
+
+VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
+    ("mixed_precision", "memory"): _mixed_memory,
+    ("mixed_precision", "steps"): _mixed_steps,
+    ("mixed_precision", "products"): _mixed_products,
+    ("mixed_precision", "bound"): _mixed_bound,
+    ("cllm compare", "gradients"): _first_gradients,
+    ("leaks", ""): _leaks,
+    ("compare", "disks"): _disks,
+}

@@ -1,0 +1,53 @@
+"""Bits do not hang on how the kernels were optimised: the tests of the kernels write the same in every build of them.
+
+Each variant is a build of a minute, so these tests run only when asked for: ``make test-variants``.
+"""
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+X86 = platform.machine() == "x86_64"
+# What is different in the environment of the build. GCC's tuning for Zen 3 breaks up long chains of fused products.
+VARIANTS = {
+    "hardly optimised, bounds checked": {"CLLM_DEBUG": "1"},
+    "serial": {"CLLM_OPENMP": "0"},
+    **({"tuned for Zen 3": {"CFLAGS": "-mtune=znver3"}, "tuned for Haswell": {"CFLAGS": "-mtune=haswell"}} if X86 else {}),
+}
+
+pytestmark = pytest.mark.variants
+
+
+def bits(root, file):
+    """Digest by test of what the kernels below `root` wrote; the tests must pass."""
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "record_bits",
+                           "--bits", str(file), "tests/kernels"], cwd=root, text=True, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests/kernels")))})
+    assert done.returncode == 0, done.stdout[-4000:]
+    return json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return bits(ROOT, tmp_path_factory.mktemp("bits") / "ours.json")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_bit_is_that_of_the_build_at_hand(name, expected, tmp_path):
+    built = ("*.so", "_build_info.py", "__pycache__")
+    for folder in ("cllm", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns(*built))
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tmp_path)
+    done = subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=tmp_path, text=True,
+                          capture_output=True, env={**os.environ, **VARIANTS[name]})
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = bits(tmp_path, tmp_path / "theirs.json")
+    assert found.keys() == expected.keys() and len(found) > 1000
+    assert not [test for test in found if found[test] != expected[test]]
