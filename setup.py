@@ -251,7 +251,9 @@ class BuildKernels(build_ext):
         info["CYTHON"] = cython_version
         extension, = self.extensions
         extension.sources = translate(extension, self.build_temp, info["DEBUG"], info["WERROR"])
-        extension.extra_compile_args = [*info["FLAGS"], *(WARNING_FLAGS if info["WERROR"] else ())]
+        # Python's own flags ask for debug symbols, which are six times the code; CLLM_DEBUG has them
+        symbols = () if info["DEBUG"] else ("-g0",)
+        extension.extra_compile_args = [*info["FLAGS"], *symbols, *(WARNING_FLAGS if info["WERROR"] else ())]
         extension.extra_link_args = list(link)
         super().build_extensions()
         self.record = "".join([

@@ -7,6 +7,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -21,7 +22,8 @@ from cllm.models.model import Model
 from cllm.optim import AdamW, clip_grad_norm
 from cllm.planner.costs import DISK, UPDATE, op_signature
 from cllm.planner.ledger import Ledger
-from cllm.planner.store import check_store, load_measurements, save_measurements
+from cllm.planner.load import is_loaded, load_average, load_in_words
+from cllm.planner.store import check_store, load_measured, save_measurements
 from cllm.planning import decide
 from cllm.program.program import Program
 from cllm.program.wiring import Wiring
@@ -29,6 +31,7 @@ from cllm.program.workload import Workload
 from cllm.schedule.compression import PACKED
 from cllm.strategies import Compressed, MemoryBudget, RecomputeAll, parse
 
+DISAGREE = 1.25  # times as long as the quickest round: such a round was disturbed, and its figures are left out
 MOST_SECONDS = 20.0  # that a calibration should take; what it then has not measured is estimated from what it has
 LAYERS = 3  # of the model that is measured: blocks of a kind cost the same, and three give each operation enough samples
 ROUNDS = 4  # in each of them every size of micro-batch has its turn, so that a slow phase of the machine meets them all
@@ -61,17 +64,32 @@ class Excerpt(Architecture):
 
 
 def is_calibrated(architecture: Architecture, workload: Workload) -> bool:
-    """Whether this machine was measured for this workload of this model."""
-    return _mark(architecture, workload) in load_measurements(workload.threads, workload.dtype)
+    """Whether this machine was measured for this workload of this model; what was measured while it had more to do than cores
+    counts only as long as it still has."""
+    stored, mark = load_measured(workload.threads, workload.dtype), _mark(architecture, workload)
+    made = stored.made.get(mark, {})
+    return mark in stored.seconds and (not is_loaded(made.get("load")) or is_loaded(load_average()))
 
 
 def source_of_seconds(architecture: Architecture, workload: Workload) -> str:
     """What the predicted seconds of a workload of a model rest on, in words."""
-    stored = load_measurements(workload.threads, workload.dtype)
-    if not stored:
+    stored = load_measured(workload.threads, workload.dtype)
+    if not stored.seconds:
         return "declared work, at the speeds of a server core: nothing was measured on this machine"
-    return "measured on this machine" if _mark(architecture, workload) in stored else \
-        "measured on this machine for other models or batches, and scaled by declared work"
+    made = stored.made.get(_mark(architecture, workload))
+    if made is None:
+        return f"{stored.source} on this machine for other models or batches, and scaled by declared work"
+    return f"measured on this machine on {made['date']}{_doubt(made)}"
+
+
+def _doubt(made: dict) -> str:
+    """Why a calibration is not to be believed; empty where it is."""
+    if is_loaded(made["load"]):
+        return f", under {load_in_words(made['load'])}: measure again when it is quiet (cllm plan --calibrate)"
+    if made["loaded"]:
+        return (f", when its rounds took from 1 to {made['spread']:.1f} times as long: measure again when it is quiet "
+                "(cllm plan --calibrate)")
+    return ""
 
 
 def wants_seconds(strategy: object) -> bool:
@@ -104,6 +122,9 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
     run as half of a batch of two, which also puts gradients aside for the epilogue. Compressed copies are measured at one
     sequence: their seconds grow with their bytes. Random tokens serve as well as text.
 
+    Rounds that were disturbed are left out, and more are taken where they disagree. What is stored has the date, the load of
+    the machine, and whether it was too busy for the figures to be believed beyond their own workload.
+
     Parameters
     ----------
     architecture : Architecture
@@ -124,7 +145,9 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
         When measurements cannot be kept; where that is known beforehand, nothing is measured.
     """
     check_store(workload.threads, workload.dtype)
-    began = perf_counter()
+    load, began = load_average(), perf_counter()
+    if is_loaded(load):
+        tell(f"the machine has {load_in_words(load)}: what is measured now is marked, and measured again when it is quiet")
     model = Model(Excerpt.of(architecture, LAYERS), dtype=workload.dtype)
     sizes: list[_Steps] = []
     for size in _sizes(workload.batch):
@@ -138,10 +161,10 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
         sizes.append(_Steps(part, RecomputeAll(micro_batch=size)))
         sizes[-1].turn(model)
     compressed = [_Steps(sizes[0].workload, Compressed(dtype, micro_batch=1)) for dtype in PACKED]
-    for number in range(1, ROUNDS):
-        if perf_counter() - began > MOST_SECONDS / 2:
+    for number in range(1, 2 * ROUNDS):
+        if perf_counter() - began > MOST_SECONDS / 2 or number >= ROUNDS and not _disagree(sizes):
             break
-        tell(f"round {number + 1} of {ROUNDS}")
+        tell(f"round {number + 1} of {ROUNDS}" if number < ROUNDS else "another round: those before disagree")
         for steps in sizes:
             steps.turn(model)
     tell("compressed copies")
@@ -157,8 +180,15 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
     disk = _measure_disk()
     if disk is not None:
         seconds[DISK] = disk
-    seconds[_mark(architecture, workload)] = 0.0
-    return save_measurements(workload.threads, workload.dtype, seconds)
+    mark = _mark(architecture, workload)
+    loaded = is_loaded(load) or _disagree(sizes)
+    made = {"date": date.today().isoformat(), "load": load, "spread": max(steps.spread for steps in sizes), "loaded": loaded}
+    return save_measurements(workload.threads, workload.dtype, {**seconds, mark: 0.0}, {mark: made}, loaded)
+
+
+def _disagree(sizes: "list[_Steps]") -> bool:
+    """Whether some size has fewer than two rounds of its pace that were not disturbed."""
+    return any(len(steps.turns) > 1 and len(steps.quiet_turns) < 2 for steps in sizes)
 
 
 def _sizes(batch: int) -> list[int]:
@@ -183,6 +213,7 @@ class _Steps:
     found: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     names: list[str] = field(default_factory=list)
     totals: list[float] = field(default_factory=list)
+    turns: "list[_Steps]" = field(default_factory=list)
 
     def turn(self, model: Model) -> None:
         """A step that warms up, then timed ones."""
@@ -194,20 +225,38 @@ class _Steps:
         feeds = model.architecture.whole.example_batch(np.random.default_rng(0), work.batch, work.time)
         model.zero_grad()
         executor.loss_and_grad(**feeds)
-        spent = 0.0
+        now, spent = _Steps(work, self.strategy, names=self.names), 0.0
         while spent < TURN_SECONDS:
             model.zero_grad()
             timed = executor.timed_step(**feeds).tolist()
             for name, seconds in zip(self.names, timed, strict=True):
-                self.found[name].append(seconds)
-            self.totals.append(sum(timed))
-            spent += self.totals[-1]
+                now.found[name].append(seconds)
+            now.totals.append(sum(timed))
+            spent += now.totals[-1]
+        self.turns.append(now)
+
+    @property
+    def spread(self) -> float:
+        """The slowest turn's median step over the quickest's."""
+        medians = [median(turn.totals) for turn in self.turns]
+        return max(medians) / min(medians)
+
+    @property
+    def quiet_turns(self) -> "list[_Steps]":
+        """Turns within `DISAGREE` of the quickest."""
+        least = min(median(turn.totals) for turn in self.turns)
+        return [turn for turn in self.turns if median(turn.totals) <= DISAGREE * least]
 
     def seconds(self) -> dict[str, float]:
         """What each operation adds to a step: medians, in the proportion that makes their sum the median step. (Seconds are
         skewed: medians alone fall short of the step by some percent, and means hear every disturbance.)"""
-        medians = {name: median(samples) for name, samples in self.found.items()}
-        share = median(self.totals) / sum(medians[name] for name in self.names)
+        found, totals = defaultdict(list, {name: list(samples) for name, samples in self.found.items()}), list(self.totals)
+        for turn in self.quiet_turns if self.turns else ():
+            for name, samples in turn.found.items():
+                found[name] += samples
+            totals += turn.totals
+        medians = {name: median(samples) for name, samples in found.items()}
+        share = median(totals) / sum(medians[name] for name in self.names)
         return {name: share * seconds for name, seconds in medians.items()}
 
 

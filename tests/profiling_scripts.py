@@ -4,10 +4,12 @@ import importlib
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).resolve().parents[1] / "profiling"
 FILES = sorted(FOLDER.rglob("*.py"))
-
-
+IN_A_CHECKOUT = pytest.mark.skipif(not list((FOLDER / "results").glob("*.json")),
+                                   reason="stored results are megabytes, and not in the source distribution")
 
 def name_of(path):
     """A file of profiling/ as its scripts import it: "views.steps"."""

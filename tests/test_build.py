@@ -14,7 +14,7 @@ from setuptools import Extension
 from setuptools.errors import CompileError, PlatformError
 
 import cllm
-from cllm import _build_info, about, platform_guard
+from cllm import _build_info, _kernels, about, platform_guard
 from cllm.errors import BuildError
 
 ROOT = Path(__file__).parents[1]
@@ -214,13 +214,21 @@ def test_the_source_distribution_carries_what_a_build_needs(tmp_path):
                for path in (ROOT / "cllm").rglob(pattern)} - {"cllm/_build_info.py"}
     assert sources | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "tests/test_build.py"} <= names
     assert not [name for name in names if name.endswith((".so", "_build_info.py"))]
+    assert {name for name in names if name.startswith("profiling/results/") and "." in name} == {"profiling/results/README.md"}
 
 
 def test_an_installed_package_has_the_text_and_its_notice(tmp_path):
     setup_command(tmp_path, "build_py", "--build-lib", str(tmp_path / "lib"))
     texts = {path.name for path in (tmp_path / "lib/cllm/texts").iterdir()}
     assert texts == {"pride_and_prejudice.txt.gz", "NOTICE.txt"}
-    assert (tmp_path / "lib/cllm/layers/__init__.py").exists()
+    assert (tmp_path / "lib/cllm/layers/__init__.py").exists() and (tmp_path / "lib/cllm/py.typed").exists()
+
+
+def test_the_extension_is_code_and_no_symbols_of_debugging():
+    library = Path(_kernels.__file__)
+    if _build_info.DEBUG or library.read_bytes()[:4] != b"\x7fELF":
+        pytest.skip("a debug build, or another form of libraries")
+    assert b".debug_info" not in library.read_bytes() and library.stat().st_size < 3_000_000
 
 
 # What is recorded and how it is guarded

@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+from profiling_scripts import IN_A_CHECKOUT
 from test_api import GROUPS
 
 import cllm
@@ -103,12 +104,14 @@ def test_the_page_of_sites_is_in_sync():
     assert read("docs/sites.md") == module_of("docs/generate_sites.py").page(), "run python docs/generate_sites.py"
 
 
+@IN_A_CHECKOUT
 def test_tables_and_pictures_are_in_sync(tables):
     for page in tables.pages():
         text = page.read_text(encoding="utf-8")
         assert text == tables.filled(text, page.parent), f"{page}: run python profiling/tables.py"
 
 
+@IN_A_CHECKOUT
 def test_make_profile_draws_every_picture_of_the_pages():
     draw = module_of("profiling/draw.py")
     drawn = {"compare", *draw.SIDE_BY_SIDE}  # the first by `cllm compare` itself
@@ -329,6 +332,7 @@ def links(page):
             yield address.partition("#")[0]
 
 
+@IN_A_CHECKOUT
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_to_files(page):
     missing = [address for address in links(page) if address and not (page.parent / address).exists()]

@@ -104,6 +104,11 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     done = _run_with_progress(points, rounds, keep)
     report = report_of(points, done, machine, values, asked)
     print_report(report, by_parameter, console())
+    doubts = report["doubts"]
+    if "points" in report and doubts:  # a sweep has a few for every point
+        doubts = [f"{len(doubts)} things speak against these seconds; --json and --html have them."]
+    for doubt in doubts:
+        click.echo(f"Note: {doubt}", err=True)
     problems = report["problems"] + _written({
         json_path: lambda path: write_json(path, report), html: lambda path: write_whole(path, page.render(report)),
         plot: lambda path: draw_report(report, path)})

@@ -46,23 +46,25 @@ def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, th
     if measure:
         path = calibrate(architecture, workload, lambda text: click.echo(f"measuring: {text}", err=True))
         click.echo(f"measured, kept in {path}")
+    seconds_from = source_of_seconds(architecture, workload)
     job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-           "optimizer": optimizer}
+           "optimizer": optimizer, "seconds_from": seconds_from}
     if whole_curve:
         plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads)
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
+        click.echo(f"seconds: {seconds_from}")
         if plot is not None:
             about = caption({"model": architecture.describe(), "machine": describe_machine(),
                              "job": {"batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "threads": threads}})
             curve = planned_curve(Point(p.total_bytes, p.predicted_seconds) for p in plans)
             with place_for(plot) as place:
-                draw_curve([("", [curve])], place, f"{about}\nseconds: {source_of_seconds(architecture, workload)}")
+                draw_curve([("", [curve])], place, f"{about}\nseconds: {seconds_from}")
         return
     made = plan(architecture, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
                 num_threads=threads)
     write_json(json_path, {**job, "strategy": strategy, **_costs(made)})
-    click.echo(made.table())
+    click.echo(f"{made.table()}\nseconds: {seconds_from}")
 
 
 def _costs(made: Plan) -> dict:

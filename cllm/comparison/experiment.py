@@ -86,11 +86,11 @@ def report_of(experiments: Sequence[Experiment], done: Sequence[Runs], machine: 
     asked = {"date": date.today().isoformat(), "command": command}
     if not swept:
         return {**asked, **reports[0]}
-    problems = [f"{one.name}: {problem}" for one, report in zip(experiments, reports, strict=True)
-                for problem in report["problems"]]
+    problems, doubts = ([f"{one.name}: {sentence}" for one, report in zip(experiments, reports, strict=True)
+                         for sentence in report[kind]] for kind in ("problems", "doubts"))
     for report in reports:
         del report["machine"]
-    return {**asked, "machine": machine, "sweep": swept, "points": reports, "problems": problems,
+    return {**asked, "machine": machine, "sweep": swept, "points": reports, "problems": problems, "doubts": doubts,
             "interrupted": any(runs.interrupted for runs in done)}
 
 

@@ -4,9 +4,12 @@ from statistics import median
 
 from cllm.comparison.contestants import reference_of
 from cllm.comparison.runner import Run, Runs
+from cllm.planner.load import is_loaded, load_in_words
 
 # What a plan decides: the same in every round.
 DECIDED = ("predicted_step_seconds", "arena_bytes", "high_water_bytes", "total_bytes", "plan", "timeline")
+FACTOR = 2  # between what was predicted and measured: beyond it one of the two is wrong
+SPREAD = 3  # of the slowest over the quickest step of a strategy: something else was running
 
 
 def summarise(runs: Runs, machine: dict) -> dict:
@@ -17,9 +20,10 @@ def summarise(runs: Runs, machine: dict) -> dict:
     dict
         ``machine``, ``family``, ``config``, ``model`` (in words), ``job``, ``rows`` (one per strategy, in the order asked, by
         its label; a strategy that failed has its reason in ``error`` and None for what it never measured;
-        ``gradient_error`` is None for an exact strategy, and where no exact one ran beside it), ``interrupted``, and
-        ``problems``, a list of sentences that is empty when all is well. ``tokens_per_second`` counts sequences where there
-        are no time steps.
+        ``gradient_error`` is None for an exact strategy, and where no exact one ran beside it), ``interrupted``,
+        ``problems``, a list of sentences that is empty when all is well, and ``doubts``, another of what speaks against the
+        seconds: they fail nothing, but a reader should know. ``tokens_per_second`` counts sequences where there are no time
+        steps.
     """
     rows = [_row(strategy, [run for run in runs.done if run.strategy == strategy], runs)
             for strategy in runs.strategies]
@@ -31,7 +35,7 @@ def summarise(runs: Runs, machine: dict) -> dict:
     job = runs.job.to_dict()
     return {"machine": machine, "family": job.pop("family"), "config": job.pop("config"),
             "model": runs.job.architecture.describe(), "job": job, "rows": rows, "interrupted": runs.interrupted,
-            "problems": _problems(runs, rows)}
+            "problems": _problems(runs, rows), "doubts": _doubts(rows, machine)}
 
 
 def _row(strategy: str, runs: list[Run], whole: Runs) -> dict:
@@ -61,6 +65,20 @@ def _error(runs: list[Run], whole: Runs) -> str | None:
     if errors:
         return errors[0]
     return "interrupted before it ran" if not runs and whole.interrupted else None
+
+
+def _doubts(rows: list[dict], machine: dict) -> list[str]:
+    load = (machine.get("load_average") or [None])[0]
+    found = [f"The machine had {load_in_words(load)} when the comparison began: its seconds are those of a busy machine."] \
+        if is_loaded(load) else []
+    for row in rows:
+        step, predicted = row["step_seconds"], row["predicted_step_seconds"]
+        if step and predicted and not 1 / FACTOR <= step["median"] / predicted <= FACTOR:
+            found.append(f"{row['strategy']}: a step took {step['median']:.3g} s where {predicted:.3g} were predicted, more "
+                         f"than a factor of {FACTOR} apart.")
+        if step and step["max"] > SPREAD * step["min"]:
+            found.append(f"{row['strategy']}: its steps took from {step['min']:.3g} to {step['max']:.3g} s.")
+    return found
 
 
 def _problems(runs: Runs, rows: list[dict]) -> list[str]:

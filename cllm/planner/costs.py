@@ -8,7 +8,7 @@ nearest measured one; without any, its declared work at the default speeds.
 from dataclasses import dataclass, field
 from math import log
 
-from cllm.planner.store import load_measurements
+from cllm.planner.store import load_measured
 from cllm.program.dims import elements
 from cllm.program.program import Program, Step
 from cllm.program.workload import Workload, state_arrays
@@ -28,16 +28,23 @@ DISK = "disk"  # seconds per byte written or read
 
 @dataclass(slots=True)
 class Speeds:
-    """What a machine is known to do: measured seconds by signature, empty where nothing was measured."""
+    """What a machine is known to do: measured seconds by signature, empty where nothing was measured.
+
+    Those in `loaded` were measured while the machine was busy: they stand for themselves, and for others only where nothing
+    better is known. `source` says in words what seconds rest on.
+    """
 
     measured: dict[str, float] = field(default_factory=dict)
+    loaded: frozenset[str] = frozenset()
+    source: str = "declared work"
     _ratios: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
     _known: dict[tuple, float] = field(default_factory=dict)
 
     @staticmethod
     def stored(workload: Workload) -> "Speeds":
         """The speeds stored for this machine, build, dtype and number of threads."""
-        return Speeds(load_measurements(workload.threads, workload.dtype))
+        found = load_measured(workload.threads, workload.dtype)
+        return Speeds(dict(found.seconds), found.loaded, found.source)
 
     def op_seconds(self, op: Op, schedule: Schedule, workload: Workload, micro_batch: int | None = None) -> float:
         """Seconds of one operation on a micro-batch, of the schedule's size or of another; waits for the disk are reckoned by
@@ -72,10 +79,12 @@ class Speeds:
     def _nearest(self, kind: str, layer: str, declared: float) -> float | None:
         """Measured over declared seconds of the measured operation of that kind whose declared work is nearest."""
         if not self._ratios:
-            for name, seconds in self.measured.items():
-                parts = name.split("|")
-                if len(parts) == 4:
-                    self._ratios.setdefault((parts[0], parts[1]), []).append((float(parts[3]), seconds / float(parts[3])))
+            for loaded in (False, True):  # of a busy machine only what is not known any better
+                better = frozenset(self._ratios) if loaded else frozenset()
+                for name, seconds in self.measured.items():
+                    parts = name.split("|")
+                    if len(parts) == 4 and (name in self.loaded) == loaded and (parts[0], parts[1]) not in better:
+                        self._ratios.setdefault((parts[0], parts[1]), []).append((float(parts[3]), seconds / float(parts[3])))
         known = self._ratios.get((kind, layer))
         if not known:
             return None

@@ -101,7 +101,7 @@ class Ledger:
         if plan not in self._estimates:
             schedule, memory = self.build(plan)
             seconds = schedule_seconds(schedule, self._program, self.workload, self._rates)
-            self._estimates[plan] = Estimate(memory.arena_bytes, memory.total_bytes, seconds)
+            self._estimates[plan] = Estimate(memory.arena_bytes, memory.total_bytes, seconds, self._rates.source)
         return self._estimates[plan]
 
     def build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:

@@ -1,4 +1,4 @@
-"""Measured seconds of operations, stored per machine, build and number of threads."""
+"""Measured seconds of operations, stored per machine, build and number of threads, with when and how they were measured."""
 
 import hashlib
 import json
@@ -7,13 +7,14 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cllm import _build_info
 from cllm.files import whole
 from cllm.platform_guard import cpuinfo_line
 
-FORMAT = 2
+FORMAT = 4
 
 DAMAGE = (OSError, ValueError, LookupError, TypeError, RecursionError)  # what reading a file that is none of ours may raise
 
@@ -25,8 +26,42 @@ def store_path(threads: int, dtype: str) -> Path:
     return Path(os.environ.get("CLLM_CACHE_DIR") or _user_directory(), f"measured-{key}-{threads}-{dtype}.json")
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured, and how.
+
+    Attributes
+    ----------
+    seconds : dict of float by operation
+    made : dict of dict by workload
+        Of each calibration "date", "load" (the load average before it, or None), "spread" (of its slowest round over its
+        quickest) and "loaded": whether the machine was too busy for its figures to be believed beyond their own workload.
+    loaded : frozenset of str
+        Operations that were measured while the machine was loaded, and never otherwise.
+    """
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    made: Mapping[str, dict] = field(default_factory=dict)
+    loaded: frozenset[str] = frozenset()
+
+    @property
+    def source(self) -> str:
+        """What seconds rest on, in two words or three: declared work, or measured and the date of the latest calibration."""
+        if not self.seconds:
+            return "declared work"
+        latest = max(self.made.values(), key=lambda one: one["date"], default=None)
+        if latest is None:
+            return "measured"
+        return f"measured {latest['date']}" + (" under load" if latest["loaded"] else "")
+
+
 def load_measurements(threads: int, dtype: str) -> dict[str, float]:
-    """Seconds by operation; empty where nothing was measured. A file that is not what was written counts as none, and a
+    """Seconds by operation; errors as `load_measured`."""
+    return dict(load_measured(threads, dtype).seconds)
+
+
+def load_measured(threads: int, dtype: str) -> Measured:
+    """What is stored; empty where nothing was measured. A file that is not what was written counts as none, and a
     warning says so: one wrong figure could turn a plan."""
     path = store_path(threads, dtype)
     try:
@@ -34,7 +69,7 @@ def load_measurements(threads: int, dtype: str) -> dict[str, float]:
     except DAMAGE as error:
         warnings.warn(f"{path} is damaged or cannot be read ({type(error).__name__}): seconds are predicted from declared work "
                       "until cllm plan --calibrate measures them again", RuntimeWarning, stacklevel=2)
-        return {}
+        return Measured()
 
 
 def check_store(threads: int, dtype: str) -> None:
@@ -45,8 +80,16 @@ def check_store(threads: int, dtype: str) -> None:
         pass
 
 
-def save_measurements(threads: int, dtype: str, seconds: Mapping[str, float]) -> Path:
+def save_measurements(threads: int, dtype: str, seconds: Mapping[str, float], made: Mapping[str, dict] | None = None,
+                      loaded: bool = False) -> Path:
     """Add to what is stored, in one move, so that a reader never sees half a file.
+
+    Parameters
+    ----------
+    made : dict of dict by workload
+        As of `Measured`.
+    loaded : bool
+        The machine was loaded: what was measured on a quiet one before stays.
 
     Raises
     ------
@@ -58,26 +101,30 @@ def save_measurements(threads: int, dtype: str, seconds: Mapping[str, float]) ->
     try:
         before = _read(path)
     except DAMAGE:  # damaged: what is measured now replaces it
-        before = {}
-    merged = {**before, **seconds}
-    data = {"sha256": _digest(merged), "seconds": merged}
+        before = Measured()
+    believed = {name for name in before.seconds if name not in before.loaded} if loaded else set()
+    new = {name: value for name, value in seconds.items() if name not in believed}
+    body = {"seconds": {**before.seconds, **new}, "made": {**before.made, **(made or {})},
+            "loaded": sorted(before.loaded | set(new) if loaded else before.loaded - set(new))}
+    data = {"sha256": _digest(body), **body}
     with whole(path) as place, open(place, "w", encoding="utf-8") as file:
         json.dump(data, file, indent=0, sort_keys=True, allow_nan=False)
     return path
 
 
-def _read(path: Path) -> dict[str, float]:
+def _read(path: Path) -> Measured:
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
-        return {}
-    if data["sha256"] != _digest(data["seconds"]):
+        return Measured()
+    body = {name: data[name] for name in ("seconds", "made", "loaded")}
+    if data["sha256"] != _digest(body):
         raise ValueError("not what was written")
-    return data["seconds"]
+    return Measured(body["seconds"], body["made"], frozenset(body["loaded"]))
 
 
-def _digest(seconds: Mapping[str, float]) -> str:
-    return hashlib.sha256(json.dumps(seconds, sort_keys=True).encode()).hexdigest()
+def _digest(body: Mapping) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _user_directory() -> Path:

@@ -29,11 +29,13 @@ FORMAT = 1  # of plans as data
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a plan costs: bytes of the arena, bytes in total, seconds of one step over the whole batch."""
+    """What a plan costs: bytes of the arena, bytes in total, seconds of one step over the whole batch, and what those rest
+    on: declared work, or measured and when."""
 
     arena_bytes: int
     total_bytes: int
     seconds: float
+    source: str = "declared work"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ class Plan:
         lines += [f"{name}: {word_of(decision)}" for name, decision in self.ends]
         if self.estimate is not None:
             lines.append(f"arena {self.arena_bytes / 1e6:.1f} MB, total {self.total_bytes / 1e6:.1f} MB, "
-                         f"predicted {self.predicted_seconds:.3f} s a step")
+                         f"predicted {self.predicted_seconds:.3f} s a step ({self.estimate.source})")
         if self.limit is not None:
             lines.append(f"within a limit of {self.limit:,} bytes in total")
         return "\n".join(lines)

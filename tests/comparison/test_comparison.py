@@ -205,6 +205,18 @@ def test_an_arena_that_is_not_as_predicted_is_a_problem():
     assert any("704" in problem for problem in summarise(runs, {})["problems"])
 
 
+@pytest.mark.parametrize("load, seconds, predicted, doubts", [
+    (0.5, [1.0, 1.1], 1.0, []), (None, [1.0, 1.1], 1.9, []), (1e4, [1.0, 1.1], 1.0, ["a load of 10000.0 on"]),
+    (0.5, [16.0, 16.0], 2.0, ["a step took 16 s where 2 were predicted"]), (0.5, [1.0], 2.5, ["more than a factor of 2"]),
+    (0.5, [1.0, 1.1, 4.0], 1.0, ["its steps took from 1 to 4 s"])])
+def test_what_speaks_against_the_seconds_is_said_and_fails_nothing(load, seconds, predicted, doubts):
+    runs = made_up(Run("cache", 0, result(step_seconds=seconds, predicted_step_seconds=predicted)), strategies=("cache",))
+    report = summarise(runs, {"load_average": None if load is None else [load, 0.0, 0.0]})
+    assert report["problems"] == [] and len(report["doubts"]) == len(doubts)
+    for sentence, words in zip(report["doubts"], doubts, strict=True):
+        assert words in sentence
+
+
 @pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": 0}, {"seq_len": 1025}, {"threads": 0}, {"seed": -1}])
 def test_job_refuses_what_cannot_be(change):
     with pytest.raises(ConfigError):

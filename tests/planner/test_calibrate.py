@@ -1,5 +1,6 @@
 """Calibration: what is measured is stored and used, on first use where a budget decides, and plans run no kernel for it."""
 import dataclasses
+import datetime
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from cllm.cli import main
 from cllm.models.architecture import program_of
 from cllm.planner.costs import Speeds, op_signature
 from cllm.planner.ledger import Ledger
-from cllm.planner.store import load_measurements, save_measurements, store_path
+from cllm.planner.store import load_measured, load_measurements, save_measurements, store_path
 from cllm.program.workload import Workload
 
 CONFIG = cllm.ModelConfig(61, 4, 16, 2, 32, 16)
@@ -22,6 +23,7 @@ WORK = Workload(5, 16, threads=1)
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("CLLM_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(calibrate, "DISK_PROBE_BYTES", 1 << 16)
+    monkeypatch.setattr(calibrate, "load_average", lambda: 0.5)  # whatever else the machine does
     return tmp_path
 
 
@@ -31,7 +33,7 @@ def test_every_operation_of_every_plan_is_measured_at_powers_of_two_and_the_whol
     assert calibrate.calibrate(CONFIG, WORK, told.append).parent == store
     other = Workload(4, 16, threads=1)
     assert calibrate.is_calibrated(CONFIG, WORK) and not calibrate.is_calibrated(CONFIG, other)
-    assert calibrate.source_of_seconds(CONFIG, WORK) == "measured on this machine"
+    assert calibrate.source_of_seconds(CONFIG, WORK).startswith(f"measured on this machine on {datetime.date.today()}")
     assert "for other models or batches" in calibrate.source_of_seconds(CONFIG, other)
     assert [t for t in told if t.startswith("micro")] == [f"micro-batch of {n}" for n in (1, 2, 4, 5)]
     known = load_measurements(1, "float32")
@@ -86,6 +88,7 @@ def test_every_size_has_its_turn_in_every_round(store, monkeypatch):
 
     monkeypatch.setattr(calibrate._Steps, "turn", noted)
     monkeypatch.setattr(calibrate, "TURN_SECONDS", 0.0001)
+    monkeypatch.setattr(calibrate, "DISAGREE", 1e9)
     calibrate.calibrate(CONFIG, WORK)
     assert turns[:-2] == calibrate.ROUNDS * [("RecomputeAll", size) for size in (1, 2, 4, 5)]
     assert turns[-2:] == 2 * [("Compressed", 1)]
@@ -109,6 +112,83 @@ def test_train_measures_once_where_a_budget_decides(store, tmp_path, strategy, o
     assert first.exit_code == second.exit_code == 0, first.output
     assert ("measuring this machine" in first.stderr) == measures
     assert "measuring this machine" not in second.stderr
+
+
+# a machine that has other things to do
+
+def rounds_of(*medians):
+    """Steps whose rounds took so long."""
+    def turn(m):
+        return calibrate._Steps(WORK, cllm.RecomputeAll(), {"a": [m / 4] * 3, "b": [m * 3 / 4] * 3}, ["a", "b"], [m] * 3)
+
+    return calibrate._Steps(WORK, cllm.RecomputeAll(), names=["a", "b"], turns=[turn(m) for m in medians])
+
+
+def test_rounds_that_were_disturbed_are_left_out():
+    steps = rounds_of(1.0, 7.0, 1.1, 5.0)
+    assert steps.spread == 7.0 and len(steps.quiet_turns) == 2
+    assert steps.seconds() == {"a": pytest.approx(1.05 / 4, rel=0.05), "b": pytest.approx(1.05 * 3 / 4, rel=0.05)}
+    assert not calibrate._disagree([steps]) and calibrate._disagree([steps, rounds_of(1.0, 1.5, 2.0)])
+    assert not calibrate._disagree([rounds_of(1.0)]), "one round cannot disagree"
+
+
+def test_rounds_are_repeated_where_they_disagree(store, monkeypatch):
+    told, paces = [], iter([1.0, 2.0, 4.0, 8.0, 16.0, 1.1, *[1.0] * 20])
+    turn = calibrate._Steps.turn
+
+    def paced(self, model):
+        turn(self, model)
+        pace = next(paces)
+        self.turns[-1].totals[:] = [pace] * len(self.turns[-1].totals)
+
+    monkeypatch.setattr(calibrate._Steps, "turn", paced)
+    calibrate.calibrate(CONFIG, Workload(1, 16, threads=1), told.append)
+    assert told.count("another round: those before disagree") == 2
+    made, = load_measured(1, "float32").made.values()
+    assert made["spread"] == 16.0 and not made["loaded"], "in the end two agree"
+
+
+def test_what_a_loaded_machine_gave_is_marked_and_measured_again_when_it_is_quiet(store, monkeypatch):
+    load = 1000.0
+    monkeypatch.setattr(calibrate, "load_average", lambda: load)
+    monkeypatch.setattr(calibrate, "TURN_SECONDS", 0.0001)
+    told = []
+    calibrate.calibrate(CONFIG, WORK, told.append)
+    assert told[0].startswith("the machine has a load of 1000.0 on ")
+    source = calibrate.source_of_seconds(CONFIG, WORK)
+    assert f"{datetime.date.today()}, under a load of 1000.0 on" in source and "measure again when it is quiet" in source
+    assert calibrate.is_calibrated(CONFIG, WORK), "as long as it is loaded"
+    assert f"(measured {datetime.date.today()} under load)" in cllm.plan(CONFIG, 5, 16, "cache", num_threads=1).table()
+    load = 0.5
+    assert not calibrate.is_calibrated(CONFIG, WORK)
+    monkeypatch.setattr(calibrate, "DISAGREE", 1e9)
+    calibrate.calibrate(CONFIG, WORK)
+    assert "load" not in calibrate.source_of_seconds(CONFIG, WORK) and not load_measured(1, "float32").loaded
+    assert f"(measured {datetime.date.today()})" in cllm.plan(CONFIG, 5, 16, "cache", num_threads=1).table()
+
+
+def test_what_a_loaded_machine_gave_does_not_reach_other_workloads(store):
+    good, bad = "forward|Linear|B1,64|1.0e-03", "forward|Linear|B2,64|2.0e-03"
+    save_measurements(1, "float32", {good: 2.0e-3})
+    save_measurements(1, "float32", {good: 50e-3, bad: 100e-3, "forward|Attention|B1|1.0e-03": 7e-3}, loaded=True)
+    found = load_measured(1, "float32")
+    assert found.seconds[good] == 2.0e-3 and found.seconds[bad] == 100e-3 and good not in found.loaded
+    speeds = Speeds(dict(found.seconds), found.loaded)
+    assert speeds._nearest("forward", "Linear", 2.0e-3) == pytest.approx(2.0), "of the quiet one, though the other is nearer"
+    assert speeds._nearest("forward", "Attention", 1e-3) == pytest.approx(7.0), "better than nothing"
+    save_measurements(1, "float32", {bad: 4.0e-3})
+    assert bad not in load_measured(1, "float32").loaded
+
+
+def test_seconds_say_what_they_rest_on(store):
+    assert "(declared work)" in cllm.plan(CONFIG, 5, 16, "cache", num_threads=1).table()
+    job = ["--preset", "tiny", "--layers", "1", "--batch-size", "1", "--seq-len", "8", "--threads", "1"]
+    for more in ([], ["--pareto"]):
+        said = CliRunner().invoke(main, ["plan", *job, *more]).output
+        assert "seconds: declared work, at the speeds of a server core" in said
+    done = CliRunner().invoke(main, ["plan", *job, "--calibrate", "--json", str(store / "plan.json")])
+    assert f"seconds: measured on this machine on {datetime.date.today()}" in done.output
+    assert json.loads((store / "plan.json").read_text())["seconds_from"].startswith("measured on this machine on")
 
 
 # what may befall the store

@@ -3,7 +3,7 @@ import argparse
 import json
 
 import pytest
-from profiling_scripts import FOLDER, script
+from profiling_scripts import FOLDER, IN_A_CHECKOUT, script
 
 
 def row(name, *curves):
@@ -60,6 +60,7 @@ def test_disks_of_strategies_that_spill(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@IN_A_CHECKOUT
 def test_views_of_stored_results():
     """Every result that is stored has its views, whole."""
     views = {**script("views.precision").VIEWS, **script("views.losses").VIEWS}

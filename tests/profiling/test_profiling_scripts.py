@@ -5,7 +5,7 @@ import sys
 
 import own_model
 import pytest
-from profiling_scripts import FOLDER, script
+from profiling_scripts import FOLDER, IN_A_CHECKOUT, script
 
 harness = script("harness")
 
@@ -78,6 +78,7 @@ def test_only_what_was_drawn_is_told_of(tmp_path):
     assert draw.told(path, draw.draw(path)) == f"\nwritten: {path}, {tmp_path / 'speed.png'}"
 
 
+@IN_A_CHECKOUT
 def test_every_picture_names_its_workload(monkeypatch, tmp_path):
     figures = pytest.importorskip("matplotlib.figure")
     draw, drawn = script("draw"), []

@@ -13,7 +13,7 @@ def render(report: dict) -> str:
     points = points_of(report)
     swept = "points" in report
     title = "cllm compare: " + (", ".join(report["sweep"]) if swept else caption(points[0]))
-    sections = [_origin(report), _problems(report["problems"])]
+    sections = [_origin(report), _problems(report["problems"] + report.get("doubts", []))]
     if swept:
         sections.append(_section("sweep", "The sweep", courses.figures(points)))
     for number, point in enumerate(points):
