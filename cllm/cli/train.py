@@ -22,8 +22,7 @@ from cllm.cli.options import (
 from cllm.comparison.picture import check_picture
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, record_of
-from cllm.models.families import FAMILIES, architecture_of, family_of, model_of
-from cllm.models.gpt import PRESETS
+from cllm.models.families import FAMILIES, FIRST, architecture_of, family_of, model_of
 from cllm.models.settings import names_of
 from cllm.optim import optimizer_kind
 from cllm.planning import plan
@@ -181,7 +180,7 @@ def _of_run(ctx: click.Context, state: dict, options: dict, dtype: str, out: Pat
     kind, given = asked_of(options, family)
     architecture = architecture_of(state, kind)
     if ctx.get_parameter_source("preset") != ParameterSource.DEFAULT:
-        preset = dict(zip(FIELDS, PRESETS[options["preset"]], strict=False))
+        preset = dict(zip(FIELDS, FIRST.presets[options["preset"]], strict=False))
         free = {"vocab_size", "max_seq_len"}  # a tokenizer or a longer --seq-len may have changed them
         given = {**{n: v for n, v in preset.items() if n in names_of(kind) and n not in free}, **given}
     differ = [f"{n} {getattr(architecture, n)!r} there, {v!r} now" for n, v in given.items() if getattr(architecture, n) != v]

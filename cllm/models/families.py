@@ -14,6 +14,7 @@ from cllm.models.neox import NeoX
 from cllm.tensors import foreign, load_model, read_metadata
 
 FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, NeoX)}
+FIRST = ModelConfig  # where no family is named; its settings are options of the command line
 
 
 def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:
@@ -23,7 +24,7 @@ def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "flo
 
 def family_of(metadata: Mapping) -> str:
     """The family that a file records; files from before they did are of the first."""
-    return metadata.get("family", ModelConfig.family)
+    return metadata.get("family", FIRST.family)
 
 
 def architecture_of(metadata: Mapping, architecture: type[Architecture] | None = None) -> Architecture:
