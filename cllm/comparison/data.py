@@ -6,7 +6,7 @@ import numpy as np
 
 from cllm.comparison.job import Job, reads_text
 from cllm.corpus import batch, embedded_text, read_text
-from cllm.executor.batches import checked_feeds
+from cllm.executor.batches import checked_feeds, feed_checks
 from cllm.tokenizer import ByteTokenizer
 
 
@@ -38,4 +38,4 @@ def check_data(job: Job) -> None:
         As `batches_of`, the architecture's `example_batch`, and `Executor.loss_and_grad`.
     """
     program = job.architecture.program
-    checked_feeds(program, job.workload, batches_of(job)(0), program.feeds)
+    checked_feeds(feed_checks(program, job.workload), batches_of(job)(0), program.feeds)

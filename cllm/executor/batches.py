@@ -15,11 +15,75 @@ from cllm.program.workload import Workload
 WORDS = {"B": "batch_size", "T": "seq_len", "N": "rows"}
 
 
-def checked_feeds(program: Program, workload: Workload, given: Mapping, names: Iterable[str]) -> dict[str, np.ndarray]:
+class FeedCheck:
+    """Whether an array may be fed: its dtype, its shape, its values.
+
+    Parameters
+    ----------
+    feed : Feed
+    workload : Workload
+        Of whose whole batches they are.
+    """
+
+    def __init__(self, feed: Feed, workload: Workload):
+        self.feed = feed
+        self.shape = resolve(feed.shape, workload.letters())
+        self.dtype = np.dtype(feed.dtype or workload.dtype)
+        self.whole_numbers = self.dtype.kind in "iu"
+        self.low, self.high = feed.low, feed.high
+        if self.whole_numbers:  # beyond these a value would become another
+            bits = 8 * self.dtype.itemsize
+            least, beyond = (-2 ** (bits - 1), 2 ** (bits - 1)) if self.dtype.kind == "i" else (0, 2 ** bits)
+            self.low = least if self.low is None else max(least, self.low)
+            self.high = beyond if self.high is None else min(beyond, self.high)
+
+    def __call__(self, array) -> np.ndarray:
+        """The array.
+
+        Raises
+        ------
+        ShapeError, DtypeError, TokenError
+        """
+        name = self.feed.name
+        try:
+            array = np.asarray(array)
+        except ValueError as error:
+            raise ShapeError(name, "must be an array", str(error), "Pass rows of equal length.") from error
+        if array.dtype.kind not in ("iu" if self.whole_numbers else "fiu"):
+            raise DtypeError(name, f"must hold {'integers' if self.whole_numbers else 'numbers'}", str(array.dtype),
+                             f"Pass them for example as {self.dtype}.")
+        if array.shape != self.shape:
+            words = ", ".join(WORDS.get(part, part) for part in self.feed.shape.split())
+            raise ShapeError(name, f"must have the shape ({words}) = {self.shape}", str(array.shape),
+                             "Reshape the batch, or make an Executor for its shape.")
+        if array.size:
+            self._check_bounds(array)
+        return array
+
+    def _check_bounds(self, array: np.ndarray) -> None:
+        number, low, high = int if self.whole_numbers else float, self.low, self.high
+        least, most = number(array.min()), number(array.max())
+        if (low is None or least >= low) and (high is None or most < high):
+            return
+        bad = least if low is not None and not least >= low else most
+        within = f"from {low} to {high - 1}" if self.whole_numbers else f"at least {low} and below {high}"
+        raise TokenError(self.feed.name, f"must be {within}", str(bad),
+                         "Check the tokenizer, or make the model with a larger vocab_size."
+                         if self.feed.name in ("tokens", "targets")
+                         else "Check the data, or declare the feed with other bounds.")
+
+
+def feed_checks(program: Program, workload: Workload) -> dict[str, FeedCheck]:
+    """A check for each feed of a program, by its name."""
+    return {name: FeedCheck(feed, workload) for name, feed in program.feeds.items()}
+
+
+def checked_feeds(checks: Mapping[str, FeedCheck], given: Mapping, names: Iterable[str]) -> dict[str, np.ndarray]:
     """What was fed, as arrays of the declared shapes whose values are within the declared bounds.
 
     Parameters
     ----------
+    checks : dict of FeedCheck by name
     given : dict of arrays by name
         None counts as not given.
     names : iterable of str
@@ -36,7 +100,7 @@ def checked_feeds(program: Program, workload: Workload, given: Mapping, names: I
         if strays:
             raise ConfigError(", ".join(sorted(strays)), must, got,
                               "Pass each feed by its name; a model's program.feeds tells their shapes.")
-    return {name: _checked(program.feeds[name], workload, given[name]) for name in names}
+    return {name: checks[name](given[name]) for name in names}
 
 
 def sizes_of(program: Program, given: Mapping) -> tuple[int, int | None]:
@@ -80,41 +144,3 @@ def divisor_of(program: Program, workload: Workload, feeds: Mapping[str, np.ndar
     if not count:
         raise TokenError(named["targets"], "at least one must not be -1", "none", "Skip this batch, or pass num_targets.")
     return count
-
-
-def _checked(feed: Feed, workload: Workload, array) -> np.ndarray:
-    try:
-        array = np.asarray(array)
-    except ValueError as error:
-        raise ShapeError(feed.name, "must be an array", str(error), "Pass rows of equal length.") from error
-    kept = np.dtype(feed.dtype or workload.dtype)
-    if kept.kind in "iu" and array.dtype.kind not in "iu":
-        raise DtypeError(feed.name, "must hold integers", str(array.dtype), f"Pass them for example as {kept}.")
-    if kept.kind == "f" and array.dtype.kind not in "fiu":
-        raise DtypeError(feed.name, "must hold numbers", str(array.dtype), f"Pass them for example as {kept}.")
-    shape = resolve(feed.shape, workload.letters())
-    if array.shape != shape:
-        words = ", ".join(WORDS.get(part, part) for part in feed.shape.split())
-        raise ShapeError(feed.name, f"must have the shape ({words}) = {shape}", str(array.shape),
-                         "Reshape the batch, or make an Executor for its shape.")
-    if array.size:
-        _check_bounds(feed, kept, array)
-    return array
-
-
-def _check_bounds(feed: Feed, kept: np.dtype, array: np.ndarray) -> None:
-    low, high = feed.low, feed.high
-    if kept.kind in "iu":  # beyond these a value would become another
-        bits = 8 * kept.itemsize
-        least, beyond = (-2 ** (bits - 1), 2 ** (bits - 1)) if kept.kind == "i" else (0, 2 ** bits)
-        low = least if low is None else max(low, least)
-        high = beyond if high is None else min(high, beyond)
-    number = int if kept.kind in "iu" else float
-    least, most = number(array.min()), number(array.max())
-    if (low is None or least >= low) and (high is None or most < high):
-        return
-    bad = least if low is not None and not least >= low else most
-    within = f"from {low} to {high - 1}" if kept.kind in "iu" else f"at least {low} and below {high}"
-    raise TokenError(feed.name, f"must be {within}", str(bad),
-                     "Check the tokenizer, or make the model with a larger vocab_size." if feed.name in ("tokens", "targets")
-                     else "Check the data, or declare the feed with other bounds.")

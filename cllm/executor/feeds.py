@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cllm.executor.batches import checked_feeds, divisor_of
+from cllm.executor.batches import checked_feeds, divisor_of, feed_checks
 from cllm.program.declare import HANDED
 from cllm.program.dims import elements, resolve
 from cllm.program.program import Program
@@ -41,15 +41,18 @@ class Feeds:
         handed = {name: np.zeros(resolve(shape, {}), dtype) for name, (shape, dtype) in HANDED.items()}
         handed |= {key_name(rows): np.zeros_like(handed["key"]) for rows in program.kinds_of_rows}
         self.keys = {key_name(rows): rows for rows in ("N", *program.kinds_of_rows)}
-        self._cut = [name for name, feed in program.feeds.items() if feed.is_cut]
+        self._checks = feed_checks(program, workload)
+        self._rows = {name: 1 if feed.shape.startswith("B") else workload.rows(1)  # of one sequence
+                      for name, feed in program.feeds.items() if feed.is_cut}
+        self._drawn = {name: elements(rows, workload.letters(1)) for name, rows in self.keys.items()}
         self.whole = {**handed, **{name: self._array(name, workload.batch) for name in program.feeds}}
-        self.part = {**self.whole, **{name: self._array(name, micro_batch) for name in self._cut}}
+        self.part = {**self.whole, **{name: self._array(name, micro_batch) for name in self._rows}}
         read = {step.feeds[name] for step in program.steps for name in step.layer.forward_flow.reads if name in step.feeds}
         self._of_forward = [name for name in program.feeds if name in read]
 
     def take(self, given: Mapping, divisor: float | None = None) -> float:
         """Check a batch, copy it, and return the divisor of its loss, which begins at zero."""
-        arrays = checked_feeds(self._program, self._workload, given, self._program.feeds)
+        arrays = checked_feeds(self._checks, given, self._program.feeds)
         divisor = divisor_of(self._program, self._workload, arrays, divisor)
         self._copy(arrays)
         self.part["scale"][0] = 1.0 / divisor
@@ -58,7 +61,7 @@ class Feeds:
 
     def take_inputs(self, given: Mapping) -> None:
         """Check and copy what forward alone reads."""
-        self._copy(checked_feeds(self._program, self._workload, given, self._of_forward))
+        self._copy(checked_feeds(self._checks, given, self._of_forward))
 
     def key(self, seed: int, step: int) -> None:
         """What dropout draws from in this step, beside the place of a micro-batch."""
@@ -72,24 +75,18 @@ class Feeds:
 
     def place(self, start: int, size: int) -> None:
         """Make a micro-batch the one under way."""
-        for name in self._cut:
-            first, last = self._rows(name, start), self._rows(name, start + size)
-            self.part[name][:last - first] = self.whole[name][first:last]
-        letters = self._workload.letters(start)
-        for name, rows in self.keys.items():
-            self.part[name][2] = elements(rows, letters)
+        for name, rows in self._rows.items():
+            self.part[name][:size * rows] = self.whole[name][start * rows:(start + size) * rows]
+        for name, drawn in self._drawn.items():
+            self.part[name][2] = start * drawn
 
     def of(self, size: int) -> dict[str, np.ndarray]:
         """`part` for a micro-batch of so many sequences."""
-        return {**self.part, **{name: self.part[name][:self._rows(name, size)] for name in self._cut}}
+        return {**self.part, **{name: self.part[name][:size * rows] for name, rows in self._rows.items()}}
 
     def _array(self, name: str, batch: int) -> np.ndarray:
         feed = self._program.feeds[name]
         return np.zeros(resolve(feed.shape, self._workload.letters(batch)), feed.dtype or self._workload.dtype)
-
-    def _rows(self, name: str, sequences: int) -> int:
-        """Length of the first axis of a feed for so many sequences."""
-        return sequences if self._program.feeds[name].shape.startswith("B") else self._workload.rows(sequences)
 
     def _copy(self, arrays: Mapping[str, np.ndarray]) -> None:
         for name, array in arrays.items():
