@@ -28,6 +28,7 @@ from cllm.optim import optimizer_kind
 from cllm.planning import plan
 from cllm.program.workload import Workload
 from cllm.train import Trainer, TrainSettings, progress, tokenizer_for
+from cllm.train.drawn import check_reads_text
 from cllm.train.executors import budget_of
 from cllm.train.guard import refuse_if_running
 from cllm.train.keeper import Keeper
@@ -124,6 +125,7 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
                 options["vocab_size"] = chosen.vocab_size
         wanted = TrainSettings(**settings)
         architecture = architecture_from(options, wanted.seq_len)
+        check_reads_text(architecture.program)
         work = Workload(wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer), wanted.threads)
         budget = budget_of(wanted)
         budget = None if budget is None else budget.read()  # once, while nothing is held
@@ -141,7 +143,7 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
     first = trainer.step
     result = trainer.run()
     write_json(json_path, {
-        **record_of(architecture), "settings": trainer.settings.to_dict(), "data": trainer.data.describe(),
+        **record_of(architecture), "settings": trainer.settings.to_dict(), "data": trainer.source.describe(),
         "first_step": first, "step": result.step, "loss": result.loss, "losses": trainer.losses,
         "val_loss": result.val_loss, "best": {"step": result.best_step, "val_loss": result.best_val_loss},
         "snapshot": str(result.snapshot), "interrupted": result.interrupted, "seconds": result.seconds,
