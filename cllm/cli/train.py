@@ -22,7 +22,7 @@ from cllm.cli.options import (
 from cllm.comparison.picture import check_picture
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, record_of
-from cllm.models.families import FAMILIES, FIRST, architecture_of, family_of, model_of
+from cllm.models.families import FAMILIES, FIRST, architecture_of, family_of, kind_of, model_of
 from cllm.models.settings import names_of
 from cllm.optim import optimizer_kind
 from cllm.planning import plan
@@ -178,7 +178,7 @@ def _of_run(ctx: click.Context, state: dict, options: dict, dtype: str, out: Pat
     """The architecture of a run that is resumed; options that ask for another one are refused."""
     family = FAMILIES.get(family_of(state))
     if family is None and options["model"] is None:
-        architecture_of(state)  # tells what to pass
+        kind_of(state)  # tells what to pass
     kind, given = asked_of(options, family)
     architecture = architecture_of(state, kind)
     if ctx.get_parameter_source("preset") != ParameterSource.DEFAULT:
