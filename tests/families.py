@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import oracle
 from own_model import Mine, Pictures
-from row_models import Grid, Kinds
+from row_models import Aimed, Grid, Kinds
 
 import cllm
 from cllm.layers import Rope
@@ -105,10 +105,10 @@ FAMILIES = {
     "spiral positions": Family(_gpt(positions="spiral")),
     "prime positions, untied mse": Family(_gpt(positions="prime", tied=False, loss="mse")),
     "crystalline": Family(Crystalline(13, 4, 16, 2, 24, 9)),
-    "llama": Family(Llama(**GROUPED, rope=Rope(theta=500.0, kind="llama3", factor=8.0, original=4))),
+    "llama": Family(Llama(**GROUPED, pad=0, rope=Rope(theta=500.0, kind="llama3", factor=8.0, original=4))),
     "mistral": Family(Llama(**GROUPED, model_type="mistral", window=3)),
     "qwen2": Family(Llama(**GROUPED, model_type="qwen2", qkv_bias=True, tied=True, window=4, windowed=(False, True, True))),
-    "qwen3": Family(Llama(**GROUPED, model_type="qwen3", qk_norm="head", tied=True)),
+    "qwen3": Family(Llama(**GROUPED, model_type="qwen3", qk_norm="head", tied=True, pad=2)),
     "smollm3": Family(Llama(**GROUPED, model_type="smollm3", turned=(True, False, True), tied=True)),
     "phi3": Family(Llama(**GROUPED, model_type="phi3", rotary=2, window=4)),
     "olmo2": Family(Llama(**GROUPED, model_type="olmo2", qk_norm="row", norm_after=True,
@@ -127,6 +127,7 @@ FAMILIES = {
     "pictures": Family(Pictures(), time=None),
     "rows of every kind": Family(Kinds(dropout=0.3)),
     "no blocks": Family(Grid(), time=None),
+    "aimed at rows of their own": Family(Aimed(), time=None),
 }
 CAUSAL = [name for name, family in FAMILIES.items() if family.architecture.causal]
 

@@ -108,3 +108,21 @@ class Grid(cllm.Architecture):
 
     def example_batch(self, rng, batch_size, seq_len):
         return {"cells": rng.normal(0, 1, (batch_size, 4, 5)), "label": rng.integers(0, self.classes, (batch_size, 4))}
+
+
+@dataclass(frozen=True)
+class Aimed(cllm.Architecture):
+    """A point a row, moved towards the row of its class by squared error; no layer trains these rows."""
+
+    classes: int = 4
+
+    def wire(self, w):
+        x = w.add("fc", layers.Linear(I=5, O=6, std=0.5), x=w.feed("point", "B 5"))
+        with w.block(0):
+            h = w.add("act", layers.Activation(F=6), x=x)
+            x = w.add("res", layers.Residual(C=6), x=x, branch=h)
+        x = w.add("norm", layers.LayerNorm(C=6), x=x)
+        w.add("head", layers.SquaredErrorHead(V=self.classes, C=6, std=0.5), {"targets": "label"}, x=x)
+
+    def example_batch(self, rng, batch_size, seq_len):
+        return {"point": rng.normal(0, 1, (batch_size, 5)), "label": rng.integers(0, self.classes, batch_size)}
