@@ -1,5 +1,6 @@
 # One command each, from a fresh clone; every target makes the environment that it needs in .venv.
 #   make test      build, install the tests' packages, run the tests
+#   make laws      the laws over every family, strategy, cut of the batch and dtype, which make test tries in pairs
 #   make test-variants   build the kernels in other ways (no optimisation, other tuning, serial) and compare bits; minutes
 #   make compare   build, then train one model under several strategies: table, out/compare.json, out/compare.png
 #   make profile   build, measure what README and docs show, into profiling/results/, draw every picture anew (what takes
@@ -26,13 +27,16 @@ AGAINST = $(MEASURE)/compare.py --rounds 3 --together 7 --peer-python $(PEER_PYT
 OURS := cache,recompute,selective
 PEERS := eager,checkpoint,micro:1,micro:2,micro:4,compile,compile:0.5,compile:0.1
 
-.PHONY: build test test-variants compare profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
+.PHONY: build test laws test-variants compare profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
 
 test: $(VENV)/extra-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+laws: $(VENV)/extra-test
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --whole $(ARGS) tests/laws
 
 test-variants: $(VENV)/extra-test
 	$(BIN)/python -m pytest --numprocesses 0 -m variants tests/test_variants.py $(ARGS)

@@ -24,47 +24,23 @@ hypothesis.settings.register_profile("cllm", deadline=None, derandomize=True, da
                                      suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("cllm")
 
-# Class, arguments: every family, for a model of four blocks or any other number.
-LOSSLESS = {
-    "cache": ("CacheAll", {}),
-    "cache+optional": ("CacheAll", {"also": ("probs", "logits")}),
-    "recompute": ("RecomputeAll", {}),
-    "every:1": ("EveryNth", {"n": 1}),
-    "every:2": ("EveryNth", {"n": 2}),
-    "every:3": ("EveryNth", {"n": 3}),
-    "sqrt": ("Sqrt", {}),
-    "binomial:1": ("Binomial", {"slots": 1}),
-    "binomial:2": ("Binomial", {"slots": 2}),
-    "binomial:3": ("Binomial", {"slots": 3}),
-    "selective": ("Selective", {}),
-    "selective:norm": ("Selective", {"recompute": ("norm",)}),
-    "selective:act": ("Selective", {"recompute": ("act",)}),
-    "selective:attn": ("Selective", {"recompute": ("attn",)}),
-    "selective:mlp": ("Selective", {"recompute": ("mlp",)}),
-    "selective:all": ("Selective", {"recompute": ("norm", "act", "attn", "mlp")}),
-}
 
-
-def make_lossless_strategies():
-    """Name -> strategy that keeps every bit."""
-    import cllm
-    found = {name: getattr(cllm, cls)(**arguments) for name, (cls, arguments) in LOSSLESS.items() if hasattr(cllm, cls)}
-    if hasattr(cllm, "PerBlock"):
-        found["per block"] = cllm.PerBlock({range(0, 1): cllm.RecomputeAll(), range(1, 2): cllm.Selective()},
-                                           default=cllm.CacheAll())
-    return found
+def pytest_addoption(parser):
+    parser.addoption("--whole", action="store_true", help="the laws over the whole product of families, strategies, cuts "
+                     "and dtypes, not over pairs alone")
 
 
 def pytest_generate_tests(metafunc):
     if "lossless" in metafunc.fixturenames:
-        found = make_lossless_strategies()
-        metafunc.parametrize("lossless", found.values(), ids=found.keys())
+        from families import LOSSLESS
+        metafunc.parametrize("lossless", LOSSLESS.values(), ids=LOSSLESS.keys())
 
 
 @pytest.fixture(scope="session")
 def lossless_strategies():
     """Name -> strategy, for tests that draw one themselves; "per block" needs two blocks or more."""
-    return make_lossless_strategies()
+    from families import LOSSLESS
+    return LOSSLESS
 
 
 @pytest.fixture(scope="session")

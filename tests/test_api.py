@@ -134,6 +134,18 @@ def test_no_modules_import_one_another_in_a_circle():
     assert circles({"cllm.a.x": "from cllm.a.y import f", "cllm.a.y": "from cllm.a import x"})
 
 
+def test_a_family_is_named_in_its_own_room_at_the_front_door_and_in_help_alone():
+    families = {path.stem for path in (PACKAGE / "models").glob("*.py")
+                if re.search(r"^class \w+\((Architecture|ModelConfig)\)", path.read_text("utf-8"), re.MULTILINE)}
+    assert {"gpt", "crystalline", "llama", "neox"} == families
+    named = re.compile(rf"ModelConfig|GPT\b|cllm\.models(\.| import .*\b)({'|'.join(families)})\b")
+    elsewhere = [path for ending in ("py", "pyx", "pxi") for path in PACKAGE.rglob(f"*.{ending}")
+                 if path.parent != PACKAGE / "models" and path != PACKAGE / "__init__.py"]
+    found = {f"{path.name}: {line.strip()}" for path in elsewhere for line in path.read_text("utf-8").splitlines()
+             if named.search(line)}
+    assert {line for line in found if 'help="' not in line} == set() and len(found) <= 2, found
+
+
 def test_the_import_rule_can_fail():
     for unit_name, source, package, wrong in (
             ("layers", "from cllm.executor.executor import Executor", ("cllm",), ["executor"]),

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "profiling/README.md",
                                      "profiling/results/README.md")),
          *sorted((ROOT / "docs").rglob("*.md"))]
-EXECUTED = ["README.md", "docs/tour.md", "docs/strategies.md", "docs/your-own-strategy.md"]
+EXECUTED = ["README.md", "docs/tour.md", "docs/strategies.md", "docs/how-to-extend.md", "docs/your-own-strategy.md",
+            "docs/your-own-layer.md", "docs/your-own-model.md"]
 
 
 def read(name):
@@ -288,6 +289,21 @@ def test_the_page_of_errors_names_every_error():
     assert set(re.findall(r"^\| `(\w+)` \|", read("docs/errors.md"), re.MULTILINE)) == found
 
 
+def test_the_page_on_extending_names_every_example():
+    page = read("docs/how-to-extend.md")
+    for path in (ROOT / "examples").glob("*.py"):
+        assert f"(../examples/{path.name})" in page
+
+
+def test_own_layers_are_told_every_word_of_a_declaration():
+    from cllm.program import declare
+    page = read("docs/your-own-layer.md")
+    kinds = ("Site", "Param", "Table", "Scratch", "Feed")
+    words = [name for name in declare.Layer.__annotations__ if not name.endswith("_flow") and name not in ("inputs", "fed")]
+    for word in (*kinds, *words, "evaluate", "divisor", "start", "extend", "accumulate", "forward_flops"):
+        assert re.search(rf"`{word}\b|\b{word}[ =(]", page), word
+
+
 def test_own_strategies_are_told_every_field_of_the_ledger():
     from cllm.planner.ledger import Entry
     page = read("docs/your-own-strategy.md")
@@ -356,7 +372,7 @@ def test_pages_that_sources_name_exist():
 
 
 def test_files_that_pages_name_exist():
-    named = re.compile(r"`((?:tests|cllm|profiling|docs)/[\w/.-]+\.(?:py|pxi|md|pyx))`")
+    named = re.compile(r"`((?:tests|cllm|profiling|docs|examples)/[\w/.-]+\.(?:py|pxi|md|pyx))`")
     for page in PAGES:
         for name in named.findall(page.read_text(encoding="utf-8")):
             assert (ROOT / name).exists() or "NAME" in name, f"{page.name} names {name}"

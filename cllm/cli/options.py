@@ -1,11 +1,10 @@
 """Options that several commands share: the model, the job, and where results go.
 
-The options of the model are made from the fields of `ModelConfig`, so a new setting is an option on the day it is
+The options of the model are made from the fields of the first family, so a new setting is an option on the day it is
 born. Other families take theirs by ``--set``.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -15,12 +14,11 @@ from cllm.calibrate import calibrate_where_wanted
 from cllm.cli.files import json_place
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import family_named, made
-from cllm.models.families import FAMILIES
-from cllm.models.gpt import CHOICES, PRESETS, ModelConfig
+from cllm.models.families import FAMILIES, FIRST
 from cllm.models.settings import names_of, settings_of
 from cllm.program.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
 
-FIELDS = tuple(field.name for field in fields(ModelConfig))
+FIELDS = tuple(names_of(FIRST))
 # Names that differ from the field's: what people type.
 SPELLED = {"n_layers": "layers", "n_heads": "heads"}
 
@@ -46,13 +44,13 @@ HELP = {
 
 
 def model_options(default_preset: str) -> Callable:
-    """Options ``--model``, ``--set``, ``--preset`` and one for every field of `ModelConfig`; read them with
+    """Options ``--model``, ``--set``, ``--preset`` and one for every field of the first family; read them with
     `architecture_from`."""
 
     def decorate(command):
         for name in reversed(FIELDS):
             command = _setting(name)(command)
-        command = click.option("--preset", type=click.Choice(sorted(PRESETS)), default=default_preset,
+        command = click.option("--preset", type=click.Choice(sorted(FIRST.presets)), default=default_preset,
                                help="Sizes to start from; the settings below change single ones.")(command)
         command = click.option("--set", "assigned", multiple=True, metavar="FIELD=VALUE",
                                help="A setting of the model by the name of its field; again for another.")(command)
@@ -70,13 +68,13 @@ def family_option(command):
 
 def _setting(name: str) -> Callable:
     spelled = spelling(name)
-    example = getattr(ModelConfig.preset("tiny"), name)
+    example = getattr(FIRST.preset("tiny"), name)
     text = HELP.get(name, f"{name} of the model.")
     if isinstance(example, bool):
         return click.option(f"{spelled}/--no-{spelled[2:]}", name, default=None, help=text, show_default=False)
     if isinstance(example, tuple):
         return click.option(spelled, name, default=None, callback=_split, metavar="A,B,...", help=text)
-    kind = click.Choice(CHOICES[name]) if name in CHOICES else type(example)
+    kind = click.Choice(FIRST.choices[name]) if name in FIRST.choices else type(example)
     return click.option(spelled, name, type=kind, default=None, help=text)
 
 
@@ -113,7 +111,7 @@ def architecture_from(options: dict, seq_len: int | None = None, more: Mapping[s
 def asked_of(options: dict, family: type[Architecture] | None = None) -> tuple[type[Architecture], dict[str, object]]:
     """The family, and the settings by name that were given; takes all but ``preset`` out of `options`."""
     named = options.pop("model")
-    kind = family_named(named) if named else family or ModelConfig
+    kind = family_named(named) if named else family or FIRST
     given = {name: value for name in FIELDS for value in [options.pop(name)] if value is not None}
     assigned = settings_of(kind, options.pop("assigned"))
     for name in given:
@@ -126,11 +124,11 @@ def asked_of(options: dict, family: type[Architecture] | None = None) -> tuple[t
 
 def options_of(kind: type[Architecture]) -> list[str]:
     """Names of the options by which a family's settings may be given, besides ``--set``."""
-    return [*(name for name in FIELDS if name in names_of(kind)), *(["preset"] if issubclass(kind, ModelConfig) else [])]
+    return [*(name for name in FIELDS if name in names_of(kind)), *(["preset"] if issubclass(kind, FIRST) else [])]
 
 
 def spelling(name: str) -> str:
-    """The option of a field of `ModelConfig`."""
+    """The option of a field of the first family."""
     return "--" + SPELLED.get(name, name).replace("_", "-")
 
 

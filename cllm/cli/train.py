@@ -22,13 +22,13 @@ from cllm.cli.options import (
 from cllm.comparison.picture import check_picture
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, record_of
-from cllm.models.families import FAMILIES, architecture_of, family_of, model_of
-from cllm.models.gpt import PRESETS
+from cllm.models.families import FAMILIES, FIRST, architecture_of, family_of, kind_of, model_of
 from cllm.models.settings import names_of
 from cllm.optim import optimizer_kind
 from cllm.planning import plan
 from cllm.program.workload import Workload
 from cllm.train import Trainer, TrainSettings, progress, tokenizer_for
+from cllm.train.drawn import check_reads_text
 from cllm.train.executors import budget_of
 from cllm.train.guard import refuse_if_running
 from cllm.train.keeper import Keeper
@@ -125,6 +125,7 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
                 options["vocab_size"] = chosen.vocab_size
         wanted = TrainSettings(**settings)
         architecture = architecture_from(options, wanted.seq_len)
+        check_reads_text(architecture.program)
         work = Workload(wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer), wanted.threads)
         budget = budget_of(wanted)
         budget = None if budget is None else budget.read()  # once, while nothing is held
@@ -142,7 +143,7 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
     first = trainer.step
     result = trainer.run()
     write_json(json_path, {
-        **record_of(architecture), "settings": trainer.settings.to_dict(), "data": trainer.data.describe(),
+        **record_of(architecture), "settings": trainer.settings.to_dict(), "data": trainer.source.describe(),
         "first_step": first, "step": result.step, "loss": result.loss, "losses": trainer.losses,
         "val_loss": result.val_loss, "best": {"step": result.best_step, "val_loss": result.best_val_loss},
         "snapshot": str(result.snapshot), "interrupted": result.interrupted, "seconds": result.seconds,
@@ -177,11 +178,11 @@ def _of_run(ctx: click.Context, state: dict, options: dict, dtype: str, out: Pat
     """The architecture of a run that is resumed; options that ask for another one are refused."""
     family = FAMILIES.get(family_of(state))
     if family is None and options["model"] is None:
-        architecture_of(state)  # tells what to pass
+        kind_of(state)  # tells what to pass
     kind, given = asked_of(options, family)
     architecture = architecture_of(state, kind)
     if ctx.get_parameter_source("preset") != ParameterSource.DEFAULT:
-        preset = dict(zip(FIELDS, PRESETS[options["preset"]], strict=False))
+        preset = dict(zip(FIELDS, FIRST.presets[options["preset"]], strict=False))
         free = {"vocab_size", "max_seq_len"}  # a tokenizer or a longer --seq-len may have changed them
         given = {**{n: v for n, v in preset.items() if n in names_of(kind) and n not in free}, **given}
     differ = [f"{n} {getattr(architecture, n)!r} there, {v!r} now" for n, v in given.items() if getattr(architecture, n) != v]

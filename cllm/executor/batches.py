@@ -44,11 +44,7 @@ class FeedCheck:
         ------
         ShapeError, DtypeError, TokenError
         """
-        name = self.feed.name
-        try:
-            array = np.asarray(array)
-        except ValueError as error:
-            raise ShapeError(name, "must be an array", str(error), "Pass rows of equal length.") from error
+        name, array = self.feed.name, _array(self.feed.name, array)
         if array.dtype.kind not in ("iu" if self.whole_numbers else "fiu"):
             raise DtypeError(name, f"must hold {'integers' if self.whole_numbers else 'numbers'}", str(array.dtype),
                              f"Pass them for example as {self.dtype}.")
@@ -113,12 +109,19 @@ def sizes_of(program: Program, given: Mapping) -> tuple[int, int | None]:
     """
     sizes: dict[str, int] = {}
     for name, array in given.items():
-        letters, shape = program.feeds[name].shape.split() if name in program.feeds else (), np.shape(array)
+        letters, shape = program.feeds[name].shape.split() if name in program.feeds else (), _array(name, array).shape
         if len(letters) != len(shape):
             raise ShapeError(name, f"must have the axes {' '.join(letters) or 'of a feed of the model'}", str(shape),
                              "Pass each feed by its name and in its shape.")
         sizes |= {letter: length for letter, length in zip(letters, shape, strict=True) if letter in WORDS}
     return sizes.get("B", sizes.get("N", 0)), sizes.get("T") if program.has_time else None
+
+
+def _array(name: str, given) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise ShapeError(name, "must be an array", str(error), "Pass rows of equal length.") from error
 
 
 def divisor_of(program: Program, workload: Workload, feeds: Mapping[str, np.ndarray], chosen: float | None) -> float:

@@ -26,7 +26,7 @@ class Embedding(Layer):
     pad: int | None = None
 
     sites = (Site("y", "N C", "embedded tokens", group="residual"),)
-    params = (Param("weight", "V C"), Param("positions", "P C", when="is_learned", by_position=True))
+    params = (Param("weight", "V C", constant="pad"), Param("positions", "P C", when="is_learned", by_position=True))
     in_order = True
     tables = (Table("table", "P C", _table, when="is_fixed", by_position=True),)
 

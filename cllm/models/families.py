@@ -14,6 +14,8 @@ from cllm.models.neox import NeoX
 from cllm.tensors import foreign, load_model, read_metadata
 
 FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, NeoX)}
+FOREIGN = (KeyError, ValueError, TypeError, AttributeError, RecursionError)  # what metadata of another's making may lead to
+FIRST = ModelConfig  # where no family is named; its settings are options of the command line
 
 
 def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:
@@ -23,7 +25,33 @@ def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "flo
 
 def family_of(metadata: Mapping) -> str:
     """The family that a file records; files from before they did are of the first."""
-    return metadata.get("family", ModelConfig.family)
+    return metadata.get("family", FIRST.family)
+
+
+def kind_of(metadata: Mapping, architecture: type[Architecture] | None = None) -> type[Architecture]:
+    """The class of the family that a file's metadata name; what is wrong here is the caller's, who is told what to pass.
+
+    Parameters
+    ----------
+    metadata, architecture : as of `architecture_of`
+
+    Raises
+    ------
+    ConfigError
+        When the family is unknown or another.
+    """
+    name = str(family_of(metadata))
+    kind = FAMILIES.get(name) if architecture is None else architecture
+    if kind is None:
+        raise ConfigError("architecture", f"must be given for a family that is not built in ({', '.join(FAMILIES)})",
+                          f"a file of {name!r}", "Pass the class, architecture=Mine; on the command line, --model "
+                          "FILE.py:Class. What a file names is never run.")
+    if not isinstance(kind, type) or not issubclass(kind, Architecture):
+        raise ConfigError("architecture", "must be a class that derives from cllm.Architecture", repr(kind), "Pass the class.")
+    if family_name(kind).rpartition(":")[2] != name.rpartition(":")[2]:
+        raise ConfigError("architecture", f"must be the class that was saved, {name!r}", family_name(kind),
+                          "Pass that class.")
+    return kind
 
 
 def architecture_of(metadata: Mapping, architecture: type[Architecture] | None = None) -> Architecture:
@@ -39,26 +67,20 @@ def architecture_of(metadata: Mapping, architecture: type[Architecture] | None =
     Raises
     ------
     ConfigError
-        When the family is unknown or another, or its settings are not those of the family.
+        As `kind_of`, or when the settings are not those of the family.
     """
-    name = family_of(metadata)
-    kind = FAMILIES.get(name) if architecture is None else architecture
-    if kind is None:
-        raise ConfigError("architecture", f"must be given for a family that is not built in ({', '.join(FAMILIES)})",
-                          f"a file of {name!r}", "Pass the class, architecture=Mine; on the command line, --model "
-                          "FILE.py:Class. What a file names is never run.")
-    if not isinstance(kind, type) or not issubclass(kind, Architecture):
-        raise ConfigError("architecture", "must be a class that derives from cllm.Architecture", repr(kind), "Pass the class.")
-    if family_name(kind).rpartition(":")[2] != str(name).rpartition(":")[2]:
-        raise ConfigError("architecture", f"must be the class that was saved, {name!r}", family_name(kind),
-                          "Pass that class.")
-    config = metadata["config"]
+    kind, config = kind_of(metadata, architecture), metadata["config"]
     settings = json.loads(config) if isinstance(config, str) else config
     try:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
     except TypeError as error:
         raise ConfigError("architecture", f"must have the settings of {family_name(kind)}", str(error),
                           "Use the version of the class that saved the file.") from error
+
+
+def is_callers(kind: type[Architecture], error: Exception) -> bool:
+    """Whether settings that the class refuses are a matter of the caller's class, and not of a file that is not ours."""
+    return isinstance(error, CllmError) and kind not in FAMILIES.values()
 
 
 def load(path: str | Path, architecture: type[Architecture] | None = None) -> Model:
@@ -78,12 +100,11 @@ def load(path: str | Path, architecture: type[Architecture] | None = None) -> Mo
         When the family is not built in and not given.
     """
     metadata = read_metadata(path)
-    if architecture is None and family_of(metadata) not in FAMILIES:
-        architecture_of(metadata)  # tells what to pass
+    kind = kind_of(metadata, architecture)
     try:
-        model = model_of(architecture_of(metadata, architecture), dtype=metadata["dtype"])
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        if architecture is not None and isinstance(error, CllmError):
+        model = model_of(architecture_of(metadata, kind), dtype=metadata["dtype"])
+    except FOREIGN as error:
+        if is_callers(kind, error):
             raise
         raise foreign(path, error) from error
     load_model(path, model.parameters)

@@ -87,6 +87,8 @@ class ModelConfig(Architecture):
     parameter_groups: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
     model_types: ClassVar[tuple[str, ...]] = (gpt2.MODEL_TYPE,)
     head: ClassVar[str] = gpt2.HEAD
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = CHOICES
+    presets: ClassVar[Mapping[str, tuple[int, ...]]] = PRESETS
 
     def __post_init__(self):
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len"):
@@ -127,6 +129,7 @@ class ModelConfig(Architecture):
     def describe(self) -> str:
         return (f"{self.n_layers} layer{'' if self.n_layers == 1 else 's'}, C {self.d_model}, H {self.n_heads}, F {self.d_ff}, "
                 f"V {self.vocab_size}")
+
     @classmethod
     def from_config(cls, config: Mapping) -> "ModelConfig":
         return cls(**gpt2.settings(config))

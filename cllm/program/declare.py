@@ -98,7 +98,8 @@ class Param:
     """A parameter: its shape in letters, how it starts, and the layer's field that switches it on.
 
     `init` is "normal" (standard deviation: the layer's field ``std``), "ones", "zeros", or a number. `by_position` says
-    that row t belongs to position t of a sequence.
+    that row t belongs to position t of a sequence. `constant` says that the layer holds it constant: it reads it and adds no
+    gradient to it, of all of it (True), or of the row whose number is in the field of that name (None is no row).
     """
 
     name: str
@@ -106,6 +107,7 @@ class Param:
     init: str | float = "normal"
     when: str | None = None
     by_position: bool = False
+    constant: bool | str = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,13 @@ class Layer(ABC):
         """Whether this instance has that parameter or table."""
         return param.when is None or bool(getattr(self, param.when))
 
+    def held_rows(self, param: Param) -> slice:
+        """The rows of a parameter that the layer holds constant; ``slice(0)`` for none."""
+        if not isinstance(param.constant, str):
+            return slice(None) if param.constant else slice(0)
+        row = getattr(self, param.constant)
+        return slice(0) if row is None else slice(row, row + 1)
+
     def passed(self) -> tuple[str, ...]:
         """The names of `passes` for this instance; a layer whose settings change them overrides this."""
         return self.passes
@@ -307,6 +316,9 @@ def _check_declaration(cls) -> None:
         refuse("backward", "it may write gradients of inputs and parameters, scratch and loss only", stray)
     if stray := set(cls.divisor_flow.reads) - set(cls.fed):
         refuse("divisor", "it may read feeds only", stray)
+    trained = {"d" + p.name for p in cls.params if p.constant is not True}
+    if (backward.exists or accumulate.exists) and (forgotten := trained - {*accumulate.writes, *backward.writes}):
+        refuse("backward", "the gradient of every parameter must be added to, or its Param say constant=True", forgotten)
     if twice := set(backward.writes) & set(accumulate.writes) - scratch:
         refuse("backward", "a gradient is made by accumulate or by backward, not by both", twice)
     if missing := gradients - set(backward.writes) - set(cls.passes):

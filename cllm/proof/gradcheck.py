@@ -8,6 +8,7 @@ from cllm.checks import LARGEST_SEED, checked_size
 from cllm.executor.batches import sizes_of
 from cllm.executor.executor import Executor
 from cllm.models.model import Model
+from cllm.proof.held import Shifting
 
 STEP = 1e-5  # of the differences: the error of order STEP^2 and the rounding of order 1e-16 / STEP are alike
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
@@ -49,7 +50,8 @@ def gradcheck(model: Model, tokens=None, targets=None, strategy="cache", element
               **feeds) -> GradcheckResult:
     """Compare analytic gradients with (loss(p + h) - loss(p - h)) / 2h.
 
-    The model is copied to float64; it is not changed. Allowed: |a - n| <= 1e-6 max(|a|, |n|) + 1e-9.
+    The model is copied to float64; it is not changed. Allowed: |a - n| <= 1e-6 max(|a|, |n|) + 1e-9. What a layer declares
+    to hold constant (`Param.constant`) stays at p there.
 
     Parameters
     ----------
@@ -77,25 +79,25 @@ def gradcheck(model: Model, tokens=None, targets=None, strategy="cache", element
     copy = model.copy("float64")
     executor = Executor(copy, *sizes_of(copy.program, batch), strategy=strategy)
     executor.loss_and_grad(**batch)
+    shifting = Shifting(copy)
+    look = executor if shifting.model is copy else Executor(shifting.model, *sizes_of(copy.program, batch))
     generator = np.random.default_rng(seed)
     rows = []
-    for name, parameter in copy.parameters.items():
-        flat, analytic = parameter.reshape(-1), copy.gradients[name].reshape(-1)
-        count = flat.size if elements is None else min(elements, flat.size)
+    for name, gradient in copy.gradients.items():
+        analytic = gradient.reshape(-1)
+        count = analytic.size if elements is None else min(elements, analytic.size)
         worst = 0.0
-        for i in generator.choice(flat.size, count, replace=False):
-            numeric = _difference(executor, batch, flat, i)
+        for i in generator.choice(analytic.size, count, replace=False):
+            numeric = _difference(look, batch, shifting, name, i)
             allowed = RELATIVE * max(abs(analytic[i]), abs(numeric)) + ABSOLUTE
             worst = max(worst, abs(analytic[i] - numeric) / allowed)
-        rows.append(GradcheckRow(name, count, flat.size, float(worst)))
+        rows.append(GradcheckRow(name, count, analytic.size, float(worst)))
     return GradcheckResult(tuple(rows))
 
 
-def _difference(executor: Executor, batch: dict, flat: np.ndarray, i: int) -> float:
-    kept = flat[i]
+def _difference(executor: Executor, batch: dict, shifting: Shifting, name: str, i: int) -> float:
     losses = []
     for shift in (STEP, -STEP):
-        flat[i] = kept + shift
-        losses.append(executor.loss(**batch))
-    flat[i] = kept
+        with shifting.shifted(name, i, shift):
+            losses.append(executor.loss(**batch))
     return (losses[0] - losses[1]) / (2 * STEP)

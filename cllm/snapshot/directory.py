@@ -18,10 +18,10 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from cllm.errors import ConfigError, SnapshotError
+from cllm.errors import SnapshotError
 from cllm.files import digest_file, sync, write_file
 from cllm.models.architecture import Architecture, metadata_of
-from cllm.models.families import architecture_of, model_of
+from cllm.models.families import FOREIGN, architecture_of, is_callers, kind_of, model_of
 from cllm.models.model import Model
 from cllm.tensors import DAMAGE, check_arrays, read_arrays, write_arrays, write_sealed
 
@@ -135,13 +135,18 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     ------
     SnapshotError
         As `read_state`, or when model or optimizer are others; nothing is changed then.
+    ConfigError
+        When the family is not built in and not given, or is another than that of `architecture` or `model`.
     """
     path = Path(path)
     state = read_state(path)
+    kind = kind_of(state, architecture or (None if model is None else type(model.architecture)))
     try:
-        saved = architecture_of(state, architecture or (None if model is None else type(model.architecture)))
+        saved = architecture_of(state, kind)
         model = model_of(saved, dtype=state["dtype"]) if model is None else model
-    except (ConfigError, TypeError) as error:
+    except FOREIGN as error:
+        if is_callers(kind, error):
+            raise
         raise _refused(path, str(error)) from error
     if (model.architecture, model.dtype) != (saved, state["dtype"]):
         differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k) != v] or ["dtype"]

@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from cllm import corpus
 from cllm.errors import ConfigError
 from cllm.models.model import Model
 from cllm.optim import Grouped, Optimizer, optimizer_named
 from cllm.snapshot import load_snapshot
 from cllm.strategies import MemoryBudget
 from cllm.tokenizer import ByteTokenizer
-from cllm.train.data import Data, load_data, reload_data, snapshot_tokenizer
+from cllm.train.data import load_data, reload_data, snapshot_tokenizer
+from cllm.train.drawn import Drawn, drawn_or_text
 from cllm.train.executors import Executors, budget_of
 from cllm.train.keeper import Keeper
 from cllm.train.pace import steps_in
 from cllm.train.settings import TrainSettings
+from cllm.train.windowed import Windowed
 
 
 @dataclass(slots=True)
@@ -25,26 +24,24 @@ class Beginning:
     settings: TrainSettings
     optimizer: Optimizer | Grouped
     executors: Executors
-    data: Data
-    train_tokens: np.ndarray
-    val_tokens: np.ndarray
-    windows: corpus.Windows
+    source: Windowed | Drawn
     notes: list[str] = field(default_factory=list)
 
 
-def begin(model: Model, text, tokenizer, budget: MemoryBudget | None, asked: dict, keeper: Keeper,
+def begin(model: Model, text, tokenizer, data, eval_data, budget: MemoryBudget | None, asked: dict, keeper: Keeper,
           state: dict | None) -> Beginning:
-    """Settings, optimizer, executors and tokens; those of a snapshot, with its weights, where `state` is that of one.
+    """Settings, optimizer, executors and what is trained on; those of a snapshot, with its weights, where `state` is that of
+    one.
 
     Parameters
     ----------
-    text, tokenizer, budget : as of `Trainer`
+    text, tokenizer, data, eval_data, budget : as of `Trainer`
     asked : dict
         Settings by name.
 
     Raises
     ------
-    ConfigError, DataError, SnapshotError, BudgetError
+    ConfigError, DataError, SnapshotError, BudgetError, or what `data` or `eval_data` raised
     """
     then = None if state is None else state["training"]
     settings = TrainSettings(**asked) if then is None else TrainSettings.restored(then["settings"], asked,
@@ -53,18 +50,18 @@ def begin(model: Model, text, tokenizer, budget: MemoryBudget | None, asked: dic
         raise ConfigError("train(steps=..., hours=...)", "must not both be given",
                           f"{settings.steps} and {settings.hours:g}", "Leave one of them out.")
     s, budget = settings, budget or budget_of(settings)
+    source = drawn_or_text(model, text, tokenizer, data, eval_data, asked, None if then is None else then["data"])
     # before the optimizer makes its state, and once: what the model has is of the run's own
     budget = None if budget is None else budget.read(model.held_bytes)
     optimizer = optimizer_named(s.optimizer, model, s.lr, s.betas, s.eps, s.weight_decay)
     executors = Executors(model, s, optimizer.kind, budget)
-    executors.of(s.batch_size, s.seq_len)
-    if then is None:
-        data = load_data(text, tokenizer or ByteTokenizer(), keeper.out, model.program.vocabulary)
-    else:
+    executors.of(*((s.batch_size, s.seq_len) if source is None else source.sizes))
+    if source is None and then is None:
+        source = Windowed(load_data(text, tokenizer or ByteTokenizer(), keeper.out, model.program.vocabulary), s)
+    elif source is None:
         tokenizer = tokenizer or snapshot_tokenizer(keeper.latest, state)
-        data = reload_data(then["data"], text, tokenizer, keeper.out, model.program.vocabulary)
-    train, validation = corpus.split(data.tokens, s.val_fraction, s.seq_len)
-    found = Beginning(s, optimizer, executors, data, train, validation, corpus.Windows(train, s.seq_len, s.seed))
+        source = Windowed(reload_data(then["data"], text, tokenizer, keeper.out, model.program.vocabulary), s)
+    found = Beginning(s, optimizer, executors, source)
     if then is None and s.hours is not None:
         found.settings = executors.settings = TrainSettings(**{**asked, "steps": steps_in(model, found)})
         found.notes.append(f"{s.hours:g} hours are about {found.settings.steps:,} steps at the pace of this machine")

@@ -40,24 +40,19 @@ class Validation:
 
     Parameters
     ----------
-    data : Data
-    tokens : integer array of shape (n,)
-        Those for validation.
-    settings : TrainSettings
+    source : Windowed or Drawn
     in_nats : bool
         Whether the model's loss is, so that it has a perplexity.
     keeper : Keeper
         Remembers the best.
     """
 
-    def __init__(self, data, tokens: np.ndarray, settings, in_nats: bool, keeper):
-        self._is_entropy, self._keeper = in_nats, keeper
-        self._data, self._tokens, self._settings = data, tokens, settings
+    def __init__(self, source, in_nats: bool, keeper):
+        self._source, self._is_entropy, self._keeper = source, in_nats, keeper
 
     @cached_property
     def _bytes_per_token(self) -> float | None:
-        s = self._settings
-        return bytes_per_token(self._data, self._tokens, s.seq_len, s.eval_batches * s.batch_size)
+        return self._source.bytes_per_token
 
     def look(self, step: int, evaluate: Callable[[], float]) -> dict:
         """Evaluate after `step` steps: the record of an "evaluation". A model that has diverged has no loss, and the

@@ -20,14 +20,14 @@ class Executors:
     budget : MemoryBudget or None
         That of the run, "auto" read: one limit for as long as the run goes on.
     kept : dict
-        (B, T) -> Executor, the one used last at the end.
+        (B, T) -> Executor, the one used last at the end; T is None for a model without time steps.
     """
 
     model: Model
     settings: TrainSettings
     optimizer: str
     budget: MemoryBudget | None = None
-    kept: dict[tuple[int, int], Executor] = field(default_factory=dict)
+    kept: dict[tuple[int, int | None], Executor] = field(default_factory=dict)
 
     @property
     def limit(self) -> int | None:
@@ -40,7 +40,7 @@ class Executors:
         reports = sorted((ex.memory for ex in self.kept.values()), key=lambda m: m.total_bytes)
         return sum(m.arena_bytes + m.batch_bytes for m in reports[:-1]) + sum(m.total_bytes for m in reports[-1:])
 
-    def of(self, batch: int, time: int) -> Executor:
+    def of(self, batch: int, time: int | None) -> Executor:
         """The executor for B = `batch`, T = `time`.
 
         Raises
@@ -53,7 +53,7 @@ class Executors:
         self.kept[shape] = found
         return found
 
-    def _make(self, batch: int, time: int) -> Executor:
+    def _make(self, batch: int, time: int | None) -> Executor:
         s = self.settings
         while True:
             taken = sum(ex.memory.arena_bytes + ex.memory.batch_bytes for ex in self.kept.values())

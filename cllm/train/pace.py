@@ -14,20 +14,19 @@ FEWEST = 2
 def steps_in(model: Model, beginning) -> int:
     """Steps that take the settings' hours with the evaluations between them, at the pace of the first calls.
 
-    Loss and gradients of the first windows are taken and thrown away: weights, optimizer and order stay as they are. What
+    Loss and gradients of the first step are taken and thrown away: weights, optimizer and order stay as they are. What
     the optimizer takes is predicted.
     """
     s = beginning.settings
-    executor = beginning.executors.of(s.batch_size, s.seq_len)
-    tokens, targets = beginning.windows.batch(0, s.batch_size)
-    timed = _seconds_of(lambda: executor.loss_and_grad(tokens, targets))
+    source, executor = beginning.source, beginning.executors.of(*beginning.source.sizes)
+    timed = _seconds_of(lambda: [executor.loss_and_grad(**call) for call in source.calls(0)])
     executor.step = 0
     model.zero_grad()
     work = executor.workload
-    step = s.accumulate * timed + Speeds.stored(work).update_seconds(model.program, work)
-    if len(beginning.val_tokens):
-        windows = min(s.eval_batches * s.batch_size, (len(beginning.val_tokens) - 1) // s.seq_len)
-        step += _seconds_of(lambda: executor.loss(tokens, targets)) * -(-windows // s.batch_size) / s.eval_every
+    step = timed + Speeds.stored(work).update_seconds(model.program, work)
+    if source.can_evaluate:
+        call = source.calls(0)[0]
+        step += _seconds_of(lambda: executor.loss(**call)) * source.evaluation_calls(s.eval_batches) / s.eval_every
     return max(1, min(LARGEST, int(s.hours * 3600 / step)))
 
 

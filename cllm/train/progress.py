@@ -81,9 +81,7 @@ def opening(trainer) -> str:
     parameters = sum(p.size for p in model.parameters.values())
     lines = [f"passed over: {reason}" for _, reason in trainer.keeper.damaged] + trainer.notes
     begin = f"resumed after step {trainer.step}" if trainer.step else "from the start"
-    lines.append(f"{begin}: {parameters:,} parameters, {len(trainer.train_tokens):,} tokens to train on, "
-                 f"{len(trainer.val_tokens):,} to validate, {s.steps} steps of "
-                 f"{s.accumulate * s.batch_size} x {s.seq_len}, {s.optimizer}")
+    lines.append(f"{begin}: {parameters:,} parameters, {trainer.source.in_words()}, {s.steps} steps, {s.optimizer}")
     if trainer.out is not None:
         needed, free = trainer.disk_bytes, trainer.keeper.free_bytes()
         short = "" if needed < free else ": TOO LITTLE; lower --keep, or take another directory"
@@ -98,7 +96,7 @@ def step_in_short(trainer, record: dict, room: int) -> str:
     of = "" if limit is None else f"/{limit / 1e6:,.0f}"
     words = ""
     for part in (f"{duration(record['seconds_left'])} left", f"loss {record['loss']:.4f}",
-                 f"{record['tokens_per_second']:,.0f} tok/s", f"{trainer.executors.total_bytes / 1e6:,.0f}{of} MB",
+                 speed_in_words(record), f"{trainer.executors.total_bytes / 1e6:,.0f}{of} MB",
                  f"rate {record['rate']:.1e}", f"norm {record['grad_norm']:.2f}"):
         longer = f"{words} {part}".lstrip()
         if len(longer) > room:
@@ -113,7 +111,7 @@ def in_words(trainer, record: dict) -> str:
     if record["event"] == "step":
         return head + "  ".join((
             f"loss {record['loss']:.4f}", f"rate {record['rate']:.2e}", f"norm {record['grad_norm']:.2f}",
-            f"{record['tokens_per_second']:,.0f} tok/s", memory_in_words(trainer, record["rss_bytes"]),
+            speed_in_words(record), memory_in_words(trainer, record["rss_bytes"]),
             f"left {duration(record['seconds_left'])}"))
     if record["event"] == "evaluation":
         return head + evaluation_in_words(trainer, record)
@@ -131,7 +129,7 @@ def evaluation_in_words(trainer, record: dict) -> str:
     words = f"validation {record['val_loss']:.4f}"
     if trainer.model.program.head.layer.in_nats:
         shown = record["perplexity"]
-        words += f" nats per token, perplexity {'beyond 1e300' if shown is None else number(shown)}"
+        words += f" {trainer.source.unit}, perplexity {'beyond 1e300' if shown is None else number(shown)}"
         if record["bits_per_byte"] is not None:
             words += f", {record['bits_per_byte']:.4f} bits per byte"
     if record["best"]:
@@ -139,8 +137,14 @@ def evaluation_in_words(trainer, record: dict) -> str:
     if record["since_best"] >= HINT_AFTER:
         best, loss = trainer.keeper.best
         words += (f"  no better for {record['since_best']} evaluations, best {loss:.4f} at step {best}: it may be learning "
-                  "the text by heart (--stop-when-worse ends such a run, cllm sample --best takes the best)")
+                  f"{trainer.source.by_heart}")
     return words
+
+
+def speed_in_words(record: dict) -> str:
+    """Tokens a second, or sequences of a model that is fed something else."""
+    tokens = record["tokens_per_second"]
+    return f"{record['examples_per_second']:,.0f} /s" if tokens is None else f"{tokens:,.0f} tok/s"
 
 
 def number(value: float) -> str:

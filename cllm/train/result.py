@@ -20,7 +20,9 @@ class TrainResult:
     interrupted : bool
         It was told to stop before its last step.
     seconds : float
-        Of this call, and `tokens` trained on in it.
+        Of this call.
+    tokens : int or None
+        Of the text trained on in it; None where there is no text.
     """
 
     step: int
@@ -31,4 +33,4 @@ class TrainResult:
     snapshot: Path | None
     interrupted: bool
     seconds: float
-    tokens: int
+    tokens: int | None

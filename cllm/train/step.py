@@ -1,22 +1,26 @@
 """Parts of a step: batches checked, gradients clipped, weights looked at before they are saved."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from sys import float_info
 
 import numpy as np
 
 from cllm import _kernels as kernels
-from cllm.errors import ShapeError
+from cllm.errors import ShapeError, TokenError
 from cllm.models.model import Model
 from cllm.optim import clip_each_grad_norm, clip_grad_norm
 from cllm.train.settings import TrainSettings
 
 Batch = tuple[np.ndarray, np.ndarray]
+Call = dict[str, np.ndarray]  # every feed by name, of one call of an executor
 
 
-def checked_batches(batches: Iterable[Batch]) -> list[Batch]:
-    """Pairs of arrays of two axes, at least one; what is in them is checked by the executor."""
-    must, do = "must be pairs of tokens and targets, each of shape B T", "Pass [(tokens, targets)]."
+def checked_batches(batches: Iterable[Batch] | Mapping) -> list[Call]:
+    """What each call is fed: feeds by name, or pairs of arrays of two axes, at least one; what is in them is checked by the
+    executor."""
+    if isinstance(batches, Mapping):
+        return [{name: array for name, array in batches.items() if array is not None}]
+    must, do = "must be pairs of tokens and targets, each of shape B T", "Pass [(tokens, targets)], or every feed by name."
     try:
         found = [(np.asarray(tokens), np.asarray(targets)) for tokens, targets in batches]
     except (TypeError, ValueError) as error:
@@ -27,7 +31,23 @@ def checked_batches(batches: Iterable[Batch]) -> list[Batch]:
         for array in pair:
             if array.ndim != 2 or not array.size:
                 raise ShapeError("train_step(batches)", must, f"shape {array.shape}", do)
-    return found
+    return [{"tokens": tokens, "targets": targets} for tokens, targets in found]
+
+
+def targets_in(calls: list[Call]) -> int | None:
+    """Targets that are not -1, of calls on tokens and targets; None where others are fed.
+
+    Raises
+    ------
+    TokenError
+        When there is none.
+    """
+    if any(set(call) != {"tokens", "targets"} for call in calls):
+        return None
+    count = sum(int(np.count_nonzero(np.asarray(call["targets"]) != -1)) for call in calls)
+    if not count:
+        raise TokenError("train_step(batches)", "must have a target that is not -1", "none", "Leave the step out.")
+    return count
 
 
 def clip(model: Model, settings: TrainSettings) -> float:

@@ -1,15 +1,15 @@
 """The loop: draw, zero, differentiate, clip, step; evaluate, snapshot, resume."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
 import psutil
 
 from cllm.checks import checked_size, shown
-from cllm.errors import CllmError, ConfigError, NonFiniteError, SnapshotError, TokenError
+from cllm.errors import ConfigError, NonFiniteError, SnapshotError
+from cllm.executor.batches import sizes_of
 from cllm.models.model import Model
 from cllm.sampling import stream_text
 from cllm.snapshot import step_of
@@ -17,17 +17,17 @@ from cllm.strategies import MemoryBudget
 from cllm.tokenizer import ByteTokenizer
 from cllm.train.beginning import begin
 from cllm.train.callbacks import Callback, MetricsFile
-from cllm.train.evaluation import Validation, mean_loss
+from cllm.train.evaluation import Validation
 from cllm.train.guard import beginning_in, on_interrupt, only_run_in
 from cllm.train.keeper import Keeper
 from cllm.train.result import TrainResult
-from cllm.train.step import Batch, checked_batches, clip, first_nonfinite
+from cllm.train.step import Batch, checked_batches, clip, first_nonfinite, targets_in
 
 BEGIN_ANEW = "lower the rate or clip harder, and begin anew from there."
 
 
 class Trainer:
-    """Trains a model on a text.
+    """Trains a model on a text, or on what a function of the step returns.
 
     Parameters
     ----------
@@ -40,6 +40,12 @@ class Trainer:
         Go on from the latest whole snapshot in `out`, if there is one.
     tokenizer : ByteTokenizer, BPETokenizer or None
         None is the byte tokenizer, or that of the snapshot.
+    data : callable or None
+        In place of a text, for any model: ``data(step)`` returns every feed by name, the batch of that step. It has to return
+        the same whenever it is asked for a step: then a run that is resumed, by the number of its step alone, equals the
+        straight run. It is given again when one is.
+    eval_data : callable or None
+        ``eval_data(number)`` returns batch `number`, below `eval_batches`, of every evaluation; None is no evaluation.
     callbacks : sequence of Callback
     budget : MemoryBudget or None
         That of the settings with "auto" read already (see `MemoryBudget.read`); None reads it now, once for the run.
@@ -53,6 +59,8 @@ class Trainer:
     step : int
         Steps taken so far; the next step's number, counted from 0.
     optimizer, rate, executors, settings
+    source : Windowed or Drawn
+        What steps and evaluations are fed.
     losses : list of float
         Of the steps taken by this object.
     keeper : Keeper
@@ -62,11 +70,12 @@ class Trainer:
 
     Raises
     ------
-    ConfigError, DataError, SnapshotError, BudgetError
+    ConfigError, DataError, SnapshotError, BudgetError, or what `data` or `eval_data` raised
         Before anything is trained; nothing is left of it in `out`.
     """
 
     def __init__(self, model: Model, text=None, out=None, *, resume: bool = False, tokenizer=None,
+                 data: Callable[[int], Mapping] | None = None, eval_data: Callable[[int], Mapping] | None = None,
                  callbacks: Sequence[Callback] = (), budget: MemoryBudget | None = None, num_threads: int | None = None,
                  **settings):
         try:
@@ -87,14 +96,14 @@ class Trainer:
                 raise SnapshotError(f"train into {self.out}", "must be a directory without a run",
                                     f"snapshots up to {self.keeper.latest.name}",
                                     "Resume that run, or choose another directory.")
-            found = begin(model, text, tokenizer, budget, settings, self.keeper, state)
-        self.settings, self.data, self.optimizer, self.executors = found.settings, found.data, found.optimizer, found.executors
-        self.train_tokens, self.val_tokens, self.windows = found.train_tokens, found.val_tokens, found.windows
+            found = begin(model, text, tokenizer, data, eval_data, budget, settings, self.keeper, state)
+        self.settings, self.source = found.settings, found.source
+        self.optimizer, self.executors = found.optimizer, found.executors
         self.notes, self.rate = found.notes, found.settings.rates()
         if state is not None:
             self.step, then = state["step"], state["training"]
             self.val_loss, self._bad_in_a_row = then["val_loss"], then["bad_in_a_row"]
-        self._validation = Validation(self.data, self.val_tokens, self.settings, model.program.head.layer.in_nats, self.keeper)
+        self._validation = Validation(self.source, model.program.head.layer.in_nats, self.keeper)
         metrics = [] if self.out is None else [MetricsFile(self.out / "metrics.jsonl")]
         self.callbacks = self._listening = [*metrics, *callbacks]
 
@@ -129,23 +138,23 @@ class Trainer:
                         callback.on_end(self)
         if self._failure is not None:
             raise self._failure
-        s, best = self.settings, self.keeper.best or (None, None)
-        return TrainResult(self.step, self.losses[-1] if self.losses else None, self.val_loss, *best,
-                           self.keeper.latest, self.step < s.steps, perf_counter() - begin,
-                           (self.step - first) * s.accumulate * s.batch_size * s.seq_len)
+        best, tokens = self.keeper.best or (None, None), self.source.tokens_of_step
+        return TrainResult(self.step, self.losses[-1] if self.losses else None, self.val_loss, *best, self.keeper.latest,
+                           self.step < self.settings.steps, perf_counter() - begin,
+                           None if tokens is None else (self.step - first) * tokens)
 
     def stop(self) -> None:
         """End the run that is going on after the step at hand, with a snapshot."""
         self._stopping = True
 
-    def train_step(self, batches: Iterable[Batch] | None = None) -> float | None:
+    def train_step(self, batches: Iterable[Batch] | Mapping | None = None) -> float | None:
         """One optimizer step; its loss, or None when it was bad and not applied.
 
         Parameters
         ----------
-        batches : iterable of (tokens, targets), integer arrays of shape B T
-            Any shapes; gradients are added up over all, the mean is over all valid targets. None takes the next windows
-            of the text.
+        batches : iterable of (tokens, targets), integer arrays of shape B T, or a dict of feeds by name
+            Any shapes; gradients of pairs are added up, the mean is over all valid targets. None takes the next windows of
+            the text, or what `data` returns.
 
         Raises
         ------
@@ -154,18 +163,18 @@ class Trainer:
         NonFiniteError
             When this was the last of too many bad steps in a row.
         """
-        batches = self._windows_of_step() if batches is None else checked_batches(batches)
-        targets = sum(int(np.count_nonzero(t != -1)) for _, t in batches)
-        if not targets:
-            raise TokenError("train_step(batches)", "must have a target that is not -1", "none", "Leave the step out.")
         began, rate = perf_counter(), self.rate(self.step)
+        calls = self.source.calls(self.step) if batches is None else checked_batches(batches)
+        sizes = [sizes_of(self.model.program, call) for call in calls]
+        targets = targets_in(calls)
+        divisor = targets if len(calls) > 1 else None  # of one call, its head knows it
         self.model.zero_grad()
         try:
             loss = 0.0
-            for number, (tokens, expected) in enumerate(batches):
-                executor = self.executors.of(*tokens.shape)
+            for number, (shape, call) in enumerate(zip(sizes, calls, strict=True)):
+                executor = self.executors.of(*shape)
                 executor.step = self.step * self.settings.accumulate + number
-                loss += executor.loss_and_grad(tokens, expected, num_targets=targets)
+                loss += executor.loss_and_grad(**call, num_targets=divisor)
             self.keeper.proven = self.step
             norm = clip(self.model, self.settings)
             self.optimizer.lr = rate
@@ -177,22 +186,31 @@ class Trainer:
         self.step, self._bad_in_a_row = self.step + 1, 0
         self.losses.append(loss)
         self._pace = seconds if not self._pace else 0.9 * self._pace + 0.1 * seconds
-        self._tell("step", loss=loss, rate=rate, grad_norm=norm, seconds=seconds, tokens_per_second=targets / seconds,
+        self._tell("step", loss=loss, rate=rate, grad_norm=norm, seconds=seconds,
+                   tokens_per_second=None if targets is None else targets / seconds,
+                   examples_per_second=sum(batch for batch, _ in sizes) / seconds,
                    seconds_left=(self.settings.steps - self.step) * self._pace,
                    rss_bytes=psutil.Process().memory_info().rss)
         return loss
 
     def evaluate(self, most: int | None = None) -> float:
-        """Mean loss in nats per token over windows spread evenly over the validation tokens.
+        """Mean loss in nats per token over windows spread evenly over the validation tokens, or over batches of `eval_data`.
 
         Parameters
         ----------
         most : int or None
             Batches at most; None is `eval_batches`.
+
+        Raises
+        ------
+        ConfigError
+            When there is nothing to evaluate on.
         """
-        s = self.settings
-        most = checked_size("evaluate(most)", s.eval_batches if most is None else most)
-        return mean_loss(self.executors.of(s.batch_size, s.seq_len), self.val_tokens, most * s.batch_size)
+        most = checked_size("evaluate(most)", self.settings.eval_batches if most is None else most)
+        if not self.source.can_evaluate:
+            raise ConfigError("Trainer.evaluate()", "needs something to evaluate on", "a run without validation",
+                              "Begin with val_fraction above 0, or pass eval_data.")
+        return self.source.mean_loss(self.executors, most)
 
     def snapshot(self) -> Path:
         """Write a snapshot now, and delete those that need not be kept.
@@ -210,15 +228,15 @@ class Trainer:
         if bad is not None:
             raise NonFiniteError(f"snapshot of step {self.step}", "weights and the optimizer's state must be finite",
                                  f"NaN or infinity in {bad}", f"{self._last_good()}; {BEGIN_ANEW}")
-        state = {"settings": self.settings.to_dict(), "data": self.data.describe(), "val_loss": self.val_loss,
+        state = {"settings": self.settings.to_dict(), "data": self.source.describe(), "val_loss": self.val_loss,
                  "bad_in_a_row": self._bad_in_a_row}
-        path = self.keeper.write(self.step, self.model, self.optimizer, state, self.data.files(), self.settings.keep)
+        path = self.keeper.write(self.step, self.model, self.optimizer, state, self.source.files(), self.settings.keep)
         self._tell("snapshot", path=str(path))
         return path
 
     def sample(self, prompt: str = "\n", max_new_tokens: int = 200, **choice) -> str:
         """Text that the model continues `prompt` with; `choice` as of `cllm.generate`."""
-        tokenizer = self.data.tokenizer or ByteTokenizer()
+        tokenizer = self.source.tokenizer or ByteTokenizer()
         return "".join(piece for _, piece in stream_text(self.model, tokenizer, prompt, max_new_tokens, **choice))
 
     @property
@@ -252,7 +270,7 @@ class Trainer:
             self.train_step()
         except NonFiniteError:
             raise
-        except (CllmError, OSError, MemoryError) as error:
+        except Exception as error:  # whatever it is: `data` is the caller's own
             self._fail(error)
             return False
         return True
@@ -267,12 +285,8 @@ class Trainer:
         self._failure = self._failure or error
         self.stop()
 
-    def _windows_of_step(self) -> list[Batch]:
-        s, first = self.settings, self.step * self.settings.accumulate * self.settings.batch_size
-        return [self.windows.batch(first + a * s.batch_size, s.batch_size) for a in range(s.accumulate)]
-
     def _bad_step(self, error: NonFiniteError) -> None:
-        """Go on to the next windows, the model as it was; give up after too many in a row."""
+        """Go on to the next batch, the model as it was; give up after too many in a row."""
         self.step += 1
         self._bad_in_a_row += 1
         self._tell("bad_step", where=error.where, in_a_row=self._bad_in_a_row)
@@ -286,9 +300,13 @@ class Trainer:
 
     def _evaluate(self) -> bool:
         """Evaluate and tell; whether it was the best so far."""
-        if not len(self.val_tokens):
+        if not self.source.can_evaluate:
             return False
-        found = self._validation.look(self.step, self.evaluate)
+        try:
+            found = self._validation.look(self.step, self.evaluate)
+        except Exception as error:  # whatever it is: `eval_data` is the caller's own
+            self._fail(error)
+            return False
         self.val_loss = found["val_loss"]
         self._tell("evaluation", **found)
         if found["since_best"] >= (self.settings.stop_when_worse or inf):

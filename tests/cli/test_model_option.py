@@ -75,6 +75,9 @@ def test_a_text_model_of_a_user_is_trained_resumed_and_sampled(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())["family"] == "own_model:Mine"
     state = json.loads((tmp_path / "run" / "step-000002" / "state.json").read_text())
     assert (state["family"], state["config"]["vocab_size"]) == ("own_model:Mine", 256)
+    for place in (tmp_path / "run", tmp_path / "run" / "step-000002"):
+        said = run("sample", place, code=1).stderr
+        assert "--model FILE.py:Class" in said and "whole snapshot" not in said and "another directory" not in said
     resume = ["train", "--out", tmp_path / "run", "--resume", "--steps", 4]
     assert "--model FILE.py:Class" in run(*resume, code=1).stderr
     assert "must be the class that was saved" in run(*resume, "--model", "gpt", code=1).stderr

@@ -1,78 +1,69 @@
-"""Laws 3 and 4: bits of loss, gradients and weights depend on no lossless plan, no micro-batch and no thread count.
+"""Laws 3, 4 and 5: bits of loss, gradients and weights depend on no lossless plan, no micro-batch and no thread count, and
+each step writes up to the predicted peak.
 
-Two clipped AdamW steps under each strategy are held against the same steps under CacheAll on one thread. B = 5 is
-divided by neither 2 nor 3, so the last micro-batch is smaller.
+A few clipped AdamW steps of every family under every strategy are held against the same steps under CacheAll on one
+thread: with the cut of the batch, number of threads and dtype that `cells` picks for the pair, or with --whole all of them.
 """
 import dataclasses
 import functools
+from itertools import product
 
 import numpy as np
 import oracle
 import pytest
+from families import CELLS, CUTS, DTYPES, FAMILIES, STRATEGIES, cells, fitting, pairs
 
 import cllm
-
-TINY = {**oracle.CONFIG, "n_layers": 4}
-CASES = {
-    "full tied": {},
-    "full untied relu": dict(tied=False, activation="relu", qkv_bias=False),
-    "lattice tied, no out_proj": dict(qkv="lattice", qkv_bias=False, out_proj=False),
-    "lattice untied tanh": dict(qkv="lattice", tied=False, activation="tanh"),
-    "full tied dropout": dict(dropout=0.3),
-    "lattice untied dropout, no out_proj": dict(qkv="lattice", tied=False, dropout=0.1, out_proj=False),
-    "crystalline lattice": dict(qkv="lattice", attention="crystalline", tied=False),
-    "crystalline full dropout": dict(attention="crystalline", dropout=0.1, positions="prime"),
-    "crystalline bias": dict(attention="crystalline", crystalline=("bias",)),
-    "spiral positions": dict(positions="spiral"),
-    "prime positions, untied mse": dict(positions="prime", tied=False, loss="mse"),
-}
-# (micro_batch, threads): every value of each, not every pair.
-CUTS = [(None, 2), (None, 3), (1, 1), (1, 3), (2, 2), (3, 1), (3, 2), (5, 1)]
+from cllm.models.families import FAMILIES as BUILT_IN
 
 
-@pytest.fixture(scope="module")
-def reference(train_a_little):
-    """The run under CacheAll on one thread, made once for each case."""
-    return functools.cache(
-        lambda case, B, T, dtype: train_a_little({**TINY, **CASES[case]}, cllm.CacheAll(), B, T, dtype))
+@functools.cache
+def reference(family, dtype):
+    """The run under CacheAll on one thread, made once for each family and dtype."""
+    return FAMILIES[family].train(cllm.CacheAll(), dtype)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_bits_depend_on_no_plan_no_cut_and_no_thread_count(case, lossless, reference, train_a_little):
-    if CASES[case].get("loss") == "mse" and "logits" in getattr(lossless, "also", ()):
-        lossless = dataclasses.replace(lossless, also=("probs",))  # its logits are read by no backward
-    expected = reference(case, 5, 6, "float32")
-    for micro_batch, num_threads in CUTS:
-        got = train_a_little({**TINY, **CASES[case]}, lossless, 5, 6, "float32", num_threads, micro_batch)
-        oracle.assert_same_bits(got, expected, f"micro_batch={micro_batch}, threads={num_threads}: ")
+@pytest.mark.parametrize("family, strategy", pairs())
+def test_bits_depend_on_no_plan_no_cut_and_no_thread_count(family, strategy, pytestconfig):
+    chosen = fitting(STRATEGIES[strategy], FAMILIES[family])
+    for dtype, (micro_batch, num_threads) in cells(family, strategy, pytestconfig.getoption("whole")):
+        got = FAMILIES[family].train(chosen, dtype, micro_batch, num_threads)
+        oracle.assert_same_bits(got, reference(family, dtype), f"{dtype}, micro_batch={micro_batch}, threads={num_threads}: ")
 
 
-def test_bits_in_float64(lossless, reference, train_a_little):
-    expected = reference("full tied dropout", 4, 9, "float64")
-    config = {**TINY, **CASES["full tied dropout"]}
-    for micro_batch, num_threads in ((None, 2), (3, 3), (1, 1)):
-        got = train_a_little(config, lossless, 4, 9, "float64", num_threads, micro_batch)
-        oracle.assert_same_bits(got, expected, f"micro_batch={micro_batch}, threads={num_threads}: ")
+def test_the_chosen_cells_cover_all_pairs():
+    """Every family with every strategy, dtype and cut; every strategy with every dtype and cut; every dtype with every cut."""
+    met = {(f, s, dtype, cut) for f, s in pairs() for dtype, cut in cells(f, s, whole=False)}
+    assert {(f, dtype, cut) for f, _, dtype, cut in met} == set(product(FAMILIES, DTYPES, CUTS))
+    assert {(s, dtype, cut) for _, s, dtype, cut in met} == set(product(STRATEGIES, DTYPES, CUTS))
+    left_out = set(product(FAMILIES, STRATEGIES)) - {(f, s) for f, s, *_ in met}
+    assert left_out == {(f, "per block") for f, family in FAMILIES.items() if family.architecture.program.n_blocks < 2}
+    assert all(len(cells(*pair, whole=True)) == len(CELLS) == len(CUTS) * len(DTYPES) for pair in pairs())
 
 
-@pytest.mark.parametrize("attention", ["softmax", "crystalline"])
-def test_bits_where_sequences_are_longer_than_a_tile(attention, lossless, train_a_little):
-    """T = 130 crosses the tiles of attention, 390 rows those of the products; a cut of the batch moves every tile."""
-    config = {**oracle.CONFIG, "n_layers": 2, "d_model": 24, "d_ff": 40, "n_heads": 3, "vocab_size": 67,
-              "max_seq_len": 130, "dropout": 0.1, "attention": attention}
-    expected = train_a_little(config, cllm.CacheAll(), 3, 130, steps=1)
-    for micro_batch, num_threads in ((None, 2), (2, 3), (1, 2)):
-        got = train_a_little(config, lossless, 3, 130, "float32", num_threads, micro_batch, steps=1)
-        oracle.assert_same_bits(got, expected, f"micro_batch={micro_batch}, threads={num_threads}: ")
+def test_every_family_of_the_package_is_among_them():
+    tried = {(type(family.architecture), getattr(family.architecture, "model_type", "")) for family in FAMILIES.values()}
+    for kind in BUILT_IN.values():
+        assert {(kind, word) for word in (kind.model_types if hasattr(kind, "model_type") else ("",))} <= tried, kind
 
 
-def test_the_comparison_sees_one_last_bit_and_the_run_depends_on_its_seed(train_a_little):
+def test_strategies_do_in_the_families_what_they_are_there_for():
+    """A budget drops, a spill writes; otherwise they would be CacheAll by other names."""
+    some = list(FAMILIES)[::4]
+    plans = {s: [cllm.plan(FAMILIES[f].architecture, FAMILIES[f].batch, FAMILIES[f].time, fitting(STRATEGIES[s], FAMILIES[f]))
+                 for f in some] for s in ("budget", "spill", "cache+optional")}
+    assert sum("Recompute" in repr(plan.children) for plan in plans["budget"]) > len(some) / 2
+    assert sum(plan.spills for plan in plans["spill"]) > len(some) / 2
+    assert sum("probs" in repr(plan.children) for plan in plans["cache+optional"]) > len(some) / 2
+
+
+def test_the_comparison_sees_one_last_bit_and_the_run_depends_on_its_seed():
     """Law 12: were the runs compared too loosely, or dropout switched off, the laws above would prove nothing."""
-    config = {**TINY, "dropout": 0.3}
-    one, two, other = (train_a_little(config, cllm.CacheAll(), 2, 6, seed=seed) for seed in (1, 1, 2))
+    family = FAMILIES["full tied dropout"]
+    one, two = (family.train(cllm.CacheAll()) for _ in range(2))
     oracle.assert_same_bits(two, one)
     with pytest.raises(AssertionError):
-        oracle.assert_same_bits(other, one)
+        oracle.assert_same_bits(dataclasses.replace(family, seed=6).train(cllm.CacheAll()), one)
     weight = two["weights"]["blocks.2.mlp.fc2.bias"]
     weight[7] = np.nextafter(weight[7], np.float32(9))
     with pytest.raises(AssertionError, match="blocks.2.mlp.fc2.bias: 1 of 16"):

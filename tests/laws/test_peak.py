@@ -1,8 +1,12 @@
-"""Law 5, from outside: the bytes that a plan predicts are the bytes of the arena and the highest byte written."""
+"""Law 5, from outside: the bytes that a plan predicts are the bytes of the arena and the highest byte written.
+
+Drawn workloads of the package's family in any setting, then of every family; the steps of test_bits.py are held to it, too.
+"""
 import dataclasses
 
 import oracle
 import pytest
+from families import FAMILIES, LOSSLESS, fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +33,7 @@ def workloads(draw):
             draw(st.integers(1, 3)))
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(data=st.data(), workload=workloads())
 def test_highest_byte_written_equals_the_predicted_arena(lossless_strategies, data, workload):
     config, B, T, dtype, micro_batch, num_threads = workload
@@ -45,6 +49,21 @@ def test_highest_byte_written_equals_the_predicted_arena(lossless_strategies, da
     live = [nbytes for _, nbytes in ex.memory.timeline()]
     assert live and 0 < max(live) <= predicted
     assert ex.memory.total_bytes > predicted + sum(2 * p.nbytes for p in model.parameters.values())
+
+
+@settings(max_examples=80)
+@given(data=st.data())
+def test_highest_byte_written_equals_the_predicted_arena_in_every_family(data):
+    family = FAMILIES[data.draw(st.sampled_from([name for name in FAMILIES if "longer" not in name]))]
+    strategy = fitting(LOSSLESS[data.draw(st.sampled_from(list(LOSSLESS)))], family) or cllm.CacheAll()
+    batch = data.draw(st.integers(1, 6))
+    time = family.time and data.draw(st.integers(1, family.architecture.max_seq_len))
+    strategy = dataclasses.replace(strategy, micro_batch=data.draw(st.sampled_from([None, *range(1, batch + 1)])))
+    model = family.model(data.draw(st.sampled_from(["float32", "float64"])))
+    ex = family.executor(model, strategy, batch, time, data.draw(st.integers(1, 3)))
+    for step in range(2):
+        ex.loss_and_grad(**family.draw(step, batch, time))
+        assert ex.high_water_bytes == ex.memory.arena_bytes == ex.plan.arena_bytes
 
 
 def arena_bytes(strategy, L=6, B=4, T=64, C=32):

@@ -3,41 +3,33 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from families import example
 from own_model import Mine, Pictures, Scale
 
 import cllm
 from cllm.program.declare import HANDED
 
 
-def steps(architecture, time, strategy, threads, dtype="float32"):
-    model = cllm.Model(architecture, seed=3, dtype=dtype)
-    executor = cllm.Executor(model, 5, time, strategy=strategy, num_threads=threads)
-    optimizer, found = cllm.AdamW(model, lr=0.01), []
-    for step in range(2):
-        model.zero_grad()
-        found.append(executor.loss_and_grad(**architecture.example_batch(np.random.default_rng(step), 5, time)))
-        found += [g.tobytes() for g in model.gradients.values()]
-        optimizer.step()
-        assert executor.high_water_bytes == executor.memory.arena_bytes
-        assert executor.plan.exact
-    return found
+def test_a_language_model_of_ones_own_trains_resumes_and_speaks(tmp_path):
+    """The rest that works on it: bits over plans and gradients are the laws' (tests/laws)."""
+    class Stop(cllm.Callback):
+        def on_event(self, trainer, record):
+            if record["event"] == "step" and record["step"] == 2:
+                trainer.stop()
 
+    def trainer(out, seed=0, **more):
+        model = cllm.Model(example("your_own_layer").Convolutional(n_layers=1, d_model=8, d_ff=8), seed)
+        return cllm.Trainer(model, None, tmp_path / out, steps=4, batch_size=2, seq_len=16, eval_batches=1, threads=1, **more)
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("architecture, time", [(Mine(), 7), (Pictures(), None)], ids=["tokens", "pictures"])
-def test_bits_depend_on_no_plan_cut_or_thread_count(architecture, time, dtype):
-    expected = steps(architecture, time, "cache", 1, dtype)
-    for strategy in ("recompute", "every:2", "sqrt", "binomial:1", "selective", "selective:norm", "cache@2", "recompute@3",
-                     "cache@1", "budget:10MB"):
-        assert steps(architecture, time, strategy, 2, dtype) == expected, strategy
-
-
-@pytest.mark.parametrize("architecture, time", [(Mine(), 7), (Pictures(), None)], ids=["tokens", "pictures"])
-def test_gradients_are_those_of_central_differences(architecture, time):
-    model = cllm.Model(architecture, seed=3)
-    batch = architecture.example_batch(np.random.default_rng(0), 3, time)
-    found = cllm.gradcheck(model, strategy="recompute", **batch)
-    assert found.passed and len(found.rows) == len(model.parameters), str(found)
+    straight, stopped = trainer("straight"), trainer("stopped", callbacks=[Stop()])
+    straight.run()
+    assert stopped.run().interrupted
+    resumed = trainer("stopped", seed=1, resume=True)
+    resumed.run()
+    assert resumed.losses == straight.losses[2:]
+    for name, parameter in straight.model.parameters.items():
+        assert parameter.tobytes() == resumed.model.parameters[name].tobytes(), name
+    assert len(straight.sample("It", 5).encode()) >= 5
 
 
 def test_the_divisor_of_a_weighted_loss_is_that_of_the_whole_batch():

@@ -57,6 +57,9 @@ REFUSED = {
     "a site that forward reads instead": (
         dict(forward=lambda self, x, y: None, backward=backward), "every site must be written"),
     "a stray output": (dict(forward=lambda self, x, *, y, z: None, backward=backward), "only declared sites and scratch"),
+    "a parameter that nobody trains": (
+        dict(params=(Param("weight", "C"), Param("held", "C", constant=True)), backward=backward,
+             forward=lambda self, x, weight, held, *, y: None), "gradient of every parameter must be added to.*got dweight"),
     "a parameter that nobody reads": (
         dict(params=(Param("weight", "C"),), forward=forward, backward=lambda self, dy, *, dx, dweight: None),
         "every parameter and table must be read"),

@@ -1,120 +1,18 @@
-"""N is rows of whatever kind: layers are wired to pooled values, to patches, to arrays by sequence and position."""
+"""N is rows of whatever kind: layers are wired to pooled values, to patches, to arrays by sequence and position.
+
+That bits and gradients are right for them is the laws' to say (tests/laws): `Kinds` and `Grid` are among the families.
+"""
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import oracle
 import pytest
+from row_models import Grid, Kinds, Mean, Parts
 
 import cllm
 from cllm import layers
 from cllm.program.dims import joined, product, with_rows
 from cllm.program.workload import Workload
-
-
-@dataclass(frozen=True)
-class Parts(cllm.Layer):
-    """Positions parted into P pieces of D columns."""
-
-    P: int
-    D: int
-    C: int  # P * D
-    sites = (cllm.Site("y", "B T P D", "pieces"),)
-    reads = {"x": "B T C"}
-
-    def forward(self, x, *, y):
-        y[...] = x.reshape(y.shape)
-
-    def backward(self, dy, *, dx):
-        dx[...] = dy.reshape(dx.shape)
-
-
-@dataclass(frozen=True)
-class Last(cllm.Layer):
-    """The last position of each sequence."""
-
-    P: int
-    D: int
-    sites = (cllm.Site("y", "B P D", "the last position"),)
-    reads = {"x": "B T P D"}
-    across = True
-
-    def forward(self, x, *, y):
-        y[...] = x[:, -1]
-
-    def backward(self, dy, *, dx):
-        dx[...] = 0
-        dx[:, -1] = dy
-
-
-@dataclass(frozen=True)
-class Mean(cllm.Layer):
-    """One row a sequence, whatever rows it had."""
-
-    C: int
-    sites = (cllm.Site("y", "B C", "mean"),)
-    reads = {"x": "N C"}
-    across = True
-
-    def forward(self, x, *, y):
-        np.mean(x.reshape(len(y), -1, self.C), axis=1, out=y)
-
-    def backward(self, dy, *, dx):
-        part = dx.reshape(len(dy), -1, self.C)
-        part[...] = dy[:, None] / dx.dtype.type(part.shape[1])
-
-
-@dataclass(frozen=True)
-class Kinds(cllm.Architecture):
-    """Rows of every kind: positions, pieces of positions, pieces of a sequence, sequences; dropout among all of them."""
-
-    vocab_size: int = 11
-    max_seq_len: int = 8
-    classes: int = 3
-    dropout: float = 0.0
-
-    def wire(self, w):
-        linear, rate = layers.Linear, self.dropout
-        x = w.add("embed", layers.Embedding(V=self.vocab_size, C=12, P=self.max_seq_len, std=0.5))
-        with w.block(0):
-            h = w.add("parts", Parts(P=3, D=4, C=12), x=x)
-            h = w.add("norm", layers.LayerNorm(C=4), x=h)
-            h = w.add("fc", linear(I=4, O=4, std=0.5, group="mlp"), x=h)
-            h = w.add("drop", layers.Dropout(C=4, rate=rate, stream=1), x=h) if rate else h
-        with w.block(1):
-            h = w.add("last", Last(P=3, D=4), x=h)
-            f = w.add("fc", linear(I=4, O=8, std=0.5, group="mlp"), x=h)
-            f = w.add("act", layers.Activation(F=8), x=f)
-            f = w.add("back", linear(I=8, O=4, std=0.5), x=f)
-            h = w.add("res", layers.Residual(C=4, rate=rate, stream=2), x=h, branch=f)
-        with w.block(2):
-            h = w.add("mean", Mean(C=4), x=h)
-            h = w.add("norm", layers.LayerNorm(C=4), x=h)
-            h = w.add("fc", linear(I=4, O=6, std=0.5, group="mlp"), x=h)
-            h = w.add("drop", layers.Dropout(C=6, rate=rate, stream=3), x=h) if rate else h
-        w.add("head", layers.CrossEntropyHead(V=self.classes, C=6, std=0.5), {"targets": "label"}, x=h)
-
-    def example_batch(self, rng, batch_size, seq_len):
-        return {"tokens": rng.integers(0, self.vocab_size, (batch_size, seq_len)),
-                "label": rng.integers(0, self.classes, batch_size)}
-
-
-@dataclass(frozen=True)
-class Grid(cllm.Architecture):
-    """Four cells a picture, one loss for each; nothing stands in blocks, and no time steps occur."""
-
-    classes: int = 3
-
-    causal: ClassVar[bool] = False
-
-    def wire(self, w):
-        x = w.add("fc", layers.Linear(I=5, O=6, std=0.5), x=w.feed("cells", "B 4 5"))
-        x = w.add("act", layers.Activation(F=6), x=x)
-        x = w.add("norm", layers.LayerNorm(C=6), x=x)
-        w.add("head", layers.CrossEntropyHead(V=self.classes, C=6, std=0.5), {"targets": "label"}, x=x)
-
-    def example_batch(self, rng, batch_size, seq_len):
-        return {"cells": rng.normal(0, 1, (batch_size, 4, 5)), "label": rng.integers(0, self.classes, (batch_size, 4))}
 
 
 def step(architecture, time, strategy, dtype="float32", batch=5, threads=2):
@@ -145,24 +43,6 @@ def test_values_keep_the_axes_and_layers_are_handed_rows():
     grid = Grid().program
     assert grid.feeds["label"].shape == "B 4" and not grid.has_time and grid.values["act.y"].shape == "B 4 6"
     assert cllm.ModelConfig.preset("tiny").program.kinds_of_rows == ()
-
-
-@pytest.mark.parametrize("architecture, time", [(Kinds(), 4), (Grid(), None)], ids=["kinds", "grid"])
-def test_gradients_are_those_of_central_differences(architecture, time):
-    batch = architecture.example_batch(np.random.default_rng(0), 3, time)
-    for strategy in ("cache", "recompute"):
-        found = cllm.gradcheck(cllm.Model(architecture, seed=3), strategy=strategy, **batch)
-        assert found.passed and len(found.rows) == len(architecture.program.parameters), str(found)
-
-
-@pytest.mark.parametrize("architecture, time", [(Kinds(), 6), (Kinds(dropout=0.4), 6), (Grid(), None)],
-                         ids=["kinds", "dropout", "grid"])
-def test_bits_depend_on_no_plan_and_no_cut(architecture, time):
-    """With dropout: a row's mask hangs on its number in the whole batch, among rows of its own kind."""
-    expected = step(architecture, time, "cache", threads=1)
-    for strategy in ("cache@1", "cache@2", "cache@3", "recompute", "recompute@2", "selective:norm", "selective:act",
-                     "sqrt", "binomial:1", "binomial:2@1", "every:2", "budget:1MB", cllm.MemoryBudget("1MB", ("cache",))):
-        oracle.assert_same_bits(step(architecture, time, strategy), expected, f"{strategy}: ")
 
 
 def test_bits_of_compressed_values_depend_on_no_cut():

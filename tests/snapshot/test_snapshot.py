@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
+from own_model import Mine, Pictures
 
 import cllm
 from cllm import snapshot
-from cllm.errors import SnapshotError
+from cllm.errors import ConfigError, SnapshotError
 from cllm.optim import optimizer_named
 
 KILLS = int(os.environ.get("CLLM_KILLS", "6"))  # CLLM_KILLS=50 for the long version
@@ -88,6 +90,23 @@ def test_a_damaged_snapshot_is_refused_with_the_reason(change, name, written, ne
         assert name in str(error.value)
     oracle.assert_same_bits(everything(model, opt, copies), before)
     assert not snapshot.is_whole(written)
+
+
+def test_what_to_pass_for_a_family_that_is_not_built_in_reaches_the_user(tmp_path):
+    model = cllm.Model(Mine(), seed=1)
+    path = snapshot.write_snapshot(tmp_path, 3, model, cllm.AdamW(model))
+    with pytest.raises(ConfigError, match=r"^architecture: must be given .*got a file of 'own_model:Mine'\. Pass the class, "
+                                          "architecture=Mine; on the command line, --model FILE.py:Class"):
+        snapshot.load_snapshot(path)
+    for others in ({"architecture": Pictures}, {"model": cllm.Model(Pictures())}):
+        with pytest.raises(ConfigError, match="must be the class that was saved, 'own_model:Mine'; got own_model:Pictures"):
+            snapshot.load_snapshot(path, **others)
+    fields = {"__annotations__": {"C": "str"}, "C": field(init=False, default=8)}  # a later form: C can no longer be given
+    Changed = dataclass(frozen=True)(type("Mine", (Mine,), fields))
+    with pytest.raises(ConfigError, match="must have the settings of .* Use the version of the class that saved the file"):
+        snapshot.load_snapshot(path, architecture=Changed)
+    loaded, _ = snapshot.load_snapshot(path, architecture=Mine)
+    oracle.assert_same_bits(dict(loaded.parameters), dict(model.parameters))
 
 
 class Trap:

@@ -144,7 +144,7 @@ def test_a_run_inside_its_text_can_be_resumed(out, tmp_path):
     Trainer(new(), folder, folder / out, **SMALL).run()
     Trainer(new(), folder, folder / "another", **SMALL).run()  # nor do the files of another run count
     again = Trainer(new(), folder, folder / out, resume=True, **{**SMALL, "steps": 4})
-    assert again.run().step == 4 and again.data.tokens.tobytes() == WORDS * 40
+    assert again.run().step == 4 and again.source.data.tokens.tobytes() == WORDS * 40
 
 
 def test_a_text_that_changed_costs_no_tokens(text, tmp_path):
@@ -176,11 +176,11 @@ def test_a_pipe_is_read_once_and_its_run_resumed(tmp_path):
     descriptor, path = pipe_with(content)
     first = Trainer(new(), path, tmp_path / "run", **SMALL)
     os.close(descriptor)
-    assert first.data.tokens.tobytes() == content and first.run().step == 2
+    assert first.source.data.tokens.tobytes() == content and first.run().step == 2
     again = Trainer(new(), None, tmp_path / "run", resume=True, **{**SMALL, "steps": 3})
-    assert again.run().step == 3 and again.data.sha256 == first.data.sha256
+    assert again.run().step == 3 and again.source.data.sha256 == first.source.data.sha256
     descriptor, path = pipe_with(content)
-    assert Trainer(new(), path, None, **SMALL).data.tokens.astype(np.uint8).tobytes() == content
+    assert Trainer(new(), path, None, **SMALL).source.data.tokens.astype(np.uint8).tobytes() == content
     os.close(descriptor)
 
 

@@ -136,7 +136,7 @@ def test_bits_per_byte_compare_tokenizers(tmp_path):
         trainer = Trainer(model, text, out, tokenizer=tokenizer, **{**SMALL, "eval_batches": 100})
         trainer.run()
         record = next(line for line in read_lines(out / "metrics.jsonl") if line["event"] == "evaluation")
-        windows = [trainer.val_tokens[s + 1:s + 17] for s in corpus.even_starts(len(trainer.val_tokens), 16, 200)]
+        windows = [trainer.source.val_tokens[s + 1:s + 17] for s in corpus.even_starts(len(trainer.source.val_tokens), 16, 200)]
         nbytes = tokenizer.byte_lengths[np.concatenate(windows)].mean()
         assert record["bits_per_byte"] == pytest.approx(np.log2(tokenizer.vocab_size) / nbytes, rel=1e-5)
     assert bits_per_byte(1.0, None) is None

@@ -318,7 +318,7 @@ def test_byte_pairs_are_kept_with_the_snapshot(tmp_path):
     trainer = Trainer(model, None, tmp_path, tokenizer=tokenizer, **{**SMALL, "steps": 2})
     trainer.run()
     again = Trainer(cllm.GPT(model.config), None, tmp_path, resume=True, steps=3)
-    assert again.data.tokenizer.name == tokenizer.name and again.run().step == 3
+    assert again.source.data.tokenizer.name == tokenizer.name and again.run().step == 3
     assert again.sample("It is", 5, seed=1) == again.sample("It is", 5, seed=1) != ""
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="at most the model's vocab_size = 256"):

@@ -23,14 +23,14 @@ class Run:
 
         model = cllm.GPT(cllm.ModelConfig(**config), seed=settings.get("seed", 0))
         trainer = self.trainer = Trainer(model, None, **settings)
-        s = trainer.settings
+        s, source = trainer.settings, trainer.source
         if files is not None:
             import numpy as np
 
             np.savez(files["weights"], **trainer.model.parameters)
-            np.savez(files["data"], train=trainer.train_tokens, validation=trainer.val_tokens,
-                     starts=trainer.windows.starts(0, s.steps * s.batch_size).reshape(s.steps, s.batch_size),
-                     val_starts=corpus.even_starts(len(trainer.val_tokens), s.seq_len, s.eval_batches * s.batch_size),
+            np.savez(files["data"], train=source.train_tokens, validation=source.val_tokens,
+                     starts=source.windows.starts(0, s.steps * s.batch_size).reshape(s.steps, s.batch_size),
+                     val_starts=corpus.even_starts(len(source.val_tokens), s.seq_len, s.eval_batches * s.batch_size),
                      rates=np.array([trainer.rate(step) for step in range(s.steps)]))
         return {"total_bytes": trainer.executors.total_bytes, "settings": s.to_dict(),
                 "plan": trainer.executors.of(s.batch_size, s.seq_len).plan.table()}

@@ -1,0 +1,186 @@
+"""What a run is fed by a function of the step, for any model, in place of windows of a text."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from cllm.errors import CllmError, ConfigError, DataError
+from cllm.executor.batches import FeedCheck, checked_feeds, divisor_of, feed_checks, sizes_of
+from cllm.models.model import Model
+from cllm.program.workload import Workload
+from cllm.train.executors import Executors
+from cllm.train.step import Call
+
+# Settings that a text alone has: sizes come from what the function returns, and there is nothing to split or to continue.
+OF_TEXT = ("batch_size", "seq_len", "accumulate", "val_fraction", "sample_every", "sample_prompt")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Every feed by name, as functions of a number return them: of the step, and of a batch of an evaluation.
+
+    A run that is resumed goes on by the number of the step alone. So a function has to return the same for the same number,
+    and is asked for batch 0 twice when the run begins: what it returned then is known by its digest from there on.
+
+    Parameters
+    ----------
+    model : Model
+    data : callable
+        ``data(step)`` returns a dict of arrays; its sizes may differ from step to step.
+    eval_data : callable or None
+        ``eval_data(number)`` of the batches of an evaluation, counted from 0.
+
+    Attributes
+    ----------
+    sizes : (B, T)
+        Of batch 0.
+    sha256 : str
+        Of batch 0, as the model is fed it.
+
+    Raises
+    ------
+    ConfigError, DataError, ShapeError, DtypeError, TokenError
+        When they are no functions, or batch 0 cannot be fed, or is another when asked for again.
+    """
+
+    model: Model
+    data: Callable[[int], Mapping]
+    eval_data: Callable[[int], Mapping] | None = None
+    sizes: tuple[int, int | None] = field(init=False)
+    sha256: str = field(init=False)
+
+    tokenizer: ClassVar[None] = None
+    bytes_per_token: ClassVar[None] = None  # nobody knows
+    tokens_of_step: ClassVar[None] = None
+    unit: ClassVar[str] = "nats"
+    by_heart: ClassVar[str] = "its batches by heart (stop_when_worse ends such a run)"
+
+    def __post_init__(self):
+        for name in ("data", "eval_data"):
+            function = getattr(self, name)
+            if not callable(function) and not (name == "eval_data" and function is None):
+                raise ConfigError(f"Trainer({name}=...)", "must be a function of a number that returns every feed by name",
+                                  type(function).__name__, f"Pass for example {name}=lambda number: {{'image': ..., ...}}.")
+        sizes, first = self._fed("data", 0)
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "sha256", self._digest(sizes, first))
+        if self._digest(*self._fed("data", 0)) != self.sha256:
+            raise DataError("data(0)", "must be the same batch each time, or no run could be resumed", "another at once",
+                            "Draw from the number alone: rng = np.random.default_rng([seed, step]).")
+        if self.can_evaluate:
+            self._fed("eval_data", 0)
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether there is anything to evaluate on."""
+        return self.eval_data is not None
+
+    def calls(self, step: int) -> list[Call]:
+        """What a step is fed: one call."""
+        return [self._fed("data", step)[1]]
+
+    def evaluation_calls(self, most: int) -> int:
+        """Calls of an evaluation of at most so many."""
+        return most if self.can_evaluate else 0
+
+    def mean_loss(self, executors: Executors, most: int) -> float:
+        """Mean loss over so many batches of `eval_data`, each with the weight that its loss is divided by; without dropout."""
+        program, total, weights = self.model.program, 0.0, 0.0
+        for number in range(most):
+            sizes, feeds = self._fed("eval_data", number)
+            executor = executors.of(*sizes)
+            weight = divisor_of(program, executor.workload, feeds, None)
+            total, weights = total + weight * executor.loss(**feeds), weights + weight
+        return total / weights
+
+    def describe(self) -> dict:
+        """What a snapshot keeps; as that of a text."""
+        return {"drawn": True, "text": None, "tokens": None, "sha256": self.sha256, "tokenizer": None}
+
+    def files(self) -> dict[str, bytes]:
+        """None: there is nothing to decode by."""
+        return {}
+
+    def in_words(self) -> str:
+        """What there is, and the sizes of a step."""
+        evaluated = "others" if self.can_evaluate else "nothing"
+        sizes = " x ".join(str(size) for size in self.sizes if size is not None)
+        return f"batches of a function to train on, {evaluated} to validate, {sizes} a step"
+
+    def _fed(self, name: str, number: int) -> tuple[tuple[int, int | None], Call]:
+        """B and T, and the feeds by name, of a function's batch; what it raises is let through."""
+        given, where = getattr(self, name)(number), f"{name}({number})"
+        if not isinstance(given, Mapping):
+            raise ConfigError(where, "must return every feed by name", type(given).__name__,
+                              f"Return a dict: {', '.join(self.model.program.feeds)}.")
+        program, given = self.model.program, {n: array for n, array in given.items() if array is not None}
+        try:
+            sizes = sizes_of(program, given)
+            return sizes, checked_feeds(self._checks(sizes), given, program.feeds)
+        except CllmError as error:
+            raise type(error)(f"{where}, {error.where}", error.must, error.got, error.do) from error
+
+    def _checks(self, sizes: tuple[int, int | None]) -> dict[str, FeedCheck]:
+        return feed_checks(self.model.program, Workload(*sizes, self.model.dtype))
+
+    def _digest(self, sizes: tuple[int, int | None], feeds: Call) -> str:
+        """Of what the model is fed: a function may return other dtypes of the same numbers."""
+        digest, checks = hashlib.sha256(), self._checks(sizes)
+        for name, array in sorted(feeds.items()):
+            digest.update(f"{name} {array.shape} ".encode())
+            digest.update(array.astype(checks[name].dtype).tobytes())
+        return digest.hexdigest()
+
+
+def drawn_or_text(model: Model, text, tokenizer, data, eval_data, asked: Mapping, then: dict | None) -> Drawn | None:
+    """The source of a run by functions; None for a run on a text.
+
+    Parameters
+    ----------
+    text, tokenizer, data, eval_data : as of `Trainer`
+    asked : dict
+        Settings by name, as they were asked for.
+    then : dict or None
+        What the snapshot that is resumed keeps of its source.
+
+    Raises
+    ------
+    ConfigError, DataError
+        When a text is given as well, or a setting of one, or the run began with another source; where there is none, when
+        the model cannot be trained on a text. Others as `Drawn`.
+    """
+    began_drawn = None if then is None else then.get("drawn", False)
+    if began_drawn not in (None, data is not None):
+        raise ConfigError("Trainer(data=...)", "must be given again when such a run is resumed, and only then",
+                          "nothing" if began_drawn else "a function for a run on a text",
+                          "In Python, pass the function with which the run began." if began_drawn else "Leave it out.")
+    if data is None:
+        if eval_data is not None:
+            raise ConfigError("Trainer(eval_data=...)", "must go with data=...", "a run on a text",
+                              "Leave it out: val_fraction of the text is for validation.")
+        check_reads_text(model.program)
+        return None
+    of_text = [*(name for name in OF_TEXT if name in asked), *(["text"] if text is not None else []),
+               *(["tokenizer"] if tokenizer is not None else [])]
+    if of_text:
+        raise ConfigError("Trainer(data=...)", "must not be given beside what a run on a text has", ", ".join(of_text),
+                          "Leave these out: sizes are those that data returns, and a strategy's micro_batch cuts them.")
+    drawn = Drawn(model, data, eval_data)
+    if began_drawn and drawn.sha256 != then["sha256"]:
+        raise DataError("data(0)", "must be the batch with which the run began", "another",
+                        "Pass the function as it was, or start afresh in another directory.")
+    return drawn
+
+
+def check_reads_text(program) -> None:
+    """Refuse to train a model on a text that is fed something else.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if {name: feed.shape for name, feed in program.feeds.items()} != {"tokens": "B T", "targets": "B T"}:
+        fed = ", ".join(f"{name} ({feed.shape})" for name, feed in program.feeds.items())
+        raise ConfigError("training on a text", "needs a model that is fed tokens (B T) and targets (B T), and nothing else",
+                          fed or "nothing", "In Python: cllm.Trainer(model, data=...), a function of the step.")
