@@ -18,9 +18,11 @@ from jobs import models, options, record
 from peers.process import ROOT, environment, pinned
 
 CHILD = """
-import collections, json, sys, time
+import collections, json, pathlib, sys, time
 import numpy as np
 import cllm
+if pathlib.Path.cwd() not in pathlib.Path(cllm.__file__).resolve().parents:
+    sys.exit("has no package cllm")
 asked = json.loads(sys.argv[1])
 model = cllm.GPT(cllm.ModelConfig(**asked["config"]), seed=0)
 executor = cllm.Executor(model, asked["batch_size"], asked["seq_len"], strategy="cache", num_threads=asked["threads"])

@@ -21,7 +21,8 @@ def test_a_tree_is_held_against_itself(tmp_path):
     assert "Linear forward" in done.stdout
 
 
-def test_a_tree_that_does_not_run_is_named(tmp_path):
-    done = subprocess.run([sys.executable, str(FOLDER / "between.py"), "--before", str(tmp_path), "--after", str(tmp_path),
-                           "--preset", "tiny", "--rounds", "1", "--steps", "0"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "above zero" in done.stderr
+def test_a_tree_without_the_package_is_named(tmp_path):
+    done = subprocess.run([sys.executable, str(FOLDER / "between.py"), "--before", str(tmp_path), "--preset", "tiny",
+                           "--batch-size", "1", "--seq-len", "4", "--steps", "1", "--rounds", "1"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"{tmp_path}: has no package cllm" in done.stderr
