@@ -108,12 +108,13 @@ def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads,
     check_scores("attention_forward", &at, "lse", batch, lse.shape[0], lse.shape[1], lse.shape[2])
     if at.time * at.head_dim == 0:
         return
-    if floating is float:
-        forward_heads(<const vf32 *> &qkv[0, 0], batch * at.kv_heads, &at, <vf32 *> &y[0, 0], <vf32 *> &lse[0, 0, 0],
-                      <vf32 *> aligned(&workspace[0]))
-    else:
-        forward_heads(<const vf64 *> &qkv[0, 0], batch * at.kv_heads, &at, <vf64 *> &y[0, 0], <vf64 *> &lse[0, 0, 0],
-                      <vf64 *> aligned(&workspace[0]))
+    with nogil:
+        if floating is float:
+            forward_heads(<const vf32 *> &qkv[0, 0], batch * at.kv_heads, &at, <vf32 *> &y[0, 0],
+                          <vf32 *> &lse[0, 0, 0], <vf32 *> aligned(&workspace[0]))
+        else:
+            forward_heads(<const vf64 *> &qkv[0, 0], batch * at.kv_heads, &at, <vf64 *> &y[0, 0],
+                          <vf64 *> &lse[0, 0, 0], <vf64 *> aligned(&workspace[0]))
 
 
 def attention_probabilities(const floating[:, ::1] qkv not None, const floating[:, :, ::1] lse not None, int batch,
@@ -144,12 +145,13 @@ def attention_probabilities(const floating[:, ::1] qkv not None, const floating[
     check_length("attention_probabilities", "probs.shape[3]", probs.shape[3], at.time)
     if at.time * at.head_dim == 0:
         return
-    if floating is float:
-        probabilities_heads(<const vf32 *> &qkv[0, 0], <const vf32 *> &lse[0, 0, 0], batch * at.kv_heads, &at,
-                            <vf32 *> &probs[0, 0, 0, 0], <vf32 *> aligned(&workspace[0]))
-    else:
-        probabilities_heads(<const vf64 *> &qkv[0, 0], <const vf64 *> &lse[0, 0, 0], batch * at.kv_heads, &at,
-                            <vf64 *> &probs[0, 0, 0, 0], <vf64 *> aligned(&workspace[0]))
+    with nogil:
+        if floating is float:
+            probabilities_heads(<const vf32 *> &qkv[0, 0], <const vf32 *> &lse[0, 0, 0], batch * at.kv_heads, &at,
+                                <vf32 *> &probs[0, 0, 0, 0], <vf32 *> aligned(&workspace[0]))
+        else:
+            probabilities_heads(<const vf64 *> &qkv[0, 0], <const vf64 *> &lse[0, 0, 0], batch * at.kv_heads, &at,
+                                <vf64 *> &probs[0, 0, 0, 0], <vf64 *> aligned(&workspace[0]))
 
 
 def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1] qkv not None,
@@ -195,13 +197,14 @@ def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1
         kept = &probs[0, 0, 0, 0]
     if alpha is not None or beta is not None:
         crystal.sums = &workspace[workspace.shape[0] - batch * heads * (1 + GROUPS)]
-    if floating is float:
-        backward_heads(<const vf32 *> &dy[0, 0], <const vf32 *> &qkv[0, 0], <const vf32 *> &y[0, 0],
-                       <const vf32 *> &lse[0, 0, 0], <const vf32 *> kept, batch * at.kv_heads, &at,
-                       <vf32 *> &dqkv[0, 0], <vf32 *> aligned(&workspace[0]))
-    else:
-        backward_heads(<const vf64 *> &dy[0, 0], <const vf64 *> &qkv[0, 0], <const vf64 *> &y[0, 0],
-                       <const vf64 *> &lse[0, 0, 0], <const vf64 *> kept, batch * at.kv_heads, &at,
-                       <vf64 *> &dqkv[0, 0], <vf64 *> aligned(&workspace[0]))
+    with nogil:
+        if floating is float:
+            backward_heads(<const vf32 *> &dy[0, 0], <const vf32 *> &qkv[0, 0], <const vf32 *> &y[0, 0],
+                           <const vf32 *> &lse[0, 0, 0], <const vf32 *> kept, batch * at.kv_heads, &at,
+                           <vf32 *> &dqkv[0, 0], <vf32 *> aligned(&workspace[0]))
+        else:
+            backward_heads(<const vf64 *> &dy[0, 0], <const vf64 *> &qkv[0, 0], <const vf64 *> &y[0, 0],
+                           <const vf64 *> &lse[0, 0, 0], <const vf64 *> kept, batch * at.kv_heads, &at,
+                           <vf64 *> &dqkv[0, 0], <vf64 *> aligned(&workspace[0]))
     if alpha is not None or beta is not None:
         add_term_gradients(&at, batch, <floating *> crystal.sums, dalpha, dbeta)

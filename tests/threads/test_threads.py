@@ -2,7 +2,9 @@
 import copy
 import hashlib
 import pickle
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -250,3 +252,14 @@ def test_steps_after_a_step_run_on_its_threads(monkeypatch):
     optimizer.step()
     model.zero_grad()
     assert len(seen) == 9 and set(seen) == {3}
+
+
+def test_every_kernel_lets_other_python_threads_run():
+    """A kernel that holds the interpreter's lock stops sampling, evaluation and progress in other threads."""
+    sources = sorted((Path(cllm.__file__).parent / "kernels").glob("*.pxi"))
+    holding = {found[1] for source in sources
+               for found in re.finditer(r"^def (\w+)\(.*?(?=^\S|\Z)", source.read_text(), re.S | re.M)
+               if "with nogil:" not in found[0] and "prange" not in found[0]}
+    quick = {"attention_workspace", "block_linear_workspace", "linear_workspace", "vector_bytes", "int8_bytes", "exponential",
+             "accumulate_losses", "philox4x32", "set_threads", "get_threads", "before_fork", "stay_serial", "call_timed"}
+    assert holding == quick
