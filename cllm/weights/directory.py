@@ -11,7 +11,7 @@ from cllm.errors import SnapshotError
 from cllm.files import whole
 from cllm.weights.header import SIZES, Tensor, read_header
 
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, SINGLE, INDEX, ADAPTER = "config.json", "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
 # What belongs to the tokenizer, to text generation and to the licence: copied as it is.
 HANDED_ON = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -28,6 +28,9 @@ def read_config(directory: Path) -> dict:
     ------
     SnapshotError
     """
+    if (directory / ADAPTER).exists() and not (directory / CONFIG).exists():
+        raise SnapshotError(str(directory), "must hold a whole model", f"an adapter, {ADAPTER}",
+                            "Merge the adapter into its model first: adapters are not built.")
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
