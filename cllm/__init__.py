@@ -34,6 +34,7 @@ from cllm.errors import (  # noqa: E402
 from cllm.executor.executor import Executor  # noqa: E402
 from cllm.models.architecture import Architecture  # noqa: E402
 from cllm.models.families import load  # noqa: E402
+from cllm.models.gguf import from_gguf  # noqa: E402
 from cllm.models.gpt import GPT, ModelConfig  # noqa: E402
 from cllm.models.model import Model  # noqa: E402
 from cllm.models.pretrained import from_pretrained  # noqa: E402
@@ -73,6 +74,6 @@ __all__ = [
     "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
     "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
     "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
-    "compare", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error",
+    "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error",
     "print_saved_values", "set_num_threads", "versions",
 ]

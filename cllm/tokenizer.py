@@ -165,8 +165,16 @@ class BPETokenizer:
             raise DataError(f"tokenizer {path}", "must be a place for a file that can be written",
                             getattr(error, "strerror", None) or str(error), "Choose another path, or make room.") from error
 
-    def encode(self, text: str | bytes) -> np.ndarray:
-        """Tokens of a text, of UTF-8 if it is bytes: int32 array of shape (n,)."""
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Ids by the names of their tokens."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    def encode(self, text: str | bytes, special: bool = False) -> np.ndarray:
+        """Tokens of a text, of UTF-8 if it is bytes: int32 array of shape (n,).
+
+        With `special` also what the tokenizer puts before or after every text, such as a token that begins it.
+        """
         if isinstance(text, bytes):
             try:
                 text = text.decode()
@@ -175,7 +183,7 @@ class BPETokenizer:
                                 "Convert the text, or use the byte tokenizer.") from error
         elif not isinstance(text, str):
             raise _no_text(text)
-        ids = np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+        ids = np.array(self._tokenizer.encode(text, add_special_tokens=special).ids, np.int64)
         return narrowed(f"tokenizer {self.name}", ids, np.int32, self.vocab_size)
 
     def decode(self, tokens) -> str:

@@ -95,7 +95,7 @@ def _layer(layer) -> list[str]:
 
 
 def _parameter(param) -> str:
-    start = "starts N(0, std²)" if param.init == "normal" else f"starts as {param.init}"
+    start = "starts N(0, std²)" if param.init == "normal" else f"starts as {getattr(param.init, '__name__', param.init)}"
     held = "; held constant" if param.constant is True else f"; row `{param.constant}` held constant" if param.constant else ""
     return f"{start}, where `{param.when}`{held}" if param.when else start + held
 

@@ -27,6 +27,7 @@ PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
     "predictions": {"": memory.curve},
     "depth": {"": memory.growth},
     "training": {"": training.beside_peer},
+    "finetune_smollm2": {"": training.tuned},
     "compression": {"": training.curves},
     "mixed_precision_loss": {"": training.curves},
     "crystalline": {"": training.variants},

@@ -20,6 +20,7 @@ from cllm.cli.options import (
     calibrate_option,
     json_option,
     model_options,
+    place_of_weights,
     size_options,
     time_of,
 )
@@ -134,11 +135,13 @@ def _job(sizes: dict, setting: dict, steps: int, text: str | None, seed: int) ->
     options = {**sizes, **{name: value for name, value in setting.items() if name in sizes}}
     fields = {name: value for name, value in setting.items() if name not in sizes}
     batch_size, seq_len, dtype, threads = (options.pop(name) for name in ("batch_size", "seq_len", "dtype", "threads"))
+    place = place_of_weights(options)
     architecture = architecture_from(options, seq_len, fields)
     time = time_of(architecture, seq_len)
     if time is None and "seq_len" in setting:
         raise click.UsageError("--sweep seq_len=...: the model has no time steps")
-    job = Job(architecture, batch_size, time, steps, dtype, threads, text, seed)
+    job = Job(architecture, batch_size, time, steps, dtype, threads, text, seed,
+              weights=None if place is None else str(place.absolute()))
     check_data(job)
     return job
 

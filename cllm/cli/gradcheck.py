@@ -7,9 +7,10 @@ import numpy as np
 
 from cllm.checks import LARGEST_SEED, checked_size
 from cllm.cli.files import write_json
-from cllm.cli.options import architecture_from, json_option, model_options, time_of
+from cllm.cli.options import architecture_from, json_option, model_options, place_of_weights, time_of
 from cllm.models.architecture import record_of
-from cllm.models.model import Model
+from cllm.models.choosing import model_in
+from cllm.models.families import model_of
 from cllm.program.workload import Workload
 from cllm.proof.gradcheck import gradcheck
 
@@ -28,11 +29,13 @@ def command(strategy, elements, all_elements, batch_size, seq_len, seed, json_pa
 
     Allowed is |a - n| <= 1e-6 max(|a|, |n|) + 1e-9 for each element. Exits with 1 when a parameter fails.
     """
+    place = place_of_weights(model)
     architecture = architecture_from(model, seq_len)
     work = Workload(batch_size, time_of(architecture, seq_len), "float64")
     work.check(architecture.program)
     generator = np.random.default_rng(checked_size("--seed", seed, 0, LARGEST_SEED))
-    found = gradcheck(Model(architecture, seed=seed, dtype="float64"), strategy=strategy, seed=seed,
+    checked = model_of(architecture, seed, "float64") if place is None else model_in(place, "float64", architecture)
+    found = gradcheck(checked, strategy=strategy, seed=seed,
                       elements=None if all_elements else elements,
                       **architecture.example_batch(generator, work.batch, work.time))
     write_json(json_path, {

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from cllm.calibrate import calibrate_where_wanted
 from cllm.cli.files import json_place
 from cllm.models.architecture import Architecture
-from cllm.models.choosing import family_named, made
+from cllm.models.choosing import family_named, is_files, made, settings_in
 from cllm.models.families import FAMILIES, FIRST
 from cllm.models.settings import names_of, settings_of
 from cllm.program.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
@@ -61,9 +61,9 @@ def model_options(default_preset: str) -> Callable:
 
 def family_option(command):
     """Option ``--model``: which family of models; without it the first, or that of the file that is read."""
-    return click.option("--model", metavar="FAMILY|FILE.py:Class|module:Class", default=None,
-                        help=f"Family of the model: {', '.join(FAMILIES)}, or a class of yours that derives from "
-                             "cllm.Architecture.")(command)
+    return click.option("--model", metavar="FAMILY|DIR|FILE.gguf|FILE.py:Class|module:Class", default=None,
+                        help=f"Family of the model: {', '.join(FAMILIES)}; a directory with config.json and safetensors, or a "
+                             "GGUF file; or a class of yours that derives from cllm.Architecture.")(command)
 
 
 def _setting(name: str) -> Callable:
@@ -112,6 +112,8 @@ def asked_of(options: dict, family: type[Architecture] | None = None) -> tuple[t
     """The family, and the settings by name that were given; takes all but ``preset`` out of `options`."""
     named = options.pop("model")
     kind = family_named(named) if named else family or FIRST
+    if named and is_files(named) and _is_given("preset"):
+        raise click.UsageError("--preset is for models that are made anew: leave it out with --model DIR")
     given = {name: value for name in FIELDS for value in [options.pop(name)] if value is not None}
     assigned = settings_of(kind, options.pop("assigned"))
     for name in given:
@@ -119,7 +121,13 @@ def asked_of(options: dict, family: type[Architecture] | None = None) -> tuple[t
             raise click.UsageError(f"{spelling(name)} is no setting of {kind.__name__}: it has {', '.join(names_of(kind))}")
         if name in assigned:
             raise click.UsageError(f"{spelling(name)} and --set {name}=... are the same: give one")
-    return kind, {**given, **assigned}
+    return kind, {**(settings_in(named) if named else {}), **given, **assigned}
+
+
+def place_of_weights(options: dict) -> Path | None:
+    """Where ``--model`` says that weights are; None where it names a family or a class."""
+    named = options["model"]
+    return Path(named) if named and is_files(named) else None
 
 
 def options_of(kind: type[Architecture]) -> list[str]:

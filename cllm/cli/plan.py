@@ -20,7 +20,9 @@ from cllm.program.workload import Workload
 
 
 @click.command("plan")
-@click.option("--strategy", default="cache", help="A strategy by name, such as recompute, every:2 or budget:450MB.")
+@click.option("--strategy", default=None, show_default="cache",
+              help="A strategy by name, such as recompute, every:2 or budget:450MB.")
+@click.option("--memory-budget", default=None, help="The same as --strategy budget:LIMIT.")
 @click.option("--pareto", "whole_curve", is_flag=True, help="Show the whole curve of memory against time.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), callback=writable, default=None,
               help="With --pareto: draw the curve there, PNG or SVG by the ending.")
@@ -30,12 +32,16 @@ from cllm.program.workload import Workload
 @size_options(batch_size=8, seq_len=256)
 @optimizer_option
 @json_option
-def command(strategy, whole_curve, plot, measure, batch_size, seq_len, dtype, threads, optimizer, json_path, **model):
+def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq_len, dtype, threads, optimizer, json_path,
+            **model):
     """Show what a strategy decides and what it costs, without running anything.
 
     No array is made and no kernel runs (but for --calibrate); the bytes are exact all the same, the seconds are a
     prediction.
     """
+    if strategy is not None and memory_budget is not None:
+        raise click.UsageError("--strategy and --memory-budget are the same: give one")
+    strategy = f"budget:{memory_budget}" if memory_budget is not None else strategy or "cache"
     architecture = architecture_from(model, seq_len)
     seq_len = time_of(architecture, seq_len)
     if plot is not None:

@@ -18,20 +18,25 @@ from cllm.cli.options import (
     calibrate_option,
     json_option,
     model_options,
+    place_of_weights,
 )
 from cllm.comparison.picture import check_picture
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, record_of
+from cllm.models.choosing import model_in
 from cllm.models.families import FAMILIES, FIRST, architecture_of, family_of, kind_of, model_of
 from cllm.models.settings import names_of
 from cllm.optim import optimizer_kind
 from cllm.planning import plan
+from cllm.pretrained import Speech
 from cllm.program.workload import Workload
 from cllm.train import Trainer, TrainSettings, progress, tokenizer_for
 from cllm.train.drawn import check_reads_text
 from cllm.train.executors import budget_of
 from cllm.train.guard import refuse_if_running
 from cllm.train.keeper import Keeper
+
+CONTINUED_RATE = 2e-5  # usual for weights that are trained already; that of fresh ones would undo them
 
 HELP = {
     "steps": "Steps of the whole run; a longer run may be asked for when resuming.",
@@ -40,7 +45,7 @@ HELP = {
     "seq_len": "Tokens in a sequence, T.",
     "accumulate": "Calls whose gradients are added up for one step.",
     "optimizer": "adamw, adam, sgd, momentum, or by names of parameters: '*emb.weight=adam,sgd@30'.",
-    "lr": "Highest learning rate.",
+    "lr": f"Highest learning rate; {CONTINUED_RATE:g} with --model DIR unless given.",
     "min_lr": "The rate's floor; a tenth of --lr unless given.",
     "warmup": "Steps of the rate's rise; a tenth of --steps up to 100 unless given.",
     "rate": "How the rate falls: cosine, linear or constant.",
@@ -88,7 +93,7 @@ def _settings_options(command):
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
               help="Directory for snapshots, metrics and tokens.")
 @click.option("--resume", is_flag=True, help="Go on from the latest snapshot in --out; without one, start.")
-@click.option("--tokenizer", default=None, show_default="bytes",
+@click.option("--tokenizer", default=None, show_default="the model's, or bytes",
               help="bytes, bpe:4096 to learn one from the text, or a path to tokenizer.json or GPT-2's files.")
 @model_options("small")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
@@ -116,12 +121,16 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
     keeper = Keeper(out)
     state = keeper.find() if resume else None
     named = "" if options["model"] is None else f" --model {options['model']}"
+    place = place_of_weights(options)
     if state is None:
         chosen = None
+        if place is not None:
+            settings.setdefault("lr", CONTINUED_RATE)
+            chosen = Speech.beside(place).tokenizer if tokenizer is None else None
         if tokenizer not in (None, "bytes"):
             text = ctx.with_resource(readable_twice(text))
             chosen = tokenizer_for(tokenizer, text)
-            if options["vocab_size"] is None:
+            if options["vocab_size"] is None and place is None:
                 options["vocab_size"] = chosen.vocab_size
         wanted = TrainSettings(**settings)
         architecture = architecture_from(options, wanted.seq_len)
@@ -133,12 +142,13 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads)  # refused before any array
         if measure:
             calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
-        seed = wanted.seed
+        model = model_of(architecture, wanted.seed, dtype) if place is None else model_in(place, dtype, architecture)
     else:
-        architecture, dtype, seed, budget = _of_run(ctx, state, options, dtype, out), state["dtype"], 0, None
+        architecture, dtype, budget = _of_run(ctx, state, options, dtype, out), state["dtype"], None
+        model = model_of(architecture, None, dtype)
         chosen = _tokenizer_of_run(tokenizer, text, keeper, state)
     watching = [progress(quiet)] + ([] if plot is None else [LossCurve(plot)])
-    trainer = Trainer(model_of(architecture, seed=seed, dtype=dtype), text, out, resume=resume, tokenizer=chosen,
+    trainer = Trainer(model, text, out, resume=resume, tokenizer=chosen,
                       callbacks=watching, budget=budget, **settings)
     first = trainer.step
     result = trainer.run()

@@ -7,6 +7,7 @@ import numpy as np
 from cllm.comparison.job import Job, reads_text
 from cllm.corpus import batch, embedded_text, read_text
 from cllm.executor.batches import checked_feeds, feed_checks
+from cllm.pretrained import Speech
 from cllm.tokenizer import ByteTokenizer
 
 
@@ -21,7 +22,8 @@ def batches_of(job: Job) -> Callable[[int], dict[str, np.ndarray]]:
     program = job.architecture.program
     if not reads_text(program):
         return lambda step: job.architecture.example_batch(np.random.default_rng([job.seed, step]), job.batch_size, job.seq_len)
-    tokens = ByteTokenizer().encode(embedded_text() if job.text is None else read_text(job.text))
+    tokenizer = ByteTokenizer() if job.weights is None else Speech.beside(job.weights).tokenizer
+    tokens = tokenizer.encode(embedded_text() if job.text is None else read_text(job.text))
 
     def windows(step: int) -> dict[str, np.ndarray]:
         return dict(zip(("tokens", "targets"), batch(tokens, job.batch_size, job.seq_len, step, job.seed), strict=True))

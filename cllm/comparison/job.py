@@ -33,6 +33,8 @@ class Job:
         Of the weights and of the batches.
     lr : float
         Rate of AdamW.
+    weights : str or None
+        Where the weights are, of a model in other people's files, whose tokenizer reads the text; None draws them.
 
     Raises
     ------
@@ -49,6 +51,7 @@ class Job:
     text: str | None = None
     seed: int = 0
     lr: float = 3e-4
+    weights: str | None = None
 
     def __post_init__(self):
         work, program = self.workload, self.architecture.program  # checks all that it is made of, and converts it

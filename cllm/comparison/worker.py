@@ -22,6 +22,7 @@ from cllm.comparison.parcel import unpack
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
 from cllm.errors import CllmError
 from cllm.executor.executor import Executor
+from cllm.models.choosing import model_in
 from cllm.models.families import model_of
 from cllm.models.model import Model
 from cllm.optim import AdamW, clip_grad_norm
@@ -43,7 +44,8 @@ def train(job: Job, strategy, tell: Callable[[int], None], gradients: Path | Non
     """
     batch_of_step = batches_of(job)
     rss_start = resident_bytes()
-    model = model_of(job.architecture, seed=job.seed, dtype=job.dtype)
+    model = (model_of(job.architecture, seed=job.seed, dtype=job.dtype) if job.weights is None
+             else model_in(job.weights, job.dtype, job.architecture))
     executor = Executor(model, batch_size=job.batch_size, seq_len=job.seq_len, strategy=strategy, optimizer="adamw",
                         num_threads=job.threads, seed=job.seed)
     optimizer = AdamW(model, lr=job.lr)

@@ -1,7 +1,9 @@
 # Token and position embedding.
 #
-#     y[n]                 = weight[tokens[n]] + positions[n mod T]
-#     dweight[tokens[n]]  += dy[n],   dpositions[n mod T] += dy[n],   n in order
+#     y[n]                 = scale weight[tokens[n]] + positions[n mod T]
+#     dweight[tokens[n]]  += scale dy[n],   dpositions[n mod T] += dy[n],   n in order
+#
+# A scale of 1 is exact.
 #
 # The backward splits columns over the threads, so a token that comes again adds its rows in order.
 
@@ -12,34 +14,40 @@ cdef enum:
     EMBEDDING_COLUMNS = 128     # columns of the gradients in one piece
 
 
-cdef void embedding_rows(const int32_t *tokens, const vec *weight, const vec *positions, Py_ssize_t time, vec *y,
-                         Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
+cdef void embedding_rows(const int32_t *tokens, const vec *weight, const vec *positions, Py_ssize_t time, double scale,
+                         vec *y, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
     cdef Py_ssize_t n, p, at, rows = rows_per_piece(n_channels), pieces = (n_rows + rows - 1) // rows
     cdef Py_ssize_t item = VECTOR_BYTES // lanes(y)
     for p in prange(pieces, num_threads=_threads, use_threads_if=n_rows * n_channels >= PARALLEL_FROM,
                     schedule="static"):
         for n in range(p * rows, min(n_rows, (p + 1) * rows)):
-            if positions == NULL:
+            if positions == NULL and scale == 1.0:
                 at = n * n_channels * item
                 memcpy(<char*> y + at, <const char*> weight + tokens[n] * n_channels * item, n_channels * item)
             else:
-                embedding_row(weight, tokens[n] * n_channels, positions, n % time * n_channels, y, n * n_channels,
-                              n_channels)
+                embedding_row(weight, tokens[n] * n_channels, positions, n % time * n_channels, scale, y,
+                              n * n_channels, n_channels)
 
 
 cdef inline void embedding_row(const vec *weight, Py_ssize_t token_at, const vec *positions, Py_ssize_t position_at,
-                               vec *y, Py_ssize_t at, Py_ssize_t n_channels) noexcept nogil:
+                               double scale, vec *y, Py_ssize_t at, Py_ssize_t n_channels) noexcept nogil:
     cdef Py_ssize_t L = lanes(y), i = 0
+    cdef vec factor = splat(y, scale), place = splat(y, 0.0)
     while i + L <= n_channels:
-        store(y, at + i, load(weight, token_at + i) + load(positions, position_at + i))
+        if positions != NULL:
+            place = load(positions, position_at + i)
+        store(y, at + i, fma(load(weight, token_at + i), factor, place))
         i += L
     if i < n_channels:
         L = n_channels - i
-        store_partial(y, at + i, load_partial(weight, token_at + i, L) + load_partial(positions, position_at + i, L), L)
+        if positions != NULL:
+            place = load_partial(positions, position_at + i, L)
+        store_partial(y, at + i, fma(load_partial(weight, token_at + i, L), factor, place), L)
 
 
 def embedding_forward(const int32_t[::1] tokens not None, const floating[:, ::1] weight not None,
-                      const floating[:, ::1] positions, Py_ssize_t time, *, floating[:, ::1] y not None):
+                      const floating[:, ::1] positions, Py_ssize_t time, double scale=1.0, *,
+                      floating[:, ::1] y not None):
     """Look up token rows and add position rows.
 
     Parameters
@@ -51,6 +59,8 @@ def embedding_forward(const int32_t[::1] tokens not None, const floating[:, ::1]
         Row n mod T is added.
     time : int
         T, tokens in a sequence; N is a multiple of it.
+    scale : float
+        Factor of the token rows, rounded to the dtype.
     y : array of shape N C, written
     """
     cdef Py_ssize_t n_rows = tokens.shape[0], n_channels = weight.shape[1]
@@ -67,11 +77,11 @@ def embedding_forward(const int32_t[::1] tokens not None, const floating[:, ::1]
         p = &positions[0, 0]
     with nogil:
         if floating is float:
-            embedding_rows(&tokens[0], <const vf32*> &weight[0, 0], <const vf32*> p, time, <vf32*> &y[0, 0], n_rows,
-                           n_channels)
+            embedding_rows(&tokens[0], <const vf32*> &weight[0, 0], <const vf32*> p, time, scale, <vf32*> &y[0, 0],
+                           n_rows, n_channels)
         else:
-            embedding_rows(&tokens[0], <const vf64*> &weight[0, 0], <const vf64*> p, time, <vf64*> &y[0, 0], n_rows,
-                           n_channels)
+            embedding_rows(&tokens[0], <const vf64*> &weight[0, 0], <const vf64*> p, time, scale, <vf64*> &y[0, 0],
+                           n_rows, n_channels)
 
 
 cdef int check_time(str kernel, Py_ssize_t n_rows, Py_ssize_t time) except -1:
@@ -88,31 +98,33 @@ cdef int check_positions(str kernel, Py_ssize_t n_positions, Py_ssize_t time) ex
     return 0
 
 
-cdef inline void add_piece(const vec *dy, Py_ssize_t at, vec *out, Py_ssize_t to, Py_ssize_t width) noexcept nogil:
+cdef inline void add_piece(const vec *dy, Py_ssize_t at, double scale, vec *out, Py_ssize_t to,
+                           Py_ssize_t width) noexcept nogil:
     cdef Py_ssize_t L = lanes(dy), i = 0
+    cdef vec factor = splat(dy, scale)
     while i + L <= width:
-        store(out, to + i, load(out, to + i) + load(dy, at + i))                                          # +=
+        store(out, to + i, fma(load(dy, at + i), factor, load(out, to + i)))                              # +=
         i += L
     if i < width:
         L = width - i
-        store_partial(out, to + i, load_partial(out, to + i, L) + load_partial(dy, at + i, L), L)         # +=
+        store_partial(out, to + i, fma(load_partial(dy, at + i, L), factor, load_partial(out, to + i, L)), L)  # +=
 
 
-cdef void embedding_columns(const int32_t *tokens, const vec *dy, Py_ssize_t time, vec *dweight, vec *dpositions,
-                            Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
+cdef void embedding_columns(const int32_t *tokens, const vec *dy, Py_ssize_t time, double scale, vec *dweight,
+                            vec *dpositions, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
     cdef Py_ssize_t n, p, left, width, pieces = (n_channels + EMBEDDING_COLUMNS - 1) // EMBEDDING_COLUMNS
     for p in prange(pieces, num_threads=_threads, use_threads_if=n_rows * n_channels >= PARALLEL_FROM,
                     schedule="static"):
         left = p * EMBEDDING_COLUMNS
         width = min(EMBEDDING_COLUMNS, n_channels - left)
         for n in range(n_rows):
-            add_piece(dy, n * n_channels + left, dweight, tokens[n] * n_channels + left, width)
+            add_piece(dy, n * n_channels + left, scale, dweight, tokens[n] * n_channels + left, width)
             if dpositions != NULL:
-                add_piece(dy, n * n_channels + left, dpositions, n % time * n_channels + left, width)
+                add_piece(dy, n * n_channels + left, 1.0, dpositions, n % time * n_channels + left, width)
 
 
-def embedding_backward(const int32_t[::1] tokens not None, const floating[:, ::1] dy not None, Py_ssize_t time, *,
-                       floating[:, ::1] dweight not None, floating[:, ::1] dpositions):
+def embedding_backward(const int32_t[::1] tokens not None, const floating[:, ::1] dy not None, Py_ssize_t time,
+                       double scale=1.0, *, floating[:, ::1] dweight not None, floating[:, ::1] dpositions):
     """Add the gradient of every row to the rows that were looked up.
 
     Parameters
@@ -121,6 +133,8 @@ def embedding_backward(const int32_t[::1] tokens not None, const floating[:, ::1
     dy : array of shape N C
     time : int
         T, tokens in a sequence; N is a multiple of it.
+    scale : float
+        As in the forward.
     dweight : array of shape V C, added to
     dpositions : array of shape Tmax C, added to, or None
     """
@@ -138,8 +152,8 @@ def embedding_backward(const int32_t[::1] tokens not None, const floating[:, ::1
         p = &dpositions[0, 0]
     with nogil:
         if floating is float:
-            embedding_columns(&tokens[0], <const vf32*> &dy[0, 0], time, <vf32*> &dweight[0, 0], <vf32*> p, n_rows,
-                              n_channels)
+            embedding_columns(&tokens[0], <const vf32*> &dy[0, 0], time, scale, <vf32*> &dweight[0, 0],
+                              <vf32*> p, n_rows, n_channels)
         else:
-            embedding_columns(&tokens[0], <const vf64*> &dy[0, 0], time, <vf64*> &dweight[0, 0], <vf64*> p, n_rows,
-                              n_channels)
+            embedding_columns(&tokens[0], <const vf64*> &dy[0, 0], time, scale, <vf64*> &dweight[0, 0],
+                              <vf64*> p, n_rows, n_channels)

@@ -102,14 +102,16 @@ def linear_forward(const floating[:, ::1] x not None, const floating[:, ::1] wei
 
 
 @cython.boundscheck(False)  # the address of an empty operand is taken, and not used
-def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, ::1] weight not None, *,
-                          floating[:, ::1] dx not None, floating[::1] workspace not None):
-    """dx = dy W^T.
+def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, ::1] weight not None,
+                          const floating[::1] bias=None, *, floating[:, ::1] dx not None,
+                          floating[::1] workspace not None):
+    """dx = dy W^T, or, as the forward of a layer whose weight is kept (out, in), dy W^T + bias.
 
     Parameters
     ----------
     dy : array of shape N O
     weight : array of shape I O
+    bias : array of shape I, or None
     dx : array of shape N I
         Written.
     workspace : array of at least ``linear_workspace(N, I, O, get_threads(), itemsize)`` elements
@@ -120,6 +122,8 @@ def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, 
     check_length(me, "columns of weight", weight.shape[1], dy.shape[1])
     check_length(me, "rows of dx", dx.shape[0], dy.shape[0])
     check_length(me, "columns of dx", dx.shape[1], weight.shape[0])
+    if bias is not None:
+        check_length(me, "length of bias", bias.shape[0], weight.shape[0])
     p.rows, p.columns, p.depth = dx.shape[0], dx.shape[1], dy.shape[1]
     check_room(me, "workspace", workspace.shape[0],
                pieces_of(p.rows, p.columns, p.depth) * piece_workspace(p.columns, p.depth, sizeof(floating)))
@@ -127,6 +131,8 @@ def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, 
     p.b, p.b_row, p.b_col = &weight[0, 0], 1, p.depth
     p.c, p.c_row, p.accumulate = &dx[0, 0], p.columns, False
     p.bias = NULL
+    if bias is not None:
+        p.bias = <const void*> &bias[0]
     with nogil:
         if floating is float:
             multiply(&p, <vf32*> &workspace[0])
@@ -173,3 +179,22 @@ def linear_backward_weight(const floating[:, ::1] x not None, const floating[:, 
             multiply(&p, <vf64*> &workspace[0])
             if dbias is not None:
                 sum_rows(<const vf64*> &dy[0, 0], p.depth, p.columns, <vf64*> &dbias[0])
+
+
+def linear_backward_bias(const floating[:, ::1] dy not None, *, floating[::1] dbias not None):
+    """dbias += sum over rows of dy, alone.
+
+    Parameters
+    ----------
+    dy : array of shape N O
+    dbias : array of shape O
+        += ; rows are added in their order.
+    """
+    check_length("linear_backward_bias", "length of dbias", dbias.shape[0], dy.shape[1])
+    if dy.shape[0] == 0 or dy.shape[1] == 0:
+        return
+    with nogil:
+        if floating is float:
+            sum_rows(<const vf32*> &dy[0, 0], dy.shape[0], dy.shape[1], <vf32*> &dbias[0])
+        else:
+            sum_rows(<const vf64*> &dy[0, 0], dy.shape[0], dy.shape[1], <vf64*> &dbias[0])

@@ -1,5 +1,7 @@
 """The head and its loss as one layer: logits = x W^T and the mean of -log softmax(logits)[target].
 
+With a bias, a scale f and a soft cap c, logits = c tanh(f (x W^T + b) / c).
+
 The product and the loss run over R rows at a time, so the N x V logits need not exist: backward makes the logits of its
 rows, turns them into their gradient in place, and uses it for both products. Forward is only run when a plan keeps the
 logits, or when somebody asks for them.
@@ -30,34 +32,41 @@ class CrossEntropyHead(Layer):
     V: int
     C: int
     std: float = 0.02
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
 
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
-    params = (Param("weight", "V C"),)
+    params = (Param("weight", "V C"), Param("bias", "V", "zeros", when="bias"))
     scratch = (Scratch("workspace", _workspace), Scratch("chunk", _chunk), Scratch("losses", _losses, "float64"))
     reads = {"x": "N C"}
     in_order = True
     in_nats = True
 
-    def forward(self, x, weight, *, logits, workspace):
-        kernels.linear_backward_input(x, weight, dx=logits, workspace=workspace)
+    def forward(self, x, weight, bias, *, logits, workspace):
+        kernels.linear_backward_input(x, weight, bias, dx=logits, workspace=workspace)
+        if self.scale != 1.0 or self.softcap is not None:
+            kernels.scale_and_cap(logits, self.scale, self.softcap, y=logits)
 
-    def evaluate(self, x, weight, targets, *, loss, chunk, losses, workspace):
+    def evaluate(self, x, weight, bias, targets, *, loss, chunk, losses, workspace):
         targets = targets.reshape(-1)
         for rows, logits, part in self._chunks(len(x), chunk, losses):
-            kernels.linear_backward_input(x[rows], weight, dx=logits, workspace=workspace)
+            self.forward(x[rows], weight, bias, logits=logits, workspace=workspace)
             kernels.cross_entropy_forward(logits, targets[rows], losses=part)
             kernels.accumulate_losses(part, loss=loss)
 
-    def backward(self, x, weight, targets, scale, logits, *, loss, dx, dweight, chunk, losses, workspace):
+    def backward(self, x, weight, bias, targets, scale, logits, *, loss, dx, dweight, dbias, chunk, losses, workspace):
         targets = targets.reshape(-1)
         for rows, dlogits, part in self._chunks(len(x), chunk, losses):
             if logits is None:
-                kernels.linear_backward_input(x[rows], weight, dx=dlogits, workspace=workspace)
+                self.forward(x[rows], weight, bias, logits=dlogits, workspace=workspace)
             else:
                 dlogits[...] = logits[rows]
-            kernels.cross_entropy_backward(targets[rows], scale, logits=dlogits, losses=part)
+            kernels.cross_entropy_backward(targets[rows], scale, self.scale, self.softcap, logits=dlogits, losses=part)
             kernels.accumulate_losses(part, loss=loss)
             kernels.linear_backward_weight(dlogits, x[rows], dweight=dweight, dbias=None, workspace=workspace)
+            if dbias is not None:
+                kernels.linear_backward_bias(dlogits, dbias=dbias)
             kernels.linear_forward(dlogits, weight, None, y=dx[rows], workspace=workspace)
 
     def _chunks(self, n, chunk, losses):

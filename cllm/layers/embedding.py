@@ -1,4 +1,4 @@
-"""Token and position embedding: y[b, t] = weight[token[b, t]] + positions[t]."""
+"""Token and position embedding: y[b, t] = scale weight[token[b, t]] + positions[t]."""
 
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ class Embedding(Layer):
     kind: str = "learned"
     std: float = 0.02
     pad: int | None = None
+    scale: float = 1.0
 
     sites = (Site("y", "N C", "embedded tokens", group="residual"),)
     params = (Param("weight", "V C", constant="pad"), Param("positions", "P C", when="is_learned", by_position=True))
@@ -40,10 +41,11 @@ class Embedding(Layer):
 
     def forward(self, tokens, weight, positions, table, *, y):
         rows = positions if table is None else table
-        kernels.embedding_forward(tokens.reshape(-1), weight, rows, tokens.shape[1], y=y)
+        kernels.embedding_forward(tokens.reshape(-1), weight, rows, tokens.shape[1], self.scale, y=y)
 
     def accumulate(self, dy, tokens, *, dweight, dpositions):
         kept = None if self.pad is None else dweight[self.pad].copy()
-        kernels.embedding_backward(tokens.reshape(-1), dy, tokens.shape[1], dweight=dweight, dpositions=dpositions)
+        kernels.embedding_backward(tokens.reshape(-1), dy, tokens.shape[1], self.scale, dweight=dweight,
+                                   dpositions=dpositions)
         if kept is not None:
             dweight[self.pad] = kept

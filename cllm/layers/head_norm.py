@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
+from cllm.layers.rmsnorm import identity
 from cllm.program.declare import Layer, Param, Site
 
 
@@ -29,7 +30,7 @@ class HeadNorm(Layer):
         Site("q_rstd", "N X", "reciprocal root mean square of each piece of q", group="statistics", dtype="float64"),
         Site("k_rstd", "N Y", "reciprocal root mean square of each piece of k", group="statistics", dtype="float64"),
     )
-    params = (Param("q_weight", "Q", "ones"), Param("k_weight", "M", "ones"))
+    params = (Param("q_weight", "Q", identity), Param("k_weight", "M", identity))
     reads = {"qkv": "N ED"}
     in_order = True
     overwrites = ("dqkv",)

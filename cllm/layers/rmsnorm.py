@@ -6,6 +6,11 @@ from cllm import _kernels as kernels
 from cllm.program.declare import Layer, Param, Site
 
 
+def identity(layer) -> str:
+    """How a weight starts that leaves what is normalised as it is."""
+    return "zeros" if layer.unit_offset else "ones"
+
+
 @dataclass(frozen=True, slots=True)
 class RMSNorm(Layer):
     """Over C channels; with `unit_offset` the factor is 1 + weight, which then starts at zero (Gemma)."""
@@ -18,7 +23,7 @@ class RMSNorm(Layer):
         Site("y", "N C", "normalised rows", group="norm"),
         Site("rstd", "N", "reciprocal root mean square of each row", group="statistics", dtype="float64"),
     )
-    params = (Param("weight", "C", "ones"),)
+    params = (Param("weight", "C", identity),)
     reads = {"x": "N C"}
     in_order = True
     adds = ("dx",)  # its input is the residual stream, whose gradient already has the branch around it

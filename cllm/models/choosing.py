@@ -1,4 +1,5 @@
-"""From what is typed to an architecture: a family by its name, or a user's class by its file or module."""
+"""From what is typed to an architecture: a family by its name, a user's class by its file or module, or a model in other
+people's files by its place."""
 
 import sys
 from collections.abc import Mapping
@@ -9,11 +10,15 @@ from cllm.errors import ConfigError
 from cllm.locate import load_module
 from cllm.models.architecture import Architecture, checked_architecture
 from cllm.models.families import FAMILIES
+from cllm.models.gguf import ENDING, from_gguf, read_gguf_architecture
 from cllm.models.gpt import ModelConfig
+from cllm.models.model import Model
+from cllm.models.pretrained import from_pretrained, read_architecture
+from cllm.weights.directory import CONFIG
 
 
 def family_named(text: str) -> type[Architecture]:
-    """The class of ``gpt``, ``mine.py:Mine`` or ``package.module:Mine``.
+    """The class of ``gpt``, ``mine.py:Mine`` or ``package.module:Mine``, or of the model in ``DIRECTORY`` or ``FILE.gguf``.
 
     A file is loaded as if it were run from its own folder, up to the first comparison in it; what stands under
     ``if __name__ == "__main__"`` is not run.
@@ -23,11 +28,14 @@ def family_named(text: str) -> type[Architecture]:
     ConfigError
         When there is no such family, file, module or class.
     """
+    if is_files(text):
+        return type(architecture_in(text))
     if text in FAMILIES:
         return FAMILIES[text]
     source, colon, name = text.rpartition(":")
     if not colon or not source:
-        raise ConfigError("--model", f"must be one of {', '.join(FAMILIES)}, FILE.py:Class or module:Class", repr(text),
+        raise ConfigError("--model", f"must be one of {', '.join(FAMILIES)}, FILE.py:Class, module:Class, or a directory "
+                          f"with {CONFIG} or a file {ENDING}", repr(text),
                           "Check the spelling, or name the class behind a colon.")
     module = _module(source)
     kind = getattr(module, name, None)
@@ -37,6 +45,31 @@ def family_named(text: str) -> type[Architecture]:
         raise ConfigError("--model", f"must name an architecture in {source}: {', '.join(there) or 'it has none'}", repr(name),
                           "Name a frozen dataclass that derives from cllm.Architecture.")
     return kind
+
+
+def is_files(text: str | Path) -> bool:
+    """Whether this is the place of a model in other people's files: a directory with config.json, or a GGUF file."""
+    path = Path(text)
+    return path.suffix == ENDING or (path / CONFIG).is_file()
+
+
+def architecture_in(place: str | Path) -> Architecture:
+    """What a model in other people's files is; only headers are read, errors as `from_pretrained` and `from_gguf`."""
+    return (read_gguf_architecture if Path(place).suffix == ENDING else read_architecture)(place)[0]
+
+
+def settings_in(text: str | Path) -> dict[str, object]:
+    """Every setting of such a model by name; none where `text` is no place of one."""
+    if not is_files(text):
+        return {}
+    architecture = architecture_in(text)
+    return {field.name: getattr(architecture, field.name) for field in fields(architecture) if field.init}
+
+
+def model_in(place: str | Path, dtype: str = "float32", architecture: Architecture | None = None) -> Model:
+    """The model in other people's files, with the settings of `architecture` where that is given."""
+    changes = {} if architecture is None else {f.name: getattr(architecture, f.name) for f in fields(architecture) if f.init}
+    return (from_gguf if Path(place).suffix == ENDING else from_pretrained)(place, dtype, **changes)
 
 
 def made(kind: type[Architecture], settings: Mapping[str, object], preset: str | None = None,

@@ -7,13 +7,15 @@ from pathlib import Path
 from cllm.errors import CllmError, ConfigError
 from cllm.models.architecture import Architecture, family_name
 from cllm.models.crystalline import Crystalline
+from cllm.models.gemma import Gemma
 from cllm.models.gpt import GPT, ModelConfig
 from cllm.models.llama import Llama
 from cllm.models.model import Model
 from cllm.models.neox import NeoX
+from cllm.models.phi import Phi
 from cllm.tensors import foreign, load_model, read_metadata
 
-FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, NeoX)}
+FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, Gemma, NeoX, Phi)}
 FOREIGN = (KeyError, ValueError, TypeError, AttributeError, RecursionError)  # what metadata of another's making may lead to
 FIRST = ModelConfig  # where no family is named; its settings are options of the command line
 

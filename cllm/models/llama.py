@@ -1,5 +1,5 @@
 """The LLaMA family (Touvron et al. 2023) and those built like it: Mistral, Qwen 2 and 3, SmolLM 3, Phi 3,
-OLMo 2.
+OLMo 2, Granite.
 
 Pre-norm blocks of RMS norm, grouped queries turned by their position, and a gated feed-forward layer. What they differ in is
 a setting; `model_type` says whose files these are (`llama_files.py`).
@@ -7,10 +7,10 @@ a setting; `model_type` says whose files these are (`llama_files.py`).
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import ClassVar
 
-from cllm.checks import checked_flag, checked_real, checked_size
+from cllm.checks import checked_flag, checked_real, checked_size, keep
 from cllm.errors import ConfigError
 from cllm.layers import (
     CrossEntropyHead,
@@ -30,6 +30,22 @@ from cllm.weights.parts import Part
 
 STD = 0.02  # standard deviation of initial weights, as the family's own configs have it
 SIZES = ("vocab_size", "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len", "n_kv_heads", "head_dim")
+
+
+@dataclass(frozen=True, slots=True)
+class Multipliers:
+    """What Granite multiplies by: embeddings, scores (None is 1 / sqrt(D)), each branch before it is added; and `logits`, by
+    which it divides."""
+
+    embedding: float = 1.0
+    scores: float | None = None
+    branch: float = 1.0
+    logits: float = 1.0
+
+    def __post_init__(self):
+        for name in ("embedding", "scores", "branch", "logits"):
+            if getattr(self, name) is not None or name != "scores":
+                keep(self, "Multipliers", name, checked_real, 0.0, inf, "()")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +74,12 @@ class Llama(Architecture):
     windowed : tuple of bool
         Which blocks have the window; empty is all.
     activation : {"silu", "gelu", "gelu_erf", "relu"}
+    multipliers : Multipliers
     tied : bool
         The head shares the token embedding.
     pad : int or None
         A token whose embedding no lookup trains, as transformers has it.
-    model_type : {"llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "olmo2"}
+    model_type : {"llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "olmo2", "granite"}
 
     Raises
     ------
@@ -90,6 +107,7 @@ class Llama(Architecture):
     window: int | None = None
     windowed: tuple[bool, ...] = ()
     activation: str = "silu"
+    multipliers: Multipliers = Multipliers()
     tied: bool = False
     pad: int | None = None
     model_type: str = "llama"
@@ -108,8 +126,9 @@ class Llama(Architecture):
         for name in ("qkv_bias", "out_bias", "mlp_bias", "norm_after", "tied"):
             object.__setattr__(self, name, checked_flag(f"Llama({name}=...)", getattr(self, name)))
         object.__setattr__(self, "norm_eps", checked_real("Llama(norm_eps=...)", self.norm_eps, 0.0, 1.0, "()"))
-        if isinstance(self.rope, Mapping):
-            object.__setattr__(self, "rope", Rope(**self.rope))
+        for name, kind in (("rope", Rope), ("multipliers", Multipliers)):
+            if isinstance(getattr(self, name), Mapping):
+                object.__setattr__(self, name, kind(**getattr(self, name)))
         for name in ("windowed", "turned"):
             object.__setattr__(self, name, tuple(bool(block) for block in getattr(self, name)))
         turning = self.head_dim if self.rotary is None else self.rotary
@@ -132,10 +151,10 @@ class Llama(Architecture):
 
     def wire(self, w: Wiring) -> None:
         C, H, K, D, E = self.d_model, self.n_heads, self.n_kv_heads, self.head_dim, self.n_heads + 2 * self.n_kv_heads
-        narrow = STD / sqrt(2 * self.n_layers)
+        narrow, by = STD / sqrt(2 * self.n_layers), self.multipliers
         tables = {name: f"rope.{name}" for name in ("cos", "sin")}
-        x = w.add("embed", Embedding(V=self.vocab_size, C=C, P=self.max_seq_len, kind="none", std=STD, pad=self.pad),
-                  {"weight": "tok_emb.weight"})
+        x = w.add("embed", Embedding(V=self.vocab_size, C=C, P=self.max_seq_len, kind="none", std=STD, pad=self.pad,
+                                     scale=by.embedding), {"weight": "tok_emb.weight"})
         for number in range(self.n_layers):
             window = self.window if not self.windowed or self.windowed[number] else None
             rope = self.rope if not self.turned or self.turned[number] else None
@@ -146,20 +165,20 @@ class Llama(Architecture):
                     h = w.add("attn.qk_norm", HeadNorm.of(H, K, D, self.qk_norm == "head", eps=self.norm_eps),
                               {f"{part}_weight": f"blocks.{number}.attn.{part}_norm.weight" for part in "qk"}, qkv=h)
                 o = w.add("attn", GroupedAttention(H=H, K=K, D=D, E=E, P=self.max_seq_len, Z=self.rotary // 2, rope=rope,
-                                                   window=window), {**tables, "first": "attn.first"}, qkv=h)
+                                                   window=window, scale=by.scores), {**tables, "first": "attn.first"}, qkv=h)
                 o = w.add("attn.out", Linear(I=H * D, O=C, bias=self.out_bias, group="attn", std=narrow), x=o)
                 if self.norm_after:
                     o = w.add("ln1", RMSNorm(C=C, eps=self.norm_eps), x=o)
-                x = w.add("res1", Residual(C=C), x=x, branch=o)
+                x = w.add("res1", Residual(C=C, scale=by.branch), x=x, branch=o)
                 h = x if self.norm_after else w.add("ln2", RMSNorm(C=C, eps=self.norm_eps), x=x)
                 z = w.add("mlp.fc1", Linear(I=C, O=2 * self.d_ff, bias=self.mlp_bias, group="mlp", std=STD), x=h)
                 a = w.add("mlp.act", GatedActivation(F=self.d_ff, kind=self.activation), x=z)
                 m = w.add("mlp.fc2", Linear(I=self.d_ff, O=C, bias=self.mlp_bias, group="mlp", std=narrow), x=a)
                 if self.norm_after:
                     m = w.add("ln2", RMSNorm(C=C, eps=self.norm_eps), x=m)
-                x = w.add("res2", Residual(C=C), x=x, branch=m)
+                x = w.add("res2", Residual(C=C, scale=by.branch), x=x, branch=m)
         h = w.add("ln_f", RMSNorm(C=C, eps=self.norm_eps), x=x)
-        w.add("head", CrossEntropyHead(V=self.vocab_size, C=C, std=STD),
+        w.add("head", CrossEntropyHead(V=self.vocab_size, C=C, std=STD, scale=1.0 / by.logits),
               {"weight": "tok_emb.weight" if self.tied else "head.weight"}, x=h)
 
     @classmethod

@@ -1,5 +1,5 @@
-"""The files of the LLaMA family: config.json and tensors of llama, mistral, qwen2, qwen3, smollm3, phi3 and
-olmo2.
+"""The files of the LLaMA family: config.json and tensors of llama, mistral, qwen2, qwen3, smollm3, phi3, olmo2 and
+granite.
 
 Their matrices are (out, in). Queries, keys and values, gate and up, are tensors of their own where ours are columns of one
 parameter; Phi 3 keeps them in one as we do.
@@ -13,11 +13,14 @@ from cllm.weights.parts import Part
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
                  "qwen3": "Qwen3ForCausalLM", "smollm3": "SmolLM3ForCausalLM", "phi3": "Phi3ForCausalLM",
-                 "olmo2": "Olmo2ForCausalLM"}
+                 "olmo2": "Olmo2ForCausalLM", "granite": "GraniteForCausalLM"}
 ACTIVATIONS = {"silu": "silu", "gelu": "gelu_pytorch_tanh", "gelu_erf": "gelu", "relu": "relu"}
 KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "smollm3": 4}  # where config.json does not say; else as query heads
 WINDOWS_BY_BLOCK = ("qwen2", "qwen3", "smollm3")
-UNBOUNDED = ("llama", "olmo2")  # never a window
+UNBOUNDED = ("llama", "olmo2", "granite")  # never a window
+MLP_BIASES = ("llama", "smollm3", "granite")
+MULTIPLIERS = {"embedding": "embedding_multiplier", "scores": "attention_multiplier", "branch": "residual_multiplier",
+               "logits": "logits_scaling"}
 QK_NORMS = {"qwen3": "head", "olmo2": "row"}
 NORMS = {"input_layernorm": "ln1", "post_attention_layernorm": "ln2"}
 NORMS_AFTER = {"post_attention_layernorm": "ln1", "post_feedforward_layernorm": "ln2"}
@@ -49,6 +52,8 @@ def settings(config: Mapping) -> dict:
             "qkv_bias": kind == "qwen2" or has_bias, "out_bias": kind != "qwen2" and has_bias,
             "mlp_bias": bool(config.get("mlp_bias", False)), "qk_norm": QK_NORMS.get(kind, "none"),
             "norm_after": kind == "olmo2", "window": window, "windowed": windowed,
+            "multipliers": {ours: float(hub.number(config, theirs, 1.0)) for ours, theirs in MULTIPLIERS.items()}
+            if kind == "granite" else {},
             "activation": hub.activation(config, "hidden_act", "silu", tuple(ACTIVATIONS)),
             "tied": config.get("tie_word_embeddings", kind == "smollm3"), "pad": config.get("pad_token_id"),
             "model_type": kind}
@@ -65,7 +70,8 @@ def config_of(c) -> dict:
     kind = c.model_type
     held = {"qkv_bias": (kind == "qwen2" or c.out_bias,), "out_bias": (False,) if kind in ("qwen2", "phi3") else (True, False),
             "qk_norm": (QK_NORMS.get(kind, "none"),), "norm_after": (kind == "olmo2",),
-            "mlp_bias": (True, False) if kind in ("llama", "smollm3") else (False,),
+            "mlp_bias": (True, False) if kind in MLP_BIASES else (False,),
+            "multipliers": (c.multipliers,) if kind == "granite" else (type(c.multipliers)(),),
             "window": (None,) if kind in UNBOUNDED else (c.window,),
             "windowed": (c.windowed,) if kind in WINDOWS_BY_BLOCK else ((), (True,) * c.n_layers),
             "turned": (c.turned,) if kind == "smollm3" else ((), (True,) * c.n_layers),
@@ -81,8 +87,11 @@ def config_of(c) -> dict:
               "tie_word_embeddings": c.tied, "pad_token_id": c.pad, "rope_parameters": hub.rope_config(c.rope)}
     if kind not in ("qwen2", "phi3"):
         config["attention_bias"] = c.qkv_bias
-    if kind in ("llama", "smollm3"):
+    if kind in MLP_BIASES:
         config["mlp_bias"] = c.mlp_bias
+    if kind == "granite":
+        config |= {theirs: getattr(c.multipliers, ours) for ours, theirs in MULTIPLIERS.items()}
+        config["attention_multiplier"] = c.head_dim ** -0.5 if c.multipliers.scores is None else c.multipliers.scores
     if kind not in UNBOUNDED:
         config["sliding_window"] = c.window
     if kind in WINDOWS_BY_BLOCK:
@@ -98,8 +107,24 @@ def config_of(c) -> dict:
 
 def tensors(c, names: Collection[str] | None) -> dict[str, Part]:
     """Every tensor by its name in the file, given the names that a file has; None is as transformers writes them."""
+    return tensors_of(c, names, NORMS_AFTER if c.norm_after else NORMS, c.qkv_bias, c.out_bias, c.mlp_bias,
+                      c.qk_norm != "none", fused=c.model_type == "phi3")
+
+
+def tensors_of(c, names: Collection[str] | None, norms: Mapping[str, str], qkv_bias: bool, out_bias: bool, mlp_bias: bool,
+               qk_norm: bool, fused: bool = False) -> dict[str, Part]:
+    """`tensors` of any family whose files are named so: what a block has beside its products.
+
+    Parameters
+    ----------
+    norms : dict of str by str
+        Names of a block's norms, theirs and ours.
+    qkv_bias, out_bias, mlp_bias, qk_norm : bool
+    fused : bool
+        q, k, v and gate, up are one tensor each.
+    """
     q, k = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
-    if c.model_type == "phi3":
+    if fused:
         qkv, gates = {"self_attn.qkv_proj": None}, {"mlp.gate_up_proj": None}
     else:
         qkv = {"self_attn.q_proj": (0, q), "self_attn.k_proj": (q, q + k), "self_attn.v_proj": (q + k, q + 2 * k)}
@@ -107,15 +132,15 @@ def tensors(c, names: Collection[str] | None) -> dict[str, Part]:
     found = {"model.embed_tokens.weight": Part("tok_emb.weight")}
     for block in range(c.n_layers):
         theirs, ours = f"model.layers.{block}.", f"blocks.{block}."
-        for name, parameter in (NORMS_AFTER if c.norm_after else NORMS).items():
+        for name, parameter in norms.items():
             found[f"{theirs}{name}.weight"] = Part(f"{ours}{parameter}.weight")
-        for parameter, bias, parts in (("attn.qkv", c.qkv_bias, qkv), ("attn.out", c.out_bias, {"self_attn.o_proj": None}),
-                                       ("mlp.fc1", c.mlp_bias, gates), ("mlp.fc2", c.mlp_bias, {"mlp.down_proj": None})):
+        for parameter, bias, parts in (("attn.qkv", qkv_bias, qkv), ("attn.out", out_bias, {"self_attn.o_proj": None}),
+                                       ("mlp.fc1", mlp_bias, gates), ("mlp.fc2", mlp_bias, {"mlp.down_proj": None})):
             for name, columns in parts.items():
                 found[f"{theirs}{name}.weight"] = Part(f"{ours}{parameter}.weight", columns, transposed=True)
                 if bias:
                     found[f"{theirs}{name}.bias"] = Part(f"{ours}{parameter}.bias", columns)
-        for which in "qk" if c.qk_norm != "none" else "":
+        for which in "qk" if qk_norm else "":
             found[f"{theirs}self_attn.{which}_norm.weight"] = Part(f"{ours}attn.{which}_norm.weight")
     found["model.norm.weight"] = Part("ln_f.weight")
     if not c.tied:

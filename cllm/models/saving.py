@@ -15,11 +15,24 @@ from cllm.weights.parts import Part
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model came from: its directory, config.json as it was, and every tensor that became a parameter."""
+    """Where a model came from: its directory or GGUF file, config.json as it was, and every tensor of safetensors files that
+    became a parameter."""
 
     directory: Path
     config: dict
     tensors: Mapping[str, Tensor] = field(repr=False)
+
+    def to_dict(self) -> dict:
+        """The same as plain data, for a snapshot; a tensor is its file, dtype, shape and first byte."""
+        tensors = {name: [str(t.file.absolute()), t.code, list(t.shape), t.start] for name, t in self.tensors.items()}
+        return {"directory": str(self.directory.absolute()), "config": self.config, "tensors": tensors}
+
+    @classmethod
+    def of(cls, plain: Mapping) -> "Source":
+        """What `to_dict` gave."""
+        tensors = {name: Tensor(Path(file), code, tuple(shape), start)
+                   for name, (file, code, shape, start) in plain["tensors"].items()}
+        return cls(Path(plain["directory"]), plain["config"], tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +88,8 @@ def save_directory(parameters: Mapping[str, np.ndarray], architecture, source: S
     if dtype is not None and dtype not in NAMES:
         raise ConfigError("save_pretrained(dtype=...)", f"must be None or one of {', '.join(NAMES)}", repr(dtype),
                           "Choose one of these.")
-    parts = architecture.tensors(None if source is None else set(source.tensors))
     known = {} if source is None else source.tensors
+    parts = architecture.tensors(set(known) or None)
     names = [*(n for n in known if n in parts), *(n for n in parts if n not in known)]
     codes = {n: NAMES[dtype] if dtype else known[n].code if n in known else "F32" for n in names}
     shapes = {n: parts[n].shape(parameters[parts[n].parameter].shape) for n in names}
@@ -94,7 +107,7 @@ def save_directory(parameters: Mapping[str, np.ndarray], architecture, source: S
         return make
 
     config = architecture.to_config() if source is None else dict(source.config)
-    if dtype is not None or source is None:
+    if dtype is not None or not known:
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype or "float32"
     writes = [Write(n, codes[n], shapes[n], file, bytes_of(n)) for n, file in zip(names, files, strict=True)]
     write_directory(directory, config, writes, None if source is None else source.directory)
@@ -120,5 +133,5 @@ class _Count:
 
 def file_names(model) -> dict[str, tuple[str, Part]]:
     """For each tensor of a model's files, the parameter that it is, and how: ``{name in file: (parameter, Part)}``."""
-    names = None if model.source is None else set(model.source.tensors)
-    return {name: (part.parameter, part) for name, part in model.architecture.tensors(names).items()}
+    known = set() if model.source is None else set(model.source.tensors)
+    return {name: (part.parameter, part) for name, part in model.architecture.tensors(known or None).items()}

@@ -76,7 +76,8 @@ class Wiring:
                                    "Check the spelling.")
         named = {p.name: params.get(p.name, f"{full}.{p.name}") for p in (*layer.params, *layer.tables) if layer.has(p)}
         for param in filter(layer.has, layer.params):
-            self._declare(self._parameters, Parameter(named[param.name], _lengths(full, param.shape, own), param.init,
+            self._declare(self._parameters, Parameter(named[param.name], _lengths(full, param.shape, own),
+                                                      param.init(layer) if callable(param.init) else param.init,
                                                       getattr(layer, "std", 0.0)))
         for table in filter(layer.has, layer.tables):
             self._declare(self._tables, Constant(named[table.name], _lengths(full, table.shape, own), table, layer))

@@ -11,7 +11,8 @@ from cllm.sampling.decoder import check_samples, checked_ids, checked_tokens, de
 
 
 def generate(model: Model, tokens, max_new_tokens: int = 200, temperature: float = 1.0, top_k: int | None = None,
-             top_p: float | None = None, seed: int = 0, num_threads: int | None = None, among=None) -> np.ndarray:
+             top_p: float | None = None, seed: int = 0, num_threads: int | None = None, among=None,
+             stop=()) -> np.ndarray:
     """Continue a text.
 
     Each new token costs one row of forward: keys and values of earlier tokens are kept. When `max_seq_len` tokens are
@@ -27,26 +28,31 @@ def generate(model: Model, tokens, max_new_tokens: int = 200, temperature: float
     num_threads : int or None
     among : integers of shape (n,), or None
         The ids that may be drawn, such as those of a tokenizer with text: a model may have more. None is all.
+    stop : collection of int
+        Ids after which nothing follows.
 
     Returns
     -------
-    int32 array of shape (max_new_tokens,)
-        The new tokens alone.
+    int32 array of shape (max_new_tokens,), or shorter
+        The new tokens alone, that which ended them included.
 
     Raises
     ------
     ConfigError, ShapeError, TokenError, NonFiniteError
     """
-    return np.fromiter(stream(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, num_threads, among), np.int32)
+    made = stream(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, num_threads, among, stop)
+    return np.fromiter(made, np.int32)
 
 
 def stream(model: Model, tokens, max_new_tokens: int = 200, temperature: float = 1.0, top_k: int | None = None,
-           top_p: float | None = None, seed: int = 0, num_threads: int | None = None, among=None) -> Iterator[int]:
+           top_p: float | None = None, seed: int = 0, num_threads: int | None = None, among=None,
+           stop=()) -> Iterator[int]:
     """The same, token by token as they are made."""
     check_samples(model)
     choice = Choice(temperature, top_k, top_p, seed)
     max_new_tokens = checked_size("generate(max_new_tokens=...)", max_new_tokens, 0)
     among = None if among is None else np.unique(checked_ids("generate(among=...)", model, among))
+    stop = frozenset(int(token) for token in stop)
     tokens = np.asarray(tokens)
     longest = model.program.longest or tokens.size + max_new_tokens
     seen = checked_tokens(model, tokens[-longest:] if tokens.ndim == 1 else tokens, longest).tolist()
@@ -60,3 +66,5 @@ def stream(model: Model, tokens, max_new_tokens: int = 200, temperature: float =
         seen.append(token)
         fresh = [token]
         yield token
+        if token in stop:
+            return

@@ -10,7 +10,8 @@ from cllm.sampling.generation import stream
 UNFINISHED = "\ufffd"  # how a character shows whose bytes are not all there yet
 
 
-def stream_text(model: Model, tokenizer, prompt: str | bytes, max_new_tokens: int, **choice) -> Iterator[tuple[int, str]]:
+def stream_text(model: Model, tokenizer, prompt, max_new_tokens: int, stop=(),
+                **choice) -> Iterator[tuple[int, str]]:
     """Each new token, and the text that it completes: all pieces together are the text.
 
     A vocabulary larger than the tokenizer's is as good as one of its size: ids without text are never drawn.
@@ -19,22 +20,25 @@ def stream_text(model: Model, tokenizer, prompt: str | bytes, max_new_tokens: in
     ----------
     model : Model
     tokenizer : ByteTokenizer, BPETokenizer
-    prompt : str or bytes
+    prompt : str, bytes, or ids of one
         Empty is a line break: a model goes on from something.
     max_new_tokens : int
+    stop : collection of int
+        Ids that end the text; their own text is no part of it.
     choice : as of `generate`
 
     Raises
     ------
     ConfigError, DataError, TokenError, NonFiniteError
     """
-    tokens = tokenizer.encode(prompt or "\n")
+    tokens = tokenizer.encode(prompt or "\n") if isinstance(prompt, (str, bytes)) else prompt
     among = tokenizer.ids[tokenizer.ids < model.program.vocabulary]
     made: list[int] = []
     shown = ""
-    for token in stream(model, tokens, max_new_tokens, among=among, **choice):
-        made.append(token)
-        text = tokenizer.decode(np.array(made))
-        done = text if len(made) == max_new_tokens else text.rstrip(UNFINISHED)
+    for number, token in enumerate(stream(model, tokens, max_new_tokens, among=among, stop=stop, **choice), 1):
+        ends = token in stop
+        made += [] if ends else [token]
+        text = tokenizer.decode(np.array(made, np.int64))
+        done = text if ends or number == max_new_tokens else text.rstrip(UNFINISHED)
         yield token, done[len(shown):]
         shown = done

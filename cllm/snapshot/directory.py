@@ -2,7 +2,8 @@
 
     model.safetensors       parameters by name; `cllm.load` reads it too
     optimizer.safetensors   the optimizer's state, ``tok_emb.weight.m``
-    state.json              step, configuration, optimizer, what the caller adds, and size and sha256 of the other files
+    state.json              step, configuration, optimizer, where weights came from, what the caller adds, and size and sha256
+                            of the other files
 
 A snapshot is written under a hidden name, every file synced, and renamed when it is complete, so a process that is
 killed at any moment leaves the earlier ones as they were. Reading checks every byte against state.json, and state.json
@@ -23,6 +24,7 @@ from cllm.files import digest_file, sync, write_file
 from cllm.models.architecture import Architecture, metadata_of
 from cllm.models.families import FOREIGN, architecture_of, is_callers, kind_of, model_of
 from cllm.models.model import Model
+from cllm.models.saving import Source
 from cllm.tensors import DAMAGE, check_arrays, read_arrays, write_arrays, write_sealed
 
 FORMAT = "cllm snapshot 1"
@@ -67,6 +69,7 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
             digests[name] = write_file(partial / name, [contents])
         body = {"format": FORMAT, "step": step, **meta, "config": model.architecture.to_dict(),
                 "optimizer": {"kind": optimizer.kind, "steps": optimizer.steps}, "training": dict(state or {}),
+                "source": None if model.source is None else model.source.to_dict(),
                 "files": digests}
         write_file(partial / STATE, [json.dumps({**body, "sha256": _seal(body)}, indent=1).encode()])
         sync(partial)
@@ -162,6 +165,8 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
                 read(path / name, arrays)
             except DAMAGE as error:
                 raise _refused(path, f"{name} with {error}") from error
+    if state.get("source") is not None:
+        model.source = Source.of(state["source"])
     if optimizer is not None:
         optimizer.steps = state["optimizer"]["steps"]
     return model, state

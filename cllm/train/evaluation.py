@@ -35,6 +35,25 @@ def mean_loss(executor: Executor, tokens: np.ndarray, most: int) -> float:
     return total / len(starts)
 
 
+def window_losses(executor: Executor, ids: np.ndarray, count: int) -> list[float]:
+    """The loss of each window ``ids[k T : k T + T + 1]``, k < count, in nats per token.
+
+    Parameters
+    ----------
+    executor : Executor
+        Of B = 1.
+    ids : integer array of shape (n,)
+        At least ``count * T + 1``.
+    count : int
+    """
+    time = executor.workload.time
+    found = []
+    for start in range(0, count * time, time):
+        window = np.asarray(ids[start:start + time + 1], np.int32)[None]
+        found.append(float(executor.loss(np.ascontiguousarray(window[:, :-1]), np.ascontiguousarray(window[:, 1:]))))
+    return found
+
+
 class Validation:
     """What validation losses mean: which is the best, for how long there was none, and what they are in other units.
 

@@ -1,7 +1,6 @@
 """A directory as the ecosystem keeps models: config.json, safetensors in one file or in shards, and files to hand on."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -9,15 +8,11 @@ import numpy as np
 
 from cllm.errors import SnapshotError
 from cllm.files import whole
+from cllm.weights.beside import files_beside
 from cllm.weights.header import SIZES, Tensor, read_header
 
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, SINGLE, INDEX, ADAPTER = "config.json", "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
-# What belongs to the tokenizer, to text generation and to the licence: copied as it is.
-HANDED_ON = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-             "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json",
-             "LICENSE", "LICENSE.txt", "NOTICE", "README.md", "USE_POLICY.md")
-TEMPLATES = "additional_chat_templates"
 MOST_SHARD_BYTES = 5_000_000_000
 
 
@@ -28,6 +23,9 @@ def read_config(directory: Path) -> dict:
     ------
     SnapshotError
     """
+    if (directory / ADAPTER).exists() and not (directory / CONFIG).exists():
+        raise SnapshotError(str(directory), "must hold a whole model", f"an adapter, {ADAPTER}",
+                            "Merge the adapter into its model first: adapters are not built.")
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -105,11 +103,9 @@ def write_directory(directory: Path, config: Mapping, tensors: Iterable[Write], 
             (directory / INDEX).unlink(missing_ok=True)
         _write(directory / CONFIG, [(json.dumps(config, indent=2) + "\n").encode()])
         if source is not None and source.resolve() != directory.resolve():
-            for name in HANDED_ON:
-                if (source / name).is_file():
-                    _write(directory / name, [(source / name).read_bytes()])
-            if (source / TEMPLATES).is_dir():
-                shutil.copytree(source / TEMPLATES, directory / TEMPLATES, dirs_exist_ok=True)
+            for name, contents in files_beside(source):
+                (directory / name).parent.mkdir(exist_ok=True)
+                _write(directory / name, [contents])
     except OSError as error:
         raise SnapshotError(f"save_pretrained({str(directory)!r})", "must be a place that can be written",
                             error.strerror or str(error), "Choose another directory, or make room.") from error

@@ -10,8 +10,10 @@ def add_options(made: argparse.ArgumentParser, preset: str | None = PRESET) -> N
     from cllm.models.families import FAMILIES
     from cllm.models.gpt import PRESETS, ModelConfig
 
-    made.add_argument("--model", default=ModelConfig.family, metavar="FAMILY|FILE.py:Class|module:Class",
-                      help=f"family of the model: {', '.join(FAMILIES)}, or a class that derives from cllm.Architecture")
+    made.add_argument("--model", default=ModelConfig.family,
+                      metavar="FAMILY|DIR|FILE.gguf|FILE.py:Class|module:Class",
+                      help=f"family of the model: {', '.join(FAMILIES)}; the place of one in other people's files, whose "
+                           "shapes are measured with drawn weights; or a class that derives from cllm.Architecture")
     made.add_argument("--preset", choices=sorted(PRESETS), default=preset, action=_Given,
                       help="sizes to start from, of families that derive from ModelConfig")
     made.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
@@ -44,12 +46,12 @@ def asked(arguments: argparse.Namespace, sizes: dict | None = None) -> dict:
     ConfigError
         When there is no such model or setting.
     """
-    from cllm.models.choosing import family_named, made
+    from cllm.models.choosing import family_named, made, settings_in
     from cllm.models.gpt import ModelConfig
     from cllm.models.settings import settings_of
 
     kind = family_named(arguments.model)
-    settings = settings_of(kind, arguments.settings)
+    settings = {**settings_in(arguments.model), **settings_of(kind, arguments.settings)}
     preset = arguments.preset if getattr(arguments, "preset_given", False) else None
     if issubclass(kind, ModelConfig):
         preset = arguments.preset or "tiny"

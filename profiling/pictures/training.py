@@ -27,6 +27,21 @@ def beside_peer(data: dict, path: Path) -> None:
     save(figure, path)
 
 
+def tuned(data: dict, path: Path) -> None:
+    """Loss of every step of `examples/finetune_smollm2.py`, and validation loss."""
+    figure, axes = new_figure([3.2], title(data))
+    if figure is None:
+        return
+    axis = axes[0]
+    axis.plot(range(1, len(data["losses"]) + 1), data["losses"], ".", color=THEIRS, markersize=4, label="training, each step")
+    axis.plot([one["step"] for one in data["evaluations"]], [one["val_loss"] for one in data["evaluations"]], "o-", color=OURS,
+              label="validation")
+    axis.set_xlabel("steps")
+    axis.set_ylabel("loss, nats a token")
+    axis.legend(frameon=False)
+    save(figure, path)
+
+
 def curves(data: dict, path: Path) -> None:
     """Validation loss of every run of `jobs/curves.py`, and its distance from the exact run of its seed inside the spread of
     seeds."""

@@ -31,9 +31,24 @@ def _trained(data: dict) -> Table:
                      spread(row["step_seconds"]), f"{row['evaluations'][-1]['val_loss']:.4f}") for row in data["rows"]]
 
 
+def _plans(data: dict) -> Table:
+    """Bytes of training under each plan that `examples/finetune_smollm2.py` looked at."""
+    return ("plan", "arena MB", "total MB"), [(code(plan["name"]), f"{plan['arena_bytes'] / 1e6:.1f}",
+                                               f"{plan['total_bytes'] / 1e6:.1f}") for plan in data["plans"]]
+
+
+def _tuned(data: dict) -> Table:
+    """Its losses on text that it was never trained on."""
+    return ("step", "validation loss, nats a token", "perplexity", "bits a byte"), [
+        (str(one["step"]), f"{one['val_loss']:.4f}", f"{one['perplexity']:.3f}", f"{one['bits_per_byte']:.4f}")
+        for one in data["evaluations"]]
+
+
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("compression", ""): _curves,
     ("mixed_precision_loss", ""): _curves,
     ("crystalline", ""): variants,
     ("training", ""): _trained,
+    ("finetune_smollm2", "plans"): _plans,
+    ("finetune_smollm2", "losses"): _tuned,
 }

@@ -106,7 +106,7 @@ def test_sample_continues_a_prompt(trained, tmp_path):
     assert run("sample", trained, "--best", "--tokens", 0) == "\n\n"
 
 
-@pytest.mark.parametrize("make, reason", [(lambda p: p.mkdir(), "must be a run or a snapshot"),
+@pytest.mark.parametrize("make, reason", [(lambda p: p.mkdir(), "must be a run, a snapshot"),
                                           (lambda p: p.write_bytes(b"PK"), "must be a model")])
 def test_sample_refuses_what_is_no_model(make, reason, tmp_path):
     make(tmp_path / "x")

@@ -18,15 +18,15 @@ def inputs(batch, time, vocab, c, dtype, positions=True):
             "positions": draw((time + 2, c), dtype, 2) if positions else None}
 
 
-def cases(batch, time, vocab, c, dtype, positions=True):
+def cases(batch, time, vocab, c, dtype, positions=True, scale=1.0):
     given = inputs(batch, time, vocab, c, dtype, positions)
     n = batch * time
 
     def forward(a, first):
-        _kernels.embedding_forward(a["tokens"], a["weight"], a.get("positions"), time, y=a["y"])
+        _kernels.embedding_forward(a["tokens"], a["weight"], a.get("positions"), time, scale, y=a["y"])
 
     def backward(a, first):
-        _kernels.embedding_backward(a["tokens"], a["dy"], time, dweight=a["dweight"],
+        _kernels.embedding_backward(a["tokens"], a["dy"], time, scale, dweight=a["dweight"],
                                     dpositions=a.get("dpositions"))
 
     arrays = {"tokens": given["tokens"], "weight": given["weight"], "y": blank((n, c), dtype)}
@@ -59,14 +59,38 @@ def test_values_and_sums_equal_the_reference(shape, dtype, positions):
         lawtools.assert_same_bits(got, g[name], name)
 
 
-def test_backward_equals_finite_differences():
+@pytest.mark.parametrize("dtype", lawtools.DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scaled_token_rows(shape, dtype):
+    scale = np.dtype(dtype).type(np.sqrt(shape[3] + 0.3))
+    for positions in (True, False):
+        forward, backward = cases(*shape, dtype, positions, float(scale))
+        a, g, at = forward.arrays, backward.arrays, np.arange(shape[0] * shape[1]) % shape[1]
+        expected = a["weight"][a["tokens"]] * scale
+        if not positions:
+            lawtools.assert_same_bits(forward.run()["y"], expected)
+        else:
+            expected = expected.astype("float64") + a["positions"][at]
+            lawtools.assert_close(forward.run()["y"], expected, float32=2e-7, float64=3e-16)
+        for case in (forward, backward):
+            lawtools.assert_law_of_bits(case)
+        dweight = g["dweight"].astype("float64")
+        np.add.at(dweight, g["tokens"], g["dy"].astype("float64") * float(scale))
+        lawtools.assert_close(backward.run()["dweight"], dweight, float32=1e-6, float64=1e-14)
+        if positions:  # their gradient is not scaled
+            lawtools.assert_same_bits(backward.run()["dpositions"],
+                                      list(cases(*shape, dtype))[1].run()["dpositions"])
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_backward_equals_finite_differences(scale):
     batch, time, vocab, c = 2, 3, 4, 5
     given, dy, y = inputs(batch, time, vocab, c, "float64"), draw((6, c), seed=8), blank((6, c))
     dweight, dpositions = np.zeros((vocab, c)), np.zeros((time + 2, c))
-    _kernels.embedding_backward(given["tokens"], dy, time, dweight=dweight, dpositions=dpositions)
+    _kernels.embedding_backward(given["tokens"], dy, time, scale, dweight=dweight, dpositions=dpositions)
 
     def loss():
-        _kernels.embedding_forward(given["tokens"], given["weight"], given["positions"], time, y=y)
+        _kernels.embedding_forward(given["tokens"], given["weight"], given["positions"], time, scale, y=y)
         return lawtools.weighted_sum(y, dy)
 
     lawtools.assert_gradient(dweight, lawtools.finite_differences(loss, given["weight"]), "dweight")

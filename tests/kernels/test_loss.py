@@ -1,4 +1,6 @@
 """Losses: reference, finite differences, bits."""
+import dataclasses
+
 import lawtools
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from lawtools import blank, draw
 from scipy.special import logsumexp
 
 from cllm import _kernels
+from cllm.errors import ConfigError
 
 # R, V (or C): around the lanes of a sum (16), vectors, and enough for threads.
 SHAPES = [(0, 5), (1, 1), (1, 2), (3, 15), (2, 16), (5, 17), (4, 61), (3, 256), (33, 1001), (2, 20000)]
@@ -109,6 +112,37 @@ def test_cross_entropy_gradient_equals_finite_differences():
     lawtools.assert_gradient(dlogits, lawtools.finite_differences(loss, logits))
 
 
+@pytest.mark.parametrize("logit_scale, softcap", [(1.0, 2.0), (0.3, None), (0.3, 2.0)])
+def test_gradient_of_capped_logits_equals_finite_differences(logit_scale, softcap):
+    product, targets, z = draw((5, 19), scale=4.0), draw_targets(5, 19), blank((5, 19))
+
+    def loss():
+        _kernels.scale_and_cap(product, logit_scale, softcap, y=z)
+        return 0.25 * lawtools.weighted_sum(cross_entropy(z, targets), 1)
+
+    numeric, losses = lawtools.finite_differences(loss, product), blank(5)
+    loss()
+    expected = cross_entropy(z, targets)
+    _kernels.cross_entropy_backward(targets, scale_of(0.25), logit_scale, softcap, logits=z, losses=losses)
+    lawtools.assert_same_bits(losses, expected)
+    lawtools.assert_gradient(z, numeric)
+
+
+@pytest.mark.parametrize("dtype", lawtools.DTYPES)
+@pytest.mark.parametrize("rows, vocab", SHAPES)
+def test_gradient_of_capped_logits(rows, vocab, dtype):
+    case = list(cross_entropy_cases(rows, vocab, dtype))[1]
+
+    def call(a, first):
+        _kernels.cross_entropy_backward(a["targets"], a["scale"], 0.5, 9.0, logits=a["logits"], losses=a["losses"])
+
+    capped = dataclasses.replace(case, call=call)
+    slope = 0.5 * (1 - (case.arrays["logits"].astype("float64") / 9.0) ** 2)
+    expected = reference(case.arrays["logits"], case.arrays["targets"], 0.3)[1] * slope
+    lawtools.assert_close(capped.run()["logits"], expected, float32=6e-7, float64=1e-14)
+    lawtools.assert_law_of_bits(capped)
+
+
 def test_squared_error_gradient_equals_finite_differences():
     y, weight, targets, dy = draw((5, 19)), draw((7, 19), seed=1), draw_targets(5, 7), blank((5, 19))
     _kernels.squared_error_backward(y, weight, targets, scale_of(0.25), dy=dy, losses=blank(5))
@@ -180,3 +214,11 @@ def test_wrong_shapes_are_refused():
         lawtools.assert_shapes_refused(case, free={("logits", 1)})
     for case in squared_error_cases(3, 5, "float32"):
         lawtools.assert_shapes_refused(case, free={("weight", 0)})
+
+
+@pytest.mark.parametrize("cap", [0.0, -3.0, float("nan")])
+def test_a_soft_cap_is_above_zero(cap):
+    logits = np.ones((1, 2))
+    with pytest.raises(ConfigError, match="softcap"):
+        _kernels.cross_entropy_backward(np.zeros(1, "int32"), scale_of(1), 1.0, cap, logits=logits, losses=blank(1))
+    assert (logits == 1).all()

@@ -138,6 +138,27 @@ def test_products_equal_numpy(n, i, o, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n, i, o", SHAPES)
+def test_bias_of_a_weight_that_is_kept_turned(n, i, o, dtype):
+    """dy W^T + bias is the forward of the turned weight, bit for bit, and the bias's gradient that of a linear layer."""
+    dy, weight, bias = draw((n, o), dtype, 1), draw((i, o), dtype, 2), draw((i,), dtype, 3)
+    dx = blank((n, i), dtype)
+    kernels.linear_backward_input(dy, weight, bias, dx=dx, workspace=linear_room(n, i, o, dtype))
+    assert dx.tobytes() == forward(dy, np.ascontiguousarray(weight.T), bias).tobytes()
+    dweight, expected, dbias = (draw(shape, dtype, 4) for shape in ((i, o), (o,), (o,)))
+    expected[...] = dbias
+    kernels.linear_backward_weight(draw((n, i), dtype, 5), dy, dweight=dweight, dbias=expected,
+                                   workspace=linear_room(n, i, o, dtype))
+    for threads in (1, 3):
+        kernels.set_threads(threads)
+        again = dbias.copy()
+        kernels.linear_backward_bias(dy, dbias=again)
+        assert again.tobytes() == expected.tobytes()
+    with pytest.raises(ShapeError, match="length of dbias"):
+        kernels.linear_backward_bias(dy, dbias=np.zeros(o + 1, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("s, h, d, n", BLOCKS)
 def test_block_products_equal_numpy(s, h, d, n, dtype):
     x, weight, dy = draw((n, h * d), dtype, 1), draw((s, h, d, d), dtype, 2), draw((n, s * h * d), dtype, 3)
@@ -336,6 +357,7 @@ LINEAR_MISFITS = [
     ("linear_backward_input", ((4, 5), (3, 6)), {"dx": (4, 3)}, "columns of weight must be 5; got 6"),
     ("linear_backward_input", ((4, 5), (3, 5)), {"dx": (5, 3)}, "rows of dx must be 4; got 5"),
     ("linear_backward_input", ((4, 5), (3, 5)), {"dx": (4, 5)}, "columns of dx must be 3; got 5"),
+    ("linear_backward_input", ((4, 5), (3, 5), (5,)), {"dx": (4, 3)}, "length of bias must be 3; got 5"),
     ("linear_backward_weight", ((4, 3), (5, 5)), {"dweight": (3, 5), "dbias": None}, "rows of dy must be 4; got 5"),
     ("linear_backward_weight", ((4, 3), (4, 5)), {"dweight": (5, 3), "dbias": None},
      "rows of dweight must be 3; got 5"),

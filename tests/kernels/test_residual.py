@@ -1,4 +1,6 @@
 """Sums element by element: NumPy's own sum, bits."""
+import dataclasses
+
 import lawtools
 import pytest
 from lawtools import blank, draw
@@ -21,6 +23,18 @@ def case_of(n, c, dtype):
 def test_sum_and_bits(shape, dtype):
     case = case_of(*shape, dtype)
     lawtools.assert_same_bits(case.run()["y"], case.arrays["x"] + case.arrays["branch"])
+    lawtools.assert_law_of_bits(case)
+
+
+@pytest.mark.parametrize("dtype", lawtools.DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scaled_branch(shape, dtype):
+    def call(a, first):
+        _kernels.residual_forward(a["x"], a["branch"], 0.22, y=a["y"])
+
+    case = dataclasses.replace(case_of(*shape, dtype), call=call)
+    expected = case.arrays["x"].astype("float64") + 0.22 * case.arrays["branch"].astype("float64")
+    lawtools.assert_close(case.run()["y"], expected, float32=1e-7, float64=2e-16)
     lawtools.assert_law_of_bits(case)
 
 

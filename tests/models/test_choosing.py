@@ -57,7 +57,8 @@ def test_a_file_finds_its_neighbours(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text, match", [
-    ("gtp", "must be one of gpt, crystalline, .*FILE.py:Class or module:Class; got 'gtp'"), (":Mine", "must be one of"),
+    ("gtp", "must be one of gpt, crystalline, .*FILE.py:Class, module:Class, or a directory .*; got 'gtp'"),
+    (":Mine", "must be one of"),
     (f"{FILE}:Scale", "must name an architecture in .*: Mine, Pictures; got 'Scale'"),
     (f"{FILE}:None", "must name an architecture"), (f"{FILE}:Nothing", "Mine, Pictures; got 'Nothing'"),
     ("json:Mine", "it has none"), ("nowhere.py:Mine", "must be a Python file"), ("no.where:Mine", "must be a Python file")])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cllm
+from cllm.pretrained import read_architecture
 from cllm.weights.dtypes import narrowed, widened
 from cllm.weights.header import read_header
 
@@ -70,6 +71,22 @@ def test_files_that_are_missing_damaged_or_pickled(directory, tmp_path):
         cllm.from_pretrained(path)
     with pytest.raises(cllm.SnapshotError, match="config.json"):
         cllm.from_pretrained(tmp_path / "nowhere")
+
+
+def test_an_adapter_alone_is_no_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(cllm.SnapshotError, match="an adapter"):
+        cllm.from_pretrained(tmp_path)
+
+
+def test_settings_of_phi_and_gemma_that_are_not_built_or_not_said(directory):
+    with pytest.raises(cllm.ConfigError, match="qk_layernorm"):
+        cllm.from_pretrained(directory("phi", qk_layernorm=True))
+    with pytest.raises(cllm.ConfigError, match="use_bidirectional_attention"):
+        cllm.from_pretrained(directory("gemma3", use_bidirectional_attention=True))
+    more = {"gemma2": {}, "gemma3": {"sliding_window_pattern": 2, "use_bidirectional_attention": False}}
+    second, third = (read_architecture(directory(name, layer_types=None, **more[name]))[0] for name in more)
+    assert second.windowed == (True, False) and third.windowed == (True, False, True)
 
 
 def described(**changes):

@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import own_model
 import pytest
@@ -155,6 +156,17 @@ def test_a_setting_is_read_like_its_default(monkeypatch):
     assert (config["tied"], config["norm_eps"], config["max_seq_len"]) == (False, 1e-3, 300)
     assert options.title(arguments, model).startswith("2 layers, C 64, H 4, F 256, V 256; batch 8 × 300; ")
     assert set(config["crystalline"]) == {"bias", "distance"}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_scripts_measure_the_shapes_of_a_model_in_other_peoples_files(monkeypatch, name):
+    from cllm.pretrained import read_architecture
+
+    options, models, place = script("jobs.options"), script("jobs.models"), Path(__file__).parents[1] / "golden" / "hf" / name
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--model", str(place), "--set", "max_seq_len=32", "--seq-len", "16"])
+    model = models.asked(options.parsed(options.parser("words", "cache", 3)))
+    expected = read_architecture(place, max_seq_len=32)[0]
+    assert models.architecture(json.loads(json.dumps(model))) == expected
 
 
 def test_scripts_measure_a_model_of_a_user(monkeypatch):

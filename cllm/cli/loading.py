@@ -1,0 +1,88 @@
+"""A trained model by its place: a run, a snapshot, a file of ours, or other people's files; and how it takes text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cllm.errors import SnapshotError
+from cllm.models.architecture import Architecture
+from cllm.models.choosing import is_files, model_in
+from cllm.models.families import load
+from cllm.models.model import Model
+from cllm.pretrained import Speech
+from cllm.snapshot import load_snapshot, read_state
+from cllm.tokenizer import BPETokenizer, ByteTokenizer
+from cllm.train.data import TOKENIZER, snapshot_tokenizer
+from cllm.train.keeper import Keeper
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model, its tokenizer where that is known, and where it was found; `source` is where other people's files of it are."""
+
+    model: Model
+    tokenizer: ByteTokenizer | BPETokenizer | None
+    path: Path
+    source: Path | None = None
+
+    def speech(self) -> Speech | None:
+        """What stands beside the weights that it began with; None where they have gone, or it was trained on with another
+        tokenizer."""
+        if self.source is None or not self.source.exists() or isinstance(self.tokenizer, ByteTokenizer):
+            return None
+        found = Speech.beside(self.source)
+        return found if self.tokenizer is None or self.tokenizer.name == found.tokenizer.name else None
+
+    def own_tokenizer(self) -> ByteTokenizer | BPETokenizer:
+        """That which it was trained with; bytes where none is known."""
+        speech = self.speech() if self.tokenizer is None else None
+        return self.tokenizer or (ByteTokenizer() if speech is None else speech.tokenizer)
+
+
+def load_from(path: Path, best: bool = False, family: type[Architecture] | None = None) -> Loaded:
+    """The model at a place.
+
+    Parameters
+    ----------
+    path : Path
+        A run, one of its snapshots, a file that `Model.save` wrote, a directory with config.json, or a GGUF file.
+    best : bool
+        Of a run: the snapshot of the best evaluation instead of the latest.
+    family : class or None
+        Of a user's own model.
+
+    Raises
+    ------
+    ConfigError, SnapshotError, DataError
+    """
+    if is_files(path):
+        return Loaded(model_in(path), None, path, path)
+    if path.is_file():
+        return Loaded(load(path, family), _tokenizer_beside(path), path)
+    if not (path / "state.json").exists():
+        keeper = Keeper(path)
+        state = keeper.find()
+        if state is None:
+            raise SnapshotError(f"model {path}", "must be a run, a snapshot, or hold config.json", "a directory without these",
+                                "Give the --out directory of cllm train, or a model's directory.")
+        path = keeper.latest
+        if best:
+            path = _best_of(keeper, state)
+    model, state = load_snapshot(path, architecture=family)
+    return Loaded(model, snapshot_tokenizer(path, state), path, None if model.source is None else model.source.directory)
+
+
+def _best_of(keeper: Keeper, state: dict) -> Path:
+    """The snapshot of the best evaluation."""
+    best = state["training"].get("best")
+    path = None if best is None else keeper.latest.with_name(f"step-{best[0]:06d}")
+    if path is None or not path.exists():
+        raise SnapshotError(f"{keeper.out}, --best", "must have a snapshot of its best evaluation",
+                            "none" if path is None else f"no {path.name}", "Leave --best out, or name a snapshot.")
+    return path
+
+
+def _tokenizer_beside(path: Path) -> ByteTokenizer | BPETokenizer | None:
+    """The tokenizer in the directory of a model's file: that of a snapshot, or a tokenizer.json; None where there is none."""
+    if (path.parent / "state.json").is_file():
+        return snapshot_tokenizer(path.parent, read_state(path.parent))
+    return BPETokenizer.load(path.parent) if (path.parent / TOKENIZER).is_file() else None

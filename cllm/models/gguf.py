@@ -1,0 +1,159 @@
+"""From a GGUF file to a model: `from_gguf`, for the architectures llama (Mistral's too), qwen2 and qwen3.
+
+Their settings become a config.json's, their tensors get the names that transformers gives them. llama's queries and keys are
+stored for a rotation of neighbouring channels; their rows are put back into the two halves of a head.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cllm.errors import ConfigError, SnapshotError
+from cllm.models import llama_files
+from cllm.models.architecture import Architecture
+from cllm.models.families import model_of
+from cllm.models.llama import Llama
+from cllm.models.model import Model
+from cllm.models.saving import Source
+from cllm.weights.gguf import GGUF, read_gguf
+
+ENDING = ".gguf"
+PERMUTED = ("llama",)  # whose q and k rows are in the other order
+NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+IN_BLOCK = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+            "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+            "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
+            "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+# Keys, after the architecture's name, that change what a model computes and have no meaning here unless they are so.
+UNBUILT = {"expert_count": 0, "attention.clamp_kqv": 0.0, "attention.max_alibi_bias": 0.0, "logit_scale": 1.0,
+           "attention.causal": True, "use_parallel_residual": False}
+MOST_NAMES = 8  # listed in an error
+
+
+def read_gguf_architecture(path: str | Path, **changes) -> tuple[Architecture, dict, GGUF]:
+    """What a file's model is, its settings as a config.json has them, and the file; no tensor is read.
+
+    Raises
+    ------
+    ConfigError, SnapshotError
+        As `from_gguf`.
+    """
+    file = read_gguf(path)
+    config = config_of(file)
+    return replace(Llama.from_config(config), **changes), config, file
+
+
+def from_gguf(path: str | Path, dtype: str = "float32", **changes) -> Model:
+    """The model of a GGUF file; quantised weights are expanded.
+
+    Parameters
+    ----------
+    path : str or Path
+    dtype : {"float32", "float64"}
+    **changes
+        Settings of the family in place of the file's.
+
+    Returns
+    -------
+    Model
+        ``model.save_pretrained(directory)`` writes a directory that transformers reads, tokenizer and template among it.
+
+    Raises
+    ------
+    ConfigError
+        When the architecture, or a setting of it, is not built, or the library gguf is not installed.
+    SnapshotError
+        When the file is missing or damaged, or holds other tensors than its settings say.
+    """
+    architecture, config, file = read_gguf_architecture(path, **changes)
+    parts = architecture.tensors(None)
+    found = {_theirs(name): tensor for name, tensor in file.tensors.items()}
+    for names, what in ((sorted(set(parts) - set(found)), "hold every parameter"),
+                        (sorted(set(found) - set(parts)), "hold no unknown tensors")):
+        if names:
+            raise SnapshotError(str(path), f"must {what}", ", ".join(names[:MOST_NAMES]), "Convert the model again.")
+    model = model_of(architecture, seed=None, dtype=dtype)
+    for name, part in parts.items():
+        parameter, tensor = model.parameters[part.parameter], found[name]
+        if tensor.shape != part.shape(parameter.shape):
+            raise SnapshotError(f"{path}, {name}", f"must be of shape {part.shape(parameter.shape)}", str(tensor.shape),
+                                "Convert the model again.")
+        values = tensor.values()
+        heads = {"q_proj": architecture.n_heads, "k_proj": architecture.n_kv_heads}.get(name.split(".")[-2])
+        if heads is not None and file["general.architecture"] in PERMUTED:
+            values = halves(values, heads)
+        part.write(parameter, values)
+    model.source = Source(Path(path), config, {})
+    return model
+
+
+def halves(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of q or k, neighbours that turn together parted into the two halves of their head."""
+    return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def config_of(file: GGUF) -> dict:
+    """config.json of a file's settings.
+
+    Raises
+    ------
+    ConfigError
+    SnapshotError
+    """
+    name = file["general.architecture"]
+    if name not in ARCHITECTURES:
+        raise ConfigError(f"{file.path}, general.architecture", f"must be one of {', '.join(ARCHITECTURES)}", repr(name),
+                          "Choose a model of one of these.")
+    given = {key.removeprefix(f"{name}."): value for key, value in file.settings.items() if key.startswith(f"{name}.")}
+    for key, must in UNBUILT.items():
+        if given.get(key, must) != must:
+            raise ConfigError(f"{file.path}, {name}.{key}", f"must be {must}", str(given[key]),
+                              "This setting is not built; choose a model without it.")
+    scaling = given.get("rope.scaling.type", "none")
+    if scaling not in ("none", "linear") or "rope_freqs.weight" in file.tensors:
+        raise ConfigError(f"{file.path}, rotation", "must be plain or scaled linearly",
+                          f"{name}.rope.scaling.type {scaling}" if scaling != "none" else "the tensor rope_freqs.weight",
+                          "Take the model's directory with config.json and safetensors.")
+    heads, width = file[f"{name}.attention.head_count"], file[f"{name}.embedding_length"]
+    kind = "mistral" if "attention.sliding_window" in given and name == "llama" else name
+    config = {
+        "model_type": kind, "architectures": [llama_files.ARCHITECTURES[kind]],
+        "vocab_size": file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0,
+        "num_hidden_layers": file[f"{name}.block_count"], "hidden_size": width, "num_attention_heads": heads,
+        "num_key_value_heads": given.get("attention.head_count_kv", heads),
+        "head_dim": given.get("attention.key_length", width // heads),
+        "intermediate_size": file[f"{name}.feed_forward_length"],
+        "max_position_embeddings": file[f"{name}.context_length"],
+        "rms_norm_eps": shortest(file[f"{name}.attention.layer_norm_rms_epsilon"]), "hidden_act": "silu",
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "rope_parameters": {"rope_type": "default", "rope_theta": shortest(given.get("rope.freq_base", 10000.0))}}
+    if scaling == "linear":
+        config["rope_parameters"] |= {"rope_type": "linear", "factor": shortest(file[f"{name}.rope.scaling.factor"])}
+    if given.get("rope.dimension_count", config["head_dim"]) != config["head_dim"]:
+        raise ConfigError(f"{file.path}, {name}.rope.dimension_count", f"must be {config['head_dim']}, all channels of a head",
+                          str(given["rope.dimension_count"]), "This setting is not built; choose a model without it.")
+    if "attention.sliding_window" in given:
+        config["sliding_window"] = given["attention.sliding_window"]
+    if name != "qwen2":
+        config["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+    for ours, theirs in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
+        if f"tokenizer.ggml.{theirs}_token_id" in file.settings:
+            config[ours] = file.settings[f"tokenizer.ggml.{theirs}_token_id"]
+    return config
+
+
+def shortest(value: float) -> float:
+    """The shortest decimal that is this float32: 1e-5 is kept there as 9.999999747e-06."""
+    return float(str(np.float32(value)))
+
+
+def _theirs(name: str) -> str:
+    """The name of a tensor in transformers' files; one that is not known keeps its own."""
+    stem, _, kind = name.rpartition(".")
+    block = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
+    if block and block[2] in IN_BLOCK:
+        return f"model.layers.{block[1]}.{IN_BLOCK[block[2]]}.{kind}"
+    return f"{NAMES[stem]}.{kind}" if stem in NAMES else name

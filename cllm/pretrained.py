@@ -1,7 +1,0 @@
-"""Models in other people's files: load them, save them so that the ecosystem reads them back, their tokenizers."""
-
-from cllm.models.pretrained import from_pretrained, read_architecture
-from cllm.models.saving import Saved, Source, file_names
-from cllm.tokenizer import load_tokenizer
-
-__all__ = ["Saved", "Source", "file_names", "from_pretrained", "load_tokenizer", "read_architecture"]
