@@ -156,13 +156,14 @@ def test_a_feed_may_be_named_by_position_or_by_sequence_and_time():
     class Flat(layers.CrossEntropyHead):
         feeds = (cllm.Feed("tokens", "N", "int32", 0, "V"),)
 
-        def evaluate(self, x, weight, targets, tokens, *, loss, chunk, losses, workspace):
+        def evaluate(self, x, weight, bias, targets, tokens, *, loss, chunk, losses, workspace):
             assert tokens.shape == (len(x),)
-            super().evaluate(x, weight, targets, loss=loss, chunk=chunk, losses=losses, workspace=workspace)
+            super().evaluate(x, weight, bias, targets, loss=loss, chunk=chunk, losses=losses, workspace=workspace)
 
-        def backward(self, x, weight, targets, scale, logits, *, loss, dx, dweight, chunk, losses, workspace):
-            super().backward(x, weight, targets, scale, logits, loss=loss, dx=dx, dweight=dweight, chunk=chunk,
-                             losses=losses, workspace=workspace)
+        def backward(self, x, weight, bias, targets, scale, logits, *, loss, dx, dweight, dbias, chunk, losses,
+                     workspace):
+            super().backward(x, weight, bias, targets, scale, logits, loss=loss, dx=dx, dweight=dweight, dbias=dbias,
+                             chunk=chunk, losses=losses, workspace=workspace)
 
     w = cllm.Wiring(longest=8)
     x = w.add("embed", layers.Embedding(V=11, C=12, P=8))
