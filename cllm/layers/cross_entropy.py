@@ -32,6 +32,7 @@ class CrossEntropyHead(Layer):
     std: float = 0.02
 
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
+    costless = ("std",)
     params = (Param("weight", "V C"),)
     scratch = (Scratch("workspace", _workspace), Scratch("chunk", _chunk), Scratch("losses", _losses, "float64"))
     reads = {"x": "N C"}

@@ -14,7 +14,8 @@ class Residual(Layer):
     rate: float = 0.0
     stream: int = 0
 
-    sites = (Site("y", "N C", "the stream after the branch", group="residual"),)
+    sites = (Site("y", "N C", "the stream after the branch", group="residual", role="stream"),)
+    costless = ("stream",)
     reads = {"x": "N C", "branch": "N C"}
     passes = ("dx", "dbranch")
 
