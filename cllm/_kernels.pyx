@@ -4,7 +4,7 @@
 
 Contents, one family a file, in the order in which they build on each other: vector types, common checks, the number of
 threads, random numbers, matrix products, attention, layer norm and RMS norm, activations, embeddings, losses, optimizers
-over lists of arrays, compressed copies, and calls in turn with the seconds of each.
+over lists of arrays, compressed copies, calls in turn with the seconds of each, and places for buffers in one slab.
 
 Contract. An element's bits depend on its inputs and on the length of its sum alone: not on the number of threads, on
 where its row stands, on the address of a buffer, or on how the batch was cut. Parameters before the bare ``*`` are
@@ -52,3 +52,4 @@ include "kernels/gradient_lists.pxi"
 include "kernels/optimizer.pxi"
 include "kernels/compress.pxi"
 include "kernels/clock.pxi"
+include "kernels/first_fit.pxi"

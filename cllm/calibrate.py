@@ -25,7 +25,7 @@ from cllm.planner.ledger import Ledger
 from cllm.planner.load import is_loaded, load_average, load_in_words
 from cllm.planner.store import check_store, load_measured, save_measurements
 from cllm.planning import decide
-from cllm.program.program import Program
+from cllm.program.program import Program, plain
 from cllm.program.wiring import Wiring
 from cllm.program.workload import Workload
 from cllm.schedule.compression import PACKED
@@ -199,7 +199,7 @@ def _sizes(batch: int) -> list[int]:
 def _mark(architecture: Architecture, workload: Workload) -> str:
     """The name under which it is stored that a workload was measured: kinds of layers and sizes, not the number of blocks."""
     steps = Excerpt.of(architecture, 1).program.steps
-    kinds = [[module_of(type(s.layer)), type(s.layer).__qualname__, sorted(s.layer.letters.items())] for s in steps]
+    kinds = [[module_of(type(s.layer)), type(s.layer).__qualname__, plain(s.layer.cost_fields)] for s in steps]
     digest = hashlib.sha256(json.dumps(kinds).encode()).hexdigest()[:16]
     return f"done {digest};{workload.batch}x{workload.time}"
 

@@ -1,5 +1,6 @@
 """From what a user asks for to a plan: `plan()`, and the same decision inside an executor."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from cllm.errors import ConfigError, PlanError
@@ -37,7 +38,8 @@ def decide(strategy, ledger: Ledger) -> Plan:
 
 
 def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
-              dtype: str | None = None, num_threads: int | None = None) -> Ledger:
+              dtype: str | None = None, num_threads: int | None = None,
+              tell: Callable[[str], None] = lambda text: None) -> Ledger:
     """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`.
 
     Raises
@@ -49,11 +51,12 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
     else:
         program, usual, held = checked_architecture("model_or_architecture", model).program, "float32", 0
     dtype = usual if dtype is None else dtype
-    return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads), held_bytes=held)
+    return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads), held_bytes=held, tell=tell)
 
 
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
-         optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None) -> Plan:
+         optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
+         tell: Callable[[str], None] = lambda text: None) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
     Parameters
@@ -66,6 +69,8 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     optimizer, num_threads : as of `Executor`
     dtype : str or None
         None takes the model's, or float32.
+    tell : callable
+        Hears how far it is, where a budget for hundreds of blocks takes a while.
 
     Returns
     -------
@@ -76,7 +81,7 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     ------
     ConfigError, PlanError, BudgetError
     """
-    return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads))
+    return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell))
 
 
 def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
@@ -108,7 +113,7 @@ def print_saved_values(model_or_architecture: Model | Architecture, batch_size: 
 
 def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
            optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None, most: int = 40,
-           allow: tuple[str, ...] = ALLOWED) -> list[Plan]:
+           allow: tuple[str, ...] = ALLOWED, tell: Callable[[str], None] = lambda text: None) -> list[Plan]:
     """Plans from least memory to least time, none beaten in both; errors are those of `plan`.
 
     Parameters
@@ -117,8 +122,10 @@ def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len
         At most so many, spread evenly over the frontier, both ends among them.
     allow : tuple of str
         As of `MemoryBudget`.
+    tell : callable
+        As of `plan`.
     """
-    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads)
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell)
     frontier = ledger.frontier(tuple(sorted(allow)))
     count = min(most, len(frontier))
     chosen = sorted({round(i * (len(frontier) - 1) / max(1, count - 1)) for i in range(count)})

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from statistics import median
-from time import perf_counter, sleep, time
+from time import perf_counter, process_time, sleep, time
 
 # Between two bursts: long enough for the threads of the one before to fall asleep, and for a power budget to refill.
 PAUSE_SECONDS = 0.035
@@ -102,6 +102,13 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
         below += 1
     low = max(below - 1, 0)
     return median(ordered), ordered[low], ordered[count - 1 - low]
+
+
+def processor_seconds(call: Callable[[], object]) -> tuple[object, float]:
+    """What a call returns, and the seconds of the processor that it took: what other processes do is not in them."""
+    begin = process_time()
+    result = call()
+    return result, process_time() - begin
 
 
 def burst(call: Callable[[], object], repeats: int) -> list[float]:

@@ -15,17 +15,25 @@ from pathlib import Path
 import harness
 import numpy as np
 from jobs import models, options, record
+from jobs.separate import Separate
 
 import cllm
 from cllm.models.architecture import program_of
+from cllm.models.families import FAMILIES
 from cllm.planner import frontier
 from cllm.planner.costs import Speeds
 from cllm.planner.ledger import Ledger
 from cllm.program.workload import Workload
 
 THIN = {"vocab_size": 256, "d_model": 128, "n_heads": 4, "d_ff": 512, "max_seq_len": 256}
+LLAMA = {"vocab_size": 4096, "n_layers": 24, "d_model": 512, "n_heads": 8, "d_ff": 1408, "max_seq_len": 256}
+LONG = 1000  # blocks from which on one round is enough
 JOBS = {"96 thin layers, 1 x 256": (cllm.ModelConfig(n_layers=96, **THIN), 1, 256),
         "96 thin layers, 8 x 256": (cllm.ModelConfig(n_layers=96, **THIN), 8, 256),
+        "200 thin layers, 8 x 256": (cllm.ModelConfig(n_layers=200, **THIN), 8, 256),
+        "3,000 thin layers, 8 x 256": (cllm.ModelConfig(n_layers=3000, **THIN), 8, 256),
+        "llama, 24 layers, 4 x 256": (FAMILIES["llama"](**LLAMA), 4, 256),
+        "separate products, 4 x 256": (Separate(), 4, 256),
         "small, 8 x 256": (cllm.ModelConfig.preset("small"), 8, 256),
         "small, 4 x 1024": (cllm.ModelConfig.preset("small"), 4, 1024),
         "gpt2, 2 x 256": (cllm.ModelConfig.preset("gpt2"), 2, 256),
@@ -76,8 +84,9 @@ def _times(name: str, model: cllm.Architecture, batch: int, time: int | None, ar
             return
         raise AssertionError("one byte must not be enough")
 
-    return {"job": name, "points": len(whole), "plan_seconds": min(harness.burst(plan, arguments.rounds)),
-            "refusal_seconds": min(harness.burst(refuse, arguments.rounds))}
+    rounds = 1 if ledger.n_blocks >= LONG else arguments.rounds
+    return {"job": name, "points": len(whole), "plan_seconds": min(harness.burst(plan, rounds)),
+            "refusal_seconds": min(harness.burst(refuse, rounds))}
 
 
 def _thinned(threads: int) -> dict:

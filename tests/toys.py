@@ -101,12 +101,42 @@ class Square(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class Rough(Layer):
+    """y = x / 2, with more scratch in forward than anything takes in backward."""
+
+    C: int
+
+    sites = (Site("y", "N C", "half"),)
+    scratch = (Scratch("room", lambda layer, letters, threads, itemsize: 4 * letters["N"] * layer.C),)
+
+    def forward(self, x, *, y, room):
+        room[:4 * x.size] = np.repeat(x.reshape(-1), 4)
+        y[...] = room[:4 * x.size:4].reshape(x.shape) / 2
+
+    def backward(self, dy, *, dx):
+        dx[...] = dy / 2
+
+
+@dataclass(frozen=True, slots=True)
 class Add(Layer):
     """y = a + b; both gradients are dy itself."""
 
     C: int
 
-    sites = (Site("y", "N C", "sum", group="residual"),)
+    sites = (Site("y", "N C", "sum", group="residual", role="stream"),)
+    passes = ("da", "db")
+
+    def forward(self, a, b, *, y):
+        y[...] = a + b
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Layer):
+    """The same, an array like others to the planner."""
+
+    C: int
+
+    sites = (Site("y", "N C", "sum"),)
     passes = ("da", "db")
 
     def forward(self, a, b, *, y):
@@ -192,6 +222,99 @@ class Mix(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class Norm(Layer):
+    """y = x r w with r = 1 / sqrt(mean of x^2 over the row + 1), whose gradient is added to what is there."""
+
+    C: int
+
+    sites = (Site("y", "N C", "rows of like length", group="norm"), Site("r", "N 1", "one by length", role="statistics"))
+    params = (Param("weight", "C", "ones"),)
+    adds = ("dx",)
+
+    def forward(self, x, weight, *, y, r):
+        r[...] = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + 1)
+        y[...] = x * r * weight
+
+    def backward(self, dy, x, r, weight, *, dx, dweight):
+        for row in dy * x * r:
+            dweight += row
+        dx += r * (dy * weight - x * r * r * (dy * weight * x).mean(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Project(Layer):
+    """y = x W, from I columns to O."""
+
+    I: int  # noqa: E741
+    O: int  # noqa: E741
+    std: float = 0.5
+
+    sites = (Site("y", "N O", "x W"),)
+    params = (Param("weight", "I O"),)
+    costless = ("std",)
+
+    def forward(self, x, weight, *, y):
+        y[...] = x @ weight
+
+    def accumulate(self, dy, x, *, dweight):
+        for row, here in zip(dy, x, strict=True):
+            dweight += here[:, None] * row[None, :]
+
+    def backward(self, dy, weight, *, dx):
+        dx[...] = dy @ weight.T
+
+    def forward_flops(self, letters):
+        return 2.0 * letters["N"] * self.I * self.O
+
+
+@dataclass(frozen=True, slots=True)
+class Attend(Layer):
+    """Causal attention of one head: q, k and v come from three steps."""
+
+    C: int
+
+    sites = (Site("y", "N C", "attended rows", group="attn"), Site("total", "B T", "sums of weights", role="statistics"))
+
+    def _weights(self, q, k, batch):
+        q, k = (a.reshape(batch, -1, self.C) for a in (q, k))
+        return np.tril(np.exp(q @ k.swapaxes(1, 2) / self.C))
+
+    def forward(self, q, k, v, *, y, total):
+        weights = self._weights(q, k, len(total))
+        total[...] = weights.sum(axis=2)
+        y[...] = (weights @ v.reshape(len(total), -1, self.C) / total[..., None]).reshape(y.shape)
+
+    def backward(self, dy, q, k, v, total, *, dq, dk, dv):
+        shape = (len(total), -1, self.C)
+        share = self._weights(q, k, len(total)) / total[..., None]
+        above, dshare = dy.reshape(shape), dy.reshape(shape) @ v.reshape(shape).swapaxes(1, 2)
+        dscore = share * (dshare - (share * dshare).sum(axis=2, keepdims=True)) / self.C
+        dq[...] = (dscore @ k.reshape(shape)).reshape(q.shape)
+        dk[...] = (dscore.swapaxes(1, 2) @ q.reshape(shape)).reshape(k.shape)
+        dv[...] = (share.swapaxes(1, 2) @ above).reshape(v.shape)
+
+    def forward_flops(self, letters):
+        return 2.0 * letters["B"] * letters["T"] * (letters["T"] + 1) * self.C
+
+
+@dataclass(frozen=True, slots=True)
+class Gate(Layer):
+    """y = a / (1 + exp(-a)) b over F columns."""
+
+    F: int
+
+    sites = (Site("y", "N F", "gated", group="act"),)
+
+    def forward(self, a, b, *, y):
+        y[...] = a / (1 + np.exp(-a)) * b
+
+    def backward(self, dy, a, b, *, da, db):
+        share = 1 / (1 + np.exp(-a))
+        da[...] = dy * b * share * (1 + a * (1 - share))
+        db[...] = dy * a * share
+
+
+@dataclass(frozen=True, slots=True)
 class Head(Layer):
     """loss = sum of (target + 1) (x . weight[0] + x^2 / 2) over rows; scratch grows with the rows in work."""
 
@@ -220,8 +343,20 @@ class Head(Layer):
 
 
 UNARY = (Scale, Tanh, Square, Mix)
-BINARY = (Add, AddTriple, AddHalf, Times)
+BINARY = (Add, Sum, AddTriple, AddHalf, Times)
 V, C = 5, 3
+
+# Lines of blocks, as `wire` takes them.
+A = ((Scale, 0, 0), (Mix, 1, 0), (Tanh, 2, 0), (Add, 3, 0))
+B = ((Tanh, 0, 0), (Scale, 1, 0), (Mix, 2, 0), (Add, 0, 3))
+FEW = ((Scale, 0, 0), (Tanh, 1, 0), (Add, 2, 0))
+ONE = ((Mix, 0, 0), (Tanh, 1, 0), (Add, 2, 0))
+CUT = ((Scale, 0, 0), (Mix, 1, 0), (Tanh, 2, 0), (Add, 3, 0), (Square, 4, 0), (Mix, 5, 0), (Tanh, 6, 0), (Add, 7, 4))
+CHAIN = ((Mix, 0, 0), (Square, 1, 0), (Mix, 2, 0), (Square, 3, 0))
+FREE = ((Mix, 0, 0), (Tanh, 1, 0), (Sum, 2, 0), (Square, 3, 0), (Tanh, 4, 0), (Add, 5, 3))
+OWN = ((Tanh, 0, 0), (Mix, 1, 0), (Tanh, 2, 0), (Square, 3, 0))
+ROUGH = ((Rough, 0, 0), (Mix, 1, 0), (Square, 2, 0), (Rough, 3, 0))
+WIDE = ((Square, 0, 0), (Mix, 1, 0), (Square, 2, 0), (Tanh, 3, 0), (Add, 4, 0))
 
 
 def config(width=C, n_layers=1):
@@ -266,6 +401,27 @@ def wire(blocks, width=C, tied=False, before=(), after=()):
     return wiring.program()
 
 
+def wire_gated(n_blocks, width=C, inner=2 * C, add=Add, parallel=False):
+    """A program of blocks with separate q, k and v and a gated feed-forward layer; `parallel` feeds both branches from one
+    norm and adds them at once, so that no single value passes inside a block."""
+    wiring = Wiring()
+    line = wiring.add
+    x = line("source", Source(V=V, C=width))
+    for number in range(n_blocks):
+        with wiring.block(number):
+            h = line("norm1", Norm(C=width), x=x)
+            q, k, v = (line(name, Project(I=width, O=width), x=h) for name in "qkv")
+            o = line("out", Project(I=width, O=width), x=line("attend", Attend(C=width), q=q, k=k, v=v))
+            if not parallel:
+                x = line("res1", add(C=width), a=x, b=o)
+                h = line("norm2", Norm(C=width), x=x)
+            a, b = (line(name, Project(I=width, O=inner), x=h) for name in ("gate", "up"))
+            m = line("down", Project(I=inner, O=width), x=line("act", Gate(F=inner), a=a, b=b))
+            x = line("res2", add(C=width), a=x, b=line("both", Add(C=width), a=o, b=m) if parallel else m)
+    line("head", Head(V=V, C=width), x=x)
+    return wiring.program()
+
+
 def draw_parameters(program, seed=0):
     """Normal numbers for every parameter."""
     rng = np.random.default_rng(seed)
@@ -300,7 +456,7 @@ def reference(program, parameters, tokens, targets):
             site = next((s for s in layer.sites if s.name == name), None)
             if site is None:
                 return np.zeros(letters["N"] * letters["C"], dtype)
-            return None if site.optional else np.empty(resolve(site.shape, letters), dtype)
+            return None if site.optional else np.empty(resolve(site.shape, {**letters, **layer.letters}), dtype)
 
         writes = {name: argument(name) for name in flow.writes}
         (layer.evaluate if last else layer.forward)(*[argument(name) for name in flow.reads], **writes)

@@ -56,7 +56,7 @@ def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq
     job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
            "optimizer": optimizer, "seconds_from": seconds_from}
     if whole_curve:
-        plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads)
+        plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, tell=_tell)
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
         click.echo(f"seconds: {seconds_from}")
@@ -68,9 +68,13 @@ def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq
                 draw_curve([("", [curve])], place, f"{about}\nseconds: {seconds_from}")
         return
     made = plan(architecture, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
-                num_threads=threads)
+                num_threads=threads, tell=_tell)
     write_json(json_path, {**job, "strategy": strategy, **_costs(made)})
     click.echo(f"{made.table()}\nseconds: {seconds_from}")
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _costs(made: Plan) -> dict:

@@ -12,8 +12,8 @@ from cllm.program.declare import HANDED
 from cllm.program.dims import elements, resolve
 from cllm.program.program import Step
 from cllm.schedule.arena import Arena
-from cllm.schedule.build import Buffer, Op, Schedule
 from cllm.schedule.compression import compress_call, expand_call, round_call, stream_of
+from cllm.schedule.operations import Buffer, Op, Schedule
 
 Arrays = Mapping[str, np.ndarray]
 Call = Callable[[], None]

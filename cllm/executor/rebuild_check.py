@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 from cllm.errors import ConfigError, RebuildError
 from cllm.executor.binding import Binder, Call
-from cllm.schedule.build import Op, Schedule
+from cllm.schedule.operations import Op, Schedule
 
 EVERY = {"off": 0, "sampled": 8, "bits": 1}
 

@@ -52,7 +52,7 @@ cdef void forward_block(const Attention *at, const vec *qkv, const vec *work, Py
     cdef Py_ssize_t keys[STRETCH]
     cdef vec *q_rows = plane(own, at, Q_ROWS, 0)
     cdef vec *s = address(own, at.work)
-    cdef vec *out = address(s, STRETCH * BLOCK * BLOCK)
+    cdef vec *out = address(s, at.tiles * BLOCK * BLOCK)
     cdef vec *total = address(out, BLOCK * at.row)
     cdef vec *top = address(total, BLOCK * line(s))
     cdef double weight

@@ -22,6 +22,7 @@ cdef struct Attention:
     Py_ssize_t depth        # packed channels of q and k: head_dim, and GROUPS more where a bias is part of the score
     Py_ssize_t wide         # elements of a packed row of q and k: depth in whole vectors
     Py_ssize_t blocks       # tiles of BLOCK along the time
+    Py_ssize_t tiles        # score tiles of a thread: of a stretch in forward, p and ds in backward
     Py_ssize_t row          # elements of a packed row: head_dim in whole vectors
     Py_ssize_t plane        # elements of a packed array of one head
     Py_ssize_t terms        # where in a unit's planes those of crystal.pxi begin
@@ -56,6 +57,7 @@ cdef void lay_out(Attention *at, Py_ssize_t time, Py_ssize_t heads, Py_ssize_t k
     at.time, at.heads, at.kv_heads, at.group, at.head_dim = time, heads, kv_heads, heads // kv_heads, head_dim
     at.channels, at.stride = heads * head_dim, (heads + 2 * kv_heads) * head_dim
     at.blocks = (time + BLOCK - 1) // BLOCK
+    at.tiles = max(<Py_ssize_t> 2, min(at.blocks, <Py_ssize_t> STRETCH))
     at.row = round_up(head_dim, n_lanes)
     at.depth = head_dim + GROUPS if bias else head_dim
     at.wide = round_up(at.depth, n_lanes)
@@ -65,7 +67,7 @@ cdef void lay_out(Attention *at, Py_ssize_t time, Py_ssize_t heads, Py_ssize_t k
     at.bounded = bounded
     at.work = at.reach + (2 * at.blocks if bounded else 0)
     # forward: s of a stretch, out, top, total (a line a row); backward: p, ds, ln(1 + d), the slope of the soft cap
-    at.scratch = (STRETCH * BLOCK * BLOCK + BLOCK * at.row + BLOCK * (1 + n_line) + (BLOCK * BLOCK if distance else 0)
+    at.scratch = (at.tiles * BLOCK * BLOCK + BLOCK * at.row + BLOCK * (1 + n_line) + (BLOCK * BLOCK if distance else 0)
                   + (BLOCK * BLOCK if capped else 0))
     at.scale = 1.0 / sqrt(<double> head_dim) if head_dim else 1.0
 

@@ -22,7 +22,7 @@ class Attention(Layer):
 
     sites = (
         Site("y", "N C", "attended values", group="attn"),
-        Site("lse", "B H T", "log-sum-exp of each row of scores", group="statistics"),
+        Site("lse", "B H T", "log-sum-exp of each row of scores", group="statistics", role="statistics"),
         Site("probs", "B H T T", "attention probabilities", group="probs", optional=True),
     )
     scratch = (Scratch("workspace", _workspace),)

@@ -23,6 +23,7 @@ class BlockLinear(Layer):
     std: float = 0.02
 
     sites = (Site("y", "N O", "the S products side by side"),)
+    costless = ("group", "std")
     params = (Param("weight", "S H D D"), Param("bias", "O", "zeros", when="bias"))
     scratch = (Scratch("workspace", _workspace),)
     reads = {"x": "N HD"}

@@ -37,6 +37,7 @@ class CrossEntropyHead(Layer):
     softcap: float | None = None
 
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
+    costless = ("std",)
     params = (Param("weight", "V C"), Param("bias", "V", "zeros", when="bias"))
     scratch = (Scratch("workspace", _workspace), Scratch("chunk", _chunk), Scratch("losses", _losses, "float64"))
     reads = {"x": "N C"}

@@ -34,7 +34,7 @@ class CrystallineAttention(Layer):
 
     sites = (
         Site("y", "N C", "attended values", group="attn"),
-        Site("lse", "B H T", "log-sum-exp of each row of scores", group="statistics"),
+        Site("lse", "B H T", "log-sum-exp of each row of scores", group="statistics", role="statistics"),
         Site("probs", "B H T T", "attention probabilities", group="probs", optional=True),
     )
     params = (Param("alpha", "H", -4.0, when="distance"), Param("beta", "H 12", "zeros", when="bias"))

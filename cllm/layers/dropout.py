@@ -14,7 +14,8 @@ class Dropout(Layer):
     rate: float
     stream: int
 
-    sites = (Site("y", "N C", "kept elements, scaled by 1 / (1 - rate)", group="residual"),)
+    sites = (Site("y", "N C", "kept elements, scaled by 1 / (1 - rate)", group="residual", role="stream"),)
+    costless = ("stream",)
     reads = {"x": "N C"}
     overwrites = ("dx",)
 

@@ -26,7 +26,8 @@ class Embedding(Layer):
     pad: int | None = None
     scale: float = 1.0
 
-    sites = (Site("y", "N C", "embedded tokens", group="residual"),)
+    sites = (Site("y", "N C", "embedded tokens", group="residual", role="stream"),)
+    costless = ("std", "pad")
     params = (Param("weight", "V C", constant="pad"), Param("positions", "P C", when="is_learned", by_position=True))
     in_order = True
     tables = (Table("table", "P C", _table, when="is_fixed", by_position=True),)

@@ -48,7 +48,7 @@ class GroupedAttention(Layer):
 
     sites = (
         Site("y", "N HD", "attended values", group="attn"),
-        Site("lse", "B H T", "log-sum-exp of each row of scores", group="statistics"),
+        Site("lse", "B H T", "log-sum-exp of each row of scores", group="statistics", role="statistics"),
         Site("probs", "B H T T", "attention probabilities", group="probs", optional=True),
     )
     tables = (

@@ -27,9 +27,12 @@ class HeadNorm(Layer):
 
     sites = (
         Site("y", "N ED", "queries, keys and values, q and k normalised", group="attn"),
-        Site("q_rstd", "N X", "reciprocal root mean square of each piece of q", group="statistics", dtype="float64"),
-        Site("k_rstd", "N Y", "reciprocal root mean square of each piece of k", group="statistics", dtype="float64"),
+        Site("q_rstd", "N X", "reciprocal root mean square of each piece of q", group="statistics", dtype="float64",
+             role="statistics"),
+        Site("k_rstd", "N Y", "reciprocal root mean square of each piece of k", group="statistics", dtype="float64",
+             role="statistics"),
     )
+    costless = ("eps",)
     params = (Param("q_weight", "Q", identity), Param("k_weight", "M", identity))
     reads = {"qkv": "N ED"}
     in_order = True

@@ -15,9 +15,12 @@ class LayerNorm(Layer):
 
     sites = (
         Site("y", "N C", "normalised rows", group="norm"),
-        Site("mean", "N", "mean of each row", group="statistics", dtype="float64"),
-        Site("rstd", "N", "reciprocal standard deviation of each row", group="statistics", dtype="float64"),
+        Site("mean", "N", "mean of each row", group="statistics", dtype="float64",
+             role="statistics"),
+        Site("rstd", "N", "reciprocal standard deviation of each row", group="statistics", dtype="float64",
+             role="statistics"),
     )
+    costless = ("eps",)
     params = (Param("weight", "C", "ones"), Param("bias", "C", "zeros"))
     reads = {"x": "N C"}
     in_order = True

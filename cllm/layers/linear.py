@@ -21,6 +21,7 @@ class Linear(Layer):
     std: float = 0.02
 
     sites = (Site("y", "N O", "x W + b"),)
+    costless = ("group", "std")
     params = (Param("weight", "I O"), Param("bias", "O", "zeros", when="bias"))
     scratch = (Scratch("workspace", _workspace),)
     reads = {"x": "N I"}

@@ -19,7 +19,8 @@ class Residual(Layer):
     stream: int = 0
     scale: float = 1.0
 
-    sites = (Site("y", "N C", "the stream after the branch", group="residual"),)
+    sites = (Site("y", "N C", "the stream after the branch", group="residual", role="stream"),)
+    costless = ("stream",)
     reads = {"x": "N C", "branch": "N C"}
     passes = ("dx", "dbranch")
 

@@ -21,8 +21,10 @@ class RMSNorm(Layer):
 
     sites = (
         Site("y", "N C", "normalised rows", group="norm"),
-        Site("rstd", "N", "reciprocal root mean square of each row", group="statistics", dtype="float64"),
+        Site("rstd", "N", "reciprocal root mean square of each row", group="statistics", dtype="float64",
+             role="statistics"),
     )
+    costless = ("eps",)
     params = (Param("weight", "C", identity),)
     reads = {"x": "N C"}
     in_order = True

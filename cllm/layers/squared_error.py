@@ -27,6 +27,7 @@ class SquaredErrorHead(Layer):
     std: float = 0.02
 
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
+    costless = ("std",)
     params = (Param("weight", "V C", constant=True), Param("embedding", "V C", constant=True))
     scratch = (Scratch("workspace", _workspace), Scratch("losses", _losses, "float64"))
     reads = {"x": "N C"}

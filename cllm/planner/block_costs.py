@@ -1,267 +1,150 @@
-"""What a kind of block costs under every way to tape it, read off schedules of a program with one block."""
+"""What a kind of block costs under every way to tape it that is worth having, put together from parts of the block.
 
-from collections.abc import Callable, Collection, Iterator
+Where the value that passes a cut is kept, each side is decided for itself, and the costs of both join as those of two
+blocks do (`_joined`). Where it is dropped, both sides are one part. Running sums are never dropped: to make one again
+takes its branch, and deep nests of such rebuilds pack badly. The best ways are found from the block's end, as the frontier
+finds them for the network: what no other beats is joined with what no other beats.
+"""
+
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import product
 
 import numpy as np
 
-from cllm.planner.costs import Speeds, op_step_seconds
+from cllm.planner.costs import Speeds
+from cllm.planner.parts import Part, parts_of, whole_block
+from cllm.planner.region_costs import Decisions, Readings, RegionCosts, Run, TapeCost
+from cllm.planner.ways import best_rows, best_tapes, thinned, ways_to_drop, ways_to_narrow
 from cllm.plans.plan import Plan
-from cllm.plans.tree import Compress, Decision, Recompute, Segment, Tape
-from cllm.program.dims import elements
+from cllm.plans.tree import Tape
+from cllm.program.alone import alone, without_blocks
 from cllm.program.program import Program
 from cllm.program.workload import Workload
-from cllm.schedule.arena import live_bytes
-from cllm.schedule.build import Schedule, build_schedule
+from cllm.schedule.build import build_schedule
 from cllm.schedule.compression import PACKED
-from cllm.schedule.operations import Buffer
 
-Decisions = tuple[tuple[str, Decision], ...]
-FORWARD_KINDS = ("forward", "compress")
-
-
-@dataclass(frozen=True, slots=True)
-class TapeCost:
-    """One way to tape a block: bytes kept, highest bytes alive in forward and in backward, seconds of both in a step; and
-    the peak and seconds where it is the last of an opened segment, whose forward leaves out what nobody needs."""
-
-    decisions: Decisions
-    kept: int
-    forward_peak: int
-    backward_peak: int
-    seconds: float
-    last_peak: int
-    last_seconds: float
+MOST_TAPES = 1024  # of a block, or of its end: blocks of our models have 30 to 50 that are exact, up to 660 with copies
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCost:
-    """The tapes of a kind of block that are not beaten by another, and what a sweep through it costs."""
+    """The tapes of a kind of block that are not beaten by another, and what a sweep through it costs: its peak while its input
+    stays, as that of a segment does, and where the input goes when it was last read; bytes of gradients that wait for the
+    epilogue, and seconds of the latter."""
 
     tapes: tuple[TapeCost, ...]
     input_bytes: int
+    output_bytes: int
     sweep_peak: int
+    passing_peak: int
     sweep_seconds: float
+    waiting_bytes: int = 0
+    epilogue_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class EndCost:
-    """What surrounds the blocks: highest bytes of head and loss on top of what the blocks keep, of the input layers,
-    of gradients that wait for the epilogue, and seconds in a step, the epilogue's apart."""
+    """What surrounds the blocks: highest bytes of head and loss on top of what stands before them, of the input layers, and
+    seconds in a step, the epilogue's apart; bytes that the input layers keep, of gradients that wait for the epilogue."""
 
     loss_rows: int
     peak: int
     input_peak: int
+    kept: int
     waiting_bytes: int
     seconds: float
     epilogue_seconds: float
 
 
-class OneBlock:
-    """Costs of the program with one block, at one size of micro-batch.
+class BlockCosts:
+    """Costs of a program's blocks and of what surrounds them, at any size of micro-batch; `kinds` are those of the blocks."""
 
-    `tables` is shared by the sizes of one workload: what was read off schedules for one of them serves the others.
-    """
+    def __init__(self, program: Program, workload: Workload, speeds: Speeds):
+        self.program, self.workload, self.speeds = program, workload, speeds
+        self.kinds = tuple(program.kind_of_block(number) for number in range(program.n_blocks))
+        self._ends = without_blocks(program)
+        self._alone: dict[tuple, tuple[Program, Readings]] = {}
+        self._regions: dict[tuple, RegionCosts] = {}
 
-    def __init__(self, program: Program, workload: Workload, speeds: Speeds, micro_batch: int,
-                 tables: "dict[tuple, _Tapes] | None" = None):
-        self.program, self.workload, self.speeds, self.micro_batch = program, workload, speeds, micro_batch
-        self._tables = {} if tables is None else tables
-
-    def block(self, allow: Collection[str]) -> BlockCost:
+    def block(self, number: int, micro_batch: int, allow: Collection[str]) -> BlockCost:
         """Every tape worth having among those allowed."""
-        sweep = self._run(Segment((Tape(0),)))
-        first = sweep.ops("forward")
-        input_bytes = next(b.nbytes for b in sweep.schedule.buffers if b.label == self.program.block_inputs[0])
-        tapes = _unbeaten(self.tapes(tuple(self.decisions("recompute" in allow))))
+        region = self._region(whole_block(self.program, number), micro_batch)
+        run, (given, left) = region.swept, region.end_bytes()
+        first = run.ops("forward")
+        return BlockCost(tuple(self._best(number, micro_batch, allow, left)), given, left, run.peak(first),
+                         run.passing_peak(first, region.program.block_inputs[0]), run.seconds(first), run.waiting_bytes(),
+                         run.epilogue_seconds())
+
+    def tapes(self, number: int, micro_batch: int, choices: Iterable[Decisions]) -> list[TapeCost]:
+        """What each of these ways to tape a block costs, read off schedules of the whole block."""
+        return self._region(whole_block(self.program, number), micro_batch).tapes(list(choices))
+
+    def ends(self, micro_batch: int, loss_rows: int) -> EndCost:
+        """What the ends cost with that many rows of the head at once."""
+        program, has_blocks = self._ends, self._ends.n_blocks > 0
+        plan = Plan((Tape(0),) if has_blocks else (), micro_batch, loss_rows)
+        run = Run(build_schedule(program, self.workload, plan), self.workload, self.speeds)
+        body = range(run.schedule.epilogue)
+        before = {s.index for s in program.regions[0]} if has_blocks else set()
+        first = [i for i in body if run.schedule.ops[i].step.index in before]
+        blocks = run.ops() if has_blocks else []
+        after = sorted({*body} - {*first, *blocks})
+        kept = sum(b.nbytes for b in run.buffers if blocks and b.first < blocks[0] and b.last > blocks[-1])
+        return EndCost(loss_rows, run.peak(after) - kept, run.peak(first), kept, run.waiting_bytes(),
+                       run.seconds([*first, *after]), run.epilogue_seconds())
+
+    def _best(self, number: int, micro_batch: int, allow: Collection[str], output_bytes: int) -> list[TapeCost]:
+        """The tapes of a block: its parts' joined from its end."""
+        parts = parts_of(self.program, number, "recompute" in allow)
+        end = max(p.stop for p in parts)
+        long = sum(p.stop - p.start > 1 for p in parts)
+        found: dict[int, list[TapeCost]] = {}
+        for start in reversed(range(end)):
+            ways = []
+            for part in (p for p in parts if p.start == start):
+                mine = self._ways(part, micro_batch, allow, long)
+                ways += mine if part.stop == end else _joined(mine, found[part.stop], output_bytes)
+            found[start] = thinned(best_tapes(ways), MOST_TAPES)
+        return found[0]
+
+    def _ways(self, part: Part, micro_batch: int, allow: Collection[str], long: int) -> list[TapeCost]:
+        """The tapes of a part worth having, by the names of the block's values."""
+        price = self._region(part, micro_batch).tapes
+        ways = ways_to_drop(part, price, long if part.stop - part.start > 1 else 1) if "recompute" in allow else price([()])
         for dtype in (d for d in PACKED if d in allow):
-            tapes = _unbeaten(tapes + self.tapes(tuple(d for t in tapes for d in self._narrower(t.decisions, dtype))))
-        return BlockCost(tuple(tapes), input_bytes, sweep.peak(first), sweep.seconds(first))
+            ways = ways_to_narrow(self.program, part, ways, price, dtype, self.workload.letters(1))
+        given = self.program.values[part.given].key
+        return [TapeCost(tuple((given if key == "input" else key, d) for key, d in w.decisions), *w.costs) for w in ways]
 
-    def ends(self, loss_rows: int) -> EndCost:
-        """What the ends cost with that many rows of the head at once; of a program without blocks, all of it."""
-        run = self._run(Tape(0) if self.program.n_blocks else None, loss_rows)
-        mine = set(run.ops())
-        outside = [i for i in range(run.schedule.epilogue) if i not in mine]
-        before = {s.index for s in self.program.regions[0]}
-        inputs = [i for i in outside if run.schedule.ops[i].step.index in before]
-        after = [i for i in outside if run.schedule.ops[i].step.index not in before]
-        waiting = sum(b.nbytes for b in run.schedule.buffers if b.kind == "stash")
-        kept = run.kept() if self.program.n_blocks else 0
-        return EndCost(loss_rows, run.peak(after) - kept, run.peak(inputs), waiting, run.seconds(outside),
-                       run.seconds(range(run.schedule.epilogue, len(run.schedule.ops))))
-
-    def tapes(self, choices: tuple[Decisions, ...]) -> list[TapeCost]:
-        """What each of these ways to tape the block costs."""
-        inside = {s.index for s in self.program.regions[1][0]}
-        waits = self.micro_batch < self.workload.batch and bool(inside & self.program.waiting_steps)
-        key = self.program.kind_of_block(0), waits, choices
-        if key not in self._tables:
-            self._tables[key] = _Tapes(choices, self._run)
-        return self._tables[key].costs(self._run)
-
-    def decisions(self, recompute: bool) -> Iterator[Decisions]:
-        """All ways to drop: a step's values are kept or dropped together, since one rebuild makes them all. Sums of the
-        residual stream stay: to make one again takes the branch, and deep nests of such rebuilds pack badly."""
-        steps = []
-        for step in self.program.regions[1][0]:
-            values = [self.program.values[v] for v in step.outputs.values()]
-            keys = tuple(v.key for v in values if self.program.readers[v.name] and not v.optional
-                         and v.name not in self.program.block_inputs and v.group != "residual")
-            if keys:
-                steps.append(keys)
-        for dropped in product((False, True), repeat=len(steps) if recompute else 0):
-            yield tuple((key, Recompute()) for keys, drop in zip(steps, dropped, strict=False) if drop for key in keys)
-
-    def _narrower(self, decisions: Decisions, dtype: str) -> Iterator[Decisions]:
-        """The same with the largest value that is kept compressed, the two largest, and so on; never what the block is
-        rebuilt from, and no row statistics."""
-        decided = {key for key, _ in decisions}
-        letters = self.workload.letters(1)
-        kept = [(elements(v.shape, letters), v.key) for s in self.program.regions[1][0]
-                for v in (self.program.values[name] for name in s.outputs.values())
-                if self.program.readers[v.name] and not v.optional and v.name not in self.program.block_inputs
-                and v.key not in decided and v.dtype is None and v.group != "statistics"]
-        kept.sort(key=lambda pair: -pair[0])
-        for count in range(1, len(kept) + 1):
-            yield (*decisions, *((key, Compress(dtype)) for _, key in kept[:count]))
-
-    def _run(self, child: Tape | Segment | None, loss_rows: int | None = None) -> "_Run":
-        plan = Plan((child,) if child else (), self.micro_batch, loss_rows)
-        return _Run(build_schedule(self.program, self.workload, plan), self)
+    def _region(self, part: Part, micro_batch: int) -> RegionCosts:
+        kind = self.program.kind_of(part.steps)
+        if kind not in self._alone:
+            self._alone[kind] = alone(self.program, part.steps, part.given, part.left), Readings()
+        if (kind, micro_batch) not in self._regions:
+            program, readings = self._alone[kind]
+            self._regions[kind, micro_batch] = RegionCosts(program, self.workload, self.speeds, micro_batch, readings)
+        return self._regions[kind, micro_batch]
 
 
-class _Run:
-    """A schedule of the one-block program, and sums over parts of it."""
+def _joined(first: list[TapeCost], second: list[TapeCost], output_bytes: int) -> list[TapeCost]:
+    """The tapes of a part followed by those of the rest of its block, each with each, but for those beaten.
 
-    def __init__(self, schedule: Schedule, costs: OneBlock):
-        self.schedule, self._costs = schedule, costs
-        self.buffers = [b for b in schedule.buffers if b.kind != "stash"]
-
-    @cached_property
-    def _live(self) -> list[int]:
-        return live_bytes(self.buffers, len(self.schedule.ops))
-
-    def ops(self, kind: str | None = None, but: str | None = None) -> list[int]:
-        """Positions of the block's operations, of one kind or of all but one."""
-        return [i for i, op in enumerate(self.schedule.ops) if op.step.block == 0 and i < self.schedule.epilogue
-                and kind in (None, op.kind) and op.kind != but]
-
-    def peak(self, positions) -> int:
-        """Highest bytes alive during these operations."""
-        return max((self._live[i] for i in positions), default=0)
-
-    def seconds(self, positions) -> float:
-        """Seconds of these operations in a step, all micro-batches together."""
-        return sum(self.op_seconds(i) for i in positions)
-
-    def op_seconds(self, position: int) -> float:
-        """Seconds of one operation in a step."""
-        return op_step_seconds(self.schedule.ops[position], self.schedule, self._costs.workload, self._costs.speeds)
-
-    def between(self) -> list[Buffer]:
-        """Buffers that the block's forward leaves for its backward, its input among them."""
-        last = max(i for i in self.ops() if self.schedule.ops[i].kind in FORWARD_KINDS and i < self._turn)
-        return [b for b in self.buffers if b.first <= last and b.last >= self._turn]
-
-    @cached_property
-    def _turn(self) -> int:
-        """Position of the block's first operation that belongs to its backward."""
-        return min(i for i in self.ops() if self.schedule.ops[i].kind not in FORWARD_KINDS)
-
-    def forward_ops(self) -> list[int]:
-        """Positions of the block's forward: what stands before its backward."""
-        return [i for i in self.ops() if i < self._turn]
-
-    def backward_ops(self) -> list[int]:
-        """Positions of the others."""
-        return [i for i in self.ops() if i >= self._turn]
-
-    def kept(self) -> int:
-        """Bytes of `between`."""
-        return sum(b.nbytes for b in self.between())
-
-
-class _Tapes:
-    """Schedules of some ways to tape a block, with a column for each buffer in place of its bytes and one for each
-    operation in place of its seconds: in these terms they are the same at every size of micro-batch.
-
-    `examples` are children whose schedules, together, hold every buffer and every operation.
+    In an opened block the forward of the first runs whole, while the gradient of the block's output waits.
     """
-
-    def __init__(self, choices: tuple[Decisions, ...], run: Callable[[Tape | Segment], _Run]):
-        self.choices = choices
-        self.examples: list[Tape | Segment] = []
-        self._buffers: dict[tuple, int] = {}
-        self._ops: dict[tuple, int] = {}
-        taped = [self._read(Tape(0, decisions), run) for decisions in choices]
-        opened = [self._read(Segment((Tape(0, decisions),)), run) for decisions in choices]
-        self._alive, self._parts, self._work = [], [], []
-        kept = np.zeros((len(choices), len(self._buffers)), np.int64)
-        for row, (one, two) in enumerate(zip(taped, opened, strict=True)):
-            for found, positions in ((one, one.forward_ops()), (one, one.backward_ops()), (two, two.ops(but="forward"))):
-                self._alive.append(self._lives(found)[positions])
-                self._work.append(np.bincount([self._ops[_op_key(found, i)] for i in positions], minlength=len(self._ops)))
-            np.add.at(kept[row], [self._buffers[_buffer_key(b)] for b in one.between()], 1)
-        self._kept = kept
-        self._starts = np.cumsum([0, *(len(rows) for rows in self._alive[:-1])])
-        self._alive, self._work = np.concatenate(self._alive), np.array(self._work)
-
-    def costs(self, run: Callable[[Tape | Segment], _Run]) -> list[TapeCost]:
-        """The costs at the size of micro-batch at which `run` makes schedules."""
-        nbytes, seconds = np.zeros(len(self._buffers), np.int64), np.zeros(len(self._ops))
-        for child in self.examples:
-            found = run(child)
-            for b in found.buffers:
-                nbytes[self._buffers[_buffer_key(b)]] = b.nbytes
-            for i in found.ops():
-                seconds[self._ops[_op_key(found, i)]] = found.op_seconds(i)
-        peaks = np.maximum.reduceat(self._alive @ nbytes, self._starts).reshape(-1, 3)
-        work = (self._work @ seconds).reshape(-1, 3)
-        return [TapeCost(decisions, int(kept), int(forward), int(backward), float(first + second), int(last), float(alone))
-                for decisions, kept, (forward, backward, last), (first, second, alone)
-                in zip(self.choices, self._kept @ nbytes, peaks, work, strict=True)]
-
-    def _read(self, child: Tape | Segment, run: Callable[[Tape | Segment], _Run]) -> _Run:
-        found = run(child)
-        size = len(self._buffers) + len(self._ops)
-        for b in found.buffers:
-            self._buffers.setdefault(_buffer_key(b), len(self._buffers))
-        for i in found.ops():
-            self._ops.setdefault(_op_key(found, i), len(self._ops))
-        if len(self._buffers) + len(self._ops) > size:
-            self.examples.append(child)
-        return found
-
-    def _lives(self, run: _Run) -> np.ndarray:
-        """How many of each buffer are alive during each operation."""
-        change = np.zeros((len(run.schedule.ops) + 1, len(self._buffers)), np.int64)
-        column = [self._buffers[_buffer_key(b)] for b in run.buffers]
-        np.add.at(change, ([b.first for b in run.buffers], column), 1)
-        np.add.at(change, ([b.last + 1 for b in run.buffers], column), -1)
-        return change.cumsum(axis=0)
-
-
-def _buffer_key(buffer: Buffer) -> tuple:
-    counted = buffer.kind in ("scratch", "packed")  # their shapes may be numbers, which the micro-batch changes
-    return buffer.label, "" if counted else buffer.shape, buffer.whole
-
-
-def _op_key(run: _Run, position: int) -> tuple:
-    op, buffers = run.schedule.ops[position], run.schedule.buffers
-    return op.kind, op.step.index, tuple((name, buffers[b].label) for name, b in (*op.reads, *op.writes))
-
-
-def _unbeaten(tapes: list[TapeCost]) -> list[TapeCost]:
-    """Those that no other equals or betters in everything."""
-    costs = np.array([(t.kept, t.forward_peak, t.backward_peak, t.seconds, t.last_peak, t.last_seconds) for t in tapes])
-    left = []
-    for i, row in enumerate(costs):
-        no_worse = (costs <= row).all(axis=1)
-        better = no_worse & (costs < row).any(axis=1)
-        twin = no_worse & (costs == row).all(axis=1)
-        if not better.any() and not twin[:i].any():
-            left.append(tapes[i])
-    return left
+    a = np.array([t.costs for t in first], float)[:, None]
+    b = np.array([t.costs for t in second], float)[None]
+    kept = a[..., 0]
+    costs = np.stack((
+        kept + b[..., 0],
+        np.maximum(a[..., 1], kept + b[..., 1]),
+        np.maximum(a[..., 2], kept + b[..., 2]),
+        a[..., 3] + b[..., 3],
+        np.maximum(np.maximum(a[..., 1] + output_bytes, a[..., 2]), kept + b[..., 4]),
+        a[..., 3] + b[..., 5]), axis=-1).reshape(-1, 6)
+    found = []
+    for n in best_rows(costs):
+        one, two = divmod(int(n), len(second))
+        kept, forward, backward, seconds, last, alone_seconds = costs[n].tolist()
+        found.append(TapeCost(first[one].decisions + second[two].decisions, int(kept), int(forward), int(backward), seconds,
+                              int(last), alone_seconds))
+    return found

@@ -1,18 +1,20 @@
 """Seconds of operations: as measured on this machine where it was, else from declared work.
 
-An operation's *signature* is its kind, its layer's kind and every length that matters. A measured signature costs what
-was measured. Another of the same kind and layer costs its declared work times the ratio of measured to declared of the
-nearest measured one; without any, its declared work at the default speeds.
+An operation's *signature* is its kind, its layer's class, the fields of the layer that matter to cost, and every length
+that matters. A measured signature costs what was measured. Another of the same kind and class costs its declared work times
+the ratio of measured to declared of the nearest measured one; without any, its declared work at the default speeds.
 """
 
 from dataclasses import dataclass, field
 from math import log
 
+from cllm.locate import module_of
 from cllm.planner.store import load_measured
+from cllm.program.declare import Layer
 from cllm.program.dims import elements
-from cllm.program.program import Program, Step
+from cllm.program.program import Program, Step, plain
 from cllm.program.workload import Workload, state_arrays
-from cllm.schedule.build import ITEMSIZES, Op, Schedule
+from cllm.schedule.operations import ITEMSIZES, Op, Schedule
 
 # Round figures of a recent server core, for when nothing was measured: arithmetic per thread, memory and disk in all.
 FLOPS_PER_SECOND = 75e9
@@ -54,10 +56,10 @@ class Speeds:
             return SECONDS_PER_CALL
         size = micro_batch or schedule.micro_batch
         nbytes = _moved_bytes(op, schedule, workload, size)
-        letters = _letters(op, schedule, workload, size)
-        key = (kind, op.step.layer, letters["B"], letters.get("T"), letters["R"], nbytes, workload.threads)
+        sequences = workload.batch if op.whole else size
+        key = (kind, op.step.layer, op.step.rows, sequences, workload.time, schedule.loss_rows, nbytes, workload.threads)
         if key not in self._known:
-            self._known[key] = self._estimate(kind, op.step, letters, nbytes, workload)
+            self._known[key] = self._estimate(kind, op.step, _letters(op, schedule, workload, size), nbytes, workload)
         return self._known[key]
 
     def update_seconds(self, program: Program, workload: Workload) -> float:
@@ -73,7 +75,7 @@ class Speeds:
         if exact is not None:
             return exact
         alone = declared_seconds(kind, step, letters, nbytes, None)
-        ratio = self._nearest(kind, type(step.layer).__name__, alone)
+        ratio = self._nearest(kind, _class_name(step.layer), alone)
         return declared_seconds(kind, step, letters, nbytes, workload) if ratio is None else alone * ratio
 
     def _nearest(self, kind: str, layer: str, declared: float) -> float | None:
@@ -82,9 +84,10 @@ class Speeds:
             for loaded in (False, True):  # of a busy machine only what is not known any better
                 better = frozenset(self._ratios) if loaded else frozenset()
                 for name, seconds in self.measured.items():
-                    parts = name.split("|")
-                    if len(parts) == 4 and (name in self.loaded) == loaded and (parts[0], parts[1]) not in better:
-                        self._ratios.setdefault((parts[0], parts[1]), []).append((float(parts[3]), seconds / float(parts[3])))
+                    parts = name.split("|")  # what stands between may hold the sign, too
+                    if len(parts) > 3 and (name in self.loaded) == loaded and (parts[0], parts[1]) not in better:
+                        work = float(parts[-1])
+                        self._ratios.setdefault((parts[0], parts[1]), []).append((work, seconds / work))
         known = self._ratios.get((kind, layer))
         if not known:
             return None
@@ -92,12 +95,18 @@ class Speeds:
 
 
 def signature(kind: str, step: Step, letters, nbytes: int) -> str:
-    """The name of an operation's cost: kind, layer, lengths, and its declared seconds on one thread."""
+    """The name of an operation's cost: kind, class and fields of the layer, lengths, and its declared seconds on one thread."""
     # the number of loss rows matters to a head alone
-    batch = "BTR" if step.layer.evaluate_flow.exists else "BT"
-    lengths = ",".join(f"{n}{letters[n]}" for n in sorted(letters) if n in step.layer.letters or n in batch)
+    batch = "BRT" if step.layer.evaluate_flow.exists else "BT"
+    lengths = ",".join(f"{n}{letters[n]}" for n in batch if n in letters)
+    fields = ",".join(f"{name}={plain(value)!r}" for name, value in step.layer.cost_fields)
     work = declared_seconds(kind, step, letters, nbytes, None)
-    return f"{kind}|{type(step.layer).__name__}|{lengths},{nbytes}|{work:.6e}"
+    return f"{kind}|{_class_name(step.layer)}|{fields};{lengths},{nbytes}|{work:.6e}"
+
+
+def _class_name(layer: Layer) -> str:
+    """Module and name of a layer's class: two of one name are two."""
+    return f"{module_of(type(layer))}.{type(layer).__qualname__}"
 
 
 def declared_seconds(kind: str, step: Step, letters, nbytes: int, workload: Workload | None) -> float:

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from cllm.planner.block_costs import BlockCost, EndCost, OneBlock
+from cllm.planner.block_costs import BlockCost, BlockCosts, EndCost
 from cllm.planner.costs import Speeds
-from cllm.planner.pairs import Pairs, Ways, best_under, tape_ways
+from cllm.planner.pairs import Pairs, Tapes, Ways, best_under
 from cllm.plans.check import head_rows
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
@@ -36,6 +36,7 @@ MOST_DEEP = 200
 DEEP = 24  # blocks
 DEEP_LENGTHS = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256)  # of segments, in deep networks
 LEAST_LOSS_ROWS = 16
+MANY = 500  # blocks from which on planning takes seconds, and tells how far it is
 
 
 class Chain:
@@ -44,43 +45,56 @@ class Chain:
     def __init__(self, blocks: list[BlockCost], ends: list[EndCost], recompute: bool):
         self.blocks, self.ends, self.recompute = blocks, ends, recompute
         self.deep = len(blocks) > DEEP
-        self._columns = {id(b): tuple(np.array([getattr(t, name) for t in b.tapes]) for name in (
-            "kept", "forward_peak", "backward_peak", "seconds", "last_peak", "last_seconds")) for b in blocks}
-        self._kinds = tuple(id(b) for b in blocks)
-        self._sweep_peaks = [b.sweep_peak for b in blocks]
-        self._sweep_seconds = [b.sweep_seconds for b in blocks]
-        self._opened: dict[tuple[int, ...], Pairs] = {}
+        kinds = {id(b): n for n, b in enumerate(blocks)}
+        self._kinds = "".join(chr(kinds[id(b)]) for b in blocks)  # slices of text are quick to make and to look up
+        self._tapes: dict[tuple[str, int], Tapes] = {}
+        self._segments: dict[tuple[str, int], Ways] = {}
+        self._opened: dict[str, Pairs] = {}
         count = len(ends)
-        rest = Pairs.best([(np.array([e.peak for e in ends], float), np.array([e.seconds for e in ends]),
-                            np.column_stack((np.arange(count), np.zeros((count, 2), int))))], MOST)
-        self.suffixes = [rest]
+        self._rests = [Pairs.best([(np.array([e.peak for e in ends], float), np.array([e.seconds for e in ends]),
+                                    np.column_stack((np.arange(count), np.zeros((count, 2), int))))], MOST)]
         for start in reversed(range(len(blocks))):
-            self.suffixes.insert(0, self._list(start, len(blocks), lambda length: self.suffixes[length - 1], 0))
+            self._rests.append(self._list(start, len(blocks), self.rest, 0))
 
     @property
     def top(self) -> Pairs:
         """The whole chain's pairs."""
-        return self.suffixes[0]
+        return self._rests[-1]
 
-    def _list(self, start: int, stop: int, rest_after: Callable[[int], Pairs], waiting: int) -> Pairs:
-        """Lists of children from `start` on, followed by a rest that begins after so many blocks."""
-        block = self.blocks[start]
-        segments = []
+    def rest(self, start: int) -> Pairs:
+        """The pairs of what begins with that block."""
+        return self._rests[len(self.blocks) - start]
+
+    def _list(self, start: int, stop: int, rest: Callable[[int], Pairs], waiting: int) -> Pairs:
+        """Lists of children from `start` on, followed by what `rest` says of the block after each."""
+        tapes = self._tapes_of(start, waiting)
         longest = stop - start - bool(waiting)  # in a segment the last child is no segment: opening it would be for nothing
-        for length in self._lengths(longest):
-            inside = self.opened(start, start + length)
-            peak, seconds = self._sweep(start, start + length)
-            first = max(0, int(inside.peak.searchsorted(peak + waiting, "right")) - 1)  # the sweep hides those before
-            number = np.arange(first, len(inside))
-            segments.append((Ways(block.input_bytes, np.maximum(inside.peak[first:], peak + waiting),
-                                  inside.seconds[first:] + seconds, np.full(len(number), -length), number),
-                             rest_after(length)))
-        kept, forward, backward, seconds = self._columns[id(block)][:4]
-        tapes = kept, np.maximum(forward + waiting, backward), seconds
+        segments = [(self._segment(start, start + n, waiting), rest(start + n)) for n in self._lengths(longest)]
         if self.deep:
-            return best_under(tapes, rest_after(1), segments, MOST_DEEP)
-        rests = [(w, rest_after(1)) for w in tape_ways(*tapes)]
-        return Pairs.best([w.before(rest) for w, rest in (*rests, *segments)], MOST)
+            return best_under(tapes, rest(start + 1), segments, MOST_DEEP)
+        return Pairs.best([w.before(r) for w, r in (*((w, rest(start + 1)) for w in tapes.ways()), *segments)], MOST)
+
+    def _tapes_of(self, number: int, waiting: int) -> Tapes:
+        """The tapes of a block whose forward runs while so many bytes wait."""
+        key = self._kinds[number], waiting
+        if key not in self._tapes:
+            kept, forward, backward, seconds = _columns(self.blocks[number])[:4]
+            self._tapes[key] = Tapes.best(kept, np.maximum(forward + waiting, backward), seconds)
+        return self._tapes[key]
+
+    def _segment(self, start: int, stop: int, waiting: int) -> Ways:
+        """The ways of a segment that is swept while so many bytes wait."""
+        key = self._kinds[start:stop], waiting
+        if key not in self._segments:
+            inside, block = self.opened(start, stop), self.blocks[start]
+            others = [b.passing_peak for b in self.blocks[start + 1:stop]]
+            peak = max(block.sweep_peak, block.input_bytes + max(others, default=0)) + waiting
+            first = max(0, int(inside.peak.searchsorted(peak, "right")) - 1)  # the sweep hides those before
+            number = np.arange(first, len(inside))
+            seconds = inside.seconds[first:] + sum(b.sweep_seconds for b in self.blocks[start:stop])
+            self._segments[key] = Ways(block.input_bytes, np.maximum(inside.peak[first:], peak), seconds,
+                                       np.full(len(number), start - stop), number)
+        return self._segments[key]
 
     def _lengths(self, longest: int) -> Iterable[int]:
         """Lengths of segments to try: all, or on deep networks all short ones and some long ones."""
@@ -93,18 +107,13 @@ class Chain:
         kind = self._kinds[start:stop]
         if kind not in self._opened:
             if stop - start == 1:
-                peak, seconds = self._columns[kind[0]][4:]
+                peak, seconds = _columns(self.blocks[start])[4:]
                 made = np.column_stack((np.arange(len(peak)), np.zeros((len(peak), 2), int)))
-                self._opened[kind] = Pairs.best([(peak.astype(float), seconds, made)], MOST)
+                self._opened[kind] = Pairs.best([(peak, seconds, made)], MOST)
             else:
-                self._opened[kind] = self._list(start, stop, lambda length: self.opened(start + length, stop),
-                                                self.blocks[stop - 1].input_bytes)
+                self._opened[kind] = self._list(start, stop, lambda after: self.opened(after, stop),
+                                                self.blocks[stop - 1].output_bytes)
         return self._opened[kind]
-
-    def _sweep(self, start: int, stop: int) -> tuple[int, float]:
-        first, *others = self._sweep_peaks[start:stop]
-        peak = max(first, self.blocks[start].input_bytes + max(others)) if others else first
-        return peak, sum(self._sweep_seconds[start:stop])
 
     def plan(self, index: int, micro_batch: int) -> Plan:
         """The plan of a pair of `top`."""
@@ -112,7 +121,7 @@ class Chain:
         while start < len(self.blocks):
             node, start, index = self._node(start, pairs.made[index])
             children.append(node)
-            pairs = self.suffixes[start]
+            pairs = self.rest(start)
         return Plan(tuple(children), micro_batch, self.ends[int(pairs.made[index][0])].loss_rows)
 
     def _node(self, start: int, made) -> tuple[Tape | Segment, int, int]:
@@ -130,6 +139,11 @@ class Chain:
         return (*children, Tape(start, self.blocks[start].tapes[choice].decisions))
 
 
+def _columns(block: BlockCost) -> np.ndarray:
+    """Kept, forward peak, backward peak, seconds, last peak and last seconds of each tape."""
+    return np.array([t.costs for t in block.tapes], float).T
+
+
 class Frontier:
     """Plans of a workload, none beaten in bytes and seconds.
 
@@ -137,19 +151,31 @@ class Frontier:
     ----------
     nbytes, seconds : arrays
         Total bytes before packing, rising, and seconds of a step, falling.
+
+    Parameters
+    ----------
+    tell : callable
+        Hears how far it is, where there are so many blocks that it takes a while.
     """
 
-    def __init__(self, program: Program, workload: Workload, speeds: Speeds, allow: tuple[str, ...]):
+    def __init__(self, program: Program, workload: Workload, speeds: Speeds, allow: tuple[str, ...],
+                 tell: Callable[[str], None] = lambda text: None):
         fixed = 2 * parameter_bytes(program, workload) + optimizer_bytes(program, workload) + table_bytes(program, workload)
         update = speeds.update_seconds(program, workload)
         parts = []
         self._chains: list[tuple[int, Chain]] = []
-        tables: dict = {}
-        for micro in micro_batches(workload.batch) if "micro_batch" in allow else (workload.batch,):
-            chain, ends = _chain(program, workload, speeds, micro, allow, tables)
-            total = (np.maximum(chain.top.peak, ends.input_peak) + ends.waiting_bytes + fixed
+        costs = BlockCosts(program, workload, speeds)
+        cut = "micro_batch" in allow and program.can_be_cut
+        sizes = micro_batches(workload.batch) if cut else (workload.batch,)
+        for number, micro in enumerate(sizes, 1):
+            if program.n_blocks >= MANY:
+                tell(f"planning {program.n_blocks:,} blocks: micro-batch of {micro}, {number} of {len(sizes)}")
+            chain, ends = _chain(costs, micro, allow)
+            around = (ends, *chain.blocks)
+            waiting, epilogue = sum(c.waiting_bytes for c in around), sum(c.epilogue_seconds for c in around)
+            total = (np.maximum(chain.top.peak + ends.kept, ends.input_peak) + waiting + fixed
                      + batch_bytes(program, workload, micro))
-            seconds = chain.top.seconds + ends.epilogue_seconds + update
+            seconds = chain.top.seconds + epilogue + update
             count = len(total)
             parts.append((total, seconds, np.column_stack((np.full(count, len(self._chains)), np.arange(count),
                                                            np.zeros(count, int)))))
@@ -172,21 +198,14 @@ def micro_batches(batch: int) -> tuple[int, ...]:
     return tuple(sorted({-(-batch // count) for count in range(1, batch + 1)}, reverse=True))
 
 
-def _chain(program: Program, workload: Workload, speeds: Speeds, micro: int, allow: tuple[str, ...],
-           tables: dict) -> tuple[Chain, EndCost]:
-    costs: dict[tuple, BlockCost] = {}
-    blocks = []
-    for number in range(program.n_blocks):
-        kind = program.kind_of_block(number)
-        if kind not in costs:
-            costs[kind] = OneBlock(program.with_block(number), workload, speeds, micro, tables).block(allow)
-        blocks.append(costs[kind])
+def _chain(costs: BlockCosts, micro: int, allow: tuple[str, ...]) -> tuple[Chain, EndCost]:
+    program, workload = costs.program, costs.workload
+    of_kind = {kind: costs.block(number, micro, allow) for kind, number in {k: n for n, k in enumerate(costs.kinds)}.items()}
     rows = default_loss_rows(head_rows(program, workload, micro), scores_in_a_row(program), workload.itemsize)
-    one = OneBlock(program.with_block(0) if program.n_blocks else program, workload, speeds, micro)
     choices = {rows}
     recompute = "recompute" in allow
     while recompute and rows > LEAST_LOSS_ROWS:
         rows = -(-rows // 2)
         choices.add(rows)
-    ends = [one.ends(r) for r in sorted(choices, reverse=True)]
-    return Chain(blocks, ends, recompute), ends[0]
+    ends = [costs.ends(micro, r) for r in sorted(choices, reverse=True)]
+    return Chain([of_kind[kind] for kind in costs.kinds], ends, recompute), ends[0]

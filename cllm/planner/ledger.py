@@ -1,7 +1,9 @@
 """What a strategy may know: one entry per value that backward reads, and what any plan costs."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from cllm.planner.costs import Speeds, schedule_seconds
 from cllm.planner.frontier import Frontier
@@ -40,6 +42,8 @@ class Entry:
     is_block_output : bool
         Kept or dropped by the tree of segments, not by a decision.
     meaning : str
+    role : str
+        "stream" (a running sum), "statistics" (small, never compressed), or "".
     """
 
     name: str
@@ -53,6 +57,7 @@ class Entry:
     optional: bool
     is_block_output: bool
     meaning: str
+    role: str = ""
 
 
 class Ledger:
@@ -69,25 +74,39 @@ class Ledger:
     entries : dict of Entry by name
     held_bytes : int
         Of what a plan's total counts, what is in memory already: a model's arrays. "auto" does not count them twice.
+
+    Parameters
+    ----------
+    tell : callable
+        Hears how far planning is, where it takes a while.
     """
 
-    def __init__(self, program: Program, workload: Workload, speeds: Speeds | None = None, held_bytes: int = 0):
+    def __init__(self, program: Program, workload: Workload, speeds: Speeds | None = None, held_bytes: int = 0,
+                 tell: Callable[[str], None] = lambda text: None):
         workload.check(program)
         self._program = program
         self._rates = speeds or Speeds.stored(workload)
         self.workload = workload
         self.held_bytes = held_bytes
         self.n_blocks = program.n_blocks
+        self._tell = tell
         self.fingerprint = workload.fingerprint(program)
         self.sums_in_order = program.sums_in_order
         self._frontiers: dict[tuple[str, ...], Frontier] = {}
         self._built: dict[Plan, tuple[Schedule, MemoryReport]] = {}
         self._estimates: dict[Plan, Estimate] = {}
-        self.entries: Mapping[str, Entry] = self._entries()
 
     def in_block(self, block: int) -> tuple[Entry, ...]:
         """The entries of one block that a `Tape` may decide."""
-        return tuple(e for e in self.entries.values() if e.block == block and not e.is_block_output)
+        return self._by_block.get(block, ())
+
+    @cached_property
+    def _by_block(self) -> dict[int | None, tuple[Entry, ...]]:
+        found = defaultdict(list)
+        for entry in self.entries.values():
+            if not entry.is_block_output:
+                found[entry.block].append(entry)
+        return {block: tuple(entries) for block, entries in found.items()}
 
     def evaluate(self, plan: Plan) -> Estimate:
         """What a plan costs: arena bytes and total bytes exactly, seconds as predicted.
@@ -99,7 +118,7 @@ class Ledger:
         """
         check_plan(self._program, self.workload, plan)
         if plan not in self._estimates:
-            schedule, memory = self.build(plan)
+            schedule, memory = self._build(plan)
             seconds = schedule_seconds(schedule, self._program, self.workload, self._rates)
             self._estimates[plan] = Estimate(memory.arena_bytes, memory.total_bytes, seconds, self._rates.source)
         return self._estimates[plan]
@@ -107,6 +126,9 @@ class Ledger:
     def build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
         """The schedule of a plan and its memory report."""
         check_plan(self._program, self.workload, plan)
+        return self._build(plan)
+
+    def _build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
         if plan not in self._built:
             schedule = build_schedule(self._program, self.workload, plan)
             self._built[plan] = schedule, report(self._program, self.workload, schedule, lay_out(schedule))
@@ -115,10 +137,12 @@ class Ledger:
     def frontier(self, allow: tuple[str, ...]) -> Frontier:
         """Every plan that is not beaten in bytes and seconds, within what is allowed; computed once."""
         if allow not in self._frontiers:
-            self._frontiers[allow] = Frontier(self._program, self.workload, self._rates, allow)
+            self._frontiers[allow] = Frontier(self._program, self.workload, self._rates, allow, self._tell)
         return self._frontiers[allow]
 
-    def _entries(self) -> dict[str, Entry]:
+    @cached_property
+    def entries(self) -> Mapping[str, Entry]:
+        """The entries by name, made when first asked for: planning under a budget needs none."""
         program, workload = self._program, self.workload
         plan = Plan(tuple(Tape(b) for b in range(program.n_blocks)))
         schedule = build_schedule(program, workload, plan)
@@ -134,5 +158,5 @@ class Ledger:
                 entries[value.name] = Entry(value.name, value.key, value.block, value.group, nbytes,
                                             seconds.get(value.step, 0.0), tuple(step.inputs.values()),
                                             tuple(s.name for s in readers), value.optional,
-                                            value.name in program.block_inputs, value.meaning)
+                                            value.name in program.passed_between, value.meaning, value.role)
         return entries

@@ -7,6 +7,7 @@ both together, not as their product, and at every other limit nothing changes.
 """
 
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 
@@ -57,6 +58,9 @@ class Ways:
     choice: np.ndarray
     inside: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.own)
+
     def before(self, rest: Pairs) -> Part:
         """All that is worth having of this child followed by that rest."""
         shifted = self.kept + rest.peak
@@ -67,52 +71,75 @@ class Ways:
         return peak, self.seconds[mine] + rest.seconds[theirs], made
 
 
-def tape_ways(kept: np.ndarray, own: np.ndarray, seconds: np.ndarray) -> list[Ways]:
-    """The tapes of a block, those together that keep the same bytes."""
-    number = np.arange(len(kept))
-    found = []
-    for nbytes in np.unique(kept):
-        mine = number[kept == nbytes]
-        mine = mine[np.lexsort((seconds[mine], own[mine]))]
-        mine = mine[_falls(seconds[mine])]
-        found.append(Ways(int(nbytes), own[mine].astype(float), seconds[mine], mine, mine))
-    return found
+@dataclass(frozen=True, slots=True)
+class Tapes:
+    """The tapes of a block that no other beats: bytes kept, own peak, seconds, and the number of each."""
+
+    kept: np.ndarray
+    own: np.ndarray
+    seconds: np.ndarray
+    number: np.ndarray
+
+    @staticmethod
+    def best(kept: np.ndarray, own: np.ndarray, seconds: np.ndarray) -> "Tapes":
+        """Those of all that are not beaten."""
+        number = unbeaten(np.column_stack((kept, own, seconds)))
+        return Tapes(kept[number], own[number], seconds[number], number)
+
+    def ways(self) -> list[Ways]:
+        """Those together that keep the same bytes."""
+        found = []
+        for nbytes in np.unique(self.kept):
+            mine = np.flatnonzero(self.kept == nbytes)
+            mine = mine[np.lexsort((self.seconds[mine], self.own[mine]))]
+            mine = mine[_falls(self.seconds[mine])]
+            number = self.number[mine]
+            found.append(Ways(int(nbytes), self.own[mine].astype(float), self.seconds[mine], number, number))
+        return found
 
 
-def best_under(tapes: tuple[np.ndarray, np.ndarray, np.ndarray], rest: Pairs, segments: list[tuple[Ways, Pairs]],
-               count: int) -> Pairs:
+def best_under(tapes: Tapes, rest: Pairs, segments: list[tuple[Ways, Pairs]], count: int) -> Pairs:
     """The fastest child before its rest under each of `count` limits, spread evenly in the logarithm.
 
-    `tapes` are (kept, own peak, seconds) of each tape, all before the same rest; segments have rests of their own.
+    All tapes stand before the same rest; segments have rests of their own. There is a row for each child. Under a limit, the
+    fastest of its ways (a tape has one) and of its rest's pairs are the last that fit; runs of all rows lie end to end.
     """
-    kept, own, seconds = tapes
-    least = min([np.maximum(own, kept + rest.peak[0]).min(), *(max(w.own[0], w.kept + r.peak[0]) for w, r in segments)])
-    most = max([np.maximum(own, kept + rest.peak[-1]).max(), *(max(w.own[-1], w.kept + r.peak[-1]) for w, r in segments)])
-    limits = np.geomspace(max(1.0, least), max(1.0, most), count)
+    taped, others, behind = len(tapes.kept), [w for w, _ in segments], [r for _, r in segments]
+    own = np.concatenate((tapes.own, *(w.own for w in others)))
+    shifted = np.concatenate(((tapes.kept[:, None] + rest.peak).ravel(), *(w.kept + r.peak for w, r in segments)))
+    lengths = np.array([*[1] * taped, *(len(w) for w in others), *[len(rest)] * taped, *(len(r) for r in behind)])
+    rows, starts = len(lengths) // 2, np.cumsum(lengths) - lengths
+    mine, theirs = starts[:rows], starts[rows:] - len(own)
+    last_mine, last_theirs = mine + lengths[:rows] - 1, theirs + lengths[rows:] - 1
+    least = np.maximum(own[mine], shifted[theirs]).min()
+    most = np.maximum(own[last_mine], shifted[last_theirs]).max()
+    limits = max(1.0, least) * np.exp(np.linspace(0.0, log(max(1.0, most) / max(1.0, least)), count))
     limits[0], limits[-1] = least, most
-    rows = len(kept) + len(segments)
-    cost, peak = np.empty((2, rows, count))
-    inside, after = np.empty((2, rows, count), np.int64)
-    choice = np.concatenate((np.arange(len(kept)), [w.choice[0] for w, _ in segments])).astype(np.int64)
-    top = slice(0, len(kept))
-    inside[top] = choice[top, None]
-    after[top] = rest.peak.searchsorted(limits - kept[:, None], "right") - 1
-    cost[top] = seconds[:, None] + rest.seconds[after[top]]
-    cost[top][(after[top] < 0) | (limits < own[:, None])] = np.inf
-    peak[top] = np.maximum(own[:, None], kept[:, None] + rest.peak[after[top]])
-    for row, (ways, theirs) in enumerate(segments, len(kept)):
-        mine = ways.own.searchsorted(limits, "right") - 1
-        after[row] = theirs.peak.searchsorted(limits - ways.kept, "right") - 1
-        inside[row] = ways.inside[mine]
-        cost[row] = ways.seconds[mine] + theirs.seconds[after[row]]
-        cost[row, (mine < 0) | (after[row] < 0)] = np.inf
-        peak[row] = np.maximum(ways.own[mine], ways.kept + theirs.peak[after[row]])
+    fit = _within(limits, np.concatenate((own, shifted)), lengths)
+    ways, pairs = fit[:rows] - 1, fit[rows:] - 1
+
+    own_seconds = np.concatenate((tapes.seconds, *(w.seconds for w in others)))
+    rest_seconds = np.concatenate((np.broadcast_to(rest.seconds, (taped, len(rest))).ravel(), *(r.seconds for r in behind)))
+    cost = own_seconds[mine[:, None] + ways] + rest_seconds[theirs[:, None] + pairs]
+    cost[(ways < 0) | (pairs < 0)] = np.inf
     winner = cost.argmin(axis=0)
     place = np.arange(count)
-    place = place[_falls(cost[winner, place])]
+    fastest = cost[winner, place]
+    place = place[_falls(fastest)]
     winner = winner[place]
-    made = np.column_stack((choice[winner], inside[winner, place], after[winner, place]))
-    return Pairs(peak[winner, place], cost[winner, place], made)
+    way, pair = mine[winner] + ways[winner, place], pairs[winner, place]
+    peak = np.maximum(own[way], shifted[theirs[winner] + pair])
+    choice = np.concatenate((tapes.number, *(w.choice for w in others)))
+    inside = np.concatenate((tapes.number, *(w.inside for w in others)))
+    return Pairs(peak, fastest[place], np.column_stack((choice[way], inside[way], pair)))
+
+
+def _within(limits: np.ndarray, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """How many values of each run, which lie end to end, are within each limit: an array of runs by limits."""
+    columns = len(limits) + 1
+    run = np.repeat(np.arange(len(lengths)) * columns, lengths)
+    counts = np.bincount(run + limits.searchsorted(values), minlength=len(lengths) * columns)
+    return counts.reshape(-1, columns)[:, :-1].cumsum(axis=1)
 
 
 def _falls(seconds: np.ndarray) -> np.ndarray:
@@ -120,3 +147,14 @@ def _falls(seconds: np.ndarray) -> np.ndarray:
     keep = np.ones(len(seconds), bool)
     keep[1:] = seconds[1:] < np.minimum.accumulate(seconds)[:-1] * (1 - ROUNDING)
     return keep
+
+
+def unbeaten(costs: np.ndarray) -> np.ndarray:
+    """Numbers of the rows that no other equals or betters in every column; of equal rows, the first."""
+    number = np.lexsort(costs.T[::-1])
+    left, found = costs[number], []
+    while len(left):  # what would beat the first row would stand before it
+        found.append(number[0])
+        others = (left < left[0]).any(axis=1)
+        left, number = left[others], number[others]
+    return np.sort(np.array(found, np.int64))

@@ -14,7 +14,7 @@ from cllm import _build_info
 from cllm.files import whole
 from cllm.platform_guard import cpuinfo_line
 
-FORMAT = 4
+FORMAT = 5
 
 DAMAGE = (OSError, ValueError, LookupError, TypeError, RecursionError)  # what reading a file that is none of ours may raise
 

@@ -68,13 +68,13 @@ def _are_decisions(pairs) -> bool:
 
 def _check_decisions(program, steps, decisions: dict, where: str, refuse, field: str) -> None:
     mine = [program.values[v] for s in steps for v in s.outputs.values()]
-    named = {getattr(v, field): v for v in mine if program.readers[v.name] and v.name not in program.block_inputs}
+    named = {getattr(v, field): v for v in mine if program.readers[v.name] and v.name not in program.passed_between}
     allowed = {*named, "input"} if field == "key" else set(named)
     for name, decision in decisions.items():
         if name not in allowed:
             refuse(where, f"decisions may name {', '.join(sorted(allowed))}", name,
                    "Name values that backward reads; the outputs of blocks are decided by the segments.")
-        statistics = name in named and (named[name].dtype is not None or named[name].group == "statistics")
+        statistics = name in named and (named[name].dtype is not None or named[name].role == "statistics")
         if isinstance(decision, Compress) and statistics:
             refuse(where, "row statistics may not be compressed", name, "They are small: keep or drop them.")
         if name == "input" and isinstance(decision, Recompute):

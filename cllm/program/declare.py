@@ -18,7 +18,7 @@ class is refused when it is created.
 import inspect
 from abc import ABC
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import numpy as np
@@ -34,6 +34,11 @@ HANDED = {
     "key": ("3", "uint64"),
     "loss": ("1", "float64"),
 }
+
+
+# What a site is to the planner, beside an array like others: a running sum, to which each branch adds and which is not
+# dropped, since to make it again takes its branch; statistics of rows, small and never compressed.
+ROLES = ("", "stream", "statistics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,13 @@ class Site:
         Exists only when a plan names it; otherwise the layer gets None and rebuilds the values inside its backward.
     dtype : str or None
         None for the workload's.
+    role : {"", "stream", "statistics"}
+        What it is to the planner, see `ROLES`; groups mean nothing to it.
+
+    Raises
+    ------
+    DeclarationError
+        When the role is none of these.
     """
 
     name: str
@@ -91,6 +103,12 @@ class Site:
     group: str = ""
     optional: bool = False
     dtype: str | None = None
+    role: str = ""
+
+    def __post_init__(self):
+        if self.role not in ROLES:
+            raise DeclarationError(f"Site({self.name!r}, role=...)", "must be '', 'stream' or 'statistics'", repr(self.role),
+                                   "Leave it out where the site is neither a running sum nor statistics of rows.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +197,8 @@ class Layer(ABC):
     passes : names of input gradients that are the output's gradient unchanged; backward does not get them, and they
         share its buffer
     overwrites : names of input gradients that backward may write over the output's gradient
+    costless : names of fields that change neither seconds nor bytes, such as the number of a dropout mask; layers that
+        differ in any other cost each their own
 
     Methods
     -------
@@ -203,6 +223,7 @@ class Layer(ABC):
     adds: ClassVar[tuple[str, ...]] = ()
     overwrites: ClassVar[tuple[str, ...]] = ()
     passes: ClassVar[tuple[str, ...]] = ()
+    costless: ClassVar[tuple[str, ...]] = ()
 
     forward_flow: ClassVar[Flow]
     accumulate_flow: ClassVar[Flow]
@@ -232,6 +253,11 @@ class Layer(ABC):
     def letters(self) -> dict[str, int]:
         """The layer's own shape letters: its fields with a one-letter capital name."""
         return {name: int(getattr(self, name)) for name in self.__dataclass_fields__ if len(name) == 1 and name.isupper()}
+
+    @property
+    def cost_fields(self) -> tuple[tuple[str, object], ...]:
+        """Names and values of the fields that may change what the layer costs: all but the `costless`."""
+        return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in self.costless)
 
     @property
     def output(self) -> str:
@@ -328,3 +354,5 @@ def _check_declaration(cls) -> None:
         refuse("backward", "gradients that are added to or may overwrite dy must be written", stray)
     if stray := set(cls.passes) - gradients:
         refuse("passes", "only gradients of inputs can be passed", stray)
+    if stray := set(cls.costless) - {name for c in cls.__mro__ for name in c.__dict__.get("__annotations__", ())}:
+        refuse("costless", "only fields can be named", stray)

@@ -20,6 +20,7 @@ them; and "N C" and "B T C" are the same array.
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 BATCH_LETTERS = ("B", "T", "N", "R")  # what the batch at hand decides; all other letters are a layer's own
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
@@ -36,12 +37,20 @@ def resolve(shape: str, letters: Mapping[str, int]) -> tuple[int, ...]:
         Where a part is neither a number, known letters, nor a number before known letters.
     """
     lengths = []
-    for part in shape.split():
-        match = _PART.match(part)
-        if not match or not part or not set(match[2]) <= set(letters):
+    for part, number, named in _parts(shape):
+        if named is None or any(letter not in letters for letter in named):
             raise ValueError(f"shape {shape!r}: {part!r} is not a number and letters of {sorted(letters)}")
-        lengths.append(math.prod((int(match[1] or 1), *(letters[letter] for letter in match[2]))))
+        for letter in named:
+            number *= letters[letter]
+        lengths.append(number)
     return tuple(lengths)
+
+
+@lru_cache(maxsize=4096)
+def _parts(shape: str) -> tuple[tuple[str, int, str | None], ...]:
+    """Each part, its number, and its letters, None where it is none: planning asks for the same shapes again and again."""
+    matches = ((part, _PART.match(part)) for part in shape.split())
+    return tuple((part, int(match[1] or 1), match[2]) if match else (part, 1, None) for part, match in matches)
 
 
 def settle(shape: str, own: Mapping[str, int]) -> str:

@@ -142,4 +142,5 @@ def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
         if useful:
             moves.append(GradientStep("backward", step, arrives, writes))
         moves += after
+        cells.held.pop(step.output, None)  # all that read it has been here
     return tuple(moves)

@@ -28,6 +28,7 @@ class Value:
     group: str
     optional: bool
     meaning: str
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +141,17 @@ class Program:
     longest : int or None
         Time steps that a sequence may have at most.
     n_blocks : int
+
+    Parameters
+    ----------
+    waiting : set of int or None
+        Indices of `waiting_steps`, where the program is a part of another that knows; None derives them.
     """
 
     def __init__(self, steps: tuple[Step, ...], values: dict[str, Value], parameters: dict[str, Parameter],
-                 tables: dict[str, Constant], feeds: dict[str, Feed], longest: int | None = None):
+                 tables: dict[str, Constant], feeds: dict[str, Feed], longest: int | None = None,
+                 waiting: frozenset[int] | None = None):
+        self._waiting = waiting
         self.steps = steps
         self.values = values
         self.parameters = parameters
@@ -194,7 +202,11 @@ class Program:
     @cached_property
     def regions(self) -> tuple[tuple[Step, ...], tuple[tuple[Step, ...], ...], tuple[Step, ...]]:
         """Steps before the blocks, steps of each block, steps after them."""
-        blocks = tuple(tuple(s for s in self.steps if s.block == b) for b in range(self.n_blocks))
+        found: list[list[Step]] = [[] for _ in range(self.n_blocks)]
+        for step in self.steps:
+            if step.block is not None:
+                found[step.block].append(step)
+        blocks = tuple(map(tuple, found))
         first = blocks[0][0].index if blocks else len(self.steps) - 1
         before = tuple(s for s in self.steps if s.block is None and s.index < first)
         after = tuple(s for s in self.steps if s.block is None and s.index >= first)
@@ -204,6 +216,11 @@ class Program:
     def block_inputs(self) -> tuple[str, ...]:
         """For each block, the one value from outside that it reads; last, the one that the end of the network reads."""
         return tuple(self._outside(region)[0] for region in (*self.regions[1], self.regions[2]))
+
+    @cached_property
+    def passed_between(self) -> frozenset[str]:
+        """The `block_inputs`, to be looked up: they are kept or dropped by the tree of segments, not by a decision."""
+        return frozenset(self.block_inputs)
 
     @cached_property
     def readers(self) -> dict[str, tuple[Step, ...]]:
@@ -227,6 +244,8 @@ class Program:
     @cached_property
     def waiting_steps(self) -> frozenset[int]:
         """Steps that add to a parameter gradient to which a later step (earlier in backward) adds as well."""
+        if self._waiting is not None:
+            return self._waiting
         seen: set[str] = set()
         waiting = set()
         for step in reversed(self.steps):
@@ -236,16 +255,31 @@ class Program:
             seen |= mine
         return frozenset(waiting)
 
-    def kind_of_block(self, block: int) -> tuple:
-        """What makes two blocks cost the same: layers without their names, and how they are wired."""
-        region = self.regions[1][block]
-        place = {v: (i, site) for i, s in enumerate(region) for site, v in s.outputs.items()}
-        return tuple((type(s.layer), tuple(s.layer.letters.items()), s.rows, s.layer.passed(), tuple(sorted(s.params)),
-                      tuple(place.get(v, "input") for v in s.inputs.values())) for s in region)
+    @staticmethod
+    def needs_to_wait(step: Step) -> set[str]:
+        """What a step's accumulate reads beside its dy and feeds, which alone are there in the epilogue."""
+        return {*step.layer.accumulate_flow.reads} - {"dy"} - {*step.feeds}
 
-    def with_block(self, block: int) -> "Program":
-        """The same program with one of its blocks only."""
-        return self.with_blocks((block,))
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether all steps that wait could do so: where not, the batch cannot be cut into micro-batches."""
+        return not any(self.needs_to_wait(self.steps[i]) for i in self.waiting_steps)
+
+    def kind_of_block(self, block: int) -> tuple:
+        """What makes two blocks cost the same and plans of one fit the other."""
+        return self.kind_of(self.regions[1][block])
+
+    def kind_of(self, steps: tuple[Step, ...]) -> tuple:
+        """The same of any run of steps: layers with every field that matters to cost, the shapes of what they are handed, names
+        of values inside the block, how all are wired, and what comes in from outside."""
+        place = {v: (i, site) for i, s in enumerate(steps) for site, v in s.outputs.items()}
+
+        def source(value: str) -> tuple:
+            return place.get(value) or ("outside", self.values[value].shape, self.values[value].dtype)
+
+        return tuple((type(s.layer), s.layer.cost_fields, s.rows, tuple(s.shapes.items()), s.layer.passed(),
+                      tuple(sorted(s.params)), tuple(self.values[v].key for v in s.outputs.values()),
+                      s.index in self.waiting_steps, tuple(source(v) for v in s.inputs.values())) for s in steps)
 
     def with_blocks(self, chosen: Sequence[int]) -> "Program":
         """The same program with some of its blocks only, in that order, and with what they need."""

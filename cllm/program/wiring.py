@@ -21,6 +21,7 @@ class Wiring:
     def __init__(self, longest: int | None = None):
         self._longest = longest
         self._steps: list[Step] = []
+        self._names: set[str] = set()
         self._values: dict[str, Value] = {}
         self._parameters: dict[str, Parameter] = {}
         self._tables: dict[str, Constant] = {}
@@ -68,7 +69,7 @@ class Wiring:
         full, params = prefix + step, dict(params or {})
         if not isinstance(layer, Layer):
             raise DeclarationError(full, "must be a cllm.Layer", type(layer).__name__, "Pass an instance of a layer class.")
-        if any(s.name == full for s in self._steps):
+        if full in self._names:
             raise DeclarationError(full, "names of steps must differ", "the name twice", "Choose another name.")
         own = layer.letters
         if strays := set(params) - {p.name for p in (*layer.params, *layer.tables)} - set(layer.fed):
@@ -97,10 +98,11 @@ class Wiring:
             value, shape = f"{full}.{site.name}", _settled(full, site.shape, own)
             self._values[value] = Value(value, with_rows(shape, axes), site.dtype, len(self._steps), self._block,
                                         f"{step}.{site.name}", site.group or getattr(layer, "group", ""), site.optional,
-                                        site.meaning)
+                                        site.meaning, site.role)
             outputs[site.name], shapes[site.name] = value, with_rows(shape, product(axes))
         self._steps.append(Step(len(self._steps), full, layer, values, outputs, local, constant, feeds, self._block, shapes,
                                 product(axes)))
+        self._names.add(full)
         return outputs[layer.output]
 
     def shape_of(self, name: str) -> str:

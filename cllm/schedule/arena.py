@@ -1,13 +1,16 @@
 """One slab for everything that a step needs: lifetimes give offsets, offsets give the peak, before step 1."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cllm.schedule.build import Buffer, Schedule
+from cllm import _kernels as kernels
+from cllm.schedule.operations import Buffer, Schedule
 
 ROUNDS = 60  # of placing all buffers in one order and those that follow from it
+PIECE = 64  # operations, for which first fit keeps lists of what is alive; doubled until the lists together are not longer
+MOST_ROWS = 8  # than so many times the number of buffers
 SEARCH = 1 << 16  # buffers placed in all, where no order alone meets the bound: a second
 
 
@@ -41,36 +44,37 @@ def lay_out(schedule: Schedule) -> Arena:
     on. The best layout is kept.
     """
     live = live_bytes(schedule.buffers, len(schedule.ops))
-    bound = max(live, default=0)
-    best: tuple[int, list[int]] | None = None
-    for found in _layouts(schedule.buffers, bound):
+    slab = _Slab(schedule.buffers, max(live, default=0))
+    best: tuple[int, np.ndarray] | None = None
+    for found in _layouts(slab):
         if best is None or found[0] < best[0]:
             best = found
-        if best[0] == bound:
+        if best[0] == slab.bound:
             break
     total, offsets = best
-    return Arena(tuple(offsets), total, tuple(live))
+    return Arena(tuple(offsets.tolist()), total, tuple(live))
 
 
-def _layouts(buffers: Sequence[Buffer], bound: int) -> Iterator[tuple[int, list[int]]]:
+def _layouts(slab: "_Slab") -> Iterator[tuple[int, np.ndarray]]:
     """One layout after another: its size and the offsets."""
     placed = 0
     for promotes in (False, True):
-        for order in _orders(buffers):
-            hung: set[int] = set()
+        for order in slab.orders():
+            hung = np.zeros(len(order), np.uint8)
             for _ in range(ROUNDS):
-                if promotes and (placed := placed + len(buffers)) > SEARCH:
+                if promotes and (placed := placed + len(order)) > SEARCH:
                     return
-                total, offsets = _first_fit(buffers, order, hung, bound)
+                total, offsets = slab.place(order, hung)
                 yield total, offsets
-                more = _in_the_way(buffers, offsets, bound) - hung
-                if not more and not promotes:
+                more = slab.in_the_way(offsets) & (hung == 0)
+                hung[more] = 1
+                if more.any():
+                    continue
+                if not promotes:
                     break
-                hung |= more
-                if not more:
-                    high = {i for i in order if offsets[i] + buffers[i].nbytes > bound}
-                    order = [*(i for i in order if i in high), *(i for i in order if i not in high)]
-                    hung = set()
+                high = (offsets + slab.nbytes > slab.bound)[order]
+                order = np.concatenate((order[high], order[~high]))
+                hung[:] = 0
 
 
 def live_bytes(buffers: Sequence[Buffer], n_ops: int) -> list[int]:
@@ -82,45 +86,54 @@ def live_bytes(buffers: Sequence[Buffer], n_ops: int) -> list[int]:
     return [int(n) for n in np.cumsum(change)[:n_ops]]
 
 
-def _orders(buffers: Sequence[Buffer]):
-    yield sorted(range(len(buffers)), key=lambda i: (-(buffers[i].last - buffers[i].first), -buffers[i].nbytes, i))
-    yield sorted(range(len(buffers)), key=lambda i: (-buffers[i].nbytes, -(buffers[i].last - buffers[i].first), i))
-    yield sorted(range(len(buffers)), key=lambda i: (-buffers[i].nbytes * (buffers[i].last - buffers[i].first + 1), i))
-    yield sorted(range(len(buffers)), key=lambda i: (buffers[i].first, -buffers[i].last, i))
-    yield sorted(range(len(buffers)), key=lambda i: (-buffers[i].last, buffers[i].first, i))
+class _Slab:
+    """Buffers as arrays, and the bytes that some moment needs; what `kernels.first_fit` asks for is made once."""
 
+    def __init__(self, buffers: Sequence[Buffer], bound: int):
+        self.first, self.last, self.nbytes = (np.array([getattr(b, name) for b in buffers], np.int64)
+                                              for name in ("first", "last", "nbytes"))
+        self.bound = bound
+        n = len(buffers)
+        self._width = PIECE
+        while (self._reach() - 1).sum() > MOST_ROWS * n:
+            self._width *= 2
+        pieces = int(self.last.max(initial=0)) // self._width + 1
+        begun = np.bincount(self.first // self._width, minlength=pieces)
+        ended = np.bincount(self.last // self._width, minlength=pieces)
+        reached = np.concatenate(([0], (begun - ended).cumsum()[:-1]))  # into a piece: begun in one before, ended in none
+        rows = np.concatenate((begun, reached))
+        starts = rows.cumsum() - rows
+        self._begins, self._reaches = starts[:pieces], starts[pieces:]
+        self._rows, self._filled, self._near = np.empty(rows.sum(), np.int64), np.empty(2 * pieces, np.int64), np.empty(
+            (2, n), np.int64)
 
-def _first_fit(buffers: Sequence[Buffer], order: Sequence[int], hung: Set[int], bound: int) -> tuple[int, list[int]]:
-    """Each buffer in turn at the lowest offset that is free for its whole lifetime; those hung, the highest below `bound`."""
-    n = len(buffers)
-    first, last, start, end = (np.empty(n, dtype=np.int64) for _ in range(4))
-    offsets = [0] * n
-    total = 0
-    for placed, i in enumerate(order):
-        b = buffers[i]
-        clash = np.flatnonzero((first[:placed] <= b.last) & (last[:placed] >= b.first))
-        clash = clash[np.argsort(start[clash], kind="stable")]
-        lows = np.concatenate(([0], np.maximum.accumulate(end[clash])))
-        highs = np.concatenate((start[clash], [bound]))
-        fits = np.flatnonzero(highs - lows >= b.nbytes)
-        if not fits.size:
-            place = int(lows[-1])
-        else:
-            place = int(highs[fits[-1]]) - b.nbytes if i in hung else int(lows[fits[0]])
-        offsets[i] = place
-        first[placed], last[placed], start[placed], end[placed] = b.first, b.last, place, place + b.nbytes
-        total = max(total, place + b.nbytes)
-    return total, offsets
+    def _reach(self) -> np.ndarray:
+        """Pieces of time in which each buffer is alive."""
+        return self.last // self._width - self.first // self._width + 1
 
+    def place(self, order: np.ndarray, hung: np.ndarray) -> tuple[int, np.ndarray]:
+        """Each buffer in turn at the lowest offset that is free for its whole lifetime; those hung, the highest below the
+        bound: size and offsets."""
+        offsets = np.zeros(len(order), np.int64)
+        total = kernels.first_fit(order, self.first, self.last, self.nbytes, hung, self.bound, self._width, self._begins,
+                                  self._reaches, rows=self._rows, filled=self._filled, near=self._near, offsets=offsets)
+        return total, offsets
 
-def _in_the_way(buffers: Sequence[Buffer], offsets: list[int], bound: int) -> set[int]:
-    """Buffers with a hole beneath them while another sticks out above the bound."""
-    start = np.array(offsets, dtype=np.int64)
-    nbytes, first, last = (np.array([getattr(b, n) for b in buffers], dtype=np.int64) for n in ("nbytes", "first", "last"))
-    found: set[int] = set()
-    for high in np.flatnonzero(start + nbytes > bound):
-        below = np.flatnonzero((first <= last[high]) & (last >= first[high]) & (start < start[high]) & (nbytes > 0))
-        below = below[np.argsort(start[below], kind="stable")]
-        reach = np.concatenate(([0], np.maximum.accumulate((start + nbytes)[below])[:-1])) if below.size else np.empty(0)
-        found.update(int(i) for i in below[start[below] > reach])
-    return found
+    def orders(self) -> Iterator[np.ndarray]:
+        """Orders in which to place: long lives first, large ones, what takes much of both, as they come, as they go."""
+        first, last, nbytes = self.first, self.last, self.nbytes
+        life = last - first
+        for keys in ((-nbytes, -life), (-life, -nbytes), (-nbytes * (life + 1.0),), (-last, first), (first, -last)):
+            yield np.lexsort(keys)
+
+    def in_the_way(self, offsets: np.ndarray) -> np.ndarray:
+        """Which buffers have a hole beneath them while another sticks out above the bound."""
+        found = np.zeros(len(offsets), bool)
+        end = offsets + self.nbytes
+        for high in np.flatnonzero(end > self.bound):
+            below = np.flatnonzero((self.first <= self.last[high]) & (self.last >= self.first[high])
+                                   & (offsets < offsets[high]) & (self.nbytes > 0))
+            below = below[np.argsort(offsets[below], kind="stable")]
+            reach = np.concatenate(([0], np.maximum.accumulate(end[below])[:-1])) if below.size else np.empty(0)
+            found[below[offsets[below] > reach]] = True
+        return found

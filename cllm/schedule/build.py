@@ -1,13 +1,12 @@
 """From a plan to what runs: a flat tuple of operations over buffers whose lifetimes are known.
 
-The schedule is written out naively (every sweep runs whole blocks, every rebuild writes all that its step writes) and
-then swept from the end: a forward or rebuild whose results nobody reads is dropped. So a rebuild never runs a step
-that nobody needs, and no strategy has to think of it. A buffer lives from the operation that first names it to the last.
+The schedule is written out naively (every sweep runs whole blocks, every rebuild writes all that its step writes); then
+`finish` drops what nobody reads. So a rebuild never runs a step that nobody needs, and no strategy has to think of it.
 """
 
 from collections.abc import Iterable, Mapping
 
-from cllm.errors import ConfigError, PlanError
+from cllm.errors import PlanError
 from cllm.plans.check import check_plan, head_rows
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Cache, Compress, Decision, OnDisk, Recompute, Segment, Tape
@@ -17,20 +16,13 @@ from cllm.program.gradients import Cell, wire_gradients
 from cllm.program.program import Program, Step
 from cllm.program.workload import Workload
 from cllm.schedule.compression import packed_shape
-from cllm.schedule.operations import ITEMSIZES, Buffer, Op, Schedule
-from cllm.schedule.overlap import overlap_disk
+from cllm.schedule.finish import DraftBuffer, DraftOp, finish
+from cllm.schedule.operations import ITEMSIZES, Schedule
 
 # The head's rows in work at once where a plan leaves it open: the whole micro-batch while its logits fit the second
 # level cache of a few cores, else as many as 64 MiB of logits hold, so that the passes over the head's gradient stay few.
 LOGITS_SMALL = 8 << 20
 LOGITS_LARGE = 64 << 20
-
-LARGEST_BYTES = 1 << 53  # of all buffers together: below, sums of bytes are exact in 64 bits and in a float
-
-# Operations that only move values: without a reader they are left out.
-DROPPABLE = frozenset({"forward", "rebuild", "compress", "round", "expand", "spill_start", "spill_wait", "fetch_start",
-                       "fetch_wait"})
-
 
 def build_schedule(program: Program, workload: Workload, plan: Plan, mode: str = "train") -> Schedule:
     """Write out what a plan means.
@@ -76,8 +68,8 @@ class _Builder:
         rows = head_rows(program, workload, self.micro)
         chosen = plan.loss_rows or default_loss_rows(rows, scores_in_a_row(program), workload.itemsize)
         self.letters["R"] = self.whole_letters["R"] = min(rows, chosen)
-        self.buffers: list[Buffer] = []
-        self.ops: list[Op] = []
+        self.buffers: list[DraftBuffer] = []
+        self.ops: list[DraftOp] = []
         self.cells: dict[Cell, int] = {}
         self.packed: dict[int, tuple[str, int]] = {}  # buffer of a packed copy -> (kind of copy, block)
         self.scratch_sizes: dict[tuple, int] = {}
@@ -97,7 +89,7 @@ class _Builder:
                 self.forward(step, env, set())
             self.emit("evaluate" if mode == "loss" else "logits", head, self.bound(head, env), {},
                       head.layer.evaluate_flow if mode == "loss" else head.layer.forward_flow)
-            return self.finish(len(self.ops))
+            return self.finished(len(self.ops))
         for move in wire_gradients(self.program):
             self.moves.setdefault(move.step.index, []).append(move)
         saved, exit_ = self.open(self.plan.children, entry, "forward")
@@ -109,7 +101,11 @@ class _Builder:
         epilogue = len(self.ops)
         for move, stash in deferred:
             self.emit("accumulate", move.step, {"dy": stash}, {}, move.step.layer.accumulate_flow, whole=True)
-        return self.finish(epilogue)
+        return self.finished(epilogue)
+
+    def finished(self, epilogue: int) -> Schedule:
+        ops, epilogue, buffers = finish(self.ops, epilogue, self.buffers, self.plan.spills)
+        return Schedule(ops, epilogue, buffers, self.micro, self.n_micro, self.letters["R"])
 
     # forward
 
@@ -236,10 +232,10 @@ class _Builder:
 
     def stash(self, move, reads: dict[str, int]) -> int:
         """Emit the copy of a gradient to where it waits for the epilogue."""
-        needs = move.step.layer.accumulate_flow.reads
-        if set(needs) - {"dy"} - set(move.step.feeds):
+        if self.program.needs_to_wait(move.step):
             raise PlanError(move.step.name, "a layer that shares a parameter with a later one must need only its dy "
-                            "and feeds in accumulate when the batch is cut", ", ".join(needs),
+                            "and feeds in accumulate when the batch is cut",
+                            ", ".join(move.step.layer.accumulate_flow.reads),
                             "Do not tie this parameter, or use the whole batch as one micro-batch.")
         dy = self.buffers[reads["dy"]]
         waiting = self.buffer(f"{dy.label} of the whole batch", dy.shape, dy.dtype, "stash", None, whole=True)
@@ -267,19 +263,17 @@ class _Builder:
         key = shape, dtype, whole
         if key not in self.sizes:
             self.sizes[key] = aligned(elements(shape, letters) * ITEMSIZES[dtype])
-        self.buffers.append(Buffer(len(self.buffers), label, shape, dtype, 0 if kind == "disk" else self.sizes[key], kind,
-                                   block, whole, value=value))
+        self.buffers.append(DraftBuffer(label, shape, dtype, 0 if kind == "disk" else self.sizes[key], kind, block, whole,
+                                        value))
         return len(self.buffers) - 1
 
     def emit(self, kind: str, step: Step, reads: Mapping[str, int], writes: Mapping[str, int], scratch: Flow | None = None,
              whole: bool = False) -> None:
         """Append an operation, with the scratch that the method of that flow takes."""
-        writes = dict(writes)
-        if scratch is not None:
-            for item in step.layer.scratch:
-                if item.name in scratch.writes:
-                    writes[item.name] = self.scratch(step, item, whole)
-        self.ops.append(Op(kind, step, tuple(reads.items()), tuple(writes.items()), whole=whole))
+        if scratch is not None and step.layer.scratch:
+            writes = {**writes, **{item.name: self.scratch(step, item, whole) for item in step.layer.scratch
+                                   if item.name in scratch.writes}}
+        self.ops.append(DraftOp(kind, step, tuple(reads.items()), tuple(writes.items()), whole))
 
     def scratch(self, step: Step, item, whole: bool) -> int:
         key = (step.layer, step.rows, item.name, whole)
@@ -288,48 +282,3 @@ class _Builder:
             dtype = item.dtype or self.workload.dtype
             self.scratch_sizes[key] = item.elements(step.layer, letters, self.workload.threads, ITEMSIZES[dtype])
         return self.buffer(f"{step.name}.{item.name}", str(self.scratch_sizes[key]), item.dtype, "scratch", step.block, whole)
-
-    def finish(self, epilogue: int) -> Schedule:
-        """Drop what nobody needs, and read off lifetimes."""
-        needed: set[int] = set()
-        kept: list[tuple[int, Op]] = []
-        for position in reversed(range(len(self.ops))):
-            op = self.ops[position]
-            if op.kind in DROPPABLE and not any(b in needed for _, b in op.writes):
-                continue
-            needed.update(b for _, b in op.reads)
-            kept.append((position, op))
-        kept.reverse()
-        kept = overlap_disk(kept, [b.nbytes for b in self.buffers])
-        epilogue = sum(position < epilogue for position, _ in kept)
-        first: dict[int, int] = {}
-        last: dict[int, int] = {}
-        crosses: set[int] = set()
-        for index, (_, op) in enumerate(kept):
-            for _, b in (*op.reads, *op.writes):
-                first.setdefault(b, 0 if self.buffers[b].kind == "stash" else index)
-                last[b] = index
-            if op.kind in ("accumulate", "backward", "rebuild", "expand", "fetch_start"):
-                crosses.update(b for _, b in op.reads)
-        number = {old: new for new, old in enumerate(sorted(first))}
-        buffers = []
-        for b, new in number.items():
-            old = self.buffers[b]
-            kind = old.kind
-            if kind == "forward":
-                kind = "kept" if b in crosses else "passing"
-            elif kind == "rebuild":
-                kind = "rebuilt"
-            buffers.append(Buffer(new, old.label, old.shape, old.dtype, old.nbytes, kind, old.block, old.whole,
-                                  first[b], last[b], old.value))
-        total = sum(b.nbytes for b in buffers)
-        if total >= LARGEST_BYTES:
-            raise ConfigError("batch_size, seq_len", "must be small enough that all arrays of a step take less than 2^53 bytes",
-                              f"{total:,} bytes", "Check the sizes of batch and model.")
-        frees: dict[int, list[int]] = {}
-        for b in buffers:
-            frees.setdefault(b.last, []).append(b.index)
-        ops = tuple(Op(op.kind, op.step, tuple([(n, number[b]) for n, b in op.reads]),
-                       tuple([(n, number[b]) for n, b in op.writes]), tuple(frees.get(index, ())), op.whole)
-                    for index, (_, op) in enumerate(kept))
-        return Schedule(ops, epilogue, tuple(buffers), self.micro, self.n_micro, self.letters["R"])

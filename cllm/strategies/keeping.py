@@ -37,7 +37,7 @@ def keep_as(decision: Decision, sites: tuple[str, ...] | None, base, micro_batch
     if sites is None:
         block_bytes = max((sum(e.nbytes for e in ledger.in_block(b)) for b in range(ledger.n_blocks)), default=0)
         chosen = {(e.block, e.key) for e in ledger.entries.values()
-                  if e.group != "statistics" and e.nbytes > block_bytes * SMALL_SHARE}
+                  if e.role != "statistics" and e.nbytes > block_bytes * SMALL_SHARE}
     else:
         chosen = {(e.block, e.key) for e in named(ledger, tuple(s for s in sites if s != "input"), f"{where}(sites=...)",
                                                   optional=False)}

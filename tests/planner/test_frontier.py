@@ -9,15 +9,16 @@ import oracle
 import pytest
 import toys
 from scipy.optimize import Bounds, LinearConstraint, milp
-from toys import Add, Mix, Scale, Square, Tanh
+from toys import CHAIN, CUT, FEW, FREE, ONE, WIDE, A, B
 
 import cllm
 from cllm.models.architecture import program_of
 from cllm.planner import frontier as frontier_module
-from cllm.planner.block_costs import BlockCost, EndCost, OneBlock, TapeCost
+from cllm.planner.block_costs import BlockCost, BlockCosts, EndCost, TapeCost
 from cllm.planner.costs import Speeds, schedule_seconds
 from cllm.planner.frontier import Chain, Frontier, Pairs, micro_batches
 from cllm.planner.ledger import Ledger
+from cllm.planner.parts import whole_block
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
 from cllm.program.workload import Workload
@@ -77,9 +78,8 @@ def loss_rows(program, workload, micro):
 def exhaustive(program, workload):
     """Costs of every tree with every decision at every micro-batch and number of rows."""
     points = []
+    choices = [list(whole_block(program, b).every()) for b in range(program.n_blocks)]
     for micro in micro_batches(workload.batch):
-        choices = [list(OneBlock(program.with_block(b), workload, RATES, micro).decisions(True))
-                   for b in range(program.n_blocks)]
         for rows in loss_rows(program, workload, micro):
             for tree in trees(tuple(range(program.n_blocks))):
                 for decisions in itertools.product(*choices):
@@ -92,16 +92,11 @@ def test_trees_are_all_there():
     assert len({str(t) for t in trees((0, 1, 2))}) == 48
 
 
-A = ((Scale, 0, 0), (Mix, 1, 0), (Tanh, 2, 0), (Add, 3, 0))
-B = ((Tanh, 0, 0), (Scale, 1, 0), (Mix, 2, 0), (Add, 0, 3))
-FEW = ((Scale, 0, 0), (Tanh, 1, 0), (Add, 2, 0))
-ONE = ((Mix, 0, 0), (Tanh, 1, 0), (Add, 2, 0))
-WIDE = ((Square, 0, 0), (Mix, 1, 0), (Square, 2, 0), (Tanh, 3, 0), (Add, 4, 0))
-
 
 @pytest.mark.parametrize("blocks, batch, time, width, tied, threads", [
     ([A], 3, 2, 3, False, 1), ([A, A], 3, 7, 3, True, 1), ([A, B], 2, 20, 9, False, 2), ([WIDE, B], 3, 5, 17, False, 1),
-    ([FEW, FEW, FEW], 1, 10, 7, True, 1), ([FEW, ONE, ONE], 3, 4, 30, False, 2)],
+    ([FEW, FEW, FEW], 1, 10, 7, True, 1), ([FEW, ONE, ONE], 3, 4, 30, False, 2), ([CUT], 2, 5, 9, False, 1),
+    ([FREE], 3, 4, 7, False, 1), ([CHAIN, CHAIN], 2, 5, 9, False, 1), ([CHAIN, FEW], 1, 8, 5, True, 1)],
     ids=lambda v: str(len(v)) if isinstance(v, list) else str(v))
 def test_the_frontier_equals_exhaustive_search(blocks, batch, time, width, tied, threads):
     program, work = toys.wire(blocks, width=width, tied=tied), toys.workload(batch, time, width, threads)
@@ -147,7 +142,7 @@ def test_no_drawn_plan_and_no_strategy_beats_the_frontier(name):
     ledger = Ledger(program, work, RATES)
     plans = [s.decide(ledger) for s in (cllm.CacheAll(), cllm.RecomputeAll(), cllm.EveryNth(2), cllm.Sqrt(), cllm.Binomial(2),
                                         cllm.Binomial(3), cllm.Selective(), cllm.Selective(("norm",)))]
-    choices = list(OneBlock(program.with_block(0), work, RATES, work.batch).decisions(True))
+    choices = list(whole_block(program, 0).every())
 
     def draw(start, stop, depth):
         out = []
@@ -199,24 +194,24 @@ def test_an_integer_program_finds_nothing_better(name, n):
     config = cllm.ModelConfig(**{**oracle.CONFIG, **changes, "n_layers": n})
     program, work = program_of(config), Workload(batch, time, threads=2)
     frontier = Frontier(program, work, RATES, ("cache", "recompute"))
-    one = OneBlock(program.with_block(0), work, RATES, batch)
+    costs = BlockCosts(program, work, RATES)
     rng = np.random.default_rng(1)
-    every = list(one.decisions(True))
+    every = list(whole_block(program, 0).every())
     some = [every[0], *(every[i] for i in rng.choice(len(every), 20, replace=False))]
     rows = default_loss_rows(batch * time, config.vocab_size, 4)
     ways = []  # kept, peak, seconds, node
     base = Plan(tuple(Tape(b) for b in range(n)), batch, rows)
     whole, base_seconds = cost(program, work, base)
     for decisions in some:
-        taped = one.tapes((decisions,))[0]
+        taped = costs.tapes(0, batch, [decisions])[0]
         ways.append((taped.kept, max(taped.forward_peak, taped.backward_peak), taped.seconds,
                      lambda b, d=decisions: Tape(b, d)))
-    block = one.block(("cache",))
-    opened = one.tapes(((),))[0]
+    block = costs.block(0, batch, ("cache",))
+    opened = costs.tapes(0, batch, [()])[0]
     ways.append((block.input_bytes, max(opened.last_peak, block.sweep_peak), opened.last_seconds + block.sweep_seconds,
                  lambda b: Segment((Tape(b),))))
     kept, peak, seconds = (np.array([w[k] for w in ways], float) for k in range(3))
-    end = one.ends(rows)
+    end = costs.ends(batch, rows)
     fixed = whole - max(live_bytes((s := build_schedule(program, work, base)).buffers, len(s.ops)))
     count = len(ways)
     chosen_once = np.kron(np.eye(n), np.ones(count))
@@ -255,8 +250,8 @@ def closed_form(n, slots):
 def test_sweeps_of_a_uniform_chain_match_the_closed_form(n):
     """A tape so large that only one fits at a time, inputs of one byte, sweeps of one second, all else free."""
     tape = 10_000
-    block = BlockCost((TapeCost((), tape, 0, tape, 0.0, tape, 0.0),), 1, 0, 1.0)
-    chain = Chain([block] * n, [EndCost(1, 0, 0, 0, 0.0, 0.0)], True)
+    block = BlockCost((TapeCost((), tape, 0, tape, 0.0, tape, 0.0),), 1, 1, 0, 0, 1.0)
+    chain = Chain([block] * n, [EndCost(1, 0, 0, 0, 0, 0.0, 0.0)], True)
     for slots in range(1, n + 2):
         # the tape holds the input of its own block; with c slots, c others may lie beside it
         assert chain.top.seconds[chain.top.peak <= tape + slots].min() == closed_form(n, min(slots, n))

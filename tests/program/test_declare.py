@@ -94,6 +94,8 @@ REFUSED = {
         dict(forward=forward, backward=backward, adds=("dz",)), "must be written"),
     "overwrites what it does not write": (
         dict(forward=forward, overwrites=("dx",), passes=("dx",)), "must be written"),
+    "costless what is no field": (
+        dict(forward=forward, backward=backward, costless=("rate",)), "only fields can be named"),
     "passes what is no input": (
         dict(forward=forward, backward=backward, passes=("dw",)), "only gradients of inputs can be passed"),
 }
@@ -105,6 +107,19 @@ def test_a_contradiction_makes_no_class(what):
     with pytest.raises(cllm.DeclarationError, match=must) as caught:
         make(**body)
     assert caught.value.where.startswith("Bad.") and "Declare the value" in caught.value.do
+
+
+def test_a_site_has_one_of_three_roles():
+    assert [Site("y", "N C", "out", role=role).role for role in ("", "stream", "statistics")] == ["", "stream", "statistics"]
+    with pytest.raises(cllm.DeclarationError, match=r"Site\('y', role=...\): must be '', 'stream' or 'statistics'") as caught:
+        Site("y", "N C", "out", role="residual")
+    assert "neither a running sum nor statistics" in caught.value.do
+
+
+def test_what_costs_nothing_makes_no_other_kind():
+    residual = cllm.layers.Residual
+    assert residual(C=3, rate=0.1, stream=1).cost_fields == residual(C=3, rate=0.1, stream=2).cost_fields
+    assert residual(C=3, rate=0.1).cost_fields != residual(C=3).cost_fields
 
 
 def test_the_error_names_the_stray_value():

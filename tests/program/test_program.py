@@ -72,7 +72,7 @@ def test_blocks_of_one_kind_cost_the_same_and_others_do_not():
 @pytest.mark.parametrize("block", range(3))
 def test_the_program_with_one_block(block):
     gpt = program_of(TINY)
-    one = gpt.with_block(block)
+    one = gpt.with_blocks((block,))
     assert one.n_blocks == 1 and [s.index for s in one.steps] == list(range(len(one.steps)))
     assert one.kind_of_block(0) == gpt.kind_of_block(block)
     assert [s.name for s in one.regions[0] + one.regions[2]] == [s.name for s in gpt.regions[0] + gpt.regions[2]]

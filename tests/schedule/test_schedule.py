@@ -17,7 +17,8 @@ from cllm.plans.plan import Plan
 from cllm.plans.tree import Cache, Compress, OnDisk, Recompute, Segment, Tape
 from cllm.program.workload import Workload
 from cllm.schedule.arena import lay_out
-from cllm.schedule.build import DROPPABLE, build_schedule, default_loss_rows
+from cllm.schedule.build import build_schedule, default_loss_rows
+from cllm.schedule.finish import DROPPABLE
 
 BLOCK = ("ln1", "attn.qkv", "attn", "attn.out", "res1", "ln2", "mlp.fc1", "mlp.act", "mlp.fc2", "res2")
 LAST = ("mlp.fc2", "res2")  # of a block that is only taped: its output is read by no backward

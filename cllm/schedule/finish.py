@@ -1,0 +1,106 @@
+"""The last pass over a schedule: what nobody needs is dropped, lifetimes are read off.
+
+From the end of a draft, an operation that only moves values and whose results nobody reads is dropped. A buffer lives from
+the operation that first names it to the last.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cllm.errors import ConfigError
+from cllm.program.program import Step
+from cllm.schedule.operations import Buffer, Op
+from cllm.schedule.overlap import overlap_disk
+
+LARGEST_BYTES = 1 << 53  # of all buffers together: below, sums of bytes are exact in 64 bits and in a float
+
+# Operations that only move values: without a reader they are left out.
+DROPPABLE = frozenset({"forward", "rebuild", "compress", "round", "expand", "spill_start", "spill_wait", "fetch_start",
+                       "fetch_wait"})
+# Operations of backward, by reading which a value of forward shows that it was kept.
+READS_KEPT = frozenset({"accumulate", "backward", "rebuild", "expand", "fetch_start"})
+
+
+class DraftBuffer(NamedTuple):
+    """A buffer before its lifetime is known; plain tuples are made in a fraction of the time of frozen dataclasses."""
+
+    label: str
+    shape: str
+    dtype: str
+    nbytes: int
+    kind: str
+    block: int | None
+    whole: bool
+    value: str
+
+
+class DraftOp(NamedTuple):
+    """An operation that may be dropped yet."""
+
+    kind: str
+    step: Step
+    reads: tuple[tuple[str, int], ...]
+    writes: tuple[tuple[str, int], ...]
+    whole: bool
+
+
+def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer],
+           spills: bool) -> tuple[tuple[Op, ...], int, tuple[Buffer, ...]]:
+    """The operations that are needed, the position of the first of the epilogue, and the buffers that they name.
+
+    Raises
+    ------
+    ConfigError
+        When these are beyond any machine.
+    """
+    needed: set[int] = set()
+    kept: list[tuple[int, DraftOp]] = []
+    for position in reversed(range(len(ops))):
+        op = ops[position]
+        if op.kind in DROPPABLE:
+            for _, b in op.writes:
+                if b in needed:
+                    break
+            else:
+                continue
+        for _, b in op.reads:
+            needed.add(b)
+        kept.append((position, op))
+    kept.reverse()
+    if spills:
+        kept = overlap_disk(kept, [b.nbytes for b in buffers])
+    epilogue = sum(position < epilogue for position, _ in kept)
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    crosses: set[int] = set()
+    for index, (_, op) in enumerate(kept):
+        into_backward = op.kind in READS_KEPT
+        for _, b in op.reads:
+            if into_backward:
+                crosses.add(b)
+            if b not in first:
+                first[b] = index
+            last[b] = index
+        for _, b in op.writes:
+            if b not in first:
+                first[b] = 0 if buffers[b].kind == "stash" else index
+            last[b] = index
+    number = {old: new for new, old in enumerate(sorted(first))}
+    lasting = []
+    frees: dict[int, list[int]] = {}
+    for b, new in number.items():
+        label, shape, dtype, nbytes, kind, block, whole, value = buffers[b]
+        if kind == "forward":
+            kind = "kept" if b in crosses else "passing"
+        elif kind == "rebuild":
+            kind = "rebuilt"
+        lasting.append(Buffer(new, label, shape, dtype, nbytes, kind, block, whole, first[b], last[b], value))
+        frees.setdefault(last[b], []).append(new)
+    total = sum(b.nbytes for b in lasting)
+    if total >= LARGEST_BYTES:
+        raise ConfigError("batch_size, seq_len", "must be small enough that all arrays of a step take less than 2^53 bytes",
+                          f"{total:,} bytes", "Check the sizes of batch and model.")
+    made = tuple([Op(op.kind, op.step, tuple([(n, number[b]) for n, b in op.reads]),
+                    tuple([(n, number[b]) for n, b in op.writes]), tuple(frees.get(index, ())), op.whole)
+                 for index, (_, op) in enumerate(kept)])
+    return made, epilogue, tuple(lasting)
