@@ -48,7 +48,7 @@ class Gemma(Architecture):
     rope : Rope
     local_rope : Rope or None
         Of windowed blocks; None is `rope`.
-    query_scalar : float or None
+    query_scalar : int or None
         Scores are divided by its root; None is D.
     attn_softcap, logit_softcap : float or None
         c of c tanh(s / c), of scores and of logits.
@@ -81,7 +81,7 @@ class Gemma(Architecture):
     windowed: tuple[bool, ...] = ()
     rope: Rope = Rope()
     local_rope: Rope | None = None
-    query_scalar: float | None = None
+    query_scalar: int | None = None
     attn_softcap: float | None = None
     logit_softcap: float | None = None
     qk_norm: bool = False
@@ -103,9 +103,11 @@ class Gemma(Architecture):
         for name in ("qk_norm", "attention_bias", "tied"):
             object.__setattr__(self, name, checked_flag(f"Gemma({name}=...)", getattr(self, name)))
         object.__setattr__(self, "norm_eps", checked_real("Gemma(norm_eps=...)", self.norm_eps, 0.0, 1.0, "()"))
-        for name in ("query_scalar", "attn_softcap", "logit_softcap"):
+        for name in ("attn_softcap", "logit_softcap"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, checked_real(f"Gemma({name}=...)", getattr(self, name), 0.0, inf, "()"))
+        if self.query_scalar is not None:  # which transformers takes as a whole number alone
+            object.__setattr__(self, "query_scalar", checked_size("Gemma(query_scalar=...)", self.query_scalar))
         for name in ("rope", "local_rope"):
             if isinstance(getattr(self, name), Mapping):
                 object.__setattr__(self, name, Rope(**getattr(self, name)))

@@ -135,7 +135,8 @@ def test_granite_is_llama_with_its_multipliers_folded_into_the_weights(tmp_path)
 
 @pytest.mark.parametrize("kind, settings, match", [
     (Gemma, {"n_kv_heads": 3}, "n_kv_heads"), (Gemma, {"head_dim": 5}, "head_dim"), (Gemma, {"windowed": (True,)}, "windowed"),
-    (Gemma, {"activation": "tanh"}, "activation"), (Gemma, {"attn_softcap": 0.0}, "attn_softcap"),
+    (Gemma, {"activation": "tanh"}, "activation"),
+    (Gemma, {"query_scalar": 24.0}, "query_scalar"), (Gemma, {"attn_softcap": 0.0}, "attn_softcap"),
     (Gemma, {"model_type": "gemma"}, "model_type"), (Phi, {"n_heads": 3}, "n_heads"), (Phi, {"n_kv_heads": 3}, "n_kv_heads"),
     (Phi, {"rotary": 1}, "rotary"), (Phi, {"activation": "tanh"}, "activation"), (Phi, {"pad": 13}, "pad")])
 def test_a_setting_outside_what_it_may_be_is_refused(kind, settings, match):
