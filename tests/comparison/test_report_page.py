@@ -269,7 +269,7 @@ LEGIBLE = 10  # pixels of the letters in pictures, at the least
 @pytest.fixture(scope="module")
 def deep_page():
     """Twelve blocks under many strategies, some of whose points lie close to each other."""
-    names = labelled(["cache", "recompute", "every:2", "selective", "sqrt", "binomial:3", "sqrt@2", "budget:0.46MB",
+    names = labelled(["cache", "recompute", "every:2", "selective", "sqrt", "binomial:3", "sqrt@2", "budget:0.47MB",
                       "budget:0.5MB"])
     runs = [a_run(name, DEEP) for name in names]
     return page.render(report_of([Experiment(DEEP, names)], [Runs(DEEP, names, runs)], MACHINE, {}))
