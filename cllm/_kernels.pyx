@@ -11,6 +11,24 @@ where its row stands, on the address of a buffer, or on how the batch was cut. P
 read, those after it are written; accumulators (``+=`` in the margin) start from what the buffer holds and add rows in
 order. No kernel allocates: a workspace comes from the caller. No kernel checks values, each checks every length.
 """
+# The family, and which law each part keeps for the others:
+#
+#   registers   vector ........ the only place that knows a register's width; what is rounded once says `fma`
+#               wide .......... sums along a row: 32 lanes of float64 whatever the register, folded in one order
+#               exponential, normal, random ... functions of one element; random by a counter, so no state is kept
+#   calls       common ........ every length is checked, no value is        threads ... the number belongs to the caller
+#
+#   products    gemm_tile -> gemm_blocks -> matmul, block_matmul
+#               an element is one chain of fma over ascending k: tiles, blocks and cuts cannot be seen
+#   attention   attention_lanes -> _layout, _span -> _tiles, _softmax, _packing -> _heads, _backward -> attention
+#               chains as above; a softmax has the lanes of a line and grows its top every 192 keys     crystal: more terms
+#   rows        layernorm, rmsnorm(_backward), activation, gated, residual, softcap, embedding, loss, squared_error
+#               a row is one piece of work; gradients of parameters add rows in order, threads share the columns
+#   lists       array_list -> gradient_lists, optimizer   all parameters in one call, pieces cut by shape
+#   plans       compress (narrow copies)   clock (calls in turn, timed)   first_fit (places in a slab)
+#
+# What stands to the right of an arrow calls what stands to its left; a .pxi with a `def` is a door for Python.
+
 from cython cimport floating
 from cython.parallel cimport prange, parallel, threadid
 cimport cython

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cllm.executor.executor import Executor
+from cllm.program.kinds import Kind
 from cllm.proof.check_layer import check_layer
 
 __all__ = ["assert_gradients_equal_bits", "assert_peak_bytes", "assert_recompute_counts", "check_layer"]
@@ -33,7 +34,7 @@ def assert_recompute_counts(executor: Executor, expected: Mapping[str, int]) -> 
     expected : dict of int by step name
         ``{"blocks.0.ln1": 1}``.
     """
-    found = Counter(op.step.name for op in executor.schedule.ops if op.kind == "rebuild")
+    found = Counter(op.step.name for op in executor.schedule.ops if op.kind == Kind.REBUILD)
     wrong = {name: (expected.get(name, 0), found[name]) for name in {*expected, *found} if expected.get(name, 0) != found[name]}
     if wrong:
         lines = [f"{name}: expected {want}, rebuilt {got}" for name, (want, got) in sorted(wrong.items())]

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 
 from cllm.plans.plan import Plan
+from cllm.program.kinds import Kind
 from cllm.program.program import Program, Value
 from cllm.schedule.operations import Schedule
 from cllm.schedule.report import MemoryReport
@@ -66,7 +67,7 @@ def describe_plan(plan: Plan, memory: MemoryReport, program: Program) -> dict:
 
 def _rebuilds(schedule: Schedule, n_blocks: int) -> list[int]:
     """For each block, the most that one of its steps is rebuilt."""
-    times = Counter((op.step.block, op.step.name) for op in schedule.ops if op.kind == "rebuild")
+    times = Counter((op.step.block, op.step.name) for op in schedule.ops if op.kind == Kind.REBUILD)
     most = [0] * n_blocks
     for (block, _), count in times.items():
         if block is not None:

@@ -10,6 +10,7 @@ from cllm.executor.feeds import key_name
 from cllm.executor.spilling import SpillFile
 from cllm.program.declare import HANDED
 from cllm.program.dims import elements, resolve
+from cllm.program.kinds import DISK, Kind
 from cllm.program.program import Step
 from cllm.schedule.arena import Arena
 from cllm.schedule.compression import compress_call, expand_call, round_call, stream_of
@@ -17,8 +18,6 @@ from cllm.schedule.operations import Buffer, Op, Schedule
 
 Arrays = Mapping[str, np.ndarray]
 Call = Callable[[], None]
-SPILL_KINDS = ("spill_start", "spill_wait", "fetch_start", "fetch_wait")
-METHODS = {"rebuild": "forward", "logits": "forward"}  # kinds of operations not named as the method that they call
 
 
 class Binder:
@@ -62,31 +61,30 @@ class Binder:
         """What the operation does, ready to be called."""
         arrays = {name: self.array(self.schedule.buffers[b]) for name, b in (*op.reads, *op.writes)
                   if self.schedule.buffers[b].kind != "disk"}
-        if op.kind == "zero":
+        if op.kind == Kind.ZERO:
             return partial(kernels.fill_zero, x=kernels.ArrayList([arrays["dst"]]))
-        if op.kind == "add":
+        if op.kind == Kind.ADD:
             return partial(kernels.add_in_place, arrays["src"].reshape(-1), y=arrays["dst"].reshape(-1))
-        if op.kind == "copy":
+        if op.kind == Kind.COPY:
             return partial(np.copyto, arrays["dst"], arrays["src"])
-        if op.kind in ("compress", "expand"):
-            return (compress_call if op.kind == "compress" else expand_call)(arrays["src"], arrays["dst"], self.letters["B"])
-        if op.kind == "round":
+        if op.kind in (Kind.COMPRESS, Kind.EXPAND):
+            return (compress_call if op.kind == Kind.COMPRESS else expand_call)(arrays["src"], arrays["dst"], self.letters["B"])
+        if op.kind == Kind.ROUND:
             value = self.schedule.buffers[dict(op.reads)["src"]].value
             stream = stream_of(op.step.index, list(op.step.outputs.values()).index(value))
             rows = "B" if key_name("B") in self.feeds else "N"  # which of them makes no difference where N divides the value
             return round_call(arrays["src"], arrays["dst"], self.letters["B"], self.letters[rows],
                               self.feeds[key_name(rows)], stream)
-        if op.kind in SPILL_KINDS:
+        if op.kind in DISK:
             return self._spill(op, arrays)
-        if op.kind == "stash":
+        if op.kind == Kind.STASH:
             return partial(_stash, arrays["src"], arrays["dst"], self.feeds["key"], self.whole_letters["N"])
         layer = op.step.layer
         letters = self.whole_letters if op.whole else self.letters
         for own, array in arrays.items():
             if shape := op.step.shape_of(own):
                 arrays[own] = array.reshape(resolve(shape, letters))
-        name = METHODS.get(op.kind, op.kind)
-        method, flow = getattr(layer, name), getattr(layer, name + "_flow")
+        method, flow = getattr(layer, op.kind.method), getattr(layer, op.kind.method + "_flow")
         feeds = self.whole_feeds if op.whole else self.feeds
         reads = [_read_only(self._argument(name, arrays, op.step, feeds, letters)) for name in flow.reads]
         writes = {name: self._argument(name, arrays, op.step, feeds, letters) for name in flow.writes}
@@ -95,10 +93,9 @@ class Binder:
         return partial(_claimed, call, scratch) if scratch else call
 
     def _spill(self, op: Op, arrays: Arrays) -> Call:
-        kind, moment = op.kind.split("_")
-        way = {"spill": "write", "fetch": "read"}[kind]
+        way = "write" if op.kind in (Kind.SPILL_START, Kind.SPILL_WAIT) else "read"
         disk = next(b for _, b in (*op.reads, *op.writes) if self.schedule.buffers[b].kind == "disk")
-        if moment == "wait":
+        if op.kind in (Kind.SPILL_WAIT, Kind.FETCH_WAIT):
             return self.spill.wait_call(way, disk)
         start = self.spill.write_call if way == "write" else self.spill.read_call
         return start(disk, next(iter(arrays.values())))

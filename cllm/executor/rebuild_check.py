@@ -5,6 +5,7 @@ from hashlib import blake2b
 
 from cllm.errors import ConfigError, RebuildError
 from cllm.executor.binding import Binder, Call
+from cllm.program.kinds import Kind
 from cllm.schedule.operations import Op, Schedule
 
 EVERY = {"off": 0, "sampled": 8, "bits": 1}
@@ -42,10 +43,10 @@ class RebuildCheck:
         """The same calls, those of forward and rebuild followed by the check."""
         if not self.every:
             return calls
-        rebuilt = sorted({schedule.buffers[b].label for op in schedule.ops if op.kind == "rebuild" for _, b in op.writes
+        rebuilt = sorted({schedule.buffers[b].label for op in schedule.ops if op.kind == Kind.REBUILD for _, b in op.writes
                           if schedule.buffers[b].kind != "scratch"})
         chosen = set(rebuilt[::self.every])
-        return [self._checked(call, op, schedule, binder, chosen) if op.kind in ("forward", "rebuild") else call
+        return [self._checked(call, op, schedule, binder, chosen) if op.kind in (Kind.FORWARD, Kind.REBUILD) else call
                 for call, op in zip(calls, schedule.ops, strict=True)]
 
     def _checked(self, call, op: Op, schedule: Schedule, binder: Binder, chosen: set[str]) -> Call:

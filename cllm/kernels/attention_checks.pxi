@@ -76,11 +76,7 @@ cdef int take_arguments(str kernel, Attention *at, Crystal *crystal, const float
                                    beta is not None, keys, bounded, capped))
     if scale is not None:
         at.scale = scale
-    if capped:
-        at.cap = softcap
-        if not at.cap > 0.0:
-            raise ConfigError(f"{kernel}(softcap=...)", "must be above 0, or None", repr(softcap),
-                              "Pass None for scores without a cap.")
+    at.cap = checked_cap(kernel, softcap)
     take_rotation(kernel, at, n_rows, cos, sin, positions)
     if first is not None:
         at.first_step = check_step(kernel, "first", first.shape[0], n_rows, at.time)

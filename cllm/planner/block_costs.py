@@ -18,6 +18,7 @@ from cllm.planner.ways import best_rows, best_tapes, thinned, ways_to_drop, ways
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Tape
 from cllm.program.alone import alone, without_blocks
+from cllm.program.kinds import Kind
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.build import build_schedule
@@ -70,7 +71,7 @@ class BlockCosts:
         """Every tape worth having among those allowed."""
         region = self._region(whole_block(self.program, number), micro_batch)
         run, (given, left) = region.swept, region.end_bytes()
-        first = run.ops("forward")
+        first = run.ops(Kind.FORWARD)
         return BlockCost(tuple(self._best(number, micro_batch, allow, left)), given, left, run.peak(first),
                          run.passing_peak(first, region.program.block_inputs[0]), run.seconds(first), run.waiting_bytes(),
                          run.epilogue_seconds())

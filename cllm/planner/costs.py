@@ -10,8 +10,10 @@ from math import log
 
 from cllm.locate import module_of
 from cllm.planner.store import load_measured
+from cllm.program import kinds
 from cllm.program.declare import Layer
 from cllm.program.dims import elements
+from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step, plain
 from cllm.program.workload import Workload, state_arrays
 from cllm.schedule.operations import ITEMSIZES, Op, Schedule
@@ -22,7 +24,6 @@ BYTES_PER_SECOND = 12e9
 DISK_BYTES_PER_SECOND = 1e9
 SECONDS_PER_CALL = 5e-6
 
-METHODS = {"logits": "forward", "evaluate": "forward"}  # kinds of operations whose work is declared under another name
 
 UPDATE = "update"  # name under which seconds per parameter byte of zeroing, scan, clipping and optimizer are stored
 DISK = "disk"  # seconds per byte written or read
@@ -51,8 +52,8 @@ class Speeds:
     def op_seconds(self, op: Op, schedule: Schedule, workload: Workload, micro_batch: int | None = None) -> float:
         """Seconds of one operation on a micro-batch, of the schedule's size or of another; waits for the disk are reckoned by
         `schedule_seconds`."""
-        kind = "forward" if op.kind == "rebuild" else op.kind
-        if kind in ("spill_start", "spill_wait", "fetch_start", "fetch_wait"):
+        kind = op.kind.costs_as
+        if kind in kinds.DISK:
             return SECONDS_PER_CALL
         size = micro_batch or schedule.micro_batch
         nbytes = _moved_bytes(op, schedule, workload, size)
@@ -70,7 +71,7 @@ class Speeds:
         passes = 8 + 3 * max(state_arrays(workload.optimizer, name) for name in program.parameters) // 2
         return size * self.measured.get(f"{UPDATE} {workload.optimizer}", passes / BYTES_PER_SECOND)
 
-    def _estimate(self, kind: str, step: Step, letters, nbytes: int, workload: Workload) -> float:
+    def _estimate(self, kind: Kind, step: Step, letters, nbytes: int, workload: Workload) -> float:
         exact = self.measured.get(signature(kind, step, letters, nbytes))
         if exact is not None:
             return exact
@@ -94,7 +95,7 @@ class Speeds:
         return min(known, key=lambda pair: abs(log(pair[0] / declared)))[1]
 
 
-def signature(kind: str, step: Step, letters, nbytes: int) -> str:
+def signature(kind: Kind, step: Step, letters, nbytes: int) -> str:
     """The name of an operation's cost: kind, class and fields of the layer, lengths, and its declared seconds on one thread."""
     # the number of loss rows matters to a head alone
     batch = "BRT" if step.layer.evaluate_flow.exists else "BT"
@@ -109,26 +110,27 @@ def _class_name(layer: Layer) -> str:
     return f"{module_of(type(layer))}.{type(layer).__qualname__}"
 
 
-def declared_seconds(kind: str, step: Step, letters, nbytes: int, workload: Workload | None) -> float:
+def declared_seconds(kind: Kind, step: Step, letters, nbytes: int, workload: Workload | None) -> float:
     """Seconds from declared work: the larger of arithmetic and memory traffic, then what is read again, and the call.
 
     Weights that are read again for every run of rows are packed again: that is not hidden behind the arithmetic.
     """
     flops, nbytes = declared_work(kind, step, letters, nbytes)
-    again = step.layer.extra_bytes(METHODS.get(kind, kind), letters)
+    again = step.layer.extra_bytes(kind.work, letters) if kind.work else 0.0
     threads = workload.threads if workload else 1
     width = workload.itemsize / 4 if workload else 1
     once = max(flops / (FLOPS_PER_SECOND * threads) * width, (nbytes - again) / BYTES_PER_SECOND)
     return once + again / BYTES_PER_SECOND + SECONDS_PER_CALL
 
 
-def declared_work(kind: str, step: Step, letters, nbytes: int, itemsize: int = 4) -> tuple[float, float]:
+def declared_work(kind: Kind, step: Step, letters, nbytes: int, itemsize: int = 4) -> tuple[float, float]:
     """Floating-point operations and bytes moved of an operation that reads and writes buffers of `nbytes` in all."""
     layer = step.layer
-    method = METHODS.get(kind, kind)
-    flops = getattr(layer, method + "_flops")(letters) if method in ("forward", "accumulate", "backward") else 0.0
     weights = sum(elements(p.shape, letters) for p in layer.params if layer.has(p)) * itemsize
-    return flops, nbytes + weights * (2 if kind == "accumulate" else 1) + layer.extra_bytes(method, letters)
+    nbytes += weights * (2 if kind == Kind.ACCUMULATE else 1)
+    if kind.work is None:
+        return 0.0, nbytes
+    return getattr(layer, f"{kind.work}_flops")(letters), nbytes + layer.extra_bytes(kind.work, letters)
 
 
 def micro_batch_counts(schedule: Schedule, workload: Workload) -> tuple[tuple[int, int], ...]:
@@ -154,15 +156,17 @@ def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, s
 
     def run(ops: tuple[Op, ...], size: int) -> float:
         now = disk_free = 0.0
-        done: dict[tuple[str, int], float] = {}
+        done: dict[tuple[bool, int], float] = {}
         for op in ops:
-            if op.kind in ("spill_start", "fetch_start"):
-                buffer = dict(op.reads if op.kind == "spill_start" else op.writes)["src" if op.kind == "spill_start" else "dst"]
-                nbytes = schedule.buffers[buffer].nbytes * size // schedule.micro_batch
-                disk_free = max(disk_free, now) + nbytes * disk_second
-                done[op.kind[:5], dict(op.writes)["dst"]] = disk_free
-            elif op.kind in ("spill_wait", "fetch_wait"):
-                now = max(now, done[op.kind[:5], dict(op.writes)["dst"]])
+            if op.kind in kinds.DISK:
+                source, target = dict(op.reads)["src"], dict(op.writes)["dst"]
+                spills = op.kind in (Kind.SPILL_START, Kind.SPILL_WAIT)
+                if op.kind in (Kind.SPILL_START, Kind.FETCH_START):
+                    nbytes = schedule.buffers[source if spills else target].nbytes * size // schedule.micro_batch
+                    disk_free = max(disk_free, now) + nbytes * disk_second
+                    done[spills, target] = disk_free
+                else:
+                    now = max(now, done[spills, target])
             now += speeds.op_seconds(op, schedule, workload, size)
         return now
 
@@ -177,13 +181,12 @@ def op_work(op: Op, schedule: Schedule, workload: Workload, micro_batch: int) ->
     letters = op.step.letters(batch)
     buffers = [schedule.buffers[b] for _, b in (*op.reads, *op.writes)]
     nbytes = sum(elements(b.shape, batch) * ITEMSIZES[b.dtype] for b in buffers if b.kind != "scratch")
-    kind = "forward" if op.kind == "rebuild" else op.kind
-    return declared_work(kind, op.step, letters, nbytes, workload.itemsize)
+    return declared_work(op.kind.costs_as, op.step, letters, nbytes, workload.itemsize)
 
 
 def op_signature(op: Op, schedule: Schedule, workload: Workload) -> str:
     """The signature of an operation of a schedule."""
-    kind = "forward" if op.kind == "rebuild" else op.kind
+    kind = op.kind.costs_as
     size = schedule.micro_batch
     return signature(kind, op.step, _letters(op, schedule, workload, size), _moved_bytes(op, schedule, workload, size))
 

@@ -11,6 +11,7 @@ from cllm.plans.check import check_plan
 from cllm.plans.plan import Estimate, Plan
 from cllm.plans.tree import Tape
 from cllm.program.dims import elements
+from cllm.program.kinds import Kind
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.arena import lay_out
@@ -147,7 +148,7 @@ class Ledger:
         plan = Plan(tuple(Tape(b) for b in range(program.n_blocks)))
         schedule = build_schedule(program, workload, plan)
         seconds = {op.step.index: self._rates.op_seconds(op, schedule, workload)
-                   for op in schedule.ops if op.kind == "forward"}
+                   for op in schedule.ops if op.kind == Kind.FORWARD}
         entries = {}
         letters = {**workload.letters(1), "R": schedule.loss_rows}
         for value in program.values.values():

@@ -9,6 +9,7 @@ import numpy as np
 from cllm.planner.costs import Speeds, op_step_seconds
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Decision, Segment, Tape
+from cllm.program.kinds import Kind
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.arena import live_bytes
@@ -16,7 +17,7 @@ from cllm.schedule.build import build_schedule
 from cllm.schedule.operations import Buffer, Schedule
 
 Decisions = tuple[tuple[str, Decision], ...]
-FORWARD_KINDS = ("forward", "compress")
+FORWARD_KINDS = (Kind.FORWARD, Kind.COMPRESS)
 OPENED = Segment((Tape(0),))
 
 
@@ -100,7 +101,7 @@ class Run:
     def ops(self, kind: str | None = None, but: str | None = None) -> list[int]:
         """Positions of the block's operations, of one kind or of all but one; copies of its input are its own."""
         ops = self.schedule.ops[:self.schedule.epilogue]
-        return [i for i, op in enumerate(ops) if (op.step.block == 0 or op.kind in ("compress", "expand"))
+        return [i for i, op in enumerate(ops) if (op.step.block == 0 or op.kind in (Kind.COMPRESS, Kind.EXPAND))
                 and kind in (None, op.kind) and op.kind != but]
 
     def peak(self, positions) -> int:

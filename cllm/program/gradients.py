@@ -14,6 +14,7 @@ version at which it was complete. Where sharing would break that, the share is u
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step
 
 
@@ -106,7 +107,7 @@ def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
         dy = cells.complete(step.output) if takes_dy else None
         arrives = {"dy": dy} if takes_dy else {}
         if layer.accumulate_flow.exists:
-            moves.append(GradientStep("accumulate", step, arrives, {}))
+            moves.append(GradientStep(Kind.ACCUMULATE, step, arrives, {}))
         before, after, writes = [], [], {}
         for name, value in step.inputs.items():
             gradient, held = "d" + name, value in cells.held
@@ -115,17 +116,17 @@ def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
                     cells.held[value] = (dy, cells.version[dy], (step.index, gradient))
                     continue
                 target = cells.join(value, dy, step.output) if held else cells.fresh(value, step)
-                after.append(GradientStep("add" if held else "copy", step, {"src": dy}, {"dst": target}))
+                after.append(GradientStep(Kind.ADD if held else Kind.COPY, step, {"src": dy}, {"dst": target}))
             elif gradient in layer.adds:
                 target = cells.join(value, dy, step.output) if held else cells.fresh(value, step)
                 if not held:
-                    before.append(GradientStep("zero", step, {}, {"dst": target}))
+                    before.append(GradientStep(Kind.ZERO, step, {}, {"dst": target}))
                 writes[gradient] = target
             elif held:
                 target = cells.join(value, dy, step.output) if layer.passed() else cells.complete(value)
                 part = cells.fresh(value, step)
                 writes[gradient] = part
-                after.append(GradientStep("add", step, {"src": part}, {"dst": target}))
+                after.append(GradientStep(Kind.ADD, step, {"src": part}, {"dst": target}))
             else:
                 in_place = takes_dy and gradient in layer.overwrites and not layer.passed() and not cells.others_waiting(
                     step.output, dy, step.index, program)
@@ -137,10 +138,10 @@ def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
         for gradient in sorted(fed & set(layer.backward_flow.writes)) if useful else ():
             writes[gradient] = cells.fresh(step.feeds[gradient[1:]], step)
             if gradient in layer.adds:
-                before.append(GradientStep("zero", step, {}, {"dst": writes[gradient]}))
+                before.append(GradientStep(Kind.ZERO, step, {}, {"dst": writes[gradient]}))
         moves += before
         if useful:
-            moves.append(GradientStep("backward", step, arrives, writes))
+            moves.append(GradientStep(Kind.BACKWARD, step, arrives, writes))
         moves += after
         cells.held.pop(step.output, None)  # all that read it has been here
     return tuple(moves)

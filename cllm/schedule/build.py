@@ -13,6 +13,7 @@ from cllm.plans.tree import Cache, Compress, Decision, OnDisk, Recompute, Segmen
 from cllm.program.declare import Flow
 from cllm.program.dims import aligned, elements
 from cllm.program.gradients import Cell, wire_gradients
+from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step
 from cllm.program.workload import Workload
 from cllm.schedule.compression import packed_shape
@@ -87,12 +88,12 @@ class _Builder:
             env = {inputs[-1]: entry}
             for step in after[:-1]:
                 self.forward(step, env, set())
-            self.emit("evaluate" if mode == "loss" else "logits", head, self.bound(head, env), {},
+            self.emit(Kind.EVALUATE if mode == "loss" else Kind.LOGITS, head, self.bound(head, env), {},
                       head.layer.evaluate_flow if mode == "loss" else head.layer.forward_flow)
             return self.finished(len(self.ops))
         for move in wire_gradients(self.program):
             self.moves.setdefault(move.step.index, []).append(move)
-        saved, exit_ = self.open(self.plan.children, entry, "forward")
+        saved, exit_ = self.open(self.plan.children, entry, Kind.FORWARD)
         saved_after, _ = self.tape(after, {inputs[-1]: exit_}, self.plan.ends, None)
         deferred: list = []
         self.backward(after, saved_after, deferred)
@@ -100,7 +101,7 @@ class _Builder:
         self.backward(before, saved_before, deferred)
         epilogue = len(self.ops)
         for move, stash in deferred:
-            self.emit("accumulate", move.step, {"dy": stash}, {}, move.step.layer.accumulate_flow, whole=True)
+            self.emit(Kind.ACCUMULATE, move.step, {"dy": stash}, {}, move.step.layer.accumulate_flow, whole=True)
         return self.finished(epilogue)
 
     def finished(self, epilogue: int) -> Schedule:
@@ -124,7 +125,7 @@ class _Builder:
         return saved, entry
 
     def tape(self, steps: tuple[Step, ...], given: Mapping[str, int], decisions: tuple[tuple[str, Decision], ...],
-             output: str | None, kind: str = "forward") -> tuple[dict[str, int], int | None]:
+             output: str | None, kind: Kind = Kind.FORWARD) -> tuple[dict[str, int], int | None]:
         """Forward through some steps; the buffers that the decisions keep, and the buffer of the output."""
         decided = dict(decisions)
         env = dict(given)
@@ -146,13 +147,13 @@ class _Builder:
         if isinstance(decision, Compress):
             shape, dtype = packed_shape(decision.dtype, source.shape, self.letters)
             copy = self.buffer(f"{name} as {decision.dtype}", shape, dtype, "packed", value.block, value=name)
-            kind = "round" if decision.rounding == "stochastic" else "compress"
+            kind = Kind.ROUND if decision.rounding == "stochastic" else Kind.COMPRESS
             self.emit(kind, self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
             self.packed[copy] = "expand", buffer
             return copy
         if isinstance(decision, OnDisk):
             copy = self.buffer(f"{name} on disk", source.shape, source.dtype, "disk", value.block, value=name)
-            for kind in ("spill_start", "spill_wait"):
+            for kind in (Kind.SPILL_START, Kind.SPILL_WAIT):
                 self.emit(kind, self.program.steps[value.step], {"src": buffer}, {"dst": copy}, None)
             self.packed[copy] = "fetch", buffer
             return copy
@@ -163,7 +164,7 @@ class _Builder:
         way, original = self.packed[copy]
         source, step = self.buffers[original], self.program.steps[self.program.values[name].step]
         buffer = self.buffer(name, source.shape, source.dtype, "rebuild", source.block, value=name)
-        for kind in ("expand",) if way == "expand" else ("fetch_start", "fetch_wait"):
+        for kind in (Kind.EXPAND,) if way == "expand" else (Kind.FETCH_START, Kind.FETCH_WAIT):
             self.emit(kind, step, {"src": copy}, {"dst": buffer}, None)
         return buffer
 
@@ -172,7 +173,7 @@ class _Builder:
         default = None if entry.optional else Cache()
         return decided.get(entry.key if entry.block is not None else value, default)
 
-    def forward(self, step: Step, env: dict[str, int], optional: set[str], kind: str = "forward",
+    def forward(self, step: Step, env: dict[str, int], optional: set[str], kind: Kind = Kind.FORWARD,
                 keep: Mapping[str, int] | None = None) -> None:
         """Emit a layer's forward; `env` learns the buffers of its outputs, but those in `keep` stay as they are."""
         writes = {}
@@ -196,7 +197,7 @@ class _Builder:
             else:
                 if left in self.packed:
                     left = self.unpack(self.program.block_inputs[child.blocks.start], left)
-                inner, _ = self.open(child.children, left, "rebuild")
+                inner, _ = self.open(child.children, left, Kind.REBUILD)
                 self.close(child.children, inner, deferred)
 
     def backward(self, steps: tuple[Step, ...], saved: dict[str, int], deferred: list) -> None:
@@ -207,13 +208,13 @@ class _Builder:
                 cells = {name: self.cell(cell, move) for name, cell in {**move.reads, **move.writes}.items()}
                 reads = {n: cells[n] for n in move.reads}
                 writes = {n: cells[n] for n in move.writes}
-                if move.kind not in ("accumulate", "backward"):
+                if move.kind not in (Kind.ACCUMULATE, Kind.BACKWARD):
                     self.emit(move.kind, step, reads, writes)
                     continue
-                if move.kind == "accumulate" and self.n_micro > 1 and step.index in self.program.waiting_steps:
+                if move.kind == Kind.ACCUMULATE and self.n_micro > 1 and step.index in self.program.waiting_steps:
                     deferred.append((move, self.stash(move, reads)))
                     continue
-                flow = step.layer.accumulate_flow if move.kind == "accumulate" else step.layer.backward_flow
+                flow = step.layer.accumulate_flow if move.kind == Kind.ACCUMULATE else step.layer.backward_flow
                 for name in self.program.values_of(step, flow):
                     self.rebuild(name, env)
                 self.emit(move.kind, step, {**self.bound(step, env, flow.reads), **reads}, writes, flow)
@@ -228,7 +229,7 @@ class _Builder:
         step = self.program.steps[value.step]
         for source in step.inputs.values():
             self.rebuild(source, env)
-        self.forward(step, env, set(), "rebuild", keep=dict(env))
+        self.forward(step, env, set(), Kind.REBUILD, keep=dict(env))
 
     def stash(self, move, reads: dict[str, int]) -> int:
         """Emit the copy of a gradient to where it waits for the epilogue."""
@@ -239,7 +240,7 @@ class _Builder:
                             "Do not tie this parameter, or use the whole batch as one micro-batch.")
         dy = self.buffers[reads["dy"]]
         waiting = self.buffer(f"{dy.label} of the whole batch", dy.shape, dy.dtype, "stash", None, whole=True)
-        self.emit("stash", move.step, {"src": reads["dy"]}, {"dst": waiting})
+        self.emit(Kind.STASH, move.step, {"src": reads["dy"]}, {"dst": waiting})
         return waiting
 
     # operations and buffers
@@ -267,7 +268,7 @@ class _Builder:
                                         value))
         return len(self.buffers) - 1
 
-    def emit(self, kind: str, step: Step, reads: Mapping[str, int], writes: Mapping[str, int], scratch: Flow | None = None,
+    def emit(self, kind: Kind, step: Step, reads: Mapping[str, int], writes: Mapping[str, int], scratch: Flow | None = None,
              whole: bool = False) -> None:
         """Append an operation, with the scratch that the method of that flow takes."""
         if scratch is not None and step.layer.scratch:

@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cllm.errors import ConfigError
+from cllm.program.kinds import DROPPABLE, READS_KEPT
 from cllm.program.program import Step
 from cllm.schedule.operations import Buffer, Op
 from cllm.schedule.overlap import overlap_disk
 
 LARGEST_BYTES = 1 << 53  # of all buffers together: below, sums of bytes are exact in 64 bits and in a float
-
-# Operations that only move values: without a reader they are left out.
-DROPPABLE = frozenset({"forward", "rebuild", "compress", "round", "expand", "spill_start", "spill_wait", "fetch_start",
-                       "fetch_wait"})
-# Operations of backward, by reading which a value of forward shows that it was kept.
-READS_KEPT = frozenset({"accumulate", "backward", "rebuild", "expand", "fetch_start"})
 
 
 class DraftBuffer(NamedTuple):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cllm.program.kinds import Kind
 from cllm.program.program import Step
 from cllm.program.workload import ITEMSIZE
 
@@ -33,13 +34,10 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation: ``forward``, ``rebuild``, ``accumulate`` and ``backward`` call a layer; ``zero``, ``copy``, ``add``
-    and ``stash`` move gradients; ``compress`` (to nearest), ``round`` (at random) and ``expand``, ``spill_start``,
-    ``spill_wait``, ``fetch_start`` and ``fetch_wait`` move values; ``evaluate`` adds to the loss. `reads` and `writes`
-    pair argument names with buffers; `frees` are the buffers that no later operation names. `whole` operations run once,
-    on the whole batch."""
+    """One operation. `reads` and `writes` pair argument names with buffers; `frees` are the buffers that no later operation
+    names. `whole` operations run once, on the whole batch."""
 
-    kind: str
+    kind: Kind
     step: Step
     reads: tuple[tuple[str, int], ...]
     writes: tuple[tuple[str, int], ...]

@@ -8,6 +8,8 @@ and one that is being read has it already, so the window is what overlapping cos
 from collections.abc import Sequence
 from typing import Any
 
+from cllm.program.kinds import Kind
+
 WINDOW_VALUES = 2  # the window holds the largest spilled value twice: one in flight while the next is made
 
 Entry = tuple[int, Any]  # position in the schedule as first written, operation
@@ -15,7 +17,7 @@ Entry = tuple[int, Any]  # position in the schedule as first written, operation
 
 def overlap_disk(entries: list[Entry], nbytes: Sequence[int]) -> list[Entry]:
     """The same operations, waits and starts moved; `nbytes` gives the size of each buffer."""
-    spilled = [op for _, op in entries if op.kind == "spill_start"]
+    spilled = [op for _, op in entries if op.kind == Kind.SPILL_START]
     if not spilled:
         return entries
     window = WINDOW_VALUES * max(nbytes[_source(op)] for op in spilled)
@@ -31,13 +33,13 @@ def _wait_late(entries: list[Entry], nbytes: Sequence[int], window: int) -> list
 
     for entry in entries:
         op = entry[1]
-        if op.kind == "spill_wait":
+        if op.kind == Kind.SPILL_WAIT:
             flying.append(entry)
             continue
-        if op.kind == "spill_start":
+        if op.kind == Kind.SPILL_START:
             while flying and sum(nbytes[_source(f[1])] for f in flying) + nbytes[_source(op)] > window:
                 land()
-        if op.kind == "fetch_start":
+        if op.kind == Kind.FETCH_START:
             while any(_target(f[1]) == _source(op) for f in flying):
                 land()
         out.append(entry)
@@ -45,11 +47,11 @@ def _wait_late(entries: list[Entry], nbytes: Sequence[int], window: int) -> list
 
 
 def _fetch_early(entries: list[Entry], nbytes: Sequence[int], window: int) -> list[Entry]:
-    starts = [e for e in entries if e[1].kind == "fetch_start"]
-    others = [e for e in entries if e[1].kind != "fetch_start"]
-    turn = next((i for i, (_, op) in enumerate(others) if op.kind in ("zero", "accumulate", "backward")), len(others))
-    landed = {_target(op): i for i, (_, op) in enumerate(others) if op.kind == "spill_wait"}
-    waits = [i for i, (_, op) in enumerate(others) if op.kind == "fetch_wait"]
+    starts = [e for e in entries if e[1].kind == Kind.FETCH_START]
+    others = [e for e in entries if e[1].kind != Kind.FETCH_START]
+    turn = next((i for i, (_, op) in enumerate(others) if op.kind in (Kind.ZERO, Kind.ACCUMULATE, Kind.BACKWARD)), len(others))
+    landed = {_target(op): i for i, (_, op) in enumerate(others) if op.kind == Kind.SPILL_WAIT}
+    waits = [i for i, (_, op) in enumerate(others) if op.kind == Kind.FETCH_WAIT]
     behind: dict[int, list[Entry]] = {}
     for number, entry in enumerate(starts):
         before, room = number, window

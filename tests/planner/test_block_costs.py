@@ -20,6 +20,7 @@ from cllm.planner.region_costs import TapeCost
 from cllm.planner.ways import LEAST_WIDTH, MOST_GROUPS, SWEEPS, thinned, ways_to_drop
 from cllm.planning import pareto
 from cllm.plans.tree import Compress, Recompute
+from cllm.program.kinds import Kind
 from cllm.program.workload import Workload
 
 RATES = Speeds()
@@ -157,7 +158,7 @@ def test_what_was_measured_of_one_layer_is_not_taken_for_another():
         x = w.add("x", toys.Source(V=5, C=3))
         step = w.add("sum", layer, x=x, branch=x)
         w.add("head", toys.Head(V=5, C=3), x=step)
-        return signature("forward", w.program().steps[1], {"B": 2, "T": 3, "N": 6, "C": 3}, 64)
+        return signature(Kind.FORWARD, w.program().steps[1], {"B": 2, "T": 3, "N": 6, "C": 3}, 64)
 
     mine = cllm.layers.Residual
     names = [named(layer) for layer in (mine(C=3), mine(C=3, rate=0.1), mine(C=3, stream=7), Residual(C=3))]

@@ -1,0 +1,54 @@
+"""Kinds of operations: what a step is made of, in one table. What more there is to do in a step is one more line here."""
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What an operation does: its word, and the method of a layer that it calls, None where it moves arrays itself.
+
+    Attributes
+    ----------
+    method : str or None
+    """
+
+    FORWARD = "forward", "forward"
+    REBUILD = "rebuild", "forward"  # forward again, of what was not kept
+    LOGITS = "logits", "forward"  # the head's, where nobody wants a loss
+    EVALUATE = "evaluate", "evaluate"  # adds to the loss, and makes no gradients
+    ACCUMULATE = "accumulate", "accumulate"
+    BACKWARD = "backward", "backward"
+    ZERO = "zero", None  # moves of gradients
+    COPY = "copy", None
+    ADD = "add", None
+    STASH = "stash", None  # to where it waits for the epilogue
+    COMPRESS = "compress", None  # moves of values: to the nearest narrow number
+    ROUND = "round", None  # to one of the two nearest, at random
+    EXPAND = "expand", None
+    SPILL_START = "spill_start", None
+    SPILL_WAIT = "spill_wait", None
+    FETCH_START = "fetch_start", None
+    FETCH_WAIT = "fetch_wait", None
+
+    def __new__(cls, word: str, method: str | None):
+        made = str.__new__(cls, word)
+        made._value_, made.method = word, method
+        return made
+
+    __hash__ = str.__hash__  # planning hashes millions of them
+
+    @property
+    def costs_as(self) -> "Kind":
+        """The kind under which its seconds are known: a rebuild is a forward."""
+        return Kind.FORWARD if self is Kind.REBUILD else self
+
+    @property
+    def work(self) -> str | None:
+        """The method whose declared work it does: an evaluation is one of a head's forward."""
+        return "forward" if self is Kind.EVALUATE else self.method
+
+
+DISK = frozenset({Kind.SPILL_START, Kind.SPILL_WAIT, Kind.FETCH_START, Kind.FETCH_WAIT})
+# Operations that only make or move values: without a reader they are left out.
+DROPPABLE = frozenset({Kind.FORWARD, Kind.REBUILD, Kind.COMPRESS, Kind.ROUND, Kind.EXPAND, *DISK})
+# Operations of backward, by reading which a value of forward shows that it was kept.
+READS_KEPT = frozenset({Kind.ACCUMULATE, Kind.BACKWARD, Kind.REBUILD, Kind.EXPAND, Kind.FETCH_START})
