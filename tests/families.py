@@ -18,8 +18,10 @@ from row_models import Aimed, Grid, Kinds
 import cllm
 from cllm.layers import Rope
 from cllm.models.crystalline import Crystalline
-from cllm.models.llama import Llama
+from cllm.models.gemma import Gemma
+from cllm.models.llama import Llama, Multipliers
 from cllm.models.neox import NeoX
+from cllm.models.phi import Phi
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -113,6 +115,17 @@ FAMILIES = {
     "phi3": Family(Llama(**GROUPED, model_type="phi3", rotary=2, window=4)),
     "olmo2": Family(Llama(**GROUPED, model_type="olmo2", qk_norm="row", norm_after=True,
                           rope=Rope(kind="yarn", factor=4.0, original=4))),
+    "llama with biases, norms of heads and a window": Family(Llama(
+        **{**GROUPED, "head_dim": 6}, rotary=4, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm="head", window=3,
+        windowed=(True, False, True), turned=(False, True, True))),
+    "granite": Family(Llama(**GROUPED, model_type="granite", multipliers=Multipliers(3.0, 0.4, 0.22, 2.5), tied=True)),
+    "gemma2": Family(Gemma(**GROUPED, window=3, windowed=(True, False, True), query_scalar=5, attn_softcap=2.0,
+                           logit_softcap=3.0, pad=0)),
+    "gemma3_text": Family(Gemma(**{**GROUPED, "n_kv_heads": 1, "head_dim": 6}, model_type="gemma3_text", window=2,
+                                windowed=(True, False, True), rope=Rope(1e6), local_rope=Rope(1e4), qk_norm=True,
+                                attention_bias=True, tied=False)),
+    "phi": Family(Phi(n_heads=4, n_kv_heads=2, rotary=2, **TOKENS)),
+    "phi, tied": Family(Phi(n_heads=4, rotary=0, tied=True, activation="relu", pad=1, **TOKENS)),
     "gpt_neox": Family(NeoX(n_heads=2, rotary=2, **TOKENS)),
     "gpt_neox, one after the other": Family(NeoX(n_heads=1, rotary=4, parallel=False, tied=True, **TOKENS)),
     # T = 130 crosses the tiles of attention, 390 rows those of the products; a cut of the batch moves every tile

@@ -51,21 +51,22 @@ def first_fit(const int64_t[::1] order not None, const int64_t[::1] first not No
     filled[:] = 0
     near_by.first, near_by.last, near_by.nbytes, near_by.offsets = &first[0], &last[0], &nbytes[0], &offsets[0]
     near_by.start, near_by.end = &near[0, 0], &near[1, 0]
-    for k in range(n):
-        i = order[k]
-        p = first[i] // width
-        near_by.count = 0
-        _add_alive(&near_by, i, &rows[reaches[p]], reached[p])
-        for p in range(first[i] // width, last[i] // width + 1):
-            _add_alive(&near_by, i, &rows[begins[p]], begun[p])
-        offsets[i] = _highest(&near_by, nbytes[i], bound) if hung[i] else _lowest(&near_by, nbytes[i])
-        total = max(total, offsets[i] + nbytes[i])
-        p = first[i] // width
-        rows[begins[p] + begun[p]] = i
-        begun[p] += 1
-        for p in range(first[i] // width + 1, last[i] // width + 1):
-            rows[reaches[p] + reached[p]] = i
-            reached[p] += 1
+    with nogil:
+        for k in range(n):
+            i = order[k]
+            p = first[i] // width
+            near_by.count = 0
+            _add_alive(&near_by, i, &rows[reaches[p]], reached[p])
+            for p in range(first[i] // width, last[i] // width + 1):
+                _add_alive(&near_by, i, &rows[begins[p]], begun[p])
+            offsets[i] = _highest(&near_by, nbytes[i], bound) if hung[i] else _lowest(&near_by, nbytes[i])
+            total = max(total, offsets[i] + nbytes[i])
+            p = first[i] // width
+            rows[begins[p] + begun[p]] = i
+            begun[p] += 1
+            for p in range(first[i] // width + 1, last[i] // width + 1):
+                rows[reaches[p] + reached[p]] = i
+                reached[p] += 1
     return total
 
 

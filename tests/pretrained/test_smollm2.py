@@ -4,6 +4,8 @@ Skipped unless the environment variable CLLM_WEIGHTS names the folder that `exam
 """
 import json
 import os
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 
 import cllm
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "smollm2"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "smollm2"
 WEIGHTS = Path(os.environ.get("CLLM_WEIGHTS", "nowhere")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 EXPECTED = json.loads((GOLDEN / "smollm2_eval.json").read_text())
 
@@ -58,3 +61,13 @@ def test_saved_and_loaded_again(model, tmp_path):
     assert again.architecture == model.architecture and saved.elements == 134_515_008
     assert all((again.parameters[name] == values).all() for name, values in model.parameters.items())
     assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_example_tunes_and_saves(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tokenizers", reason="needs the extra hf")
+    monkeypatch.setattr(sys, "argv", ["finetune_smollm2.py", str(WEIGHTS), str(tmp_path / "tuned"), "--steps", "4",
+                                      "--seq-len", "64"])
+    runpy.run_path(str(ROOT / "examples" / "finetune_smollm2.py"), run_name="__main__")
+    told = [float(line.split()[2]) for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(told) >= 2 and told[-1] < told[0]
+    assert cllm.from_pretrained(tmp_path / "tuned").architecture.n_layers == 30
