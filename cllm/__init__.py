@@ -62,7 +62,7 @@ from cllm.strategies import (  # noqa: E402
     Sqrt,
 )
 from cllm.threads.counts import set_num_threads  # noqa: E402
-from cllm.tokenizer import BPETokenizer, ByteTokenizer  # noqa: E402
+from cllm.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer  # noqa: E402
 from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402
 from cllm.weight_gradient import accumulate_weight_gradient  # noqa: E402
 
@@ -74,6 +74,7 @@ __all__ = [
     "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
     "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
     "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
-    "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "plan", "plan_within_error",
+    "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "load_tokenizer", "plan",
+    "plan_within_error",
     "print_saved_values", "set_num_threads", "versions",
 ]

@@ -218,6 +218,20 @@ def _over_bytes(library, tokenizer) -> None:
     tokenizer.decoder = library.decoders.ByteLevel()
 
 
-def load_tokenizer(name: str) -> ByteTokenizer | BPETokenizer:
-    """The tokenizer of a name: "bytes", or a path that `BPETokenizer.load` takes."""
+def load_tokenizer(name: str | PathLike) -> ByteTokenizer | BPETokenizer:
+    """The tokenizer of a model's directory, or of a name.
+
+    Parameters
+    ----------
+    name : str or path
+        A directory with ``tokenizer.json`` or with GPT-2's ``vocab.json`` and ``merges.txt``, the path of a
+        ``tokenizer.json``, or "bytes".
+
+    Raises
+    ------
+    DataError
+        When there is none, or it cannot be read.
+    ConfigError
+        When the library that runs it is missing (extra io or hf).
+    """
     return ByteTokenizer() if name == "bytes" else BPETokenizer.load(name)

@@ -50,4 +50,4 @@ def command(place, text, tokenizer, seq_len, windows, best, threads, json_path):
     click.echo(f"{count} x {seq_len} tokens: {mean:.6f} nats, perplexity {perplexity_of(mean):.3f}, "
                f"{mean * count * seq_len / log(2) / lengths:.4f} bits per byte")
     write_json(json_path, {"model": str(loaded.path), "text": text, "tokens": len(ids), "seq_len": seq_len, "windows": count,
-                           "loss": mean, "perplexity": perplexity_of(mean), "losses": losses})
+                           "mean_nll": mean, "perplexity": perplexity_of(mean), "by_window": losses})

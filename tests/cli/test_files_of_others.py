@@ -100,14 +100,14 @@ def test_perplexity_is_over_windows_that_are_said(directory, tmp_path):
     run("perplexity", "--model", directory, "--tokenizer", _bytes(tmp_path), "--text", tmp_path / "text", "--seq-len", 20,
         "--json", tmp_path / "a.json")
     model, found = cllm.from_pretrained(directory, dtype="float64"), read(tmp_path / "a.json")
-    tokenizer = cllm.BPETokenizer.load(_bytes(tmp_path))
+    tokenizer = cllm.load_tokenizer(_bytes(tmp_path))
     ids = tokenizer.encode(text)
     assert found["windows"] == (len(ids) - 1) // 20 and found["tokens"] == len(ids)
-    for k, loss in enumerate(found["losses"]):
+    for k, loss in enumerate(found["by_window"]):
         logits = cllm.Executor(model, 1, 20).logits(ids[None, 20 * k:20 * k + 20])[0]
         logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         assert loss == pytest.approx(-logits[np.arange(20), ids[20 * k + 1:20 * k + 21]].mean(), rel=1e-6)
-    assert found["perplexity"] == pytest.approx(np.exp(np.mean(found["losses"])))
+    assert found["perplexity"] == pytest.approx(np.exp(found["mean_nll"]))
     command = ["perplexity", "--model", directory, "--tokenizer", _bytes(tmp_path), "--text", tmp_path / "text"]
     assert "for 9 windows of 20" in run(*command, "--seq-len", 20, "--windows", 9, code=1).stderr
 
