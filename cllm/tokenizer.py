@@ -224,7 +224,7 @@ def load_tokenizer(name: str | PathLike) -> ByteTokenizer | BPETokenizer:
     Parameters
     ----------
     name : str or path
-        A directory with ``tokenizer.json`` or with GPT-2's ``vocab.json`` and ``merges.txt``, the path of a
+        A directory with ``tokenizer.json`` or with ``vocab.json`` and ``merges.txt``, the path of a
         ``tokenizer.json``, or "bytes".
 
     Raises
