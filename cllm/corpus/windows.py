@@ -46,7 +46,7 @@ class Windows:
     def __post_init__(self):
         keep(self, "Windows", "seq_len", checked_size, 1, LARGEST_WORD)
         keep(self, "Windows", "seed", checked_size, 0, LARGEST_WORD)
-        _checked_tokens("Windows", self.tokens, self.seq_len)
+        _checked_text("Windows", self.tokens, self.seq_len)
 
     @property
     def count(self) -> int:
@@ -139,12 +139,12 @@ def batch(tokens, batch_size: int, seq_len: int, step: int, seed: int = 0) -> tu
     batch_size, seq_len, step, seed = (
         checked_size(f"batch({n}=...)", v, least, LARGEST_WORD) for n, v, least in
         (("batch_size", batch_size, 1), ("seq_len", seq_len, 1), ("step", step, 0), ("seed", seed, 0)))
-    tokens = _checked_tokens("batch", tokens, seq_len)
+    tokens = _checked_text("batch", tokens, seq_len)
     words = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw(batch_size)
     return gather(tokens, (words % np.uint64(tokens.size - seq_len)).astype(np.int64), seq_len)
 
 
-def _checked_tokens(where: str, tokens, seq_len: int) -> np.ndarray:
+def _checked_text(where: str, tokens, seq_len: int) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         raise DataError(f"{where}(tokens=...)", "must be integers in one axis",
