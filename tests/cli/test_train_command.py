@@ -167,7 +167,7 @@ def test_a_tokenizer_is_refused_by_name_when_a_run_is_resumed(tmp_path):
     train("--out", other, "--text", tmp_path / "text", "--steps", 2, "--tokenizer", "bpe:280")
     assert "resumed" in run("train", "--out", other, "--resume", "--steps", 3, "--tokenizer", "bpe:280")
     said = run("train", "--out", other, "--resume", "--steps", 4, "--tokenizer", "bytes", code=1)
-    assert "must go on with the tokenizer it began with, bpe:280" in said
+    assert "must go on with the tokenizer it began with, bpe:" in said  # which a short text may leave smaller than asked
 
 
 def test_auto_is_read_once_by_a_command(tmp_path, monkeypatch):
