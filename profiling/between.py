@@ -61,7 +61,7 @@ def main() -> int:
     least: dict[str, dict[str, float]] = {name: {} for name in trees}
     asked = {**options.job_of(arguments, model), "steps": arguments.steps, "threads": arguments.threads}
     for turn in range(arguments.rounds):
-        for name in list(trees)[::1 if turn % 2 else -1]:
+        for name in list(trees)[::-1 if turn % 2 else 1]:
             for kind, seconds in _round(trees[name], asked).items():
                 least[name][kind] = min(seconds, least[name].get(kind, seconds))
     commits = {name: record.commit(tree) for name, tree in trees.items()}

@@ -19,7 +19,8 @@ from cllm.train.evaluation import perplexity_of, window_losses
 @click.option("--model", "place", type=click.Path(exists=True, path_type=Path), required=True,
               help="A run, a snapshot, a file of ours, a directory with config.json, or a GGUF file.")
 @click.option("--text", type=click.Path(exists=True, dir_okay=False), default=None, show_default="the embedded novel")
-@click.option("--tokenizer", default=None, show_default="the model's", help="A path to tokenizer.json or GPT-2's files.")
+@click.option("--tokenizer", default=None, show_default="the model's",
+              help="A path to tokenizer.json, or to vocab.json and merges.txt.")
 @click.option("--seq-len", type=click.IntRange(1), default=1024, help="Tokens in a window, T.")
 @click.option("--windows", type=click.IntRange(1), default=None, show_default="all that are whole",
               help="How many, from the beginning of the text.")

@@ -13,7 +13,7 @@ cdef extern from "<math.h>" nogil:
 cdef extern from *:
     """
     /* ROWS x 2 sums stay in registers beside two vectors of B and one element of A: 32 registers hold 8 x 2 with room
-       to spare, 16 hold 6 x 2 (4 x 2 takes 1.4 times as long: too few sums to hide an addition's latency). BLOCK is a
+       to spare, 16 hold 6 x 2 (4 x 2 are too few to hide the latency of a sum). BLOCK is a
        multiple of ROWS, of two vectors of any type and of a line, and divides 192; of its float32 tiles (16 KiB or 9
        KiB) one lies in L1 beside its operands, all tiles of a step in L2. */
     #if CLLM_REGISTERS == 32
@@ -23,7 +23,7 @@ cdef extern from *:
     #define CLLM_ATTENTION_ROWS 6
     #define CLLM_ATTENTION_BLOCK 48
     #endif
-    /* A line, in as many vectors as the processor needs for it. */
+    /* STRETCH is 192 keys in tiles. A line, in as many vectors as the processor needs for it. */
     #define CLLM_LINE_VECTORS (64 / CLLM_VECTOR_BYTES)
     static const char cllm_zeros[2 * CLLM_VECTOR_BYTES] __attribute__((aligned(64))) = {0};
     static inline __attribute__((always_inline)) cllm_vf32 cllm_iota_f32(void)

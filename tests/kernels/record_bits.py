@@ -1,4 +1,5 @@
-"""A plugin of pytest that writes, for each test, a digest of every array that kernels were handed, after each call.
+"""A plugin of pytest that writes, for each test, digests of every array that kernels were handed, after each call: one of all
+bits, and one in which an array that holds NaN counts only as such.
 
     python -m pytest -n 0 -p record_bits --bits FILE.json tests/kernels
 
@@ -15,7 +16,7 @@ import pytest
 from cllm import _kernels
 
 NEITHER = ("workspace", "seconds")  # what a kernel leaves in its scratch, and what the clock says
-_digest = hashlib.sha256()
+_digests = hashlib.sha256(), hashlib.sha256()
 _arrays = {}  # lists of arrays and what is in them, by the list's id
 
 
@@ -25,12 +26,19 @@ def pytest_addoption(parser):
 
 def _see(value):
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        # Once there is NaN in an array, how far it has spread is the affair of the processor's tiles; a step refuses it.
-        _digest.update(b"NaN" if value.dtype.kind == "f" and np.isnan(value).any() else value.tobytes())
+        missing = np.isnan(value) if value.dtype.kind == "f" else np.False_
+        if missing.any():  # NaN has many bits, and which of two a sum keeps is the processor's affair
+            value = np.where(missing, value.dtype.type(np.nan), value)
+        _update(value.tobytes(), missing.any())
     elif isinstance(value, float):
-        _digest.update(np.float64(value).tobytes())
+        _update(np.float64(value).tobytes(), np.isnan(value))
     for array in _arrays.get(id(value), ((), ()))[1]:
         _see(array)
+
+
+def _update(data, has_nan):
+    _digests[0].update(data)
+    _digests[1].update(b"NaN" if has_nan else data)  # how far it spreads is the affair of the processor's tiles
 
 
 def _seen(call):
@@ -65,13 +73,13 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    global _digest
-    _digest = hashlib.sha256()
+    global _digests
+    _digests = hashlib.sha256(), hashlib.sha256()
     _arrays.clear()
     try:
         return (yield)
     finally:
-        item.config.stash["bits"][item.nodeid] = _digest.hexdigest()
+        item.config.stash["bits"][item.nodeid] = [digest.hexdigest() for digest in _digests]
 
 
 def pytest_sessionfinish(session):
