@@ -6,7 +6,8 @@
 
 Every contestant is a process of its own that made the model, its optimizer and its first step; then all take bursts of
 whole steps (zero, loss and gradients, clip, AdamW) in turn. Equal first losses show that all train the same model.
-Growth is the peak resident memory of the steady steps over what was resident when the model had just been made. For
+The peak is the greatest resident memory of the steady steps, growth is that over what was resident when the model had just
+been made. For
 strategies that spill, the bandwidth of their directory is measured before and written beside them.
 """
 
@@ -23,7 +24,6 @@ from peers import process
 from cllm.comparison.resident import forget_peak, peak_resident_bytes
 
 PEERS = "eager,checkpoint,micro:2,compile"
-PEERS_FAMILIES = ("gpt",)
 
 # Two libraries add the same numbers in different orders; float32 sums of this length agree to about 1e-6.
 LOSS_TOLERANCE = 2e-5
@@ -41,8 +41,6 @@ def main() -> int:
                              "one stands in every group, and ratios to it are of the same group")
     arguments = options.parsed(parser)
     model = models.asked(arguments)
-    if arguments.peers and model["family"] not in PEERS_FAMILIES:
-        raise process.PeerError(f"--peers: PyTorch's side is written for {', '.join(PEERS_FAMILIES)}, not {model['family']}")
     names = options.strategies_of(arguments) + [f"torch {mode}" for mode in arguments.peers.split(",") if mode]
     disks = [disk.bandwidth(folder) for folder in spill_directories(names) if Path(folder).is_dir()]
     rows, problems = [], []
@@ -82,10 +80,10 @@ def _measure(arguments, model: dict, names: list[str]) -> tuple[list[dict], dict
         bursts = {name: _bursts(peer) for name, (peer, _) in made.items()}
         watched = {name for name, (peer, _) in made.items() if forget_peak(peer.pid)}
         timings = harness.interleave(bursts, arguments.rounds, harness.say)
-        growth = {name: _growth(peer, facts) if name in watched else None for name, (peer, facts) in made.items()}
+        peaks = {name: peak_resident_bytes(peer.pid) if name in watched else None for name, (peer, _) in made.items()}
         facts = {name: one for name, (_, one) in made.items()}
     harness.say("")
-    return _rows(timings, growth, facts), failed
+    return _rows(timings, peaks, facts), failed
 
 
 def _judge(rows: list[dict]) -> None:
@@ -101,7 +99,7 @@ def _add_peers(arguments, model: dict, names: list[str], made: dict, failed: dic
     if not names:
         return
     with tempfile.TemporaryDirectory() as folder:
-        files = {"weights": str(Path(folder) / "weights.npz"), "data": str(Path(folder) / "data.npz")}
+        files = {"weights": str(Path(folder) / models.file_form(model)), "data": str(Path(folder) / "data.npz")}
         with process.Peer("peers/cllm/steps.py", arguments.threads) as ours:
             ours.ask("export", model=model, batch_size=arguments.batch_size, seq_len=arguments.seq_len, **files)
         for name in names:
@@ -121,19 +119,19 @@ def _bursts(peer: process.Peer):
     return lambda: peer.ask("burst", repeats=repeats)
 
 
-def _growth(peer: process.Peer, facts: dict) -> int | None:
-    peak = peak_resident_bytes(peer.pid)
+def _growth(peak: int | None, facts: dict) -> int | None:
     return None if peak is None or facts["rss_model_bytes"] is None else peak - facts["rss_model_bytes"]
 
 
-def _rows(timings: dict, growth: dict, facts: dict) -> list[dict]:
+def _rows(timings: dict, peaks: dict, facts: dict) -> list[dict]:
     if not timings:
         return []
     base = next(iter(timings))
     return [{"name": name, "seconds": timing.to_dict(), "against": base,
              "ratio": harness.ratio(timing, timings[base]).to_dict(),
              "ratio_text": "1" if name == base else str(harness.ratio(timing, timings[base])),
-             "growth_bytes": growth[name], **facts[name]} for name, timing in timings.items()]
+             "growth_bytes": _growth(peaks[name], facts[name]), "peak_bytes": peaks[name], **facts[name]}
+            for name, timing in timings.items()]
 
 
 def _different_losses(rows: list[dict]) -> list[str]:
@@ -143,14 +141,15 @@ def _different_losses(rows: list[dict]) -> list[str]:
 
 def _print(arguments, model: dict, rows: list[dict], problems: list[str]) -> None:
     print(options.title(arguments, model))
-    print(f"{'':18s} {'min':>9s} {'median':>9s} {'max':>9s}  {'growth MB':>9s} {'arena MB':>9s}  {'first loss':>10s}  "
+    print(f"{'':18s} {'min':>9s} {'median':>9s} {'max':>9s}  {'growth MB':>9s} {'peak MB':>9s} {'arena MB':>9s}  "
+          f"{'first loss':>10s}  "
           f"time against {rows[0]['name'] if rows else 'nothing'}: median of paired ratios (least to most)")
     for row in rows:
         seconds = row["seconds"]
-        growth = "-" if row["growth_bytes"] is None else f"{row['growth_bytes'] / 1e6:.0f}"
+        growth, peak = ("-" if row[name] is None else f"{row[name] / 1e6:.0f}" for name in ("growth_bytes", "peak_bytes"))
         arena = f"{row['arena_bytes'] / 1e6:.1f}" if "arena_bytes" in row else "-"
         print(f"{row['name']:18s} {seconds['min']:9.4f} {seconds['median']:9.4f} {seconds['max']:9.4f}  {growth:>9s} "
-              f"{arena:>9s}  {row['loss']:10.6f}  {row['ratio_text']}")
+              f"{peak:>9s} {arena:>9s}  {row['loss']:10.6f}  {row['ratio_text']}")
     for row in rows:
         if "beaten_by" in row:
             print(f"no more growth than {row['name']}, and faster: {', '.join(row['beaten_by']) or 'none'}")

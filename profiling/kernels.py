@@ -45,9 +45,13 @@ SHAPES = {
     "linear_backward_input": PRODUCTS,
     "block_backward_weight": ((2048, 8, 64), (512, 8, 64)),                             # N, H, D
     "attention": ((8, 8, 256, 64), (4, 8, 1024, 64), (1, 12, 2048, 64), (16, 4, 64, 32)),  # B, H, T, D
+    "grouped_attention": ((1, 9, 3, 1024, 64), (1, 9, 3, 512, 64), (1, 32, 8, 1024, 64)),  # B, H, K, T, D
+    "window_attention": ((1, 9, 3, 1024, 64, 256), (1, 8, 8, 4096, 64, 512)),           # B, H, K, T, D, W
     "head": ((2048, 768, 50257), (2048, 512, 256)),                                     # N, C, V
     "layernorm_forward": (*ROWS, FAR_ROWS), "layernorm_backward": (*ROWS, FAR_ROWS),    # N, C
+    "rmsnorm_forward": (*ROWS, FAR_ROWS), "rmsnorm": (*ROWS, FAR_ROWS),
     "residual": (*ROWS, FAR_ROWS),
+    "gated_silu_forward": (*HIDDEN, FAR_ROWS), "gated_silu": (*HIDDEN, FAR_ROWS),       # N, F
     **{f"{kind}{part}": (*HIDDEN, FAR_ROWS) for kind in ACTIVATIONS for part in ("_forward", "_backward", "")},  # N, F
     "adamw": PARAMETERS, "optimizer_step": PARAMETERS,                                  # elements
     "optimizer_list": ARRAYS,                                                           # arrays, elements of each
@@ -58,9 +62,10 @@ SHAPES = {
 
 # float32 words read and written for each element, for what is bound by memory. int8 has a scale to 128 elements.
 INT8_WORDS = 1.25 + 1 / 128
-# An activation without `_forward` or `_backward` is both; a step of the optimizer is norm, clipping, AdamW and zeroing,
+# An activation or norm without `_forward` or `_backward` is both; a step of the optimizer is norm, clipping, AdamW and zeroing,
 # `optimizer_list` the same over many arrays.
-WORDS = {"layernorm_forward": 2, "layernorm_backward": 4, "residual": 3, "adamw": 7, "optimizer_step": 11,
+WORDS = {"layernorm_forward": 2, "layernorm_backward": 4, "residual": 3, "rmsnorm_forward": 2, "rmsnorm": 5,
+         "gated_silu_forward": 3, "gated_silu": 8, "adamw": 7, "optimizer_step": 11,
          "optimizer_list": 11, "sum_of_squares": 1, "scale": 2, "zero": 1,
          **{f"{kind}{part}": words for kind in ACTIVATIONS
             for part, words in (("_forward", 2), ("_backward", 3), ("", 5))},
@@ -117,8 +122,9 @@ def shapes_of(config: dict, batch: int, time: int) -> dict[str, tuple]:
     sizes = [prod(parameter.shape) for parameter in program_of(ModelConfig(**config)).parameters.values()]
     return {**{kernel: tuple(products) for kernel in ("linear_backward_weight", "linear_forward", "linear_backward_input")},
             "block_backward_weight": ((rows, heads, channels // heads),) if lattice else (), "attention": (attention,),
-            "head": ((rows, channels, config["vocab_size"]),), "optimizer_list": ((len(sizes), sum(sizes) // len(sizes)),),
-            **{kernel: weight if len(SHAPES[kernel][0]) == 1 else wide if kernel.startswith(ACTIVATIONS) else row
+            "grouped_attention": (), "window_attention": (), "head": ((rows, channels, config["vocab_size"]),),
+            "optimizer_list": ((len(sizes), sum(sizes) // len(sizes)),),
+            **{kernel: weight if len(SHAPES[kernel][0]) == 1 else wide if kernel.startswith((*ACTIVATIONS, "gated")) else row
                for kernel in WORDS if kernel != "optimizer_list"}}
 
 
@@ -133,6 +139,10 @@ def flops(kernel: str, shape: tuple[int, ...]) -> float:
         batch, heads, time, head_dim = shape
         # Two products forward, five backward, over the lower triangle with its diagonal.
         return 7 * 2.0 * batch * heads * head_dim * time * (time + 1) / 2
+    if kernel in ("grouped_attention", "window_attention"):
+        batch, heads, _, time, head_dim = shape[:5]
+        window = shape[5] if len(shape) > 5 else time
+        return 7 * 2.0 * batch * heads * head_dim * (time * window - window * (window - 1) / 2)
     return 3 * 2.0 * prod(shape) if kernel == "head" else 0.0
 
 

@@ -3,6 +3,7 @@
     python profiling/training.py
     python profiling/training.py --peer-python /path/to/python/with/torch
     python profiling/training.py --seconds 20
+    python profiling/training.py --model DIR --steps 50 --batch-size 1 --lr 1e-5 --rate constant    # from other people's files
 
 Both train the same model from the same weights on the same windows at the same rates, for the same number of steps:
 as many as cllm takes in the seconds asked for. They train in turn, a stretch between two evaluations at a time, each in
@@ -17,10 +18,8 @@ from statistics import median
 
 import draw
 import harness
-from jobs import record
+from jobs import models, record
 from peers import process
-
-from cllm.models.gpt import ModelConfig
 
 TRIAL_STEPS = 12  # of which the first half warms up
 
@@ -28,28 +27,32 @@ TRIAL_STEPS = 12  # of which the first half warms up
 def main() -> int:
     """Train, print, write; the exit code is 1 when the two ended more than half a per cent apart."""
     arguments = _arguments()
-    config = ModelConfig(256, arguments.layers, arguments.d_model, arguments.heads, 4 * arguments.d_model,
-                         arguments.seq_len).to_dict()
+    model = models.asked(arguments, {
+        "vocab_size": 256, "n_layers": arguments.layers, "d_model": arguments.d_model, "n_heads": arguments.heads,
+        "d_ff": 4 * arguments.d_model, "max_seq_len": arguments.seq_len})
     settings = {"batch_size": arguments.batch_size, "seq_len": arguments.seq_len, "lr": arguments.lr, "seed": 0,
-                "threads": arguments.threads, "eval_batches": arguments.eval_batches}
+                "threads": arguments.threads, "eval_batches": arguments.eval_batches, "rate": arguments.rate,
+                "betas": arguments.betas, "weight_decay": arguments.weight_decay}
     if arguments.memory_budget:
         settings["memory_budget"] = arguments.memory_budget
-    settings["steps"] = arguments.steps or _steps_in(arguments, config, settings)
+    settings["steps"] = arguments.steps or _steps_in(arguments, model, settings)
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: str(Path(folder) / f"{name}.npz") for name in ("weights", "data")}
+        files = {"weights": str(Path(folder) / models.file_form(model)), "data": str(Path(folder) / "data.npz")}
         peers = {"cllm": process.Peer("peers/cllm/run.py", arguments.threads)}
-        facts = peers["cllm"].ask("make", config=config, settings=settings, files=files)
+        facts = peers["cllm"].ask("make", model=model, settings=settings, files=files)
         if arguments.peer_python:
             peers["torch"] = process.Peer("peers/torch/run.py", arguments.threads, arguments.peer_python)
-            facts |= peers["torch"].ask("make", config=config, settings=facts["settings"], threads=arguments.threads,
+            facts |= peers["torch"].ask("make", config=model["config"], settings=facts["settings"], threads=arguments.threads,
                                         files=files)
         rows = _train(peers, settings["steps"], arguments.evaluations)
         for peer in peers.values():
             peer.close()
-    data = {"config": config, **facts, "rows": rows}
+    data = {**models.recorded(model), **facts, "rows": rows}
     if len(rows) == 2:
         ours, theirs = (row["evaluations"][-1]["val_loss"] for row in rows)
         data["val_loss_difference"] = ours / theirs - 1
+        data["largest_loss_difference"] = max(abs(one - other) for one, other in zip(*(row["losses"] for row in rows),
+                                                                                     strict=True))
         data["time_ratio"] = rows[1]["seconds"] / rows[0]["seconds"]
     path = record.write_result("training", arguments.threads, data, arguments.out)
     _print(data)
@@ -66,16 +69,20 @@ def _arguments() -> argparse.Namespace:
     for name, value in (("layers", 4), ("d-model", 256), ("heads", 8), ("batch-size", 8), ("seq-len", 256),
                         ("threads", 2), ("evaluations", 20), ("eval-batches", 20)):
         parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
+    models.add_options(parser, preset=None)
     parser.add_argument("--lr", type=float, default=1.5e-3, help="highest rate (default: %(default)s)")
+    parser.add_argument("--rate", default="cosine", choices=("cosine", "linear", "constant"), help="(default: %(default)s)")
+    parser.add_argument("--betas", type=float, nargs=2, default=None, help="of AdamW (default: 0.9 0.95)")
+    parser.add_argument("--weight-decay", type=float, default=None, help="of matrices (default: 0.1)")
     parser.add_argument("--memory-budget", default=None, help="limit such as 100MB; default: cache everything")
     parser.add_argument("--out", type=Path, default=None, help="JSON file; the picture stands beside it")
     return parser.parse_args()
 
 
-def _steps_in(arguments, config: dict, settings: dict) -> int:
+def _steps_in(arguments, model: dict, settings: dict) -> int:
     """Steps that cllm takes in the seconds asked for, from a short trial."""
     with process.Peer("peers/cllm/run.py", arguments.threads) as peer:
-        peer.ask("make", config=config, settings={**settings, "steps": TRIAL_STEPS})
+        peer.ask("make", model=model, settings={**settings, "steps": TRIAL_STEPS})
         seconds = median(peer.ask("stretch", steps=TRIAL_STEPS)["seconds"][TRIAL_STEPS // 2:])
     return max(1, int(arguments.seconds / seconds))
 
@@ -106,10 +113,11 @@ def _print(data: dict) -> None:
     for row in data["rows"]:
         last, steps = row["evaluations"][-1], row["step_seconds"]
         print(f"{row['name']:<6} {row['seconds']:8.1f} s, step {steps['median']:.3f} s ({steps['min']:.3f} to "
-              f"{steps['max']:.3f}), validation {last['val_loss']:.4f} nats per byte")
+              f"{steps['max']:.3f}), validation {last['val_loss']:.4f} nats per token")
     if "time_ratio" in data:
         print(f"validation of cllm over PyTorch's: {100 * data['val_loss_difference']:+.2f} %; "
-              f"PyTorch's time over cllm's: {data['time_ratio']:.2f}")
+              f"PyTorch's time over cllm's: {data['time_ratio']:.2f}; losses of steps differ by at most "
+              f"{data['largest_loss_difference']:.1e}")
 
 
 if __name__ == "__main__":

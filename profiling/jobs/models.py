@@ -13,7 +13,7 @@ def add_options(made: argparse.ArgumentParser, preset: str | None = PRESET) -> N
     made.add_argument("--model", default=ModelConfig.family,
                       metavar="FAMILY|DIR|FILE.gguf|FILE.py:Class|module:Class",
                       help=f"family of the model: {', '.join(FAMILIES)}; the place of one in other people's files, whose "
-                           "shapes are measured with drawn weights; or a class that derives from cllm.Architecture")
+                           "shapes and weights are taken; or a class that derives from cllm.Architecture")
     made.add_argument("--preset", choices=sorted(PRESETS), default=preset, action=_Given,
                       help="sizes to start from, of families that derive from ModelConfig")
     made.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
@@ -75,6 +75,20 @@ def architecture(model: dict):
     from cllm.models.families import architecture_of
 
     return architecture_of(model, family_named(model["source"]))
+
+
+def weighted(model: dict, dtype: str = "float32", seed: int = 0):
+    """The `cllm.Model` that `asked` described: with the weights of other people's files, or with drawn ones."""
+    import cllm
+    from cllm.models.choosing import is_files, model_in
+
+    made = architecture(model)
+    return model_in(model["source"], dtype, made) if is_files(model["source"]) else cllm.Model(made, seed=seed, dtype=dtype)
+
+
+def file_form(model: dict) -> str:
+    """Where PyTorch's side gets the weights from: a ``.npz`` for its own model of the family gpt, else a directory."""
+    return "weights.npz" if model["source"] == "gpt" else "weights"
 
 
 def recorded(model: dict) -> dict:

@@ -44,6 +44,13 @@ def attention(batch: int, heads: int, time: int, head_dim: int) -> dict[str, np.
     return {"qkv": normal(rng, batch * time, 3 * channels), "dy": normal(rng, batch * time, channels)}
 
 
+def grouped_attention(batch: int, heads: int, kv_heads: int, time: int, head_dim: int) -> dict[str, np.ndarray]:
+    """qkv of shape N (H+2K)D and dy of shape N HD."""
+    rng = generator()
+    return {"qkv": normal(rng, batch * time, (heads + 2 * kv_heads) * head_dim),
+            "dy": normal(rng, batch * time, heads * head_dim)}
+
+
 def heads_of(qkv: np.ndarray, batch: int, heads: int) -> list[np.ndarray]:
     """q, k, v (or whatever has whole C columns) as contiguous arrays of shape B H T D."""
     channels = heads * (qkv.shape[1] // (3 * heads)) if qkv.shape[1] % (3 * heads) == 0 else qkv.shape[1]
@@ -64,6 +71,12 @@ def rows(n: int, channels: int) -> dict[str, np.ndarray]:
     rng = generator()
     return {"x": normal(rng, n, channels), "dy": normal(rng, n, channels),
             "weight": aligned(1 + normal(rng, channels, scale=0.1)), "bias": normal(rng, channels, scale=0.1)}
+
+
+def gated(n: int, width: int) -> dict[str, np.ndarray]:
+    """gate | up of shape N 2F and dy of shape N F."""
+    rng = generator()
+    return {"x": normal(rng, n, 2 * width), "dy": normal(rng, n, width)}
 
 
 def bfloat16(n: int, channels: int) -> np.ndarray:

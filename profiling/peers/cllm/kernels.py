@@ -12,7 +12,9 @@ def cases(threads: int, dtype: str = "float32") -> dict:
 
     from cllm import _kernels as k
     from cllm.arrays import aligned_empty
+    from cllm.layers.activation import Activation
 
+    silu = Activation.codes["silu"]
     k.set_threads(threads)
     itemsize = np.dtype(dtype).itemsize
 
@@ -64,6 +66,22 @@ def cases(threads: int, dtype: str = "float32") -> dict:
 
         return call, [y, dqkv]
 
+    def window_attention(batch, heads, kv_heads, time, head_dim, window=None):
+        a = given(inputs.grouped_attention(batch, heads, kv_heads, time, head_dim))
+        y, dqkv, lse = like(a["dy"]), like(a["qkv"]), np.zeros((batch, heads, time), dtype)
+        space = scratch(k.attention_workspace(batch, time, heads, head_dim, threads, itemsize, kv_heads=kv_heads,
+                                              bounded=window is not None))
+        first = None if window is None else np.maximum(np.arange(time, dtype=np.int32) - window + 1, 0).astype(np.int32)
+        more = {"kv_heads": kv_heads, "first": first}
+
+        def call():
+            k.attention_forward(a["qkv"], batch, heads, **more, y=y, lse=lse, workspace=space)
+            k.attention_backward(a["dy"], a["qkv"], y, lse, batch, heads, None, **more, dqkv=dqkv, workspace=space)
+
+        return call, [y, dqkv]
+
+    grouped_attention = window_attention
+
     def head(n, channels, vocabulary):
         a = given(inputs.head(n, channels, vocabulary))
         step = min(n, LOSS_ROWS)
@@ -97,6 +115,37 @@ def cases(threads: int, dtype: str = "float32") -> dict:
         dx, dweight, dbias = like(y), like(a["weight"]), like(a["bias"])
         return (lambda: k.layernorm_backward(a["dy"], a["x"], mean, rstd, a["weight"], dx=dx, dweight=dweight,
                                              dbias=dbias), [dx, dweight])
+
+    def rmsnorm_forward(n, channels):
+        a = given(inputs.rows(n, channels))
+        y, rstd = like(a["x"]), np.zeros((n, 1))
+        return lambda: k.rmsnorm_forward(a["x"], a["weight"], 1e-5, y=y, rstd=rstd), [y]
+
+    def rmsnorm(n, channels):
+        a = given(inputs.rows(n, channels))
+        y, dx, dweight, rstd = like(a["x"]), like(a["x"]), like(a["weight"]), np.zeros((n, 1))
+
+        def call():
+            dweight[:] = 0  # PyTorch's gradients are fresh in each call
+            k.rmsnorm_forward(a["x"], a["weight"], 1e-5, y=y, rstd=rstd)
+            k.rmsnorm_backward(a["dy"], a["x"], rstd, a["weight"], add=False, dx=dx, dweight=dweight)
+
+        return call, [y, dx, dweight]
+
+    def gated_silu_forward(n, width):
+        a = given(inputs.gated(n, width))
+        y = like(a["dy"])
+        return lambda: k.gated_forward(a["x"], silu, y=y), [y]
+
+    def gated_silu(n, width):
+        a = given(inputs.gated(n, width))
+        y, dx = like(a["dy"]), like(a["x"])
+
+        def call():
+            k.gated_forward(a["x"], silu, y=y)
+            k.gated_backward(a["dy"], a["x"], silu, dx=dx)
+
+        return call, [y, dx]
 
     def activation(kind):
         def forward(n, channels):
@@ -202,7 +251,7 @@ def cases(threads: int, dtype: str = "float32") -> dict:
 
     return {name: function for name, function in locals().items()
             if callable(function) and name not in ("given", "scratch", "like", "linear", "activation", "bound", "update",
-                                                   "packed", "codes", "aligned_empty")}
+                                                   "packed", "codes", "aligned_empty", "Activation")}
 
 
 if __name__ == "__main__":

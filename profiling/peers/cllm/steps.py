@@ -25,7 +25,7 @@ class Training:
         architecture = models.architecture(model)
         self.feeds = first_batch(architecture, batch_size, seq_len)
         self.rss_start = resident_bytes()
-        self.model = cllm.Model(architecture, seed=0, dtype=dtype)
+        self.model = models.weighted(model, dtype)
         rss_model = resident_bytes()
         self.executor = cllm.Executor(self.model, batch_size=batch_size, seq_len=seq_len, optimizer="adamw",
                                       strategy=strategy_of(strategy, architecture), num_threads=threads, seed=0)
@@ -126,11 +126,18 @@ def export(model: dict, batch_size: int, seq_len: int, weights: str, data: str) 
     """Write the weights and the batch that `Training.make` starts from, for a contestant without cllm."""
     import numpy as np
 
-    import cllm
+    write_weights(models.weighted(model), weights)
+    np.savez(data, **first_batch(models.architecture(model), batch_size, seq_len))
 
-    architecture = models.architecture(model)
-    np.savez(weights, **cllm.Model(architecture, seed=0).parameters)
-    np.savez(data, **first_batch(architecture, batch_size, seq_len))
+
+def write_weights(model, weights: str) -> None:
+    """Into a ``.npz`` by cllm's names, or, of a name without that ending, into a directory as transformers reads it."""
+    import numpy as np
+
+    if weights.endswith(".npz"):
+        np.savez(weights, **model.parameters)
+    else:
+        model.save_pretrained(weights, dtype="float32")
 
 
 if __name__ == "__main__":

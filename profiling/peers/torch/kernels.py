@@ -59,6 +59,23 @@ def cases(threads: int) -> dict:
 
         return with_grad(call, [q, k, v], [])
 
+    def grouped_attention(batch, heads, kv_heads, time, head_dim, window=None):
+        arrays = inputs.grouped_attention(batch, heads, kv_heads, time, head_dim)
+        qkv = torch.from_numpy(arrays["qkv"]).view(batch, time, -1, head_dim).transpose(1, 2)
+        q, k, v = (part.contiguous().requires_grad_() for part in qkv.split([heads, kv_heads, kv_heads], dim=1))
+        dy = torch.from_numpy(arrays["dy"]).view(batch, time, heads, head_dim).transpose(1, 2).contiguous()
+        ahead = torch.arange(time)[:, None] - torch.arange(time)
+        how = {"is_causal": True} if window is None else {"attn_mask": (ahead >= 0) & (ahead < window)}
+
+        def call():
+            y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True, **how)
+            y.backward(dy)
+            return [y.detach()]
+
+        return with_grad(call, [q, k, v], [])
+
+    window_attention = grouped_attention
+
     def head(n, channels, vocabulary):
         a = tensors(inputs.head(n, channels, vocabulary))
         h, embedding, targets = a["h"].requires_grad_(), a["embedding"].requires_grad_(), a["targets"].long()
@@ -89,6 +106,46 @@ def cases(threads: int) -> dict:
             results[:] = [dx, dweight]
 
         return call, results
+
+    def compiled_forward(function, arrays: dict, *names):
+        """A function compiled by PyTorch of some of a case's arrays; its result is a fresh array in each call."""
+        a, call, results = tensors(arrays), torch.compile(function, dynamic=False), [None]
+
+        def run():
+            results[0] = call(*(a[name] for name in names))
+
+        return run, results
+
+    def compiled_pair(function, arrays: dict, *leaves):
+        """Forward and backward of a compiled function under autograd."""
+        a, call = tensors(arrays), torch.compile(function, dynamic=False)
+        read = [a[name].requires_grad_() for name in leaves]
+
+        def run():
+            y = call(*read)
+            y.backward(a["dy"])
+            return [y.detach()]
+
+        return with_grad(run, read, [])
+
+    def normalised(x, weight):
+        return F.rms_norm(x, (x.shape[-1],), weight, 1e-5)
+
+    def gated(x):
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def rmsnorm_forward(n, channels):
+        return compiled_forward(normalised, inputs.rows(n, channels), "x", "weight")
+
+    def rmsnorm(n, channels):
+        return compiled_pair(normalised, inputs.rows(n, channels), "x", "weight")
+
+    def gated_silu_forward(n, width):
+        return compiled_forward(gated, inputs.gated(n, width), "x")
+
+    def gated_silu(n, width):
+        return compiled_pair(gated, inputs.gated(n, width), "x")
 
     def elementwise(function, arrays, **more):
         """A function of some of a row case's arrays, written where the call before wrote."""
@@ -226,7 +283,7 @@ def cases(threads: int) -> dict:
         return lambda: torch.mul(codes, scale, out=y), [y]
 
     helpers = ("tensors", "with_grad", "elementwise", "gelu_backward_into", "relu_backward_into", "activation_pair", "groups",
-               "torch", "F")
+               "compiled_forward", "compiled_pair", "normalised", "gated", "torch", "F")
     return {name: function for name, function in locals().items()
             if callable(function) and name not in helpers}
 

@@ -6,7 +6,7 @@ Needs PyTorch and NumPy, not cllm.
 import harness
 
 from peers import process
-from peers.torch.steps import Training, build
+from peers.torch.steps import model_of
 
 
 class Run:
@@ -22,15 +22,14 @@ class Run:
         self.settings = settings
         with np.load(files["data"]) as saved:
             self.data = {name: saved[name] for name in saved.files}
-        training = Training()
-        training.model = self.model = build(config)
-        with np.load(files["weights"]) as saved:
-            training._load(saved)
+        self.model = model_of(config, files["weights"])
+        decay = 0.1 if settings["weight_decay"] is None else settings["weight_decay"]
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1},
+        self.optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": decay},
                                             {"params": others, "weight_decay": 0.0}],
-                                           lr=settings["lr"], betas=(0.9, 0.95), eps=settings["eps"], fused=True)
+                                           lr=settings["lr"], betas=settings["betas"] or (0.9, 0.95),
+                                           eps=settings["eps"], fused=True)
         self.step_number = 0
         return {"torch": torch.__version__}
 

@@ -1,7 +1,8 @@
 """The contestant PyTorch: the same model, trained step by step the way PyTorch's users do it.
 
 The model is the one of cllm's documentation written with PyTorch's own fast paths: fused qkv product, scaled dot
-product attention, fused AdamW. It takes cllm's weights, so that equal losses show that both train the same model.
+product attention, fused AdamW; or, of other families, transformers' own. It takes cllm's weights, so that equal losses show
+that both train the same model.
 Modes:
 
     eager         plain
@@ -13,9 +14,12 @@ Modes:
 Needs PyTorch and NumPy, not cllm.
 """
 
+from pathlib import Path
+
 import harness
 
 from peers import process
+from peers.torch.pretrained import loaded
 
 MAX_NORM = 1.0
 
@@ -88,6 +92,23 @@ def build(config: dict):
     return Model()
 
 
+def model_of(config: dict, weights: str):
+    """The model with the weights that cllm wrote: parameters by its own names, or a directory of other people's form."""
+    import numpy as np
+    import torch
+
+    if Path(weights).is_dir():
+        return loaded(weights)
+    model = build(config)
+    with np.load(weights) as saved, torch.no_grad():
+        for name, parameter in model.named_parameters():
+            array = torch.from_numpy(saved[name])
+            # nn.Linear keeps (out, in); cllm keeps (in, out), but for the head.
+            turned = parameter.ndim == 2 and name.startswith("blocks.")
+            parameter.copy_(array.T if turned else array)
+    return model
+
+
 class Training:
     """One model and optimizer in one mode, made by `make` and then stepped."""
 
@@ -97,7 +118,7 @@ class Training:
         Parameters
         ----------
         weights : str
-            A ``.npz`` of cllm's parameters by name.
+            A ``.npz`` of cllm's parameters by name, or a directory that transformers reads.
         data : str
             A ``.npz`` with ``tokens`` and ``targets``, arrays of shape B T.
         """
@@ -111,9 +132,7 @@ class Training:
             self.tokens, self.targets = (torch.from_numpy(saved[name].astype(np.int64)) for name in
                                          ("tokens", "targets"))
         self.rows = int(value) if kind == "micro" else len(self.tokens)
-        self.model = build(config)
-        with np.load(weights) as saved:
-            self._load(saved)
+        self.model = model_of(config, weights)
         self.model.checkpointed = kind == "checkpoint"
         self.forward = self.model
         if kind == "compile":
@@ -131,16 +150,6 @@ class Training:
                                            lr=3e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
         self.clip = torch.nn.utils.clip_grad_norm_
         return {"rss_model_bytes": _resident(), "loss": self.step(), "torch": torch.__version__}
-
-    def _load(self, saved) -> None:
-        import torch
-
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                array = torch.from_numpy(saved[name])
-                # nn.Linear keeps (out, in); cllm keeps (in, out), but for the head.
-                turned = parameter.ndim == 2 and name.startswith("blocks.")
-                parameter.copy_(array.T if turned else array)
 
     def step(self) -> float:
         """One whole step: zero, loss and gradients by micro-batches, clip, AdamW."""

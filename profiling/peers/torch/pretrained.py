@@ -1,0 +1,34 @@
+"""A model that cllm saved in the form of its family, as transformers trains it: PyTorch's side of real models.
+
+Needs PyTorch, transformers and NumPy, not cllm.
+"""
+
+
+def loaded(directory: str):
+    """The model in float32 as a `torch.nn.Module` with the calls of `steps.build`'s: attention is PyTorch's fused one, the
+    loss is of the logits of all rows, as transformers' own."""
+    import torch
+    import torch.nn.functional as F
+    from transformers import AutoModelForCausalLM
+
+    class Pretrained(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
+            self.inner.config.use_cache = False
+            self.inner.train()
+
+        @property
+        def checkpointed(self) -> bool:
+            return self.inner.is_gradient_checkpointing
+
+        @checkpointed.setter
+        def checkpointed(self, wanted: bool) -> None:
+            if wanted:
+                self.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+        def forward(self, tokens, targets, divisor):
+            logits = self.inner(input_ids=tokens).logits
+            return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1), reduction="sum") / divisor
+
+    return Pretrained()
