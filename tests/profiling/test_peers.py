@@ -45,7 +45,7 @@ def test_an_interpreter_that_is_not_there_is_named():
 def test_kernel_cases_agree_with_numpy():
     kernels = script("kernels")
     shapes = {"linear": (40, 24, 17), "block": (40, 2, 8), "attention": (2, 2, 20, 8), "head": (300, 16, 50),
-              "int8": (300, 256)}
+              "grouped": (2, 6, 2, 20, 8), "window": (2, 6, 2, 20, 8, 7), "int8": (300, 256)}
     by_length = {1: (1000,), 2: (30, 24)}
     with process.Peer("peers/numpy/kernels.py", 1) as numpy, process.Peer("peers/cllm/kernels.py", 1) as ours:
         for kernel, cases in kernels.SHAPES.items():

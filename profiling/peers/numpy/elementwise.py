@@ -47,6 +47,63 @@ def layernorm_backward(n, channels):
     return call, [dx, dweight]
 
 
+def rmsnorm_forward(n, channels):
+    a = inputs.rows(n, channels)
+    y = np.zeros_like(a["x"])
+
+    def call():
+        np.multiply(a["x"], _rstd(a["x"]), out=y)
+        np.multiply(y, a["weight"], out=y)
+
+    return call, [y]
+
+
+def _rstd(x):
+    return 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + np.float32(1e-5))
+
+
+def rmsnorm(n, channels):
+    a = inputs.rows(n, channels)
+    y, dx, dweight = np.zeros_like(a["x"]), np.zeros_like(a["x"]), np.zeros_like(a["weight"])
+
+    def call():
+        rstd = _rstd(a["x"])
+        xhat = a["x"] * rstd
+        np.multiply(xhat, a["weight"], out=y)
+        np.sum(a["dy"] * xhat, axis=0, out=dweight)
+        g = a["dy"] * a["weight"]
+        np.multiply(g - xhat * (g * xhat).mean(axis=1, keepdims=True), rstd, out=dx)
+
+    return call, [y, dx, dweight]
+
+
+def gated_silu_forward(n, width):
+    gate, up = np.split(inputs.gated(n, width)["x"], 2, axis=1)
+    y = np.zeros((n, width), np.float32)
+
+    def call():
+        np.divide(gate, 1 + np.exp(-gate), out=y)
+        np.multiply(y, up, out=y)
+
+    return call, [y]
+
+
+def gated_silu(n, width):
+    a = inputs.gated(n, width)
+    gate, up = np.split(a["x"], 2, axis=1)
+    y, dx = np.zeros_like(a["dy"]), np.zeros_like(a["x"])
+
+    def call():
+        share = 1 / (1 + np.exp(-gate))
+        value = gate * share
+        np.multiply(value, up, out=y)
+        np.multiply(a["dy"], value, out=dx[:, width:])
+        slope = share * (1 + gate * (1 - share))
+        np.multiply(a["dy"] * up, slope, out=dx[:, :width])
+
+    return call, [y, dx]
+
+
 def gelu_forward(n, channels):
     x = inputs.rows(n, channels)["x"]
     y = np.zeros_like(x)
@@ -241,7 +298,8 @@ def int8_expand(n, channels):
 
 
 CASES = {case.__name__: case for case in (
-    layernorm_forward, layernorm_backward, gelu_forward, gelu_backward, relu_forward, relu_backward, tanh_forward,
+    layernorm_forward, layernorm_backward, rmsnorm_forward, rmsnorm, gated_silu_forward, gated_silu, gelu_forward,
+    gelu_backward, relu_forward, relu_backward, tanh_forward,
     tanh_backward, residual, adamw, optimizer_list, optimizer_step, sum_of_squares, scale, zero, bfloat16_compress,
     bfloat16_expand, int8_compress, int8_stochastic, int8_expand)}
 CASES |= {"gelu": _both(gelu_forward, gelu_backward), "relu": _both(relu_forward, relu_backward),

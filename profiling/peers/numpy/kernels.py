@@ -14,8 +14,9 @@ from peers.numpy import elementwise
 def cases(threads: int) -> dict[str, Callable]:
     """By name of the kernel, a function of the shape that returns the call and its results. Threads are NumPy's own
     affair: the environment of a contestant caps them."""
-    ours = (linear_backward_weight, linear_forward, linear_backward_input, block_backward_weight, attention, head)
-    return {case.__name__: case for case in ours} | elementwise.CASES
+    ours = (linear_backward_weight, linear_forward, linear_backward_input, block_backward_weight, attention,
+            window_attention, head)
+    return {case.__name__: case for case in ours} | {"grouped_attention": window_attention} | elementwise.CASES
 
 
 def linear_backward_weight(n, n_in, n_out):
@@ -59,28 +60,40 @@ def block_backward_weight(n, heads, head_dim):
 
 
 def attention(batch, heads, time, head_dim):
-    a = inputs.attention(batch, heads, time, head_dim)
-    q, k, v = inputs.heads_of(a["qkv"], batch, heads)
-    dy = inputs.heads_of(a["dy"], batch, heads)[0]
-    masked = np.triu(np.full((time, time), -np.inf, np.float32), 1)
+    return _attention(inputs.attention(batch, heads, time, head_dim), batch, heads, heads, time, head_dim, time)
+
+
+def window_attention(batch, heads, kv_heads, time, head_dim, window=None):
+    arrays = inputs.grouped_attention(batch, heads, kv_heads, time, head_dim)
+    return _attention(arrays, batch, heads, kv_heads, time, head_dim, window or time)
+
+
+def _attention(a, batch, heads, kv_heads, time, head_dim, window):
+    """Forward and backward, of shape B K H/K T D for queries and B K 1 T D for keys and values."""
+    qkv = a["qkv"].reshape(batch, time, -1, head_dim).transpose(0, 2, 1, 3)
+    q, k, v = (inputs.aligned(part.reshape(batch, kv_heads, -1, time, head_dim))
+               for part in np.split(qkv, (heads, heads + kv_heads), axis=1))
+    dy = inputs.aligned(a["dy"].reshape(batch, time, heads, head_dim).transpose(0, 2, 1, 3).reshape(q.shape))
+    ahead = np.arange(time)[:, None] - np.arange(time)
+    masked = np.where((ahead >= 0) & (ahead < window), np.float32(0), np.float32(-np.inf))
     scale = np.float32(head_dim ** -0.5)
     y, dq, dk, dv = np.zeros_like(q), np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
 
     def call():
-        p = np.matmul(q, k.swapaxes(2, 3))
+        p = np.matmul(q, k.swapaxes(3, 4))
         p *= scale
         p += masked
-        p -= p.max(axis=3, keepdims=True)
+        p -= p.max(axis=4, keepdims=True)
         np.exp(p, out=p)
-        p /= p.sum(axis=3, keepdims=True)
+        p /= p.sum(axis=4, keepdims=True)
         np.matmul(p, v, out=y)
-        np.matmul(p.swapaxes(2, 3), dy, out=dv)
-        ds = np.matmul(dy, v.swapaxes(2, 3))
-        ds -= (dy * y).sum(axis=3, keepdims=True)
+        np.sum(np.matmul(p.swapaxes(3, 4), dy), axis=2, keepdims=True, out=dv)
+        ds = np.matmul(dy, v.swapaxes(3, 4))
+        ds -= (dy * y).sum(axis=4, keepdims=True)
         ds *= p
         ds *= scale
         np.matmul(ds, k, out=dq)
-        np.matmul(ds.swapaxes(2, 3), q, out=dk)
+        np.sum(np.matmul(ds.swapaxes(3, 4), q), axis=2, keepdims=True, out=dk)
 
     return call, [y, dq, dk, dv]
 
