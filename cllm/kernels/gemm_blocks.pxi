@@ -14,6 +14,11 @@ cdef enum:
     STRIP_BYTES = 8 << 20
     # Work that is worth waking a thread for: 2^19 multiply-adds take about 10 microseconds, a parallel region 2 to 5.
     THREAD_WORK = 1 << 19
+    # A product is shared out in at most so many shares a thread, none much narrower than a block of B or lower than so
+    # many rows: every block packs A again, every share of rows B.
+    SHARES = 4
+    SHARE_BYTES = WIDTH_BYTES * 3 // 4
+    SHARE_ROWS = 192
 
 cdef struct Product:
     # C[m, n] = start + A B: a pointer, the step to the next row, the step to the next column, in elements
@@ -204,19 +209,24 @@ cdef inline int pieces_of(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth)
     return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, rows * columns * max(depth, 1) // THREAD_WORK))
 
 
-cdef inline Py_ssize_t share_start(Py_ssize_t length, Py_ssize_t unit, int piece, int pieces) noexcept nogil:
+cdef inline Py_ssize_t share_start(Py_ssize_t length, Py_ssize_t unit, Py_ssize_t piece, Py_ssize_t pieces) noexcept nogil:
     """Where piece number `piece` begins when `length` is shared out in whole units."""
     return min(length, (length + unit - 1) // unit * piece // pieces * unit)
 
 
-cdef void multiply_share(const Product *p, int piece, int pieces, vec *workspace) noexcept nogil:
-    """Piece `piece` of a product shared out over its longer side."""
-    cdef vec *own = address(workspace, piece * piece_workspace(p.columns, p.depth, VECTOR_BYTES // lanes(workspace)))
+cdef inline Py_ssize_t shares_of(const Product *p, int pieces, Py_ssize_t itemsize) noexcept nogil:
+    """Into how many shares a product on `pieces` threads is cut: equally many for each."""
+    cdef Py_ssize_t most = p.columns * itemsize // SHARE_BYTES if p.columns >= p.rows else p.rows // SHARE_ROWS
+    return pieces * max(<Py_ssize_t> 1, min(<Py_ssize_t> SHARES, most // pieces))
+
+
+cdef void multiply_share(const Product *p, Py_ssize_t share, Py_ssize_t shares, vec *own) noexcept nogil:
+    """Share number `share` of a product shared out over its longer side."""
     cdef bint by_columns = p.columns >= p.rows
     cdef Py_ssize_t length = p.columns if by_columns else p.rows
     cdef Py_ssize_t unit = lanes(own) if by_columns else TILE_ROWS
-    cdef Py_ssize_t begin = share_start(length, unit, piece, pieces)
-    cdef Py_ssize_t end = share_start(length, unit, piece + 1, pieces)
+    cdef Py_ssize_t begin = share_start(length, unit, share, shares)
+    cdef Py_ssize_t end = share_start(length, unit, share + 1, shares)
     if by_columns:
         multiply_piece(p, 0, p.rows, begin, end, own)
     else:
@@ -224,13 +234,19 @@ cdef void multiply_share(const Product *p, int piece, int pieces, vec *workspace
 
 
 cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
-    """C = start + A B, all of it, on as many threads as it is worth."""
+    """C = start + A B, all of it, on as many threads as it is worth.
+
+    Threads take the shares as they come, so that a processor which another program slows takes fewer.
+    """
     cdef int pieces = pieces_of(p.rows, p.columns, p.depth)
-    cdef int piece
+    cdef Py_ssize_t itemsize = VECTOR_BYTES // lanes(workspace)
+    cdef Py_ssize_t room = piece_workspace(p.columns, p.depth, itemsize)
+    cdef Py_ssize_t shares = shares_of(p, pieces, itemsize)
+    cdef Py_ssize_t share
     if p.rows == 0 or p.columns == 0:
         return
     if pieces == 1:
         multiply_share(p, 0, 1, workspace)
     else:
-        for piece in prange(pieces, num_threads=pieces, schedule="static"):
-            multiply_share(p, piece, pieces, workspace)
+        for share in prange(shares, num_threads=pieces, schedule="dynamic"):
+            multiply_share(p, share, shares, address(workspace, threadid() * room))

@@ -231,8 +231,8 @@ def all_block(x, weight, bias, dy, dweight, dbias, shift=0):
 
 
 def case(kind, dtype, shift=0):
-    """The arguments of all_linear or all_block, large enough that several threads take part."""
-    n, i, o, weight = (270, 131, 517, (131, 517)) if kind == "linear" else (700, 144, 432, (3, 3, 48, 48))
+    """The arguments of all_linear or all_block, large enough that several threads take part, each in several shares."""
+    n, i, o, weight = (810, 131, 1163, (131, 1163)) if kind == "linear" else (700, 144, 432, (3, 3, 48, 48))
     shapes = [(n, i), weight, (o,), (n, o), weight, (o,)]
     return [draw(shape, dtype, seed, shift) for seed, shape in enumerate(shapes)]
 
