@@ -1,6 +1,5 @@
 """What runs here: versions, the build's switches and flags, threads, the CPU."""
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -24,6 +23,8 @@ def versions() -> dict[str, object]:
         ``cpu`` : name of the CPU, None where it does not say; ``cpu_features`` : those that the build may use, by
         their names in /proc/cpuinfo (this CPU has them all).
     """
+    from importlib.metadata import PackageNotFoundError, version  # here, since it is a tenth of the time of `import cllm`
+
     try:
         installed = version("cllm")
     except PackageNotFoundError:

@@ -9,20 +9,17 @@ from cllm.calibrate import calibrate_where_wanted, source_of_seconds
 from cllm.checks import checked_size
 from cllm.comparison.contestants import labelled
 from cllm.comparison.data import check_data
-from cllm.comparison.drawing import draw_report
 from cllm.comparison.experiment import Experiment, report_of, run_experiments
 from cllm.comparison.files import write_json, write_whole
-from cllm.comparison.html import page
 from cllm.comparison.job import Job
 from cllm.comparison.machine import describe_machine
-from cllm.comparison.printed import text_of
 from cllm.locate import ReachedComparison, is_loading
 from cllm.models.architecture import Architecture, checked_architecture
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was measured.
+    """What was measured. What tables, pictures and pages need is imported when they are made: `import cllm` is quicker so.
 
     Attributes
     ----------
@@ -44,6 +41,8 @@ class Comparison:
 
     def table(self, by_parameter: bool = False) -> str:
         """The rows as text; `by_parameter` adds how far gradients of inexact strategies are off, one by one."""
+        from cllm.comparison.printed import text_of
+
         return text_of(self.report, by_parameter)
 
     def to_json(self, path: str | os.PathLike) -> None:
@@ -52,10 +51,14 @@ class Comparison:
 
     def plot(self, path: str | os.PathLike) -> None:
         """Draw step time, arena and process peak as PNG or SVG, by the ending of `path`; raises `DataError`."""
+        from cllm.comparison.drawing import draw_report
+
         draw_report(self.report, Path(path))
 
     def html(self, path: str | os.PathLike) -> None:
         """Write everything as one page that loads nothing; raises `DataError`."""
+        from cllm.comparison.html import page
+
         write_whole(Path(path), page.render(self.report))
 
 

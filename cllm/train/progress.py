@@ -1,17 +1,22 @@
 """Progress for people: a live bar on a terminal, plain lines elsewhere."""
 
-import sys
+from __future__ import annotations
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+import sys
+from typing import TYPE_CHECKING
 
 from cllm.train.callbacks import Callback, unwritten
+
+if TYPE_CHECKING:  # rich is imported where it is used: without it `import cllm` is quicker
+    from rich.console import Console
 
 HINT_AFTER = 3  # evaluations without a new best: one may be chance
 
 
 def progress(quiet: bool = False) -> Callback:
     """What suits standard output: a bar on a terminal, lines otherwise; `quiet` leaves out lines of single steps."""
+    from rich.console import Console
+
     return Bar() if Console().is_terminal and not quiet else Lines(quiet)
 
 
@@ -44,6 +49,8 @@ class Bar(Callback):
     BAR = 10  # columns
 
     def __init__(self, console: Console | None = None):
+        from rich.progress import BarColumn, Progress, TextColumn
+
         self._bar = Progress(BarColumn(bar_width=self.BAR),
                              TextColumn("{task.completed}/{task.total} {task.fields[words]}"), console=console)
 
