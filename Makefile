@@ -18,7 +18,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
-SOURCES := setup.py pyproject.toml cllm/_kernels.pyx $(wildcard cllm/kernels/*.pxi)
+SOURCES := setup.py tools/toolchain.py pyproject.toml cllm/_kernels.pyx $(wildcard cllm/kernels/*.pxi)
 PROFILES := compare memory speed overhead depth kernels predictions
 PEER_PYTHON ?=
 MEASURE := $(BIN)/python profiling
@@ -108,7 +108,7 @@ lint: $(VENV)/extra-lint
 	$(BIN)/cython-lint cllm
 
 clean:
-	rm -rf $(VENV) build dist out cllm.egg-info cllm/_build_info.py cllm/_kernels*.so
+	rm -rf $(VENV) build dist out cllm.egg-info cllm/_build_info.py cllm/_kernels*.so cllm/levels
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

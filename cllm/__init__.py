@@ -4,10 +4,10 @@ For every activation that backward needs, a strategy decides whether it is kept 
 byte before the first step, and loss and gradients are equal to the last bit under every lossless strategy.
 """
 
-from cllm.platform_guard import check_cpu as _check_cpu
+from cllm.dispatch import choose_path as _choose_path
 from cllm.threads.waiting import bounded_spinning as _bounded_spinning
 
-_check_cpu()
+__path__[:0] = _choose_path(__path__[0])  # where the import system finds the kernels of this processor
 with _bounded_spinning():
     from cllm.threads import forks as _forks  # noqa: F401
 

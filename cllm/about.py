@@ -4,9 +4,11 @@ import platform
 import numpy as np
 
 from cllm import _build_info, _kernels
-from cllm.platform_guard import cpuinfo_line
+from cllm.dispatch import built_levels, choice, cpuinfo_line, offered_features
 from cllm.threads.counts import default_threads, describe_threads
 from cllm.threads.waiting import describe_waiting
+
+VECTORS = ("sse", "avx", "fma", "amx", "f16c", "asimd", "sve", "bf16", "i8mm")  # how their names begin
 
 
 def versions() -> dict[str, object]:
@@ -16,12 +18,14 @@ def versions() -> dict[str, object]:
     -------
     dict
         ``cllm``, ``python``, ``numpy``, ``cython``, ``compiler`` : versions;
-        ``march``, ``flags``, ``openmp``, ``debug`` : what the extension was built with;
+        ``flags``, ``openmp``, ``debug`` : what the extension in use was built with;
+        ``levels`` : instruction sets that were built; ``level``, ``level_because`` : the one in use, and why;
         ``vector_bytes`` : bytes in one vector register as the kernels use it;
         ``threads``, ``threads_because``, ``waiting`` : the number where none is given, why it is that, and how idle
         threads wait;
-        ``cpu`` : name of the CPU, None where it does not say; ``cpu_features`` : those that the build may use, by
-        their names in /proc/cpuinfo (this CPU has them all).
+        ``cpu`` : name of the CPU, None where it does not say; ``cpu_features`` : those that the level may use, by
+        their names in /proc/cpuinfo (this CPU has them all); ``cpu_vectors`` : all that this CPU has for vectors, used
+        or not, None where the system does not say.
     """
     from importlib.metadata import PackageNotFoundError, version  # here, since it is a tenth of the time of `import cllm`
 
@@ -29,14 +33,17 @@ def versions() -> dict[str, object]:
         installed = version("cllm")
     except PackageNotFoundError:
         installed = None
+    level, offered = choice().level, offered_features()
     return {
         "cllm": installed,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "cython": _build_info.CYTHON,
         "compiler": _build_info.COMPILER,
-        "march": _build_info.MARCH,
-        "flags": list(_build_info.FLAGS),
+        "levels": [built.name for built in built_levels()],
+        "level": level.name,
+        "level_because": choice().because,
+        "flags": list(level.flags),
         "openmp": _build_info.OPENMP,
         "debug": _build_info.DEBUG,
         "vector_bytes": _kernels.vector_bytes(),
@@ -44,5 +51,6 @@ def versions() -> dict[str, object]:
         "threads_because": describe_threads(),
         "waiting": describe_waiting(),
         "cpu": cpuinfo_line("model name"),
-        "cpu_features": list(_build_info.CPU_FEATURES),
+        "cpu_features": list(level.features),
+        "cpu_vectors": None if offered is None else sorted(name for name in offered if name.startswith(VECTORS)),
     }

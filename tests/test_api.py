@@ -26,7 +26,7 @@ GROUPS = """
     errors cgroups _build_info
     checks locate
     files
-    platform_guard _kernels
+    dispatch _kernels
     threads
     program
     arrays tensors weights

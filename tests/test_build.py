@@ -13,9 +13,7 @@ import pytest
 from setuptools import Extension
 from setuptools.errors import CompileError, PlatformError
 
-import cllm
-from cllm import _build_info, _kernels, about, platform_guard
-from cllm.errors import BuildError
+from cllm import _build_info, _kernels, about, dispatch
 
 ROOT = Path(__file__).parents[1]
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -48,11 +46,18 @@ def compiler(build, tmp_path):
 
 # The probes and switches of setup.py
 
+def decided(build, environ, tool=None):
+    """What is recorded of a build for one instruction set, and its one level."""
+    info, _ = build.decide(tool or build.Toolchain((CC,)), environ)
+    (name, level), = info["LEVELS"].items()
+    return info, name, level
+
+
 @needs_compiler
 def test_flags_state_contraction_and_never_ask_for_fast_math(build):
-    info, _ = build.decide(build.Toolchain((CC,)), {})
-    assert "-ffp-contract=off" in info["FLAGS"] and "-O3" in info["FLAGS"]
-    assert not {"-ffast-math", "-Ofast", "-funsafe-math-optimizations"} & set(info["FLAGS"])
+    _, name, level = decided(build, {})
+    assert name == "native" and {"-ffp-contract=off", "-O3"} <= set(level["flags"])
+    assert not {"-ffast-math", "-Ofast", "-funsafe-math-optimizations"} & set(level["flags"])
 
 
 CHAIN = """
@@ -65,11 +70,10 @@ v chain(const float *a, const v *b, long n, v sum) { for (; n > 0; n--) sum = *a
 @on_x86
 def test_a_product_and_a_sum_stay_two_roundings(build, tmp_path):
     """What is one rounding is written so; what the compiler fuses hangs on its tuning and on what stands around it."""
-    tool = build.Toolchain((CC,))
     (tmp_path / "chain.c").write_text(CHAIN)
     for debug in ("0", "1"):
-        info, _ = build.decide(tool, {"CLLM_MARCH": "x86-64-v3", "CLLM_OPENMP": "0", "CLLM_DEBUG": debug})
-        command = [CC, *info["FLAGS"], "-S", "-o", str(tmp_path / "chain.s"), str(tmp_path / "chain.c")]
+        level = decided(build, {"CLLM_MARCH": "x86-64-v3", "CLLM_OPENMP": "0", "CLLM_DEBUG": debug})[2]
+        command = [CC, *level["flags"], "-S", "-o", str(tmp_path / "chain.s"), str(tmp_path / "chain.c")]
         subprocess.run(command, check=True, timeout=60)
         code = (tmp_path / "chain.s").read_text()
         assert "vmulps" in code and "vfmadd" not in code, debug
@@ -82,15 +86,15 @@ def test_a_product_and_a_sum_stay_two_roundings(build, tmp_path):
     ("skylake-avx512", ("avx512f", "avx512vl"), ("avx512_bf16",))])
 def test_an_instruction_set_that_is_named_is_used_and_recorded(build, march, has, lacks):
     # Probes must pass for any of them: a build may be for another machine than this one.
-    info, _ = build.decide(build.Toolchain((CC,)), {"CLLM_MARCH": march})
-    assert f"-march={march}" in info["FLAGS"] and info["MARCH"] == march
-    assert set(info["CPU_FEATURES"]) >= set(has) and not set(info["CPU_FEATURES"]) & set(lacks)
+    _, name, level = decided(build, {"CLLM_MARCH": march})
+    assert f"-march={march}" in level["flags"] and name == march and level["folder"] == ""
+    assert set(level["features"]) >= set(has) and not set(level["features"]) & set(lacks)
 
 
 @needs_compiler
 def test_an_empty_instruction_set_leaves_the_choice_to_the_compiler(build):
-    info, _ = build.decide(build.Toolchain((CC,)), {"CLLM_MARCH": ""})
-    assert info["MARCH"] == "" and not any(flag.startswith(("-march", "-mcpu")) for flag in info["FLAGS"])
+    _, name, level = decided(build, {"CLLM_MARCH": ""})
+    assert name == "default" and not any(flag.startswith(("-march", "-mcpu")) for flag in level["flags"])
 
 
 @needs_compiler
@@ -100,17 +104,66 @@ def test_an_unknown_instruction_set_is_refused(build):
 
 
 @needs_compiler
+@on_x86
+def test_all_is_a_build_for_each_level_in_a_folder_of_its_own(build):
+    info, _ = build.decide(build.Toolchain((CC,)), {"CLLM_MARCH": "all"})
+    v3, v4 = info["LEVELS"].values()
+    assert list(info["LEVELS"]) == ["x86-64-v3", "x86-64-v4"]
+    assert "avx512f" in v4["features"] and "avx512f" not in v3["features"] and {"avx2", "fma"} <= set(v3["features"])
+    assert (v3["folder"], v4["folder"]) == ("levels/x86-64-v3", "levels/x86-64-v4")
+    assert [extension.name for extension in build.extensions({"CLLM_MARCH": "all"})] == [
+        "cllm.levels.x86-64-v3._kernels", "cllm.levels.x86-64-v4._kernels"]
+
+
+def test_levels_are_a_list_in_the_order_given_and_a_dot_makes_no_folder(build):
+    names = [extension.name for extension in build.extensions({"CLLM_MARCH": "armv8-a, armv8.2-a"})]
+    assert names == ["cllm.levels.armv8-a._kernels", "cllm.levels.armv8_2-a._kernels"]
+    assert [extension.name for extension in build.extensions({})] == ["cllm._kernels"]
+
+
+@pytest.mark.parametrize("asked", ["x86-64-v3,x86-64-v3", "x86-64-v3,", "all,native"])
+def test_a_list_of_levels_that_is_none_is_refused(build, asked):
+    with pytest.raises(PlatformError, match=f"must name each instruction set once.*got '{asked}'. Or set it to all"):
+        build.extensions({"CLLM_MARCH": asked})
+
+
+def test_all_is_refused_where_nobody_has_said_what_that_is(build, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    with pytest.raises(PlatformError, match="CLLM_MARCH=all must have a list .*got riscv64.* Leave it out"):
+        build.extensions({"CLLM_MARCH": "all"})
+
+
+FOR_ANOTHER_MACHINE = ('case "$*" in *-dumpmachine*) echo riscv64-linux-gnu; exit;; esac; $CC "$@" || exit; '
+                       'while [ "$1" != -o ] && [ $# -gt 0 ]; do shift; done; [ $# -eq 0 ] || echo "cannot run" > "$2"')
+
+
+@needs_compiler
+def test_probes_of_a_compiler_for_another_machine_are_not_run(build, compiler):
+    info, _, level = decided(build, {"CLLM_MARCH": ""}, compiler(FOR_ANOTHER_MACHINE))
+    assert info["MACHINE"] == "riscv64" and info["OPENMP"] and level["features"] == ()
+    here = compiler(FOR_ANOTHER_MACHINE.replace("riscv64", platform.machine()))
+    with pytest.raises(PlatformError, match="vector extensions"):
+        build.decide(here, {"CLLM_MARCH": ""})
+
+
+@needs_compiler
+def test_native_is_no_name_for_another_machine(build, compiler):
+    with pytest.raises(PlatformError, match="CLLM_MARCH must be named .*for riscv64. Set it to a name such as armv8-a"):
+        build.decide(compiler(FOR_ANOTHER_MACHINE), {})
+
+
+@needs_compiler
 def test_native_records_only_what_this_machine_can_be_asked_for(build):
-    if not platform_guard.CPUINFO.exists():
+    if not dispatch.CPUINFO.exists():
         pytest.skip("no /proc/cpuinfo")
-    features = build.decide(build.Toolchain((CC,)), {"CLLM_MARCH": "native"})[0]["CPU_FEATURES"]
-    assert set(features) <= set(platform_guard.CPUINFO.read_text().split())
+    features = decided(build, {"CLLM_MARCH": "native"})[2]["features"]
+    assert set(features) <= set(dispatch.CPUINFO.read_text().split())
 
 
 @needs_compiler
 def test_openmp_can_be_switched_off(build):
     info, link = build.decide(build.Toolchain((CC,)), {"CLLM_OPENMP": "0"})
-    assert info["OPENMP"] is False and link == () and "-fopenmp" not in info["FLAGS"]
+    assert info["OPENMP"] is False and link == () and "-fopenmp" not in info["LEVELS"]["native"]["flags"]
 
 
 NO_OPENMP = 'case "$*" in *-fopenmp*) echo no openmp here >&2; exit 1;; esac; exec $CC "$@"'
@@ -212,7 +265,8 @@ def test_the_source_distribution_carries_what_a_build_needs(tmp_path):
         names = {name.partition("/")[2] for name in packed.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for pattern in ("*.py", "*.pyx", "*.pxi", "texts/*")
                for path in (ROOT / "cllm").rglob(pattern)} - {"cllm/_build_info.py"}
-    assert sources | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "tests/test_build.py"} <= names
+    assert sources | {"setup.py", "tools/toolchain.py", "pyproject.toml", "README.md", "LICENSE",
+                      "tests/test_build.py"} <= names
     assert not [name for name in names if name.endswith((".so", "_build_info.py"))]
     assert {name for name in names if name.startswith("profiling/results/") and "." in name} == {"profiling/results/README.md"}
 
@@ -236,74 +290,9 @@ def test_the_extension_is_code_and_no_symbols_of_debugging():
 def test_versions_are_plain_values():
     shown = about.versions()
     assert json.loads(json.dumps(shown)) == shown
-    assert set(shown) == {"cllm", "python", "numpy", "cython", "compiler", "march", "flags", "openmp", "debug",
-                          "vector_bytes", "threads", "threads_because", "waiting", "cpu", "cpu_features"}
+    assert set(shown) == {"cllm", "python", "numpy", "cython", "compiler", "levels", "level", "level_because", "flags",
+                          "openmp", "debug", "vector_bytes", "threads", "threads_because", "waiting", "cpu", "cpu_features",
+                          "cpu_vectors"}
     assert shown["vector_bytes"] in (16, 32, 64) and shown["threads"] >= 1
     assert (shown["vector_bytes"] == 64) == ("avx512f" in shown["cpu_features"])
-
-
-@pytest.fixture
-def other_cpu(monkeypatch, tmp_path):
-    """Pretends that this is another machine, built for the given features."""
-    def pretend(machine, needed, cpuinfo):
-        monkeypatch.setattr(platform, "machine", lambda: machine)
-        monkeypatch.setattr(_build_info, "MACHINE", machine)
-        monkeypatch.setattr(_build_info, "MARCH", "znver4")
-        monkeypatch.setattr(_build_info, "CPU_FEATURES", needed)
-        monkeypatch.setattr(platform_guard, "CPUINFO", tmp_path / "cpuinfo")
-        if cpuinfo is not None:
-            (tmp_path / "cpuinfo").write_text(cpuinfo)
-    return pretend
-
-
-X86 = "processor\t: 0\nvendor_id\t: Someone\nflags\t\t: fpu sse2 avx avx2 fma\nbugs\t\t: avx512f\n"
-ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd atomics\nCPU part\t: 0xd0c\n"
-
-
-def test_this_cpu_passes():
-    platform_guard.check_cpu()
-
-
-@pytest.mark.parametrize(("machine", "needed", "cpuinfo"), [
-    ("x86_64", ("avx2", "fma"), X86), ("aarch64", ("asimd",), ARM), ("x86_64", (), X86),
-    ("x86_64", ("avx512f",), None), ("x86_64", ("avx512f",), "processor : 0\n"), ("riscv64", ("v",), ARM)])
-def test_a_cpu_that_has_all_or_does_not_say_passes(other_cpu, machine, needed, cpuinfo):
-    other_cpu(machine, needed, cpuinfo)
-    platform_guard.check_cpu()
-
-
-@pytest.mark.parametrize(("machine", "needed", "cpuinfo", "missing"), [
-    ("x86_64", ("avx2", "avx512f", "avx512bw"), X86, "avx512bw, avx512f"), ("aarch64", ("asimd", "sve"), ARM, "sve")])
-def test_a_cpu_that_lacks_a_feature_is_refused(other_cpu, machine, needed, cpuinfo, missing):
-    other_cpu(machine, needed, cpuinfo)
-    with pytest.raises(BuildError, match=rf"what the build used \(CLLM_MARCH=znver4\); got a CPU without {missing}\. "
-                                         "Rebuild from source .* CLLM_MARCH"):
-        platform_guard.check_cpu()
-
-
-def test_a_source_tree_without_a_build_is_refused(monkeypatch):
-    monkeypatch.delattr(cllm, "_build_info")
-    monkeypatch.setitem(sys.modules, "cllm._build_info", None)
-    with pytest.raises(BuildError, match="must be built; got a source tree without a build. Run `pip install"):
-        platform_guard.check_cpu()
-
-
-def test_the_cpu_is_checked_before_the_extension_is_loaded():
-    program = f"""
-import platform, sys, types
-from pathlib import Path
-record = types.ModuleType("cllm._build_info")
-record.MACHINE, record.MARCH, record.CPU_FEATURES = platform.machine(), "future", ("no_such_feature",)
-sys.modules["cllm._build_info"] = record
-sys.path.insert(0, {str(ROOT)!r})
-try:
-    import cllm
-except ImportError as error:
-    assert "a CPU without no_such_feature" in str(error), error
-    assert "cllm._kernels" not in sys.modules
-    print("refused")
-"""
-    if platform_guard.cpuinfo_line({"x86_64": "flags", "aarch64": "Features"}.get(platform.machine(), "")) is None:
-        pytest.skip("this machine does not tell its CPU's features")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.stdout == "refused\n", done.stderr
+    assert shown["level"] in shown["levels"]

@@ -6,7 +6,7 @@ import platform
 import psutil
 
 from cllm.about import versions
-from cllm.platform_guard import cpuinfo_line
+from cllm.dispatch import cpuinfo_line
 
 
 def describe_machine() -> dict:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cllm import _build_info
+from cllm.dispatch import choice, cpuinfo_line
 from cllm.files import whole
-from cllm.platform_guard import cpuinfo_line
 
 FORMAT = 5
 
@@ -21,7 +21,7 @@ DAMAGE = (OSError, ValueError, LookupError, TypeError, RecursionError)  # what r
 
 def store_path(threads: int, dtype: str) -> Path:
     """Where measurements of this machine and build are kept: below ``CLLM_CACHE_DIR``, or the user's cache directory."""
-    what = [platform.machine(), cpuinfo_line("model name"), os.cpu_count(), _build_info.COMPILER, _build_info.FLAGS, FORMAT]
+    what = [platform.machine(), cpuinfo_line("model name"), os.cpu_count(), _build_info.COMPILER, choice().level.flags, FORMAT]
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     return Path(os.environ.get("CLLM_CACHE_DIR") or _user_directory(), f"measured-{key}-{threads}-{dtype}.json")
 

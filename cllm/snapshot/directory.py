@@ -2,8 +2,8 @@
 
     model.safetensors       parameters by name; `cllm.load` reads it too
     optimizer.safetensors   the optimizer's state, ``tok_emb.weight.m``
-    state.json              step, configuration, optimizer, where weights came from, what the caller adds, and size and sha256
-                            of the other files
+    state.json              step, configuration, optimizer, where weights came from, the kernels that computed, what the
+                            caller adds, and size and sha256 of the other files
 
 A snapshot is written under a hidden name, every file synced, and renamed when it is complete, so a process that is
 killed at any moment leaves the earlier ones as they were. Reading checks every byte against state.json, and state.json
@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from cllm.dispatch import arithmetic
 from cllm.errors import SnapshotError
 from cllm.files import digest_file, sync, write_file
 from cllm.models.architecture import Architecture, metadata_of
@@ -69,7 +70,7 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
             digests[name] = write_file(partial / name, [contents])
         body = {"format": FORMAT, "step": step, **meta, "config": model.architecture.to_dict(),
                 "optimizer": {"kind": optimizer.kind, "steps": optimizer.steps}, "training": dict(state or {}),
-                "source": None if model.source is None else model.source.to_dict(),
+                "arithmetic": arithmetic(), "source": None if model.source is None else model.source.to_dict(),
                 "files": digests}
         write_file(partial / STATE, [json.dumps({**body, "sha256": _seal(body)}, indent=1).encode()])
         sync(partial)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cllm.dispatch import arithmetic
 from cllm.errors import ConfigError
 from cllm.models.model import Model
 from cllm.optim import Grouped, Optimizer, optimizer_named
@@ -68,8 +69,19 @@ def begin(model: Model, text, tokenizer, data, eval_data, budget: MemoryBudget |
     if then is not None:
         load_snapshot(keeper.latest, model, optimizer)
         keeper.restore(then)
-        found.notes += _changed_rate(then["settings"], settings, state["step"])
+        found.notes += _other_kernels(state.get("arithmetic")) + _changed_rate(then["settings"], settings, state["step"])
     return found
+
+
+def _other_kernels(then: dict | None) -> list[str]:
+    """What it means for bits that other kernels made the snapshot; earlier versions did not say which did."""
+    now = arithmetic()
+    if then is None or then == now:
+        return []
+    words = "the bits are the same, for both round a product and its sum once" if then["fuses"] and now["fuses"] else \
+        "the bits may be others than there, for a product and its sum are not rounded once in both"
+    return [f"the snapshot was made by kernels for {then['level']} on {then['machine']}, and the run goes on with "
+            f"{now['level']} on {now['machine']}: {words}"]
 
 
 def _changed_rate(kept: dict, settings: TrainSettings, step: int) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cllm
-from cllm import _build_info
+from cllm import dispatch
 from cllm.models.llama import Llama
 
 SMALL = dict(vocab_size=67, n_layers=2, d_model=40, n_heads=4, d_ff=56, max_seq_len=200)
@@ -31,7 +31,7 @@ DIGESTS = {
     ("llama", "float64"): "e423c41bbe950a6c",
 }
 
-pytestmark = pytest.mark.skipif(not {"fma", "asimd"} & set(_build_info.CPU_FEATURES),
+pytestmark = pytest.mark.skipif(not dispatch.choice().level.fuses,
                                 reason="this build rounds a product before its sum")
 
 

@@ -1,6 +1,7 @@
 """How runs begin: nothing is written before the lock is held, nothing is left of what is refused, any text once or twice."""
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -330,6 +331,27 @@ def test_a_rate_that_jumps_is_told(text, tmp_path):
     assert len(longer.notes) == 1 and "falls over 40 steps, not 2" in longer.notes[0]
     assert f"{longer.rate(2):.2e}" in longer.notes[0]
     assert not Trainer(new(), text, tmp_path / "run", resume=True, **SMALL).notes
+
+
+@pytest.mark.parametrize(("there", "words"), [
+    ({"machine": "x86_64", "level": "x86-64-v4", "fuses": True}, "by kernels for x86-64-v4 on x86_64, .*bits are the same"),
+    ({"machine": "x86_64", "level": "x86-64", "fuses": False}, "by kernels for x86-64 on x86_64, .*bits may be others")])
+def test_a_run_that_goes_on_under_other_kernels_says_what_that_means(there, words, text, tmp_path, monkeypatch):
+    from cllm.snapshot import directory
+    from cllm.train import beginning
+    monkeypatch.setattr(directory, "arithmetic", lambda: there)
+    Trainer(new(), text, tmp_path / "run", **SMALL).run()
+    here = {"machine": "aarch64", "level": "armv8-a", "fuses": True}
+    monkeypatch.setattr(beginning, "arithmetic", lambda: here)
+    note, = Trainer(new(), text, tmp_path / "run", resume=True, **SMALL).notes
+    assert re.search(words, note) and "the run goes on with armv8-a on aarch64" in note
+    monkeypatch.setattr(beginning, "arithmetic", lambda: there)
+    assert not Trainer(new(), text, tmp_path / "run", resume=True, **SMALL).notes
+
+
+def test_a_snapshot_of_an_earlier_version_does_not_say_which_kernels_made_it():
+    from cllm.train.beginning import _other_kernels
+    assert _other_kernels(None) == []
 
 
 def test_threads_by_either_name(text):
