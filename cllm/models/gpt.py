@@ -6,6 +6,8 @@ from itertools import count
 from math import sqrt
 from typing import ClassVar
 
+import numpy as np
+
 from cllm.checks import checked_flag, checked_real, checked_size, checked_word, keep
 from cllm.errors import ConfigError
 from cllm.layers import Activation, Dropout, Embedding, LayerNorm, Linear, Residual
@@ -177,7 +179,7 @@ class GPT(Model):
     Parameters
     ----------
     config : ModelConfig
-    seed, dtype, trainable : as of `Model`
+    seed, dtype, trainable, arrays : as of `Model`
 
     Raises
     ------
@@ -185,11 +187,12 @@ class GPT(Model):
         When an argument is outside what it may be.
     """
 
-    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None):
+    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None,
+                 arrays: Mapping[str, np.ndarray] | None = None):
         if not isinstance(config, ModelConfig):
             raise ConfigError("GPT(config)", "must be a ModelConfig", type(config).__name__,
                               "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")
-        super().__init__(config, seed, dtype, trainable)
+        super().__init__(config, seed, dtype, trainable, arrays)
 
     @property
     def config(self) -> ModelConfig:

@@ -37,6 +37,8 @@ class Model:
         float32 trains; float64 is there to prove gradients.
     trainable : str, several of them, or None
         As the attribute of that name.
+    arrays : arrays by name, or None
+        Parameters that are there already, of the model's shapes and dtype: it has these very arrays.
 
     Raises
     ------
@@ -46,7 +48,8 @@ class Model:
         When the architecture's layers cannot be wired as it says.
     """
 
-    def __init__(self, architecture: Architecture, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None):
+    def __init__(self, architecture: Architecture, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None,
+                 arrays: Mapping[str, np.ndarray] | None = None):
         name = type(self).__name__
         self._architecture = checked_architecture(f"{name}(architecture)", architecture)
         if not isinstance(dtype, str) or dtype not in ITEMSIZE:
@@ -57,7 +60,7 @@ class Model:
         self._program = with_trained(architecture.program, trainable, f"{name}(trainable=...)")
         if seed is not None:
             seed = checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED)
-        self._parameters = initial_parameters(self._program, seed, dtype)
+        self._parameters = initial_parameters(self._program, seed, dtype, arrays or {})
         self._made: dict[str, Mapping[str, np.ndarray]] = {}  # at first use; of two threads', those that were there first
         self.revision = 0  # rises when what is trained changes: executors and optimizers from before are not for it
         self.planned_optimizer: str | None = None

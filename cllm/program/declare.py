@@ -115,10 +115,10 @@ class Site:
 class Param:
     """A parameter: its shape in letters, how it starts, and the layer's field that switches it on.
 
-    `init` is "normal" (standard deviation: the layer's field ``std``), "ones", "zeros", a number, or what gives one of these
-    from the layer. `by_position` says that row t belongs to position t of a sequence. `constant` says that the layer holds it
-    constant: it reads it and adds no gradient to it, of all of it (True), or of the row whose number is in the field of that
-    name (None is no row).
+    `init` is "normal" (standard deviation: the layer's field ``std``), "fan_in" (uniform within 1 / sqrt of the last length, to
+    either side), "ones", "zeros", a number, or what gives one of these from the layer. `by_position` says that row t belongs to
+    position t of a sequence. `constant` says that the layer holds it constant: it reads it and adds no gradient to it, of all
+    of it (True), or of the row whose number is in the field of that name (None is no row).
     """
 
     name: str

@@ -23,7 +23,7 @@ from cllm.checks import shown
 from cllm.errors import SnapshotError
 from cllm.files import digest_file, sync, write_file
 from cllm.models.architecture import Architecture, metadata_of
-from cllm.models.families import FOREIGN, architecture_of, is_callers, kind_of, model_of
+from cllm.models.families import FOREIGN, architecture_of, class_of, is_callers, kind_of, model_of
 from cllm.models.model import Model
 from cllm.models.saving import Source
 from cllm.program.trained import with_trained
@@ -145,9 +145,10 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     """
     path = Path(path)
     state = read_state(path)
-    kind = kind_of(state, architecture or (None if model is None else type(model.architecture)))
+    given = architecture or (None if model is None else class_of(model.architecture))
+    kind = kind_of(state, given)
     try:
-        saved = architecture_of(state, kind)
+        saved = architecture_of(state, given)
         trained = with_trained(saved.program, state.get("trainable")).trained
         model = model_of(saved, dtype=state["dtype"], trainable=state.get("trainable")) if model is None else model
     except FOREIGN as error:
@@ -155,7 +156,7 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
             raise
         raise _refused(path, str(error)) from error
     if (model.architecture, model.dtype) != (saved, state["dtype"]):
-        differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k) != v] or ["dtype"]
+        differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k, None) != v] or ["dtype"]
         raise SnapshotError(f"snapshot {path}", "must be of the model's configuration",
                             f"another {', '.join(differ)}", "Make the model with the snapshot's configuration.")
     if optimizer is not None and optimizer.kind != state["optimizer"]["kind"]:
