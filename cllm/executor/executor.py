@@ -20,6 +20,7 @@ from cllm.planner.ledger import Ledger
 from cllm.planning import decide
 from cllm.plans.plan import Plan
 from cllm.program.dims import elements
+from cllm.program.trained import refuse_untrained
 from cllm.program.workload import Workload
 from cllm.schedule.build import ITEMSIZES, Schedule
 from cllm.schedule.report import MemoryReport
@@ -63,7 +64,7 @@ class Executor:
         self.workload = Workload(batch_size, seq_len, model.dtype, optimizer, num_threads)
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
-        self._model = model
+        self._model, self._revision = model, model.revision
         ledger = Ledger(model.program, self.workload, held_bytes=model.held_bytes)
         self.plan: Plan = decide(strategy, ledger)
         if self._check.every and not self.plan.exact:
@@ -164,6 +165,10 @@ class Executor:
     # a step
 
     def _train(self, feeds: dict, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
+        refuse_untrained("loss_and_grad", self._model.program)
+        if self._model.revision != self._revision:
+            raise ConfigError("loss_and_grad", "must be of an executor that was made for what the model trains now",
+                              "one from before model.trainable was set", "Make the executor again.")
         threads = self.workload.threads
         with self._turn(), self._model.turn(), kernels.Threads(threads):
             self._model.threads = threads

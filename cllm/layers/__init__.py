@@ -1,6 +1,7 @@
 """Layers, one file each: declaration, forward, backward, in that order. `LAYERS` is the registry that the laws test."""
 
 from cllm.layers.activation import Activation
+from cllm.layers.adapted_linear import AdaptedLinear
 from cllm.layers.attention import Attention
 from cllm.layers.block_linear import BlockLinear
 from cllm.layers.cross_entropy import CrossEntropyHead
@@ -18,6 +19,7 @@ from cllm.layers.rope import Rope
 from cllm.layers.squared_error import SquaredErrorHead
 
 LAYERS = (Embedding, Dropout, LayerNorm, Linear, BlockLinear, Attention, Residual, Activation, CrossEntropyHead,
-          SquaredErrorHead, CrystallineAttention, RMSNorm, HeadNorm, GatedActivation, GroupedAttention)
+          SquaredErrorHead, CrystallineAttention, RMSNorm, HeadNorm, GatedActivation, GroupedAttention,
+          AdaptedLinear)
 
 __all__ = [*(layer.__name__ for layer in LAYERS), "LAYERS", "Rope"]

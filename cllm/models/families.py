@@ -4,7 +4,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from cllm.errors import CllmError, ConfigError
+from cllm.models.adapted import Adapted
 from cllm.models.architecture import Architecture, family_name
 from cllm.models.crystalline import Crystalline
 from cllm.models.gemma import Gemma
@@ -13,6 +16,7 @@ from cllm.models.llama import Llama
 from cllm.models.model import Model
 from cllm.models.neox import NeoX
 from cllm.models.phi import Phi
+from cllm.program.trained import Patterns
 from cllm.tensors import foreign, load_model, read_metadata
 
 FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, Gemma, NeoX, Phi)}
@@ -20,9 +24,10 @@ FOREIGN = (KeyError, ValueError, TypeError, AttributeError, RecursionError)  # w
 FIRST = ModelConfig  # where no family is named; its settings are options of the command line
 
 
-def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:
+def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None,
+             arrays: Mapping[str, np.ndarray] | None = None) -> Model:
     """The model of an architecture: a `GPT` where it is a `ModelConfig`."""
-    return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype)
+    return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype, trainable, arrays)
 
 
 def family_of(metadata: Mapping) -> str:
@@ -43,6 +48,8 @@ def kind_of(metadata: Mapping, architecture: type[Architecture] | None = None) -
         When the family is unknown or another.
     """
     name = str(family_of(metadata))
+    if name == Adapted.family:
+        return Adapted
     kind = FAMILIES.get(name) if architecture is None else architecture
     if kind is None:
         raise ConfigError("architecture", f"must be given for a family that is not built in ({', '.join(FAMILIES)})",
@@ -73,11 +80,18 @@ def architecture_of(metadata: Mapping, architecture: type[Architecture] | None =
     """
     kind, config = kind_of(metadata, architecture), metadata["config"]
     settings = json.loads(config) if isinstance(config, str) else config
+    if kind is Adapted:
+        settings = {**settings, "base": architecture_of(settings["base"], None if architecture is Adapted else architecture)}
     try:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
     except TypeError as error:
         raise ConfigError("architecture", f"must have the settings of {family_name(kind)}", str(error),
                           "Use the version of the class that saved the file.") from error
+
+
+def class_of(architecture: Architecture) -> type[Architecture]:
+    """The class of an architecture, or of that which has adapters."""
+    return type(architecture.base if isinstance(architecture, Adapted) else architecture)
 
 
 def is_callers(kind: type[Architecture], error: Exception) -> bool:
@@ -104,7 +118,7 @@ def load(path: str | Path, architecture: type[Architecture] | None = None) -> Mo
     metadata = read_metadata(path)
     kind = kind_of(metadata, architecture)
     try:
-        model = model_of(architecture_of(metadata, kind), dtype=metadata["dtype"])
+        model = model_of(architecture_of(metadata, architecture), dtype=metadata["dtype"])
     except FOREIGN as error:
         if is_callers(kind, error):
             raise

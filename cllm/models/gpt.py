@@ -6,6 +6,8 @@ from itertools import count
 from math import sqrt
 from typing import ClassVar
 
+import numpy as np
+
 from cllm.checks import checked_flag, checked_real, checked_size, checked_word, keep
 from cllm.errors import ConfigError
 from cllm.layers import Activation, Dropout, Embedding, LayerNorm, Linear, Residual
@@ -13,6 +15,7 @@ from cllm.models import gpt2
 from cllm.models.architecture import Architecture
 from cllm.models.documents import ATTENTIONS, CRYSTALLINE, HEADS, PROJECTIONS, checked_parts
 from cllm.models.model import Model
+from cllm.program.trained import Patterns
 from cllm.program.wiring import Wiring
 from cllm.weights.parts import Part
 
@@ -176,7 +179,7 @@ class GPT(Model):
     Parameters
     ----------
     config : ModelConfig
-    seed, dtype : as of `Model`
+    seed, dtype, trainable, arrays : as of `Model`
 
     Raises
     ------
@@ -184,11 +187,12 @@ class GPT(Model):
         When an argument is outside what it may be.
     """
 
-    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32"):
+    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None,
+                 arrays: Mapping[str, np.ndarray] | None = None):
         if not isinstance(config, ModelConfig):
             raise ConfigError("GPT(config)", "must be a ModelConfig", type(config).__name__,
                               "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")
-        super().__init__(config, seed, dtype)
+        super().__init__(config, seed, dtype, trainable, arrays)
 
     @property
     def config(self) -> ModelConfig:

@@ -9,14 +9,19 @@ from cllm.arrays import aligned_empty, aligned_zeros
 from cllm.program.program import Parameter, Program
 
 
-def initial_parameters(program: Program, seed: int | None, dtype: str) -> Mapping[str, np.ndarray]:
-    """Fresh parameters; each draws from its own generator, so none depends on which others a model has.
+def initial_parameters(program: Program, seed: int | None, dtype: str,
+                       given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Fresh parameters; each draws from its own generator, so none depends on which others a model has. Those that are `given`
+    by name are taken as they are.
 
     Values are drawn in float64 and rounded once: float32 and float64 models of one seed start alike. Without a seed they are
     zero, for weights that are about to be read.
     """
     arrays = {}
     for parameter in program.parameters.values():
+        if parameter.name in given:
+            arrays[parameter.name] = given[parameter.name]
+            continue
         array = aligned_empty(parameter.shape, dtype)
         array[...] = 0 if seed is None else _initial(parameter, seed)
         arrays[parameter.name] = array
@@ -40,7 +45,9 @@ def constant_tables(program: Program, dtype: str) -> Mapping[str, np.ndarray]:
 
 
 def _initial(parameter: Parameter, seed: int):
+    generator = np.random.default_rng([seed, *parameter.name.encode()])
     if parameter.init == "normal":
-        generator = np.random.default_rng([seed, *parameter.name.encode()])
         return generator.normal(0.0, parameter.std, parameter.shape)
+    if parameter.init == "fan_in":  # as PyTorch's kaiming_uniform with a = sqrt 5 (He et al. 2015), by which PEFT begins
+        return generator.uniform(-1, 1, parameter.shape) / np.sqrt(parameter.shape[-1])
     return {"ones": 1.0, "zeros": 0.0}.get(parameter.init, parameter.init)

@@ -9,7 +9,8 @@ from cllm.checks import checked_real
 from cllm.errors import ConfigError, OptimizerError
 from cllm.models.model import Model
 from cllm.optim.base import Optimizer
-from cllm.optim.checks import checked_model, refuse_nonfinite, refuse_unplanned
+from cllm.optim.checks import checked_model, refuse_nonfinite, refuse_stale, refuse_unplanned
+from cllm.program.trained import refuse_untrained
 
 
 class Grouped:
@@ -22,14 +23,15 @@ class Grouped:
     ----------
     model : Model
     groups : dict
-        ``pattern -> (class, keyword arguments)``. Together they must cover every parameter, none in vain.
+        ``pattern -> (class, keyword arguments)``. Together they must cover every parameter that is trained, none in vain.
 
     lr : float or None
         The common rate; None takes that of the first group. Setting `lr` later scales the rates of all groups alike.
     """
 
     def __init__(self, model: Model, groups: Mapping[str, tuple[type[Optimizer], dict]], lr: float | None = None):
-        left = list(checked_model("Grouped", model).parameters)
+        refuse_untrained("Grouped", checked_model("Grouped", model).program)
+        left = list(model.program.trained)
         self._model = model
         self.groups: dict[str, Optimizer] = {}
         for pattern, (make, settings) in groups.items():
@@ -83,7 +85,9 @@ class Grouped:
     def step(self) -> None:
         """Update every parameter; as `Optimizer.step`."""
         with self._model.changed():
-            refuse_unplanned(self._model, self.kind, tuple(self._model.parameters))
-            refuse_nonfinite("Grouped.step()", tuple(self._model.parameters), self._model.gradient_list)
+            refuse_stale("Grouped.step()", self._model, next(iter(self.groups.values()))._revision)
+            trained = self._model.program.trained
+            refuse_unplanned(self._model, self.kind, trained)
+            refuse_nonfinite("Grouped.step()", trained, self._model.gradient_list)
             for group in self.groups.values():
                 group._apply()

@@ -30,9 +30,9 @@ def check_samples(model: Model) -> None:
         When it is not causal, or its forward reads other feeds than tokens.
     """
     feeds = {step.feeds[n] for step in model.program.steps for n in step.layer.forward_flow.reads if n in step.feeds}
-    kind = type(model.architecture)
-    if not kind.causal or feeds != {"tokens"}:
-        got = "a family that does not say causal = True" if not kind.causal else f"one that reads {', '.join(sorted(feeds))}"
+    causal = model.architecture.causal
+    if not causal or feeds != {"tokens"}:
+        got = "a family that does not say causal = True" if not causal else f"one that reads {', '.join(sorted(feeds))}"
         raise ConfigError("generate(model)", "must be of a causal family whose forward reads tokens alone", got,
                           "Sample from a language model; a causal family says causal = True.")
 

@@ -25,7 +25,7 @@ def read_config(directory: Path) -> dict:
     """
     if (directory / ADAPTER).exists() and not (directory / CONFIG).exists():
         raise SnapshotError(str(directory), "must hold a whole model", f"an adapter, {ADAPTER}",
-                            "Merge the adapter into its model first: adapters are not built.")
+                            "Load the model that it is of, and then cllm.load_adapter(model, directory).")
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -108,6 +108,23 @@ def write_directory(directory: Path, config: Mapping, tensors: Iterable[Write], 
                 _write(directory / name, [contents])
     except OSError as error:
         raise SnapshotError(f"save_pretrained({str(directory)!r})", "must be a place that can be written",
+                            error.strerror or str(error), "Choose another directory, or make room.") from error
+
+
+def write_adapter(directory: Path, config: Mapping, file: str, tensors: list[Write]) -> None:
+    """Write an adapter's settings and its tensors, each file whole or not there.
+
+    Raises
+    ------
+    SnapshotError
+        When it cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory / file, _shard(tensors))
+        _write(directory / ADAPTER, [(json.dumps(config, indent=2) + "\n").encode()])
+    except OSError as error:
+        raise SnapshotError(f"save_adapter({str(directory)!r})", "must be a place that can be written",
                             error.strerror or str(error), "Choose another directory, or make room.") from error
 
 
