@@ -42,6 +42,7 @@ from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad
 from cllm.optim.rate import Rate  # noqa: E402
 from cllm.planning import plan, print_saved_values  # noqa: E402
 from cllm.plans.plan import Estimate, Plan  # noqa: E402
+from cllm.plans.script import Script  # noqa: E402
 from cllm.plans.tree import Cache, Compress, Recompute, Segment, Tape  # noqa: E402
 from cllm.program.declare import Feed, Layer, Param, Scratch, Site, Table  # noqa: E402
 from cllm.program.program import Program  # noqa: E402
@@ -71,7 +72,7 @@ __all__ = [
     "Cache", "CacheAll", "Callback", "CllmError", "Comparison", "Compress", "Compressed", "ConfigError", "DataError",
     "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed", "GPT", "Grouped", "Layer",
     "LayoutError", "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock",
-    "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
+    "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Script", "Segment",
     "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
     "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
     "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "load_tokenizer", "plan",
