@@ -51,13 +51,20 @@ from cllm.proof.gradcheck import gradcheck  # noqa: E402
 from cllm.proof.gradient_error import gradient_error, plan_within_error  # noqa: E402
 from cllm.sampling import generate  # noqa: E402
 from cllm.strategies import (  # noqa: E402
+    DTR,
     Binomial,
     CacheAll,
+    Checkmate,
+    ChenGreedy,
     Compressed,
     EveryNth,
+    KeepProducts,
+    Knapsack,
+    KorthikantiSelective,
     MemoryBudget,
     PerBlock,
     RecomputeAll,
+    Rotor,
     Selective,
     Spill,
     Sqrt,
@@ -68,14 +75,14 @@ from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402
 from cllm.weight_gradient import accumulate_weight_gradient  # noqa: E402
 
 __all__ = [
-    "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer",
-    "Cache", "CacheAll", "Callback", "CllmError", "Comparison", "Compress", "Compressed", "ConfigError", "DataError",
-    "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed", "GPT", "Grouped", "Layer",
-    "LayoutError", "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock",
-    "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Script", "Segment",
-    "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
+    "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer", "Cache",
+    "CacheAll", "Callback", "Checkmate", "ChenGreedy", "CllmError", "Comparison", "Compress", "Compressed",
+    "ConfigError", "DTR", "DataError", "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed",
+    "GPT", "Grouped", "KeepProducts", "Knapsack", "KorthikantiSelective", "Layer", "LayoutError", "MemoryBudget",
+    "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock", "Plan", "PlanError", "Program",
+    "Rate", "RebuildError", "Recompute", "RecomputeAll", "Rotor", "SGD", "Scratch", "Script", "Segment", "Selective",
+    "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
     "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
-    "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "load_tokenizer", "plan",
-    "plan_within_error",
-    "print_saved_values", "set_num_threads", "versions",
+    "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "load_tokenizer",
+    "plan", "plan_within_error", "print_saved_values", "set_num_threads", "versions",
 ]
