@@ -44,6 +44,7 @@ from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad
 from cllm.optim.rate import Rate  # noqa: E402
 from cllm.planning import plan, print_saved_values  # noqa: E402
 from cllm.plans.plan import Estimate, Plan  # noqa: E402
+from cllm.plans.script import Script  # noqa: E402
 from cllm.plans.tree import Cache, Compress, Recompute, Segment, Tape  # noqa: E402
 from cllm.program.declare import Feed, Layer, Param, Scratch, Site, Table  # noqa: E402
 from cllm.program.program import Program  # noqa: E402
@@ -52,13 +53,20 @@ from cllm.proof.gradcheck import gradcheck  # noqa: E402
 from cllm.proof.gradient_error import gradient_error, plan_within_error  # noqa: E402
 from cllm.sampling import generate  # noqa: E402
 from cllm.strategies import (  # noqa: E402
+    DTR,
     Binomial,
     CacheAll,
+    Checkmate,
+    ChenGreedy,
     Compressed,
     EveryNth,
+    KeepProducts,
+    Knapsack,
+    KorthikantiSelective,
     MemoryBudget,
     PerBlock,
     RecomputeAll,
+    Rotor,
     Selective,
     Spill,
     Sqrt,
@@ -69,14 +77,15 @@ from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402
 from cllm.weight_gradient import accumulate_weight_gradient  # noqa: E402
 
 __all__ = [
-    "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer",
-    "Cache", "CacheAll", "Callback", "CllmError", "Comparison", "Compress", "Compressed", "ConfigError", "DataError",
-    "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed", "GPT", "Grouped", "Layer",
-    "LayoutError", "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock",
-    "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
-    "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
-    "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "add_lora", "clip_each_grad_norm", "clip_grad_norm",
-    "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "load_adapter",
-    "load_tokenizer", "merge_adapter", "plan", "plan_within_error", "print_saved_values", "save_adapter", "set_num_threads",
-    "versions",
+    "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer", "Cache",
+    "CacheAll", "Callback", "Checkmate", "ChenGreedy", "CllmError", "Comparison", "Compress", "Compressed",
+    "ConfigError", "DTR", "DataError", "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed",
+    "GPT", "Grouped", "KeepProducts", "Knapsack", "KorthikantiSelective", "Layer", "LayoutError", "MemoryBudget",
+    "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock", "Plan", "PlanError", "Program",
+    "Rate", "RebuildError", "Recompute", "RecomputeAll", "Rotor", "SGD", "Scratch", "Script", "Segment", "Selective",
+    "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
+    "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "add_lora", "clip_each_grad_norm",
+    "clip_grad_norm", "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load",
+    "load_adapter", "load_tokenizer", "merge_adapter", "plan", "plan_within_error", "print_saved_values",
+    "save_adapter", "set_num_threads", "versions",
 ]

@@ -8,6 +8,7 @@ from cllm.models.architecture import Architecture, checked_architecture
 from cllm.models.model import Model
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
+from cllm.plans.script import Script
 from cllm.program.trained import Patterns, refuse_untrained, with_trained
 from cllm.program.workload import Workload
 from cllm.strategies import parse
@@ -15,7 +16,7 @@ from cllm.strategies.memory_budget import ALLOWED
 
 
 def decide(strategy, ledger: Ledger) -> Plan:
-    """The plan of a strategy, a name, or a plan itself, with what it costs.
+    """The plan of a strategy, a name, a script, or a plan itself, with what it costs.
 
     Raises
     ------
@@ -24,6 +25,8 @@ def decide(strategy, ledger: Ledger) -> Plan:
     """
     if isinstance(strategy, str):
         strategy = parse(strategy)
+    if isinstance(strategy, Script):
+        strategy = Plan(strategy)
     if not isinstance(strategy, Plan):
         if not callable(getattr(strategy, "decide", None)) or isinstance(strategy, type):
             raise ConfigError("strategy", "must be a strategy, a Plan or a name", repr(strategy),

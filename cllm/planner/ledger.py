@@ -5,18 +5,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from cllm.planner.block_costs import BlockCost, BlockCosts, EndCost
 from cllm.planner.costs import Speeds, schedule_seconds
 from cllm.planner.frontier import Frontier
-from cllm.plans.check import check_plan
+from cllm.planner.graph import Graph, graph_of
+from cllm.plans.check import check_plan, head_rows
 from cllm.plans.plan import Estimate, Plan
+from cllm.plans.script import Script
 from cllm.plans.tree import Tape
 from cllm.program.dims import elements
 from cllm.program.kinds import Kind
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.arena import lay_out
-from cllm.schedule.build import ITEMSIZES, Schedule, build_schedule
+from cllm.schedule.build import ITEMSIZES, Schedule, build_schedule, default_loss_rows, scores_in_a_row
 from cllm.schedule.report import MemoryReport, report
+from cllm.schedule.written import written_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ class Ledger:
         self._tell = tell
         self.fingerprint = workload.fingerprint(program)
         self.sums_in_order = program.sums_in_order
+        self._graphs: dict[tuple[int | None, int | None], Graph] = {}
         self._frontiers: dict[tuple[str, ...], Frontier] = {}
         self._built: dict[Plan, tuple[Schedule, MemoryReport]] = {}
         self._estimates: dict[Plan, Estimate] = {}
@@ -140,6 +145,26 @@ class Ledger:
         if allow not in self._frontiers:
             self._frontiers[allow] = Frontier(self._program, self.workload, self._rates, allow, self._tell)
         return self._frontiers[allow]
+
+    def graph(self, micro_batch: int | None = None, loss_rows: int | None = None) -> Graph:
+        """The steps with bytes and seconds, for a strategy that writes a script; computed once."""
+        if (micro_batch, loss_rows) not in self._graphs:
+            self._graphs[micro_batch, loss_rows] = graph_of(self._program, self.workload, self._rates, micro_batch, loss_rows)
+        return self._graphs[micro_batch, loss_rows]
+
+    def chain(self, micro_batch: int | None = None) -> tuple[tuple[BlockCost, ...], EndCost]:
+        """What each block costs that keeps everything, and what surrounds the blocks."""
+        micro = micro_batch or self.workload.batch
+        costs = BlockCosts(self._program, self.workload, self._rates)
+        of_kind = {kind: costs.block(number, micro, ("cache",)) for number, kind in enumerate(costs.kinds)
+                   if number == costs.kinds.index(kind)}
+        rows = head_rows(self._program, self.workload, micro)
+        rows = default_loss_rows(rows, scores_in_a_row(self._program), self.workload.itemsize)
+        return tuple(of_kind[kind] for kind in costs.kinds), costs.ends(micro, rows)
+
+    def written_out(self, plan: Plan) -> Script:
+        """A plan as a script; errors as `cllm.schedule.written.written_out`."""
+        return written_out(self._program, self.build(plan)[0])
 
     @cached_property
     def entries(self) -> Mapping[str, Entry]:

@@ -2,6 +2,7 @@
 
 from cllm.errors import PlanError
 from cllm.plans.plan import Plan
+from cllm.plans.script import check_script
 from cllm.plans.tree import WORDS, Compress, Decision, Recompute, Segment, Tape
 from cllm.program.program import Program
 from cllm.program.workload import Workload
@@ -20,6 +21,12 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
         if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most):
             refuse(f"Plan({name}=...)", f"must be None or a whole number from 1 to {most}", repr(value),
                    "Choose a value in that range.")
+    if plan.script:
+        if plan.ends != () or plan.spill_directory is not None:
+            refuse("Plan(ends=..., spill_directory=...)", "must be empty beside a script",
+                   repr((plan.ends, plan.spill_directory)), "Write into the script what is to be made and freed.")
+        check_script(program, plan.script, refuse)
+        return
     _check_nodes(plan.children, refuse)
     covered = [tape.block for tape in plan.tapes()]
     if covered != list(range(program.n_blocks)):

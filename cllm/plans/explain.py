@@ -1,8 +1,8 @@
 """Trees of segments in words: what two of them do differently."""
 
 from collections import defaultdict
-from itertools import groupby
 
+from cllm.plans.script import words_of_blocks
 from cllm.plans.tree import Cache, Decision, Segment, Tape, word_of
 
 
@@ -23,7 +23,7 @@ def explain_trees(mine: tuple[Tape | Segment, ...], theirs: tuple[Tape | Segment
             if before != after:
                 unnamed = "default" if "cache" in (before, after) else "cache"  # optional values are left out unless named
                 changes[key, before or unnamed, after or unnamed].append(block)
-    return [f"{_runs(blocks)} {key}: {before} -> {after}" for (key, before, after), blocks in changes.items()]
+    return [f"{words_of_blocks(blocks)} {key}: {before} -> {after}" for (key, before, after), blocks in changes.items()]
 
 
 def _treatment(children: tuple[Tape | Segment, ...]) -> dict[int, dict[str, str]]:
@@ -43,12 +43,3 @@ def _treatment(children: tuple[Tape | Segment, ...]) -> dict[int, dict[str, str]
 
     visit(children, "")
     return found
-
-
-def _runs(blocks: list[int]) -> str:
-    """Block numbers folded: ``blocks 0-3, 7``."""
-    parts = []
-    for _, group in groupby(enumerate(blocks), lambda pair: pair[1] - pair[0]):
-        run = [block for _, block in group]
-        parts.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
-    return f"block{'s' if len(blocks) > 1 else ''} {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""What is decided: `Plan`, a tree of segments with a decision for each value, pure data."""
+"""What is decided: `Plan`, a tree of segments with a decision for each value, or a script; pure data."""
 
 import json
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from cllm.checks import shown, whole_number
 from cllm.errors import PlanError
 from cllm.files import whole
 from cllm.plans.explain import explain_ends, explain_trees
+from cllm.plans.script import Script
 from cllm.plans.tree import (
     Compress,
     Decision,
@@ -44,8 +45,8 @@ class Plan:
 
     Parameters
     ----------
-    children : tuple of Tape and Segment
-        Cover all blocks in order.
+    children : tuple of Tape and Segment, or Script
+        Cover all blocks in order; or everything written out.
     micro_batch : int or None
         Sequences at a time; None is the whole batch.
     loss_rows : int or None
@@ -64,7 +65,7 @@ class Plan:
         Set by `MemoryBudget`: total bytes that it kept within; for "auto", what it found free. Not part of equality.
     """
 
-    children: tuple[Tape | Segment, ...]
+    children: tuple[Tape | Segment, ...] | Script
     micro_batch: int | None = None
     loss_rows: int | None = None
     ends: tuple[tuple[str, Decision], ...] = ()
@@ -93,10 +94,20 @@ class Plan:
         """Whether any value goes to disk."""
         return any(isinstance(d, OnDisk) for d in self.decisions())
 
+    @property
+    def script(self) -> Script | None:
+        """What is written out; None for a tree."""
+        return self.children if isinstance(self.children, Script) else None
+
+    @property
+    def tree(self) -> tuple[Tape | Segment, ...]:
+        """The nodes of the tree; none for a script."""
+        return () if self.script else self.children
+
     def decisions(self) -> Iterator[Decision]:
         """Every decision that is named."""
         yield from (decision for _, decision in self.ends)
-        stack = list(self.children)
+        stack = list(self.tree)
         while stack:
             node = stack.pop()
             if isinstance(node, Tape):
@@ -128,7 +139,7 @@ class Plan:
 
     def tapes(self) -> Iterator[Tape]:
         """All tapes of the tree in block order."""
-        stack = list(reversed(self.children))
+        stack = list(reversed(self.tree))
         while stack:
             node = stack.pop()
             if isinstance(node, Tape):
@@ -139,7 +150,7 @@ class Plan:
     def table(self) -> str:
         """The plan in words: one line per run of blocks that are treated alike, then what it costs."""
         lines = [f"micro-batch {self.micro_batch or 'whole batch'}, loss rows {self.loss_rows or 'automatic'}"]
-        lines += tree_lines(self.children, "")
+        lines += self.script.table() if self.script else tree_lines(self.tree, "")
         lines += [f"{name}: {word_of(decision)}" for name, decision in self.ends]
         if self.estimate is not None:
             lines.append(f"arena {self.arena_bytes / 1e6:.1f} MB, total {self.total_bytes / 1e6:.1f} MB, "
@@ -155,7 +166,12 @@ class Plan:
             ("loss rows", self.loss_rows, other.loss_rows, "automatic"),
             ("directory of spilled values", self.spill_directory, other.spill_directory, "none")) if mine != theirs]
         lines += explain_ends(dict(self.ends), dict(other.ends))
-        lines += explain_trees(self.children, other.children)
+        if self.script and other.script:
+            lines += self.script.explain(other.script)
+        elif self.script or other.script:
+            lines.append(f"{'a script' if self.script else 'a tree'} -> {'a script' if other.script else 'a tree'}")
+        else:
+            lines += explain_trees(self.tree, other.tree)
         if not lines:
             lines.append("the plans decide the same")
         if self.estimate is not None and other.estimate is not None:
@@ -199,7 +215,9 @@ class Plan:
         """The plan as plain data."""
         return {"plan": FORMAT, "fingerprint": self.fingerprint, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
                 "spill_directory": self.spill_directory,
-                "ends": {name: word_of(d) for name, d in self.ends}, "children": [node_out(c) for c in self.children]}
+                "ends": {name: word_of(d) for name, d in self.ends},
+                **({"script": [list(line) for line in self.script.order]} if self.script else
+                   {"children": [node_out(c) for c in self.children]})}
 
     @staticmethod
     def from_dict(data: dict) -> "Plan":
@@ -223,5 +241,14 @@ def _plan_in(data: dict) -> Plan:
         raise ValueError(f"plan format {data['plan']!r} is not {FORMAT}")
     micro_batch, loss_rows = (None if read(data, key, int | None) is None else read_number(data, key)
                               for key in ("micro_batch", "loss_rows"))
-    return Plan(tuple(node_in(c) for c in read(data, "children", list)), micro_batch, loss_rows, read_decisions(data, "ends"),
+    return Plan(_children_in(data), micro_batch, loss_rows, read_decisions(data, "ends"),
                 read(data, "spill_directory", str | None), fingerprint=read(data, "fingerprint", str | None))
+
+
+def _children_in(data: dict) -> tuple[Tape | Segment, ...] | Script:
+    if "script" not in data:
+        return tuple(node_in(c) for c in read(data, "children", list))
+    lines = read(data, "script", list)
+    if "children" in data or not all(isinstance(line, list) and all(isinstance(word, str) for word in line) for line in lines):
+        raise ValueError("a script that is none, or beside a tree")
+    return Script(lines)

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from cllm.errors import PlanError
 from cllm.plans.check import check_plan, head_rows
 from cllm.plans.plan import Plan
+from cllm.plans.script import MAKES, Script
 from cllm.plans.tree import Cache, Compress, Decision, OnDisk, Recompute, Segment, Tape
 from cllm.program.declare import Flow
 from cllm.program.dims import aligned, elements
-from cllm.program.gradients import Cell, wire_gradients
+from cllm.program.gradients import Cell, GradientStep, wire_gradients
 from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step
 from cllm.program.workload import Workload
@@ -78,6 +79,13 @@ class _Builder:
         self.moves: dict[int, list] = {}
 
     def build(self, mode: str) -> Schedule:
+        deferred: list = []
+        if mode == "train":
+            for move in wire_gradients(self.program):
+                self.moves.setdefault(move.step.index, []).append(move)
+            if self.plan.script:
+                self.follow(self.plan.script, deferred)
+                return self.ended(deferred)
         before, _, after = self.program.regions
         inputs = self.program.block_inputs
         head = self.program.steps[-1]
@@ -91,14 +99,15 @@ class _Builder:
             self.emit(Kind.EVALUATE if mode == "loss" else Kind.LOGITS, head, self.bound(head, env), {},
                       head.layer.evaluate_flow if mode == "loss" else head.layer.forward_flow)
             return self.finished(len(self.ops))
-        for move in wire_gradients(self.program):
-            self.moves.setdefault(move.step.index, []).append(move)
         saved, exit_ = self.open(self.plan.children, entry, Kind.FORWARD)
         saved_after, _ = self.tape(after, {inputs[-1]: exit_}, self.plan.ends, None)
-        deferred: list = []
         self.backward(after, saved_after, deferred)
         self.close(self.plan.children, saved, deferred)
         self.backward(before, saved_before, deferred)
+        return self.ended(deferred)
+
+    def ended(self, deferred: list) -> Schedule:
+        """The schedule, with what waited until its end."""
         epilogue = len(self.ops)
         for move, stash, writes in deferred:
             self.emit(Kind.ACCUMULATE, move.step, {"dy": stash}, writes, move.step.flow("accumulate"), whole=True)
@@ -107,6 +116,23 @@ class _Builder:
     def finished(self, epilogue: int) -> Schedule:
         ops, epilogue, buffers = finish(self.ops, epilogue, self.buffers, self.plan.spills)
         return Schedule(ops, epilogue, buffers, self.micro, self.n_micro, self.letters["R"])
+
+    def follow(self, script: Script, deferred: list) -> None:
+        """Emit the lines of a script, which has been checked."""
+        steps = {step.name: step for step in self.program.steps}
+        env: dict[str, int] = {}
+        accumulated = None
+        for word, name, *optional in script.order:
+            if word == "free":
+                del env[name]
+            elif word in MAKES:
+                self.forward(steps[name], env, set(optional), Kind(word))
+            else:
+                moves = self.moves.get(steps[name].index, ())
+                done = name == accumulated
+                chosen = [m for m in moves if m.kind == Kind.ACCUMULATE] if word == "accumulate" else moves[done:]
+                self.move(chosen, env, deferred)
+                accumulated = name if word == "accumulate" and chosen else None
 
     # forward
 
@@ -204,20 +230,25 @@ class _Builder:
         """Emit the gradient moves of some steps, rebuilding on demand what was not saved."""
         env = dict(saved)
         for step in reversed(steps):
-            for move in self.moves.get(step.index, ()):
-                cells = {name: self.cell(cell, move) for name, cell in {**move.reads, **move.writes}.items()}
-                reads = {n: cells[n] for n in move.reads}
-                writes = {n: cells[n] for n in move.writes}
-                if move.kind not in (Kind.ACCUMULATE, Kind.BACKWARD):
-                    self.emit(move.kind, step, reads, writes)
-                    continue
-                if move.kind == Kind.ACCUMULATE and self.n_micro > 1 and step.index in self.program.waiting_steps:
-                    deferred.append((move, self.stash(move, reads), writes))
-                    continue
-                flow = step.flow(move.kind)
-                for name in self.program.values_of(step, flow):
-                    self.rebuild(name, env)
-                self.emit(move.kind, step, {**self.bound(step, env, flow.reads), **reads}, writes, flow)
+            self.move(self.moves.get(step.index, ()), env, deferred)
+
+    def move(self, moves: Iterable[GradientStep], env: dict[str, int], deferred: list) -> None:
+        """Emit these moves; `env` learns what had to be rebuilt for them."""
+        for move in moves:
+            step = move.step
+            cells = {name: self.cell(cell, move) for name, cell in {**move.reads, **move.writes}.items()}
+            reads = {n: cells[n] for n in move.reads}
+            writes = {n: cells[n] for n in move.writes}
+            if move.kind not in (Kind.ACCUMULATE, Kind.BACKWARD):
+                self.emit(move.kind, step, reads, writes)
+                continue
+            if move.kind == Kind.ACCUMULATE and self.n_micro > 1 and step.index in self.program.waiting_steps:
+                deferred.append((move, self.stash(move, reads), writes))
+                continue
+            flow = step.flow(move.kind)
+            for name in self.program.values_of(step, flow):
+                self.rebuild(name, env)
+            self.emit(move.kind, step, {**self.bound(step, env, flow.reads), **reads}, writes, flow)
 
     def rebuild(self, name: str, env: dict[str, int]) -> None:
         """Make sure that a value is at hand, by running its step again if need be."""

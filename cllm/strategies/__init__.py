@@ -12,11 +12,18 @@ from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.strategies.binomial import Binomial
 from cllm.strategies.cache_all import CacheAll
+from cllm.strategies.checkmate import Checkmate
+from cllm.strategies.chen import ChenGreedy
 from cllm.strategies.compressed import Compressed
+from cllm.strategies.dtr import DTR
 from cllm.strategies.every_nth import EveryNth
+from cllm.strategies.knapsack import Knapsack
+from cllm.strategies.korthikanti import KorthikantiSelective
 from cllm.strategies.memory_budget import MemoryBudget
 from cllm.strategies.per_block import PerBlock
+from cllm.strategies.products import KeepProducts
 from cllm.strategies.recompute_all import RecomputeAll
+from cllm.strategies.rotor import Rotor
 from cllm.strategies.selective import Selective
 from cllm.strategies.spill import Spill
 from cllm.strategies.sqrt import Sqrt
@@ -41,6 +48,13 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "sqrt": lambda text: _bare(Sqrt, text),
     "binomial": lambda text: Binomial(_number("binomial", text)),
     "budget": lambda text: MemoryBudget(text),
+    "chen": lambda text: ChenGreedy(text),
+    "rotor": lambda text: Rotor(text),
+    "checkmate": lambda text: Checkmate(text),
+    "dtr": lambda text: DTR(text),
+    "korthikanti": lambda text: _bare(KorthikantiSelective, text),
+    "knapsack": lambda text: Knapsack(_share(text)),
+    "products": lambda text: _bare(KeepProducts, text),
     "selective": lambda text: Selective(_words(text)) if text else Selective(),
 }
 
@@ -90,12 +104,20 @@ def _number(kind: str, text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float | str:
+    """A number, or what was typed where one belongs, to be refused with its bounds."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _bare(make: Callable[[], Strategy], text: str) -> Strategy:
     if text:
         raise ConfigError("strategy", f"{make.__name__} takes nothing after a colon", repr(text), "Leave it out.")
     return make()
 
 
-__all__ = ["STRATEGIES", "Binomial", "CacheAll", "Compressed", "EveryNth", "MemoryBudget", "PerBlock", "RecomputeAll",
-           "Selective", "Spill", "Sqrt", "Strategy",
-           "parse"]
+__all__ = ["DTR", "STRATEGIES", "Binomial", "CacheAll", "Checkmate", "ChenGreedy", "Compressed", "EveryNth", "KeepProducts",
+           "Knapsack", "KorthikantiSelective", "MemoryBudget", "PerBlock", "RecomputeAll", "Rotor", "Selective", "Spill",
+           "Sqrt", "Strategy", "parse"]

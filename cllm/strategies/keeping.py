@@ -32,6 +32,9 @@ def keep_as(decision: Decision, sites: tuple[str, ...] | None, base, micro_batch
     if sites is not None and not isinstance(sites, (tuple, list)):
         raise ConfigError(f"{where}(sites=...)", "must be a tuple of names, or None", repr(sites), "Write ('act',).")
     plan = base.decide(ledger)
+    if plan.script:
+        raise ConfigError(f"{where}(base=...)", "must be a strategy that plans a tree", f"{base!r}, which writes a script",
+                          "Choose another base: what a script keeps is as it was made.")
     last = ledger.n_blocks - 1 if but_last else -1
     inputs = sites is None or "input" in sites
     if sites is None:

@@ -19,7 +19,7 @@ INEXACT = PACKED
 _SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*((?:[KMGT]I?)?)B?\s*\Z", re.IGNORECASE)
 
 
-def checked_limit(limit) -> int | str:
+def checked_limit(limit, where: str = "MemoryBudget(limit)") -> int | str:
     """A limit as bytes; "auto" stays the word, to be read where memory is to be taken.
 
     Parameters
@@ -43,8 +43,8 @@ def checked_limit(limit) -> int | str:
         real = real_number(limit)
         nbytes = whole_number(limit) or (int(real) if real is not None and real.is_integer() else 0)
     if nbytes <= 0:
-        raise ConfigError("MemoryBudget(limit)", "must be a number of bytes, a whole one, a size such as '500MB', or "
-                          "'auto'", shown(limit), "Write for example MemoryBudget('1GB').")
+        raise ConfigError(where, "must be a number of bytes, a whole one, a size such as '500MB', or "
+                          "'auto'", shown(limit), "Write for example 1GB.")
     return nbytes
 
 

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import oracle
 import pytest
-from families import CELLS, CUTS, DTYPES, FAMILIES, STRATEGIES, cells, fitting, pairs
+from families import CELLS, CUTS, DTYPES, FAMILIES, SOLVED, STRATEGIES, cells, fitting, pairs
 
 import cllm
 from cllm.models.families import FAMILIES as BUILT_IN
@@ -37,7 +37,10 @@ def test_the_chosen_cells_cover_all_pairs():
     assert {(f, dtype, cut) for f, _, dtype, cut in met} == set(product(FAMILIES, DTYPES, CUTS))
     assert {(s, dtype, cut) for _, s, dtype, cut in met} == set(product(STRATEGIES, DTYPES, CUTS))
     left_out = set(product(FAMILIES, STRATEGIES)) - {(f, s) for f, s, *_ in met}
-    assert left_out == {(f, "per block") for f, family in FAMILIES.items() if family.architecture.program.n_blocks < 2}
+    programs = {f: family.architecture.program for f, family in FAMILIES.items()}
+    assert left_out == {*((f, "per block") for f in FAMILIES if programs[f].n_blocks < 2),
+                        *((f, "checkmate") for f in FAMILIES if len(programs[f].steps) > SOLVED)}
+    assert len(set(FAMILIES) - {f for f, s in left_out if s == "checkmate"}) > 4
     assert all(len(cells(*pair, whole=True)) == len(CELLS) == len(CUTS) * len(DTYPES) for pair in pairs())
 
 
@@ -51,8 +54,10 @@ def test_strategies_do_in_the_families_what_they_are_there_for():
     """A budget drops, a spill writes; otherwise they would be CacheAll by other names."""
     some = list(FAMILIES)[::4]
     plans = {s: [cllm.plan(FAMILIES[f].architecture, FAMILIES[f].batch, FAMILIES[f].time, fitting(STRATEGIES[s], FAMILIES[f]))
-                 for f in some] for s in ("budget", "spill", "cache+optional")}
+                 for f in some] for s in ("budget", "spill", "cache+optional", "chen", "rotor", "dtr", "products")}
     assert sum("Recompute" in repr(plan.children) for plan in plans["budget"]) > len(some) / 2
+    assert sum("Segment" in repr(plan.children) for s in ("chen", "rotor") for plan in plans[s]) > len(some)
+    assert sum("rebuild" in repr(plan.script) for s in ("dtr", "products") for plan in plans[s]) > len(some)
     assert sum(plan.spills for plan in plans["spill"]) > len(some) / 2
     assert sum("probs" in repr(plan.children) for plan in plans["cache+optional"]) > len(some) / 2
 

@@ -50,6 +50,7 @@ def test_any_plan_survives_as_data(plan):
 
 
 GOOD = Plan((Tape(0, (("ln1.y", Recompute()),)), Segment((Tape(1),)))).to_dict()
+SCRIPT = {key: value for key, value in GOOD.items() if key != "children"}
 FOREIGN = {
     "empty": "", "no JSON": "plan!", "a number": "3", "null": "null", "a list": "[]", "another object": "{}",
     "another format": json.dumps({**GOOD, "plan": 2}), "a version in words": json.dumps({**GOOD, "plan": "1"}),
@@ -59,6 +60,9 @@ FOREIGN = {
     "decisions in a list": json.dumps({**GOOD, "children": [{"block": 0, "decisions": ["ln1.y"]}]}),
     "a word that is a list": json.dumps({**GOOD, "ends": {"a": ["cache"]}}), "ends in a list": json.dumps({**GOOD, "ends": []}),
     "a segment without input": json.dumps({**GOOD, "children": [{"children": []}]}),
+    "a script beside a tree": json.dumps({**GOOD, "script": []}),
+    "a script of numbers": json.dumps({**SCRIPT, "script": [[1]]}),
+    "a script of words": json.dumps({**SCRIPT, "script": ["forward"]}), "a script null": json.dumps({**SCRIPT, "script": None}),
     "nested without end": "[" * 100_000, "half a file": json.dumps(GOOD)[:40],
 }
 

@@ -6,9 +6,10 @@ import numpy as np
 import oracle
 import pytest
 import toys
+from drawn import GPT_KEYS, TOY_BLOCKS, assert_sound, decisions, poisoned, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import Add, Mix, Scale, Square, Tanh
+from toys import Mix
 
 import cllm
 from cllm.models.architecture import program_of
@@ -18,7 +19,6 @@ from cllm.plans.tree import Cache, Compress, OnDisk, Recompute, Segment, Tape
 from cllm.program.workload import Workload
 from cllm.schedule.arena import lay_out
 from cllm.schedule.build import build_schedule, default_loss_rows
-from cllm.schedule.finish import DROPPABLE
 
 BLOCK = ("ln1", "attn.qkv", "attn", "attn.out", "res1", "ln2", "mlp.fc1", "mlp.act", "mlp.fc2", "res2")
 LAST = ("mlp.fc2", "res2")  # of a block that is only taped: its output is read by no backward
@@ -125,27 +125,6 @@ def schedule_plan(strategy):
 
 # what must hold of every schedule
 
-def assert_sound(schedule):
-    """Every buffer is written before it is read and freed once, after its last use; what only moves values has a reader."""
-    freed, written, later = set(), set(), collections.Counter()
-    for op in schedule.ops:
-        later.update(b for _, b in op.reads)
-    for position, op in enumerate(schedule.ops):
-        reads, writes = [b for _, b in op.reads], [b for _, b in op.writes]
-        assert len(set(op.frees)) == len(op.frees)
-        assert not freed & {*reads, *writes}, f"{op.name} uses what was freed"
-        unwritten = [schedule.buffers[b].label for b in reads if b not in written]
-        assert not unwritten, f"{op.name} reads {unwritten} before they are written"
-        for b in (*reads, *writes):
-            assert schedule.buffers[b].first <= position <= schedule.buffers[b].last
-        later.subtract(reads)
-        if op.kind in DROPPABLE:
-            assert any(later[b] > 0 for b in writes), f"nobody reads what {op.name} makes"
-        written.update(writes)
-        freed.update(op.frees)
-    assert freed == set(range(len(schedule.buffers)))
-
-
 def test_every_schedule_is_sound(lossless):
     for micro_batch in (None, 3):
         assert_sound(schedule_of(dataclasses.replace(lossless, micro_batch=micro_batch), dropout=0.1))
@@ -176,32 +155,6 @@ def test_schedules_with_copies_are_sound(strategy):
 
 # drawn plans
 
-@st.composite
-def trees(draw, blocks, decide, depth=4):
-    """Nodes that cover a range of blocks: tapes, and segments of segments to any depth, those of one child included."""
-    nodes, start = [], blocks.start
-    while start < blocks.stop:
-        if depth and draw(st.booleans()):
-            stop = draw(st.integers(start + 1, blocks.stop))
-            children = draw(trees(range(start, stop), decide, depth - 1))
-            nodes.append(Segment(children))
-            start = stop
-        else:
-            nodes.append(Tape(start, draw(decide(start))))
-            start += 1
-    return tuple(nodes)
-
-
-def decisions(keys, choices):
-    """Decisions for some of the keys."""
-    return st.dictionaries(st.sampled_from(keys), st.sampled_from(choices)).map(lambda d: tuple(d.items()))
-
-
-TOY_BLOCKS = [((Scale, 0, 0), (Mix, 1, 0), (Tanh, 2, 0), (Add, 3, 0)), ((Square, 0, 0), (Mix, 1, 0), (Add, 2, 0)),
-              ((Tanh, 0, 0), (Scale, 1, 0), (Mix, 1, 0), (Add, 2, 3)), ((Mix, 0, 0), (Add, 1, 0)),
-              ((Scale, 0, 0), (Tanh, 1, 0), (Square, 2, 0), (Add, 3, 1))]
-
-
 @settings(max_examples=100)
 @given(data=st.data(), order=st.lists(st.sampled_from(range(len(TOY_BLOCKS))), min_size=1, max_size=6),
        micro_batch=st.sampled_from([None, 1, 2, 3]), tied=st.booleans())
@@ -222,10 +175,6 @@ def test_drawn_plans_over_drawn_programs_give_equal_bits_and_read_nothing_freed(
     expected_loss, expected, _ = toys.run(program, work, toys.cache_all(program), parameters, *batch, poison=False)
     assert loss == expected_loss
     oracle.assert_same_bits(gradients, expected)
-
-
-GPT_KEYS = ("ln1.y", "ln1.mean", "ln1.rstd", "attn.qkv.y", "attn.y", "attn.lse", "attn.probs", "res1.y", "ln2.y", "ln2.mean",
-            "ln2.rstd", "mlp.fc1.y", "mlp.act.y")
 
 
 @settings(max_examples=40)
@@ -249,21 +198,6 @@ def test_drawn_plans_over_the_model_give_equal_bits_and_read_nothing_freed(data,
         return {"loss": np.float64(loss), **{name: g.copy() for name, g in model.gradients.items()}}
 
     oracle.assert_same_bits(gradients(plan, True), gradients(cllm.CacheAll(), False))
-
-
-def poisoned(ex, calls):
-    """The calls of a step, each followed by NaN over what it frees."""
-    def after(call, op):
-        frees = [(ex.memory.arena.offsets[b], ex.schedule.buffers[b].nbytes) for b in op.frees]
-
-        def run():
-            call()
-            for start, nbytes in frees:
-                ex._slab.bytes[start:start + nbytes] = toys.POISON
-
-        return run
-
-    return [after(call, op) for call, op in zip(calls, ex.schedule.ops, strict=True)]
 
 
 def test_the_poison_is_seen():
