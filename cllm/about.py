@@ -1,6 +1,5 @@
 """What runs here: versions, the build's switches and flags, threads, the CPU."""
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -28,13 +27,9 @@ def versions() -> dict[str, object]:
         their names in /proc/cpuinfo (this CPU has them all); ``cpu_vectors`` : all that this CPU has for vectors, used
         or not, None where the system does not say.
     """
-    try:
-        installed = version("cllm")
-    except PackageNotFoundError:
-        installed = None
     level, offered = choice().level, offered_features()
     return {
-        "cllm": installed,
+        "cllm": _build_info.VERSION,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "cython": _build_info.CYTHON,
