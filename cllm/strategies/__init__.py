@@ -29,6 +29,8 @@ class Strategy(Protocol):
         """The plan for the ledger's workload."""
 
 
+StrategyLike = Strategy | Plan | str  # what calls take: a strategy, what one has decided, or a name
+
 # name -> how to make the strategy from what follows the colon ("" where nothing does)
 STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "cache": lambda text: CacheAll(also=_words(text)),
@@ -97,5 +99,5 @@ def _bare(make: Callable[[], Strategy], text: str) -> Strategy:
 
 
 __all__ = ["STRATEGIES", "Binomial", "CacheAll", "Compressed", "EveryNth", "MemoryBudget", "PerBlock", "RecomputeAll",
-           "Selective", "Spill", "Sqrt", "Strategy",
+           "Selective", "Spill", "Sqrt", "Strategy", "StrategyLike",
            "parse"]
