@@ -1,5 +1,6 @@
 """What makes and proves wheels: the lines that are run, the licences that go with it, what is refused."""
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,13 @@ def test_a_library_that_looks_where_others_lie_is_refused(tmp_path):
                 repair.refuse_paths_of_this_machine(library)
         else:
             repair.refuse_paths_of_this_machine(library)
+
+
+def test_the_version_that_is_cited_is_this_one():
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    headings = re.findall(r"^## \[(.*)\]$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert cited[1] == _build_info.VERSION == headings[1] and headings[0] == "Unreleased"
+    assert f"Version {_build_info.VERSION}:" in (ROOT / "README.md").read_text()
 
 
 def test_the_distributions_name_and_version_are_said_once():
