@@ -1,13 +1,18 @@
 # One command each, from a fresh clone; every target makes the environment that it needs in .venv.
 #   make test      build, install the tests' packages, run the tests
 #   make laws      the laws over every family, strategy, cut of the batch and dtype, which make test tries in pairs
-#   make test-variants   build the kernels in other ways (no optimisation, other tuning, serial) and compare bits; minutes
+#   make check-builds   build the kernels in other ways (clang, checked bounds, serial, sanitizers, levels, other registers and
+#                  tuning) and compare bits, a quarter of an hour in all; ARGS="-k clang" is one of them
 #   make compare   build, then train one model under several strategies: table, out/compare.json, out/compare.png
 #   make profile   build, measure what README and docs show, into profiling/results/, draw every picture anew (what takes
 #                  PyTorch or hours from the stored figures) and fill the pages; make profile-memory makes one part of it
 #   make peers PEER_PYTHON=PYTHON_WITH_TORCH   the comparisons with PyTorch
 #   make experiments   what takes longer: the same at 4 x 1024, every strategy against its prediction, the variants
 #   make build     the environment and the compiled package alone
+#   make wheels    the wheel for all processors of this kind and the present Python, and the source distribution, into dist/,
+#                  proved in an empty environment; ARGS="--beside sklearn torch" proves it in one process with these
+#   make test-aarch64   the kernels cross-compiled for aarch64, their tests under qemu-user; needs Debian, root, minutes
+#   make types     mypy --strict on a program of a user, stubs against the compiled module, whole signatures
 #   make lint      the style checks
 #   make clean     take away all that was made
 # PYTHON chooses the interpreter (3.11 or later); ARGS is handed to pytest or to cllm compare. The build's switches
@@ -27,7 +32,7 @@ AGAINST = $(MEASURE)/compare.py --rounds 3 --together 7 --peer-python $(PEER_PYT
 OURS := cache,recompute,selective
 PEERS := eager,checkpoint,micro:1,micro:2,micro:4,compile,compile:0.5,compile:0.1
 
-.PHONY: build test laws test-variants compare profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
+.PHONY: build test laws check-builds wheels test-aarch64 types compare profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
@@ -38,8 +43,19 @@ test: $(VENV)/extra-test
 laws: $(VENV)/extra-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --whole $(ARGS) tests/laws
 
-test-variants: $(VENV)/extra-test
+check-builds: $(VENV)/extra-test
 	$(BIN)/python -m pytest --numprocesses 0 -m variants tests/test_variants.py $(ARGS)
+
+# From the source distribution, so that it is proved as well.
+wheels: $(VENV)/extra-wheels
+	rm -rf build/wheels
+	CLLM_MARCH=all CLLM_OPENMP=1 $(BIN)/python -m build --outdir build/wheels .
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python tools/repair_wheel.py build/wheels/*.whl dist
+	cp build/wheels/*.tar.gz dist
+	$(BIN)/python tools/check_wheel.py dist/*.whl $(ARGS)
+
+test-aarch64: $(VENV)/extra-test
+	tools/test_aarch64.sh $(BIN)/python $(ARGS)
 
 compare: $(VENV)/extra-plot
 	mkdir -p out
@@ -102,6 +118,9 @@ experiments: $(VENV)/extra-plot $(VENV)/extra-profile
 	$(MEASURE)/planning.py --out $(RESULTS)/planning.json
 	$(MEASURE)/crystalline.py --out $(RESULTS)/crystalline.json
 	$(MEASURE)/tables.py
+
+types: $(VENV)/extra-test $(VENV)/extra-types
+	$(BIN)/python -m pytest --numprocesses 0 tests/test_types.py $(ARGS)
 
 lint: $(VENV)/extra-lint
 	$(BIN)/ruff check .

@@ -108,6 +108,12 @@ def translate(extension, folder, debug, werror):
     return done.sources
 
 
+def record_of(info):
+    """Text of cllm/_build_info.py; levels stay in their order."""
+    return '"""What the build of cllm._kernels used; written by setup.py."""\n' + "".join(
+        f"{name} = {pprint.pformat(value, width=100, sort_dicts=False)}\n" for name, value in sorted(info.items()))
+
+
 class BuildKernels(build_ext):
     """Probes the compiler, translates, compiles, and leaves a record of what was used beside the extension."""
 
@@ -123,7 +129,8 @@ class BuildKernels(build_ext):
                                 f"{self.compiler.compiler_type}. Build with one of these.")
         tool = Toolchain(tuple(self.compiler.compiler_so), tuple(self.compiler.linker_exe[1:]))
         info, link = decide(tool, os.environ)
-        info["CYTHON"] = cython_version
+        info |= {"CYTHON": cython_version, "DISTRIBUTION": self.distribution.get_name(),
+                 "VERSION": self.distribution.get_version()}
         # Of any one, translated once: the C source is the same for all of them
         source = Extension("cllm._kernels", list(self.extensions[0].sources))
         sources = translate(source, self.build_temp, info["DEBUG"], info["WERROR"])
@@ -134,9 +141,7 @@ class BuildKernels(build_ext):
             extension.extra_compile_args = [*level["flags"], *symbols, *(WARNING_FLAGS if info["WERROR"] else ())]
             extension.extra_link_args = list(link)
         super().build_extensions()
-        self.record = "".join([
-            '"""What the build of cllm._kernels used; written by setup.py."""\n',
-            *(f"{name} = {pprint.pformat(value, width=100)}\n" for name, value in sorted(info.items()))])
+        self.record = record_of(info)
         self._write_record(Path(self.build_lib, "cllm"))
 
     def build_extension(self, ext):

@@ -27,15 +27,9 @@ def versions() -> dict[str, object]:
         their names in /proc/cpuinfo (this CPU has them all); ``cpu_vectors`` : all that this CPU has for vectors, used
         or not, None where the system does not say.
     """
-    from importlib.metadata import PackageNotFoundError, version  # here, since it is a tenth of the time of `import cllm`
-
-    try:
-        installed = version("cllm")
-    except PackageNotFoundError:
-        installed = None
     level, offered = choice().level, offered_features()
     return {
-        "cllm": installed,
+        "cllm": _build_info.VERSION,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "cython": _build_info.CYTHON,

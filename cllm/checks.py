@@ -11,6 +11,7 @@ from operator import index
 
 import numpy as np
 
+from cllm._build_info import DISTRIBUTION
 from cllm.errors import ConfigError
 
 # Keeps a length far inside 64 bits and catches nonsense early.
@@ -91,3 +92,8 @@ def shown(value) -> str:
     except ValueError:  # an int of thousands of digits
         text = f"a {type(value).__name__} of too many digits to show"
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text):,} characters)"
+
+
+def installing(extra: str) -> str:
+    """What to do where the libraries of an extra are missing, a sentence."""
+    return f"Install it with: pip install '{DISTRIBUTION}[{extra}]'."

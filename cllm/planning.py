@@ -11,7 +11,7 @@ from cllm.plans.plan import Plan
 from cllm.plans.script import Script
 from cllm.program.trained import Patterns, refuse_untrained, with_trained
 from cllm.program.workload import Workload
-from cllm.strategies import parse
+from cllm.strategies import StrategyLike, parse
 from cllm.strategies.memory_budget import ALLOWED
 
 
@@ -61,8 +61,8 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
     return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads), held_bytes=held, tell=tell)
 
 
-def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
-         optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
+def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
+         strategy: StrategyLike = "cache", optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
          tell: Callable[[str], None] = lambda text: None, trainable: Patterns = None) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
@@ -94,8 +94,9 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
                                       trainable))
 
 
-def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
-                 dtype: str | None = None, trainable: Patterns = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
+def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
+                 strategy: StrategyLike = "cache", dtype: str | None = None,
+                 trainable: Patterns = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
     """What a plan keeps from forward to backward: (value, how, bytes, steps whose backward reads it), largest first.
 
     Parameters and errors are those of `plan`; bytes are of one micro-batch.
@@ -111,7 +112,7 @@ def saved_values(model_or_architecture: Model | Architecture, batch_size: int, s
 
 
 def print_saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
-                       strategy="cache", dtype: str | None = None, trainable: Patterns = None) -> None:
+                       strategy: StrategyLike = "cache", dtype: str | None = None, trainable: Patterns = None) -> None:
     """Print `saved_values` as a table, with the total."""
     rows = saved_values(model_or_architecture, batch_size, seq_len, strategy, dtype, trainable)
     width = max([len(name) for name, *_ in rows], default=5)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cllm.arrays import narrowed
-from cllm.checks import checked_size, shown
+from cllm.checks import checked_size, installing, shown
 from cllm.errors import ConfigError, DataError, DtypeError, TokenError
 from cllm.files import whole
 
@@ -40,7 +41,7 @@ class ByteTokenizer:
             raise _no_text(text)
         return np.frombuffer(text, np.uint8).astype(np.int32)
 
-    def decode_bytes(self, tokens) -> bytes:
+    def decode_bytes(self, tokens: ArrayLike) -> bytes:
         """The bytes that the tokens are: exact inverse of `encode`.
 
         Parameters
@@ -59,7 +60,7 @@ class ByteTokenizer:
                              "Decode with the tokenizer whose vocabulary the model was trained on.")
         return tokens.astype(np.uint8).tobytes()
 
-    def decode(self, tokens) -> str:
+    def decode(self, tokens: ArrayLike) -> str:
         """The tokens as text; bytes that are not UTF-8 show as U+FFFD."""
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
@@ -186,7 +187,7 @@ class BPETokenizer:
         ids = np.array(self._tokenizer.encode(text, add_special_tokens=special).ids, np.int64)
         return narrowed(f"tokenizer {self.name}", ids, np.int32, self.vocab_size)
 
-    def decode(self, tokens) -> str:
+    def decode(self, tokens: ArrayLike) -> str:
         """The tokens as text; bytes that are not UTF-8 show as U+FFFD."""
         tokens = np.asarray(tokens)
         if tokens.size and (tokens.dtype.kind not in "iu" or not np.isin(tokens, self.ids).all()):
@@ -209,7 +210,7 @@ def _library():
         import tokenizers.trainers
     except ImportError as error:
         raise ConfigError("BPETokenizer", "needs the library tokenizers", "an installation without it",
-                          "Install it with: pip install cllm[io].") from error
+                          installing("io")) from error
     return tokenizers
 
 

@@ -9,7 +9,7 @@ from cllm.program.workload import ITEMSIZE
 from cllm.threads.counts import checked_threads
 
 
-def accumulate_weight_gradient(x, dy, out, num_threads: int | None = None) -> np.ndarray:
+def accumulate_weight_gradient(x: np.ndarray, dy: np.ndarray, out: np.ndarray, num_threads: int | None = None) -> np.ndarray:
     """Add x^T dy to `out`, row by row in order, so that any cut of the rows into calls gives the same bits.
 
     Parameters

@@ -1,6 +1,6 @@
 """Tunes a small language model on a text inside a memory budget, and saves it as transformers reads it.
 
-    pip install "cllm[hf]"
+    pip install ".[hf]"
     python examples/get_smollm2.py weights
     python examples/finetune_smollm2.py weights/SmolLM2-135M-Instruct.Q4_1.gguf tuned
 

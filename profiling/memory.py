@@ -39,7 +39,7 @@ def main() -> int:
     try:
         import memory_profiler  # noqa: F401
     except ImportError:
-        parser.exit(1, "memory_profiler is missing: pip install 'cllm[profile]'\n")
+        parser.exit(1, "memory_profiler is missing: pip install '.[profile]'\n")
     model = models.asked(arguments)
     rows, failed = [], {}
     for name in options.strategies_of(arguments):  # one after the other: each alone in memory

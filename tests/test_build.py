@@ -121,6 +121,12 @@ def test_levels_are_a_list_in_the_order_given_and_a_dot_makes_no_folder(build):
     assert [extension.name for extension in build.extensions({})] == ["cllm._kernels"]
 
 
+def test_the_record_keeps_levels_in_their_order(build):
+    record = {}
+    exec(build.record_of({"LEVELS": {"x86-64-v3": {"folder": "levels/x86-64-v3"}, "native": {}}, "DEBUG": False}), record)
+    assert list(record["LEVELS"]) == ["x86-64-v3", "native"] and record["DEBUG"] is False
+
+
 @pytest.mark.parametrize("asked", ["x86-64-v3,x86-64-v3", "x86-64-v3,", "all,native"])
 def test_a_list_of_levels_that_is_none_is_refused(build, asked):
     with pytest.raises(PlatformError, match=f"must name each instruction set once.*got '{asked}'. Or set it to all"):

@@ -18,7 +18,7 @@ from cllm.models.architecture import program_of
 from cllm.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "profiling/README.md",
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "profiling/README.md",
                                      "profiling/results/README.md")),
          *sorted((ROOT / "docs").rglob("*.md"))]
 EXECUTED = ["README.md", "docs/tour.md", "docs/strategies.md", "docs/how-to-extend.md", "docs/your-own-strategy.md",

@@ -1,6 +1,6 @@
 """Bits do not hang on how the kernels were optimised: the tests of the kernels write the same in every build of them.
 
-Each variant is a build of a minute, so these tests run only when asked for: ``make test-variants``.
+Each variant is a build of a minute, so these tests run only when asked for: ``make check-builds``.
 """
 import json
 import os
@@ -14,10 +14,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 X86 = platform.machine() == "x86_64"
+SANITIZED = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -Wno-error=maybe-uninitialized"
 # What is different in the environment of the build. GCC's tuning for Zen 3 breaks up long chains of fused products.
 VARIANTS = {
-    "hardly optimised, bounds checked": {"CLLM_DEBUG": "1"},
+    "gcc": {"CC": "gcc", "LDSHARED": "gcc -shared", "CLLM_WERROR": "1"},
+    "clang": {"CC": "clang", "LDSHARED": "clang -shared"},
+    "levels": {"CLLM_MARCH": "all"},
+    "debug": {"CLLM_DEBUG": "1"},  # hardly optimised, bounds checked
     "serial": {"CLLM_OPENMP": "0"},
+    "sanitizers": {"CC": "gcc", "LDSHARED": "gcc -shared", "CLLM_DEBUG": "1", "CFLAGS": SANITIZED, "LDFLAGS": SANITIZED},
     "vectors of 16 bytes": {"CFLAGS": "-DCLLM_PLAIN_VECTORS=16 -Wno-psabi"},  # as wide as NEON's
     "vectors of 64 bytes": {"CFLAGS": "-DCLLM_PLAIN_VECTORS=64 -Wno-psabi"},  # as wide as AVX-512's, and its tiles
     **({"tuned for Zen 3": {"CFLAGS": "-mtune=znver3"}, "tuned for Haswell": {"CFLAGS": "-mtune=haswell"}} if X86 else {}),
@@ -26,11 +31,29 @@ VARIANTS = {
 pytestmark = pytest.mark.variants
 
 
-def bits(root, file):
+def running(name):
+    """What is different in the environment of a variant's tests: the sanitizers' libraries come before all others."""
+    if name != "sanitizers":
+        return {}
+    found = [subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True)
+             for name in ("libasan.so", "libubsan.so")]
+    # Python itself ends with memory that it has not given back
+    return {"LD_PRELOAD": " ".join(map(str.strip, found)), "ASAN_OPTIONS": "detect_leaks=0"}
+
+
+def runnable_levels(root, environ):
+    """Levels of the build below `root` that this processor can run."""
+    program = ("from cllm.dispatch import built_levels, offered_features as offered; "
+               "print(*(level.name for level in built_levels() if not level.lacks(offered())))")
+    return subprocess.check_output([sys.executable, "-c", program], cwd=root, text=True,
+                                   env={**os.environ, **environ, "CLLM_ISA": "", "PYTHONPATH": str(root)}).split()
+
+
+def bits(root, file, **environ):
     """Digest by test of what the kernels below `root` wrote; the tests must pass."""
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "record_bits",
                            "--bits", str(file), "tests/kernels"], cwd=root, text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests/kernels")))})
+                          env={**os.environ, **environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests/kernels'}"})
     assert done.returncode == 0, done.stdout[-4000:]
     return json.loads(file.read_text())
 
@@ -42,15 +65,18 @@ def expected(tmp_path_factory):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_bit_is_that_of_the_build_at_hand(name, expected, tmp_path):
+    if shutil.which(VARIANTS[name].get("CC", "cc")) is None:
+        pytest.skip(f"no {VARIANTS[name]['CC']}")
     built = ("*.so", "_build_info.py", "__pycache__")
-    for folder in ("cllm", "tests"):
+    for folder in ("cllm", "tests", "tools"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns(*built))
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tmp_path)
     done = subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=tmp_path, text=True,
                           capture_output=True, env={**os.environ, **VARIANTS[name]})
     assert done.returncode == 0, done.stderr[-4000:]
-    found = bits(tmp_path, tmp_path / "theirs.json")
-    assert found.keys() == expected.keys() and len(found) > 1000
     finite = "vectors" in name  # other tiles, in which NaN spreads otherwise
-    assert not [test for test in found if found[test][finite] != expected[test][finite]]
+    for level in runnable_levels(tmp_path, running(name)):
+        found = bits(tmp_path, tmp_path / "theirs.json", CLLM_ISA=level, **running(name))
+        assert found.keys() == expected.keys() and len(found) > 1000
+        assert not [test for test in found if found[test][finite] != expected[test][finite]]

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import click
 
-from cllm.about import versions
+from cllm._build_info import VERSION
 from cllm.cli import compare, export, gradcheck, info, memory, perplexity, plan, sample, train
 from cllm.errors import CllmError
 
@@ -46,7 +46,7 @@ def _settle(stream) -> None:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(versions()["cllm"] or "unknown", "-V", "--version", message="cllm %(version)s")
+@click.version_option(VERSION, "-V", "--version", message="cllm %(version)s")
 def main():
     """Train transformer language models on a CPU inside the memory you have.
 

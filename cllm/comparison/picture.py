@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cllm.checks import installing
 from cllm.errors import DataError
 from cllm.models.families import architecture_of
 
@@ -46,7 +47,7 @@ def check_picture(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise DataError("--plot", "needs matplotlib", "no such module",
-                        "Install the plot extra: pip install 'cllm[plot]'.") from None
+                        installing("plot")) from None
 
 
 def draw(report: dict, path: Path) -> None:

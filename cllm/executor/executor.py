@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cllm import _kernels as kernels
 from cllm._build_info import DEBUG
@@ -24,6 +25,7 @@ from cllm.program.trained import refuse_untrained
 from cllm.program.workload import Workload
 from cllm.schedule.build import ITEMSIZES, Schedule
 from cllm.schedule.report import MemoryReport
+from cllm.strategies import StrategyLike
 from cllm.threads.turns import Turn
 
 
@@ -56,7 +58,8 @@ class Executor:
         Before any array is made.
     """
 
-    def __init__(self, model: Model, batch_size: int, seq_len: int | None = None, strategy="cache", optimizer: str = "adamw",
+    def __init__(self, model: Model, batch_size: int, seq_len: int | None = None, strategy: StrategyLike = "cache",
+                 optimizer: str = "adamw",
                  num_threads: int | None = None, seed: int = 0, determinism_check: str = "off"):
         if not isinstance(model, Model):
             raise ConfigError("Executor(model)", "must be a cllm.Model", type(model).__name__,
@@ -103,7 +106,8 @@ class Executor:
         """Highest byte of the arena that the last training step wrote, as found in the memory itself."""
         return self._slab.high_water_bytes()
 
-    def loss_and_grad(self, tokens=None, targets=None, num_targets: int | None = None, **feeds) -> float:
+    def loss_and_grad(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None,
+                      num_targets: int | None = None, **feeds: ArrayLike) -> float:
         """Forward and backward over one batch.
 
         Parameters
@@ -129,7 +133,7 @@ class Executor:
         """
         return self._train({"tokens": tokens, "targets": targets, **feeds}, num_targets, _run)
 
-    def timed_step(self, tokens=None, targets=None, **feeds) -> np.ndarray:
+    def timed_step(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, **feeds: ArrayLike) -> np.ndarray:
         """`loss_and_grad`, with the seconds of every operation, in the order of ``schedule.whole_step(schedule.ops)``.
 
         The clock is read once between two operations, in compiled code; `profiling/overhead.py` measures what it costs.
@@ -145,7 +149,7 @@ class Executor:
         self._train({"tokens": tokens, "targets": targets, **feeds}, None, run)
         return seconds
 
-    def loss(self, tokens=None, targets=None, **feeds) -> float:
+    def loss(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, **feeds: ArrayLike) -> float:
         """Mean loss over the valid targets, without gradients, dropout or kept activations; as `loss_and_grad`."""
         with self._turn(), kernels.Threads(self.workload.threads):
             count = self._feeds.take({"tokens": tokens, "targets": targets, **feeds})
@@ -153,7 +157,7 @@ class Executor:
             check_loss("loss", loss, self._model, self._forward, DIVERGED)
             return loss
 
-    def logits(self, tokens=None, **feeds) -> np.ndarray:
+    def logits(self, tokens: ArrayLike | None = None, **feeds: ArrayLike) -> np.ndarray:
         """What the head's forward makes, without dropout: scores of every next token, an array of shape B T V.
 
         It is fed what forward reads; errors as `loss_and_grad`.

@@ -7,6 +7,7 @@ stored for a rotation of neighbouring channels; their rows are put back into the
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def read_gguf_architecture(path: str | Path, **changes) -> tuple[Architecture, d
     return replace(Llama.from_config(config), **changes), config, file
 
 
-def from_gguf(path: str | Path, dtype: str = "float32", **changes) -> Model:
+def from_gguf(path: str | Path, dtype: str = "float32", **changes: Any) -> Model:
     """The model of a GGUF file; quantised weights are expanded.
 
     Parameters

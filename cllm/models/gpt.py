@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from itertools import count
 from math import sqrt
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -111,7 +111,7 @@ class ModelConfig(Architecture):
         keep(self, "ModelConfig", "norm_eps", checked_real, 0.0, 1.0, "()")
 
     @classmethod
-    def preset(cls, name: str, **changes) -> "ModelConfig":
+    def preset(cls, name: str, **changes: Any) -> "ModelConfig":
         """The preset of that name, with single settings changed by keyword.
 
         Raises

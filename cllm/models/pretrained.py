@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def read_architecture(directory: str | Path, **changes) -> tuple[Architecture, d
     return architecture, config, tensors
 
 
-def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Patterns = None, **changes) -> Model:
+def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Patterns = None, **changes: Any) -> Model:
     """The model of a directory with config.json and safetensors, as transformers saves it.
 
     Nothing but the model and one tensor is in memory at a time; narrow dtypes are widened without loss. Every tensor must be

@@ -6,6 +6,7 @@ without mutation, at 3.1.6 or later, where ways out of it were closed. ChatML's 
 
 import json
 
+from cllm.checks import installing
 from cllm.errors import ConfigError, DataError
 
 CHATML = "chatml"  # in place of a template: the form that is built in
@@ -55,11 +56,11 @@ def _jinja():
         import jinja2.sandbox
     except ImportError as error:
         raise ConfigError("chat template", "needs the library jinja2", "an installation without it",
-                          "Install it with: pip install cllm[hf].") from error
+                          installing("hf")) from error
     version = tuple(int(part) for part in jinja2.__version__.split(".")[:3] if part.isdigit())
     if version < LEAST_JINJA:
         raise ConfigError("chat template", "needs jinja2 3.1.6 or later, whose sandbox is closed", jinja2.__version__,
-                          "Install it with: pip install --upgrade cllm[hf].")
+                          installing("hf"))
     return jinja2
 
 

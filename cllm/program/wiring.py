@@ -1,6 +1,6 @@
 """`Wiring`, which builds a program line by line: what the file of a model uses."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from cllm.errors import DeclarationError
@@ -29,7 +29,7 @@ class Wiring:
         self._block: int | None = None
 
     @contextmanager
-    def block(self, number: int):
+    def block(self, number: int) -> Iterator[None]:
         """Steps added inside belong to block `number`, and their names begin with ``blocks.{number}.``"""
         self._block = number
         yield

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cllm.checks import LARGEST_SEED, checked_size
 from cllm.executor.batches import sizes_of
 from cllm.executor.executor import Executor
 from cllm.models.model import Model
 from cllm.proof.held import Shifting
+from cllm.strategies import StrategyLike
 
 STEP = 1e-5  # of the differences: the error of order STEP^2 and the rounding of order 1e-16 / STEP are alike
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
@@ -46,8 +48,9 @@ class GradcheckResult:
         return "\n".join(lines)
 
 
-def gradcheck(model: Model, tokens=None, targets=None, strategy="cache", elements: int | None = 32, seed: int = 0,
-              **feeds) -> GradcheckResult:
+def gradcheck(model: Model, tokens: ArrayLike | None = None, targets: ArrayLike | None = None,
+              strategy: StrategyLike = "cache", elements: int | None = 32, seed: int = 0,
+              **feeds: ArrayLike) -> GradcheckResult:
     """Compare analytic gradients with (loss(p + h) - loss(p - h)) / 2h.
 
     The model is copied to float64; it is not changed. Allowed: |a - n| <= 1e-6 max(|a|, |n|) + 1e-9. What a layer declares

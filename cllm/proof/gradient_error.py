@@ -4,6 +4,7 @@ from dataclasses import replace
 from math import inf
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cllm.errors import BudgetError, ConfigError
 from cllm.executor.batches import sizes_of
@@ -13,11 +14,12 @@ from cllm.planning import decide, ledger_of
 from cllm.plans.plan import Plan
 from cllm.proof.closeness import Closeness, closeness
 from cllm.schedule.compression import PACKED
-from cllm.strategies import MemoryBudget, RecomputeAll
+from cllm.strategies import MemoryBudget, RecomputeAll, StrategyLike
 
 
-def gradient_error(model: Model, tokens=None, targets=None, strategy="cache", num_threads: int | None = None, seed: int = 0,
-                   **feeds) -> float:
+def gradient_error(model: Model, tokens: ArrayLike | None = None, targets: ArrayLike | None = None,
+                   strategy: StrategyLike = "cache", num_threads: int | None = None, seed: int = 0,
+                   **feeds: ArrayLike) -> float:
     """Relative error of the whole gradient: ``|g - exact| / |exact|`` in the Euclidean norm over all parameters;
     infinite where the exact one is zero and the other is not.
 
@@ -50,8 +52,9 @@ def gradient_error(model: Model, tokens=None, targets=None, strategy="cache", nu
     return inf if error is None else error
 
 
-def plan_within_error(model: Model, tokens=None, targets=None, budget: MemoryBudget | None = None, optimizer: str = "adamw",
-                      num_threads: int | None = None, seed: int = 0, **feeds) -> Plan:
+def plan_within_error(model: Model, tokens: ArrayLike | None = None, targets: ArrayLike | None = None,
+                      budget: MemoryBudget | None = None, optimizer: str = "adamw",
+                      num_threads: int | None = None, seed: int = 0, **feeds: ArrayLike) -> Plan:
     """The plan of a budget whose gradient error, measured on this batch, is within ``budget.max_grad_error``.
 
     If the fastest plan is too far off, int8 is no longer allowed, and then bfloat16.

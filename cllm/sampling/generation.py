@@ -1,8 +1,9 @@
 """Tokens from a model: `generate`, and the same as a stream."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cllm.checks import checked_size
 from cllm.models.model import Model
@@ -10,9 +11,9 @@ from cllm.sampling.choice import Choice
 from cllm.sampling.decoder import check_samples, checked_ids, checked_tokens, decoder_for
 
 
-def generate(model: Model, tokens, max_new_tokens: int = 200, temperature: float = 1.0, top_k: int | None = None,
-             top_p: float | None = None, seed: int = 0, num_threads: int | None = None, among=None,
-             stop=()) -> np.ndarray:
+def generate(model: Model, tokens: ArrayLike, max_new_tokens: int = 200, temperature: float = 1.0, top_k: int | None = None,
+             top_p: float | None = None, seed: int = 0, num_threads: int | None = None,
+             among: ArrayLike | None = None, stop: Iterable[int] = ()) -> np.ndarray:
     """Continue a text.
 
     Each new token costs one row of forward: keys and values of earlier tokens are kept. When `max_seq_len` tokens are

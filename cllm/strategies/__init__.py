@@ -36,6 +36,8 @@ class Strategy(Protocol):
         """The plan for the ledger's workload."""
 
 
+StrategyLike = Strategy | Plan | str  # what calls take: a strategy, what one has decided, or a name
+
 # name -> how to make the strategy from what follows the colon ("" where nothing does)
 STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "cache": lambda text: CacheAll(also=_words(text)),
@@ -120,4 +122,4 @@ def _bare(make: Callable[[], Strategy], text: str) -> Strategy:
 
 __all__ = ["DTR", "STRATEGIES", "Binomial", "CacheAll", "Checkmate", "ChenGreedy", "Compressed", "EveryNth", "KeepProducts",
            "Knapsack", "KorthikantiSelective", "MemoryBudget", "PerBlock", "RecomputeAll", "Rotor", "Selective", "Spill",
-           "Sqrt", "Strategy", "parse"]
+           "Sqrt", "Strategy", "StrategyLike", "parse"]

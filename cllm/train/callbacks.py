@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from cllm.errors import DataError
 from cllm.files import whole
@@ -24,13 +25,13 @@ class Callback:
     * snapshot: path
     """
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: Any) -> None:
         """Before the first step, with `trainer.step` the steps taken already."""
 
-    def on_event(self, trainer, record: dict) -> None:
+    def on_event(self, trainer: Any, record: dict) -> None:
         """After a step, an evaluation, a sample, a bad step, or a snapshot."""
 
-    def on_end(self, trainer) -> None:
+    def on_end(self, trainer: Any) -> None:
         """When the run ends, in whatever way."""
 
 
@@ -41,7 +42,7 @@ class MetricsFile(Callback):
         self.path = Path(path)
         self._descriptor: int | None = None
 
-    def on_start(self, trainer) -> None:
+    def on_start(self, trainer: Any) -> None:
         kept = [line for line in read_lines(self.path) if line["step"] <= trainer.step] if trainer.step else []
         try:
             with whole(self.path) as place:
@@ -50,7 +51,7 @@ class MetricsFile(Callback):
         except OSError as error:
             raise unwritten(str(self.path), error, trainer) from error
 
-    def on_event(self, trainer, record: dict) -> None:
+    def on_event(self, trainer: Any, record: dict) -> None:
         rest = (json.dumps(record) + "\n").encode()
         try:
             while rest:
@@ -58,7 +59,7 @@ class MetricsFile(Callback):
         except OSError as error:
             raise unwritten(str(self.path), error, trainer) from error
 
-    def on_end(self, trainer) -> None:
+    def on_end(self, trainer: Any) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
+from os import PathLike
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import psutil
 
@@ -14,7 +16,7 @@ from cllm.models.model import Model
 from cllm.sampling import stream_text
 from cllm.snapshot import step_of
 from cllm.strategies import MemoryBudget
-from cllm.tokenizer import ByteTokenizer
+from cllm.tokenizer import BPETokenizer, ByteTokenizer
 from cllm.train.beginning import begin
 from cllm.train.callbacks import Callback, MetricsFile
 from cllm.train.evaluation import Validation
@@ -74,10 +76,11 @@ class Trainer:
         Before anything is trained; nothing is left of it in `out`.
     """
 
-    def __init__(self, model: Model, text=None, out=None, *, resume: bool = False, tokenizer=None,
+    def __init__(self, model: Model, text: Any = None, out: str | PathLike | None = None, *, resume: bool = False,
+                 tokenizer: ByteTokenizer | BPETokenizer | None = None,
                  data: Callable[[int], Mapping] | None = None, eval_data: Callable[[int], Mapping] | None = None,
                  callbacks: Sequence[Callback] = (), budget: MemoryBudget | None = None, num_threads: int | None = None,
-                 **settings):
+                 **settings: Any):
         try:
             self.out = None if out is None else Path(out)
         except TypeError as error:
@@ -106,6 +109,10 @@ class Trainer:
         self._validation = Validation(self.source, model.program.head.layer.in_nats, self.keeper)
         metrics = [] if self.out is None else [MetricsFile(self.out / "metrics.jsonl")]
         self.callbacks = self._listening = [*metrics, *callbacks]
+
+    def __repr__(self) -> str:
+        return (f"Trainer(step {self.step} of {self.settings.steps}, {self.settings.batch_size} x {self.settings.seq_len}, "
+                f"{self.settings.strategy}, {self.optimizer!r}, out={None if self.out is None else str(self.out)!r})")
 
     def run(self) -> TrainResult:
         """Train up to the last step, or until told to stop; a run that has ended already does nothing. One that was stopped
@@ -234,7 +241,7 @@ class Trainer:
         self._tell("snapshot", path=str(path))
         return path
 
-    def sample(self, prompt: str = "\n", max_new_tokens: int = 200, **choice) -> str:
+    def sample(self, prompt: str = "\n", max_new_tokens: int = 200, **choice: Any) -> str:
         """Text that the model continues `prompt` with; `choice` as of `cllm.generate`."""
         tokenizer = self.source.tokenizer or ByteTokenizer()
         return "".join(piece for _, piece in stream_text(self.model, tokenizer, prompt, max_new_tokens, **choice))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cllm.checks import installing
 from cllm.errors import ConfigError, SnapshotError
 from cllm.weights.blocks import BYTES, expanded
 from cllm.weights.dtypes import RAW, widened
@@ -85,7 +86,7 @@ def _read(path: Path, _size: int, _changed: int) -> GGUF:
         import gguf
     except ImportError as error:
         raise ConfigError("from_gguf", "needs the library gguf", "an installation without it",
-                          "Install it with: pip install cllm[hf].") from error
+                          installing("hf")) from error
     try:
         reader = gguf.GGUFReader(path)
         settings = {key: one.contents() for key, one in reader.fields.items()}

@@ -30,7 +30,7 @@ def matplotlib_is_there() -> bool:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        print("no picture: matplotlib is missing (pip install 'cllm[plot]')", file=sys.stderr)
+        print("no picture: matplotlib is missing (pip install '.[plot]')", file=sys.stderr)
         return False
     return True
 

@@ -297,7 +297,7 @@ def test_evaluation_windows_are_spread_evenly():
 
 def test_byte_pair_encoding_needs_its_library(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(ConfigError, match=r"pip install cllm\[io\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'cllm-train\[io\]'"):
         BPETokenizer("{}")
 
 
