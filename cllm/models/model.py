@@ -57,7 +57,7 @@ class Model:
                               "Choose one of these.")
         self.dtype = dtype
         self._trainable = checked_patterns(f"{name}(trainable=...)", trainable)
-        self._program = with_trained(architecture.program, trainable, f"{name}(trainable=...)")
+        self._program = with_trained(architecture.program, self._trainable, f"{name}(trainable=...)")
         if seed is not None:
             seed = checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED)
         self._parameters = initial_parameters(self._program, seed, dtype, arrays or {})
@@ -115,13 +115,15 @@ class Model:
 
     @trainable.setter
     def trainable(self, patterns: Patterns) -> None:
+        patterns = checked_patterns("model.trainable", patterns)
         program = with_trained(self._architecture.program, patterns, "model.trainable")
         with self.turn():
-            if program is not self._program:
+            if program.trained != self._program.trained:
                 self._made.pop("gradients", None)
                 self.__dict__.pop("gradient_list", None)
                 self.revision += 1
-            self._trainable, self._program = checked_patterns("model.trainable", patterns), program
+                self._program = program
+            self._trainable = patterns
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:

@@ -118,6 +118,12 @@ def test_dropout_is_on_in_training_alone_and_hangs_on_seed_and_step():
     assert executors[1].loss_and_grad(*TOKENS) == losses[1] != executors[1].loss_and_grad(*TOKENS)
 
 
+def test_each_adapter_has_a_mask_of_its_own():
+    program = cllm.add_lora(cllm.Model(cllm.ModelConfig(13, 2, 8, 2, 12, 9, dropout=0.1)), targets="all", dropout=0.1).program
+    streams = [step.layer.stream for step in program.steps if hasattr(step.layer, "stream")]
+    assert len(set(streams)) == len(streams) == 5 + 2 * 4
+
+
 def test_training_moves_adapters_alone_and_the_base_sees_nothing():
     base = FAMILIES["llama"].model()
     before = {name: array.copy() for name, array in base.parameters.items()}
