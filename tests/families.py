@@ -17,6 +17,7 @@ from row_models import Aimed, Grid, Kinds
 
 import cllm
 from cllm.layers import Rope
+from cllm.models.adapted import Adapted
 from cllm.models.crystalline import Crystalline
 from cllm.models.gemma import Gemma
 from cllm.models.llama import Llama, Multipliers
@@ -141,6 +142,9 @@ FAMILIES = {
     "crystalline, longer than a tile": Family(_gpt(**LONG, attention="crystalline"), 3, 130, 1),
     "gpt, frozen but for the middle": Family(_gpt(dropout=0.3, positions="clock"), trainable=(
         "blocks.1.ln2.bias", "blocks.1.mlp.fc1.*", "blocks.2.*.bias", "ln_f.weight")),
+    "gpt with adapters": Family(Adapted(_gpt(dropout=0.1), 2, targets=("q", "v", "fc2"), dropout=0.3), trainable=("*lora*",)),
+    "llama with adapters": Family(Adapted(Llama(**GROUPED, model_type="phi3"), 3, targets=("qkv", "up", "o"), rslora=True),
+                                  trainable=("blocks.[12].*lora*", "blocks.2.ln?.weight")),
     "encoder": Family(example("encoder").Encoder(n_heads=2, **TOKENS)),
     "mixer": Family(example("mixer").Mixer(side=8, classes=3, **SMALL), time=None),
     "mixture": Family(example("mixture").Mixture(n_heads=2, experts=3, **TOKENS)),

@@ -4,12 +4,22 @@ import re
 from math import prod
 
 import click
+import numpy as np
 
 from cllm.cli.files import write_json
-from cllm.cli.options import architecture_from, json_option, model_options, optimizer_option, size_options, time_of
+from cllm.cli.options import (
+    architecture_from,
+    json_option,
+    model_options,
+    optimizer_option,
+    size_options,
+    time_of,
+    trainable_option,
+)
 from cllm.comparison.tables import console, megabytes, table
 from cllm.models.architecture import Architecture, record_of
 from cllm.planner.ledger import Ledger
+from cllm.program.trained import Patterns, with_trained
 from cllm.program.workload import OPTIMIZER_STATES, Workload
 from cllm.schedule.build import Schedule
 from cllm.strategies import parse
@@ -22,8 +32,9 @@ _IN_BLOCK = re.compile(r"blocks\.\d+\.")
 @model_options("small")
 @size_options(batch_size=8, seq_len=256)
 @optimizer_option
+@trainable_option
 @json_option
-def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path, **model):
+def command(strategy, batch_size, seq_len, dtype, threads, optimizer, trainable, json_path, **model):
     """Show the bytes of parameters, gradients, optimizer, and activations by site.
 
     No array is made. MB are 10^6 bytes.
@@ -31,31 +42,35 @@ def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path,
     architecture = architecture_from(model, seq_len)
     seq_len = time_of(architecture, seq_len)
     workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
-    ledger = Ledger(architecture.program, workload)
+    ledger = Ledger(with_trained(architecture.program, trainable), workload)
     schedule, report = ledger.build(parse(strategy).decide(ledger))
-    weights = weight_rows(architecture, workload)
+    weights = weight_rows(architecture, workload, trainable)
     sites = site_rows(ledger, schedule)
     totals = {"parameters": report.parameter_bytes, "gradients": report.gradient_bytes,
               "optimizer": report.optimizer_bytes, "arena": report.arena_bytes, "batch": report.batch_bytes,
               "tables": report.table_bytes, "total": report.total_bytes}
     write_json(json_path, {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-                           "optimizer": optimizer, "strategy": strategy, "weights": weights, "activations": sites,
+                           "optimizer": optimizer, "trainable": trainable, "strategy": strategy, "weights": weights,
+                           "activations": sites,
                            "total_bytes": totals})
     _print(ledger.n_blocks, optimizer, strategy, weights, sites, totals)
 
 
-def weight_rows(architecture: Architecture, workload: Workload) -> list[dict]:
+def weight_rows(architecture: Architecture, workload: Workload, trainable: Patterns = None) -> list[dict]:
     """One row for each part of the model, those in blocks first and all blocks together, and one for all: elements, and
-    bytes by what holds them. A part is one of `Architecture.parameter_groups`, or the first word of the parameters' names."""
+    bytes by what holds them; what is frozen has neither gradients nor an optimizer's state. A part is one of
+    `Architecture.parameter_groups`, or the first word of the parameters' names."""
+    program = with_trained(architecture.program, trainable)
     groups = architecture.parameter_groups
-    inside, outside = dict.fromkeys(groups, 0), dict.fromkeys(groups, 0)
-    for parameter in architecture.program.parameters.values():
+    inside, outside = ({part: np.zeros(2, int) for part in groups} for _ in range(2))  # elements, and those trained
+    for parameter in program.parameters.values():
         name = _IN_BLOCK.sub("", parameter.name, count=1)
         sizes = outside if name == parameter.name else inside
         part = next((word for word, starts in groups.items() if name.startswith(starts)), name.partition(".")[0])
-        sizes[part] = sizes.get(part, 0) + prod(parameter.shape)
-    inside, outside = ({part: elements for part, elements in sizes.items() if elements} for sizes in (inside, outside))
-    blocks = architecture.program.n_blocks
+        size = prod(parameter.shape)
+        sizes[part] = sizes.get(part, 0) + np.array([size, 0 if parameter.name in program.frozen else size])
+    inside, outside = ({part: elements for part, elements in sizes.items() if elements[0]} for sizes in (inside, outside))
+    blocks = program.n_blocks
     rows = [_weight_row(part, elements, workload, blocks) for part, elements in inside.items()]
     if inside:
         rows.append(_weight_row("all blocks", sum(inside.values()), workload, blocks))
@@ -64,12 +79,13 @@ def weight_rows(architecture: Architecture, workload: Workload) -> list[dict]:
     return rows
 
 
-def _weight_row(part: str, elements: int, workload: Workload, n_blocks: int | None) -> dict:
-    """`n_blocks` is None for what is not in blocks."""
-    nbytes = elements * workload.itemsize
-    return {"part": part, "elements": elements, "parameter_bytes": nbytes, "gradient_bytes": nbytes,
-            "optimizer_bytes": nbytes * OPTIMIZER_STATES[workload.optimizer],
-            "gradient_bytes_per_layer": nbytes // n_blocks if n_blocks else None}
+def _weight_row(part: str, elements: np.ndarray, workload: Workload, n_blocks: int | None) -> dict:
+    """`elements` are all and those trained; `n_blocks` is None for what is not in blocks."""
+    count, trained = map(int, elements)
+    gradients = trained * workload.itemsize
+    return {"part": part, "elements": count, "parameter_bytes": count * workload.itemsize, "gradient_bytes": gradients,
+            "optimizer_bytes": gradients * OPTIMIZER_STATES[workload.optimizer],
+            "gradient_bytes_per_layer": gradients // n_blocks if n_blocks else None}
 
 
 def site_rows(ledger: Ledger, schedule: Schedule) -> list[dict]:

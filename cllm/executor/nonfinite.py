@@ -27,9 +27,9 @@ def check_gradients(where: str, model: Model) -> None:
 
 
 def _first_place(model: Model, forward: ForwardRuns) -> str:
-    bad = kernels.nonfinite_arrays(kernels.ArrayList(model.parameters.values()))
-    if bad:
-        return f"parameter {list(model.parameters)[bad[0]]}"
+    for name, parameter in model.parameters.items():
+        if not np.isfinite(parameter).all():
+            return f"parameter {name}"
     for name, value in forward.values():
         if not np.isfinite(value).all():
             return f"value {name}"

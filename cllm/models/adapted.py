@@ -82,6 +82,10 @@ class Adapted(Architecture):
         return getattr(self.base, "max_seq_len", None)
 
     @property
+    def vocab_size(self) -> int | None:
+        return getattr(self.base, "vocab_size", None)
+
+    @property
     def program(self) -> Program:
         return _adapted(self)
 

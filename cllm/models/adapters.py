@@ -59,7 +59,8 @@ def merge_adapter(model: Model) -> Model:
     """The model of the base, each adapter added to its weights: W += scale A^T B. ``save_pretrained`` writes it in the dtype
     in which the base was loaded.
 
-    Weights that have no adapter are the very arrays of `model`, which stays as it was.
+    Weights that have no adapter are the very arrays of `model`, which stays as it was; where these are mapped from a file, all
+    are frozen.
 
     Raises
     ------
@@ -74,7 +75,8 @@ def merge_adapter(model: Model) -> Model:
             if isinstance(step.layer, AdaptedLinear):
                 name = step.params["weight"]
                 arrays[name] = _merged(step.layer, *(model.parameters[step.params[n]] for n in ("weight", "lora_a", "lora_b")))
-    made = model_of(base, None, model.dtype, None, arrays)
+    frozen = not all(array.flags.writeable for array in arrays.values())
+    made = model_of(base, None, model.dtype, () if frozen else None, arrays)
     made.source = model.source
     return made
 

@@ -16,8 +16,10 @@ from cllm.models.llama import Llama
 from cllm.models.model import Model
 from cllm.models.neox import NeoX
 from cllm.models.phi import Phi
+from cllm.program.program import Program
 from cllm.program.trained import Patterns
-from cllm.tensors import foreign, load_model, read_metadata
+from cllm.tensors import DAMAGE, check_arrays, foreign, load_model, read_metadata
+from cllm.weights.header import read_header
 
 FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, Gemma, NeoX, Phi)}
 FOREIGN = (KeyError, ValueError, TypeError, AttributeError, RecursionError)  # what metadata of another's making may lead to
@@ -99,7 +101,7 @@ def is_callers(kind: type[Architecture], error: Exception) -> bool:
     return isinstance(error, CllmError) and kind not in FAMILIES.values()
 
 
-def load(path: str | Path, architecture: type[Architecture] | None = None) -> Model:
+def load(path: str | Path, architecture: type[Architecture] | None = None, mapped: bool = False) -> Model:
     """The model that `Model.save` wrote.
 
     Parameters
@@ -107,6 +109,9 @@ def load(path: str | Path, architecture: type[Architecture] | None = None) -> Mo
     path : str or Path
     architecture : class or None
         The family, where it is a user's own. Nothing that the file names is executed.
+    mapped : bool
+        Parameters are the file's own bytes, mapped read-only: processes that map one file share them, and the system reads
+        them again where memory is short. All are frozen (adapters can be added); the file must stay as it is meanwhile.
 
     Raises
     ------
@@ -118,10 +123,24 @@ def load(path: str | Path, architecture: type[Architecture] | None = None) -> Mo
     metadata = read_metadata(path)
     kind = kind_of(metadata, architecture)
     try:
-        model = model_of(architecture_of(metadata, architecture), dtype=metadata["dtype"])
+        found, dtype = architecture_of(metadata, architecture), metadata["dtype"]
+        arrays = mapped_arrays(path, found.program, dtype) if mapped else {}
+        model = model_of(found, None if mapped else 0, dtype, () if mapped else None, arrays)
     except FOREIGN as error:
         if is_callers(kind, error):
             raise
         raise foreign(path, error) from error
-    load_model(path, model.parameters)
+    if not mapped:
+        load_model(path, model.parameters)
     return model
+
+
+def mapped_arrays(path: str | Path, program: Program, dtype: str) -> dict[str, np.ndarray]:
+    """Parameters of a file of ours, read-only, as its bytes hold them."""
+    shapes = {name: np.broadcast_to(np.zeros(1, dtype), p.shape) for name, p in program.parameters.items()}
+    try:
+        check_arrays(path, shapes)
+    except DAMAGE as error:
+        raise foreign(path, error) from error
+    tensors, _ = read_header(Path(path))
+    return {name: np.asarray(tensors[name].raw()) for name in program.parameters}

@@ -118,8 +118,9 @@ def _endings(architecture: Architecture, program: Program) -> dict[str, list[tup
     if not architecture.model_types:
         return found
     for name, part in architecture.tensors(None).items():
-        shape = program.parameters[part.parameter].shape
-        if name.endswith(".weight") and len(shape) == 2:
+        parameter = program.parameters.get(part.parameter)  # None of settings that the family's files cannot hold
+        if name.endswith(".weight") and parameter is not None and len(parameter.shape) == 2:
+            shape = parameter.shape
             whole = part.columns is None or len(part.columns) > 2
             module = name.removesuffix(".weight").split(".")
             at = (0, shape[-1]) if whole else tuple(part.columns)

@@ -38,12 +38,15 @@ class Model:
     trainable : str, several of them, or None
         As the attribute of that name.
     arrays : arrays by name, or None
-        Parameters that are there already, of the model's shapes and dtype: it has these very arrays.
+        Parameters that are there already, of the model's shapes and dtype: it has these very arrays. Read-only ones must be
+        frozen.
 
     Raises
     ------
     ConfigError
         When an argument is outside what it may be.
+    ShapeError
+        When one of `arrays` is another than the model's.
     DeclarationError
         When the architecture's layers cannot be wired as it says.
     """
@@ -57,10 +60,11 @@ class Model:
                               "Choose one of these.")
         self.dtype = dtype
         self._trainable = checked_patterns(f"{name}(trainable=...)", trainable)
-        self._program = with_trained(architecture.program, trainable, f"{name}(trainable=...)")
+        self._program = with_trained(architecture.program, self._trainable, f"{name}(trainable=...)")
         if seed is not None:
             seed = checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED)
         self._parameters = initial_parameters(self._program, seed, dtype, arrays or {})
+        self._refuse_read_only(self._program)
         self._made: dict[str, Mapping[str, np.ndarray]] = {}  # at first use; of two threads', those that were there first
         self.revision = 0  # rises when what is trained changes: executors and optimizers from before are not for it
         self.planned_optimizer: str | None = None
@@ -115,18 +119,28 @@ class Model:
 
     @trainable.setter
     def trainable(self, patterns: Patterns) -> None:
+        patterns = checked_patterns("model.trainable", patterns)
         program = with_trained(self._architecture.program, patterns, "model.trainable")
+        self._refuse_read_only(program)
         with self.turn():
-            if program is not self._program:
+            if program.trained != self._program.trained:
                 self._made.pop("gradients", None)
                 self.__dict__.pop("gradient_list", None)
                 self.revision += 1
-            self._trainable, self._program = checked_patterns("model.trainable", patterns), program
+                self._program = program
+            self._trainable = patterns
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
         """Live arrays by name; assign into them (``parameters[name][...] = values``)."""
         return self._parameters
+
+    def _refuse_read_only(self, program: Program) -> None:
+        """Refuse to train parameters that are mapped from a file."""
+        for name in program.trained:
+            if not self._parameters[name].flags.writeable:
+                raise ConfigError("model.trainable", "must match no parameter that is mapped from a file", name,
+                                  "Train others, such as adapters, or load the model without mapped=True.")
 
     @property
     def gradients(self) -> Mapping[str, np.ndarray]:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 import numpy as np
 
 from cllm.arrays import aligned_empty, aligned_zeros
+from cllm.errors import ShapeError
 from cllm.program.program import Parameter, Program
 
 
@@ -20,12 +21,19 @@ def initial_parameters(program: Program, seed: int | None, dtype: str,
     arrays = {}
     for parameter in program.parameters.values():
         if parameter.name in given:
-            arrays[parameter.name] = given[parameter.name]
+            arrays[parameter.name] = _checked(parameter, given[parameter.name], dtype)
             continue
         array = aligned_empty(parameter.shape, dtype)
         array[...] = 0 if seed is None else _initial(parameter, seed)
         arrays[parameter.name] = array
     return MappingProxyType(arrays)
+
+
+def _checked(parameter: Parameter, array: np.ndarray, dtype: str) -> np.ndarray:
+    if array.shape != parameter.shape or array.dtype != dtype or not array.flags.c_contiguous or not array.dtype.isnative:
+        raise ShapeError(f"Model(arrays=...), {parameter.name}", f"must be {dtype} of shape {parameter.shape}, C-contiguous",
+                         f"{array.dtype} of shape {array.shape}, strides {array.strides}", "Convert it with ascontiguousarray.")
+    return array
 
 
 def zero_gradients(parameters: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

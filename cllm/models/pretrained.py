@@ -1,5 +1,6 @@
 """From a directory as transformers saves it to a model: `from_pretrained`."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from cllm.models.architecture import Architecture
 from cllm.models.families import FAMILIES, model_of
 from cllm.models.model import Model
 from cllm.models.saving import Source
-from cllm.program.trained import Patterns
+from cllm.program.program import Program
+from cllm.program.trained import Patterns, with_trained
 from cllm.weights.directory import find_tensors, read_config
-from cllm.weights.dtypes import RAW, widened
+from cllm.weights.dtypes import NAMES, RAW, widened
 from cllm.weights.header import Tensor
+from cllm.weights.parts import Part
 
 FILES: dict[str, type[Architecture]] = {kind: family for family in FAMILIES.values() for kind in family.model_types}
 MOST_NAMES = 8  # listed in an error
@@ -50,7 +53,8 @@ def read_architecture(directory: str | Path, **changes) -> tuple[Architecture, d
     return architecture, config, tensors
 
 
-def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Patterns = None, **changes: Any) -> Model:
+def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Patterns = None, mapped: bool = False,
+                    **changes: Any) -> Model:
     """The model of a directory with config.json and safetensors, as transformers saves it.
 
     Nothing but the model and one tensor is in memory at a time; narrow dtypes are widened without loss. Every tensor must be
@@ -63,6 +67,10 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Pa
         Of the model.
     trainable : str, several of them, or None
         As of `Model`.
+    mapped : bool
+        Frozen parameters that the files hold as they stand (of the model's dtype, not turned, in one piece: embeddings and
+        norms of most families, all of GPT-2's) are their bytes, mapped read-only; without `trainable`, all are frozen. Save
+        the model with `Model.save` and load that with ``mapped=True`` to map every one.
     **changes
         Settings of the family in place of the config's, such as ``dropout=0.1``.
 
@@ -86,8 +94,12 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Pa
             listed = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
             raise SnapshotError(str(directory), f"must {what}", f"{'missing' if 'every' in what else 'unknown'}: {listed}",
                                 "Download it again, or check that config.json belongs to these files.")
-    model = model_of(architecture, seed=None, dtype=dtype, trainable=trainable)
+    trainable = () if mapped and trainable is None else trainable
+    arrays = _as_they_stand(parts, tensors, with_trained(architecture.program, trainable), dtype) if mapped else {}
+    model = model_of(architecture, seed=None, dtype=dtype, trainable=trainable, arrays=arrays)
     for name, part in parts.items():
+        if part.parameter in arrays:
+            continue
         tensor, parameter = tensors[name], model.parameters[part.parameter]
         if tensor.shape != part.shape(parameter.shape) or tensor.code not in RAW:
             raise SnapshotError(f"{tensor.file}, {name}", f"must be floats of shape {part.shape(parameter.shape)}",
@@ -95,6 +107,14 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Pa
         part.write(parameter, widened(tensor.raw(), tensor.code))
     model.source = Source(Path(directory), config, tensors)
     return model
+
+
+def _as_they_stand(parts: Mapping[str, Part], tensors: Mapping[str, Tensor], program: Program,
+                   dtype: str) -> dict[str, np.ndarray]:
+    """The frozen parameters that are a tensor as it stands, mapped read-only."""
+    return {part.parameter: np.asarray(tensors[name].raw()) for name, part in parts.items()
+            if part.parameter in program.frozen and part.columns is None and not part.transposed
+            and tensors[name].code == NAMES[dtype] and tensors[name].shape == program.parameters[part.parameter].shape}
 
 
 def _repeats(tensors: dict[str, Tensor], head: str, architecture: Architecture) -> bool:

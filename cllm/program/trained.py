@@ -4,6 +4,7 @@ What is frozen has no gradient and no state of an optimizer, and backward stops 
 (`Step.frozen`, `Step.unwanted`); what is kept, scheduled and counted follows from their data flow.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from cllm.errors import ConfigError
 from cllm.program.program import Program
 
 Patterns = str | Iterable[str] | None
+_NUMBER = re.compile(r"\d+")
 
 
 def checked_patterns(where: str, patterns: Patterns) -> tuple[str, ...] | None:
@@ -58,9 +60,8 @@ def with_trained(program: Program, patterns: Patterns, where: str = "trainable")
         return program if not program.frozen else _trained(program, frozenset(program.parameters))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in program.parameters):
-            near = get_close_matches(pattern, program.parameters, 3, 0.3)
             raise ConfigError(where, "every pattern must match a parameter", repr(pattern),
-                              f"The nearest names are {', '.join(near)}." if near else "See model.parameters for the names.")
+                              f"The nearest names are {', '.join(_nearest(pattern, program)) or 'none'}.")
     return _trained(program, frozenset(name for name in program.parameters if any(fnmatchcase(name, p) for p in patterns)))
 
 
@@ -74,6 +75,12 @@ def refuse_untrained(where: str, program: Program) -> None:
     if program.parameters and not program.trained:
         raise ConfigError(where, "must have a parameter to train", "a model of which all is frozen",
                           'Say which with trainable, such as trainable="*lora*"; None trains all.')
+
+
+def _nearest(pattern: str, program: Program) -> list[str]:
+    """Names that look like a pattern, those of all blocks as one."""
+    names = {_NUMBER.sub("0", name): name for name in reversed(program.parameters)}
+    return [names[name] for name in get_close_matches(_NUMBER.sub("0", pattern), names, 3, 0.0)]
 
 
 @lru_cache(maxsize=64)  # equal ones share one, and what is known of it

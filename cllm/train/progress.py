@@ -85,10 +85,12 @@ def printable(text: str, file) -> str:
 def opening(trainer) -> str:
     """What the run is, in one line, after what a user should know first."""
     s, model = trainer.settings, trainer.model
-    parameters = sum(p.size for p in model.parameters.values())
+    count = sum(p.size for p in model.parameters.values())
+    trained = sum(model.parameters[name].size for name in model.program.trained)
+    parameters = f"{count:,} parameters" + (f", {trained:,} of them trained" if trained < count else "")
     lines = [f"passed over: {reason}" for _, reason in trainer.keeper.damaged] + trainer.notes
     begin = f"resumed after step {trainer.step}" if trainer.step else "from the start"
-    lines.append(f"{begin}: {parameters:,} parameters, {trainer.source.in_words()}, {s.steps} steps, {s.optimizer}")
+    lines.append(f"{begin}: {parameters}, {trainer.source.in_words()}, {s.steps} steps, {s.optimizer}")
     if trainer.out is not None:
         needed, free = trainer.disk_bytes, trainer.keeper.free_bytes()
         short = "" if needed < free else ": TOO LITTLE; lower --keep, or take another directory"

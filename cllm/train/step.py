@@ -58,10 +58,11 @@ def clip(model: Model, settings: TrainSettings) -> float:
 
 
 def first_nonfinite(model: Model, optimizer) -> str | None:
-    """Name of the first parameter, or else array of the optimizer's state, with NaN or infinity in it; None where all are
-    finite."""
+    """Name of the first trained parameter, or else array of the optimizer's state, with NaN or infinity in it; None where all
+    are finite."""
+    trained = {name: model.parameters[name] for name in model.program.trained}
     with model.changed():
-        for arrays in (model.parameters, optimizer.arrays()):
+        for arrays in (trained, optimizer.arrays()):
             bad = kernels.nonfinite_arrays(kernels.ArrayList(arrays.values())) if arrays else ()
             if bad:
                 return list(arrays)[bad[0]]

@@ -1,6 +1,6 @@
 """Laws of freezing: what is frozen keeps its bits, gradients of what is trained are those of the whole run to the last bit,
 and the peak is exact, in every family, for drawn sets of parameters, strategies, cuts and threads."""
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -83,3 +83,46 @@ def test_a_head_alone_makes_no_gradient_of_its_input():
     executor = blocks_of("head.weight")
     backward = [op for op in executor.schedule.ops if op.kind == Kind.BACKWARD]
     assert [op.step.name for op in backward] == ["head"] and "dx" not in dict(backward[0].writes)
+
+
+SEEN = []
+
+
+@dataclass(frozen=True)
+class Counted(cllm.Layer):
+    """y = x + weight; spares nothing, and tells what its gradient held."""
+
+    C: int
+    sites = (cllm.Site("y", "N C", "the sum"),)
+    params = (cllm.Param("weight", "C"),)
+    in_order = True
+
+    def forward(self, x, weight, *, y):
+        np.add(x, weight, out=y)
+
+    def backward(self, dy, *, dx, dweight):
+        SEEN.append(dweight.copy())
+        for row in dy:
+            dweight += row
+        dx[...] = dy
+
+
+@dataclass(frozen=True)
+class Summed(cllm.Architecture):
+    vocab_size: int = 13
+    max_seq_len: int = 9
+
+    def wire(self, w):
+        x = w.add("embed", cllm.layers.Embedding(V=13, C=8, P=9, std=0.5))
+        x = w.add("sum", Counted(C=8), x=x)
+        w.add("head", cllm.layers.CrossEntropyHead(V=13, C=8, std=0.5), x=x)
+
+
+def test_a_layer_that_spares_nothing_adds_to_zeros_in_the_arena():
+    """In each micro-batch: what it makes of garbage would be no harm, but a warning of NumPy's."""
+    for trainable, zero in (("embed.*", True), (None, False)):
+        SEEN.clear()
+        executor = cllm.Executor(cllm.Model(Summed(), trainable=trainable), 4, 6, strategy=cllm.CacheAll(micro_batch=2))
+        executor.loss_and_grad(*np.random.default_rng(0).integers(0, 13, (2, 4, 6)))
+        assert len(SEEN) == 2 and not SEEN[0].any() and SEEN[1].any() != zero
+        assert_peak_bytes(executor)

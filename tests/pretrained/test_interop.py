@@ -1,4 +1,4 @@
-"""transformers reads what we save, family by family: equal logits, loss and gradients. Needs the extra interop."""
+"""transformers and PEFT read what we save, family by family: equal logits, loss and gradients. Needs the extra interop."""
 import numpy as np
 import pytest
 
@@ -66,3 +66,43 @@ def test_transformers_reads_what_we_save(kind, tmp_path):
         parameter, part = names[name]
         expected = part.read(ours.gradients[parameter])
         assert np.abs(gradient - expected).max() <= 2e-5 * np.abs(expected).max(), name
+
+
+TARGETS = (("q", "v"), "all", ("qkv", "o"), ("q", "fc2"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_reads_what_we_save_and_we_what_it_saves(kind, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs the extra interop")
+    transformers = pytest.importorskip("transformers", reason="needs the extra interop")
+    peft = pytest.importorskip("peft", reason="needs the extra interop")
+    base, rng = model_of(KINDS[kind], seed=2), np.random.default_rng(3)
+    base.save_pretrained(tmp_path / "base")
+    number = list(KINDS).index(kind)
+    model = cllm.add_lora(base, 4, 6, TARGETS[number % len(TARGETS)], rslora=number % 3 == 0)
+    for name in model.gradients:
+        model.parameters[name][...] = rng.normal(0, 0.15, model.parameters[name].shape)
+    cllm.save_adapter(model, tmp_path / "adapter")
+    tokens = rng.integers(1, 97, (2, 20)).astype(np.int32)
+    logits = cllm.Executor(model.copy("float64"), *tokens.shape).logits(tokens)
+
+    def theirs(directory):
+        found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32,
+                                                                  attn_implementation="eager")
+        return peft.PeftModel.from_pretrained(found, directory).eval()
+
+    read = theirs(tmp_path / "adapter")
+    out = read(torch.from_numpy(tokens).long()).logits.detach().numpy()
+    assert np.abs(out - logits).max() <= 5e-6 * np.abs(logits).max()
+    assert np.abs(cllm.Executor(base, *tokens.shape).logits(tokens) - logits).max() > 1e-2 * np.abs(logits).max()
+    merged = read.merge_and_unload().state_dict()
+    ours = cllm.merge_adapter(model)
+    for name, part in base.architecture.tensors(None).items():
+        if name != base.architecture.head:  # GPT-NeoX's has another name in memory than in files
+            assert np.abs(part.read(ours.parameters[part.parameter]) - merged[name].numpy()).max() <= 1e-6, name
+
+    theirs(tmp_path / "adapter").save_pretrained(tmp_path / "again")
+    again = cllm.load_adapter(base, tmp_path / "again")
+    got = cllm.Executor(again.copy("float64"), *tokens.shape).logits(tokens)
+    assert np.abs(got - logits).max() <= 1e-9 * np.abs(logits).max()
