@@ -6,6 +6,7 @@
 #   make compare   build, then train one model under several strategies: table, out/compare.json, out/compare.png
 #   make profile   build, measure what README and docs show, into profiling/results/, draw every picture anew (what takes
 #                  PyTorch or hours from the stored figures) and fill the pages; make profile-memory makes one part of it
+#   make lab       every strategy at a row of limits on twelve thin layers, into out/lab; a killed run goes on
 #   make peers PEER_PYTHON=PYTHON_WITH_TORCH   the comparisons with PyTorch
 #   make experiments   what takes longer: the same at 4 x 1024, every strategy against its prediction, the variants
 #   make build     the environment and the compiled package alone
@@ -32,7 +33,7 @@ AGAINST = $(MEASURE)/compare.py --rounds 3 --together 7 --peer-python $(PEER_PYT
 OURS := cache,recompute,selective
 PEERS := eager,checkpoint,micro:1,micro:2,micro:4,compile,compile:0.5,compile:0.1
 
-.PHONY: build test laws check-builds wheels test-aarch64 types compare profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
+.PHONY: build test laws check-builds wheels test-aarch64 types compare lab profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
@@ -60,6 +61,9 @@ test-aarch64: $(VENV)/extra-test
 compare: $(VENV)/extra-plot
 	mkdir -p out
 	$(BIN)/python -m cllm compare --json out/compare.json --plot out/compare.png $(ARGS)
+
+lab: $(VENV)/extra-plot
+	$(BIN)/python -m cllm lab --layers 12 --d-model 128 --heads 4 --d-ff 512 --batch-size 8 --seq-len 128 --rounds 3 --out out/lab $(ARGS)
 
 # Each part takes one to two minutes, and is a target of its own. One after the other: measurements share the machine.
 .NOTPARALLEL:

@@ -29,7 +29,7 @@ from cllm.program.program import Program, plain
 from cllm.program.wiring import Wiring
 from cllm.program.workload import Workload
 from cllm.schedule.compression import PACKED
-from cllm.strategies import Compressed, MemoryBudget, RecomputeAll, parse
+from cllm.strategies import BY_SECONDS, Compressed, RecomputeAll, parse
 
 DISAGREE = 1.25  # times as long as the quickest round: such a round was disturbed, and its figures are left out
 MOST_SECONDS = 20.0  # that a calibration should take; what it then has not measured is estimated from what it has
@@ -94,7 +94,7 @@ def _doubt(made: dict) -> str:
 
 def wants_seconds(strategy: object) -> bool:
     """Whether a strategy, or its name, decides by predicted seconds."""
-    return isinstance(parse(strategy) if isinstance(strategy, str) else strategy, MemoryBudget)
+    return isinstance(parse(strategy) if isinstance(strategy, str) else strategy, BY_SECONDS)
 
 
 def calibrate_where_wanted(architecture: Architecture, workload: Workload, strategies: Iterable[object],

@@ -16,6 +16,7 @@ from jobs.record import RESULTS
 from pictures import memory, speed, training
 
 from cllm.comparison import picture as bars
+from cllm.lab.picture import draw_lab
 
 COMPARE = "cllm compare"  # which writes no "script", and draws a picture only when asked: an older one is drawn anew
 # By script: the endings of the pictures' names, and what draws each.
@@ -31,6 +32,7 @@ PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
     "compression": {"": training.curves},
     "mixed_precision_loss": {"": training.curves},
     "crystalline": {"": training.variants},
+    "cllm lab": {"": draw_lab},
     COMPARE: {"": bars.draw},
 }
 

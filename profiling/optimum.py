@@ -4,7 +4,8 @@
 
 For each program and each of a dozen limits of live bytes, spread evenly from the least of the planner's curve to what keeping
 everything takes, the integer program of `cllm.Checkmate` is solved: with the rows of the head that our plan has there, and with
-those of the default. Seconds are predicted at the declared speeds, so they are the same on every machine, and hold neither the
+those of the default; then once more with the value that the first block reads held throughout, as the planner's trees hold it.
+Seconds are predicted at the declared speeds, so they are the same on every machine, and hold neither the
 optimizer nor anything else that no plan changes. What the solver could not prove within its time has a gap above 0. The file is
 written after every program, and points that it holds already are not solved again.
 """
@@ -12,6 +13,7 @@ written after every program, and points that it holds already are not solved aga
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from jobs import options, record
 import cllm
 from cllm.models.families import FAMILIES
 from cllm.planner.costs import Speeds
+from cllm.planner.graph import Graph
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.program.workload import Workload
@@ -27,6 +30,7 @@ from cllm.strategies.checkmate import solve
 
 LIMITS = 12
 SECONDS = 600.0  # of the solver for one program
+NEVER = 1e3  # seconds of what is not to be made again
 WHOLE = ("cache", "recompute")  # of one micro-batch: the same schedule is asked of both
 GPT = dict(vocab_size=256, d_model=512, n_heads=8, d_ff=2048, max_seq_len=256)
 LLAMA = dict(vocab_size=256, d_model=512, n_heads=8, n_kv_heads=2, d_ff=1408, max_seq_len=256)
@@ -72,7 +76,7 @@ def compared(ledger: Ledger, name: str, seconds: float, known: list[dict], limit
     base = ledger.evaluate(cllm.CacheAll().decide(ledger))
     most = live(ledger, cllm.CacheAll().decide(ledger))
     least = int(curve[0])
-    before = {point["limit"]: point for point in known if point["gap"] == 0}
+    before = {point["limit"]: point for point in known if point["gap"] == 0 and point.get("held_gap") == 0}
     points = []
     for limit in np.linspace(least, most, limits).astype(int).tolist():
         index = int(curve.searchsorted(limit, "right")) - 1
@@ -81,21 +85,42 @@ def compared(ledger: Ledger, name: str, seconds: float, known: list[dict], limit
             points.append(before[limit])
             continue
         ours = float(frontier.seconds[index])
-        best, bound, chosen = np.inf, np.inf, None
-        for rows in dict.fromkeys((plan.loss_rows, None)):
-            found = solve(ledger.graph(None, rows), limit, seconds)
-            whole = ledger.evaluate(Plan(cllm.CacheAll().decide(ledger).children, None, rows)).seconds
-            bound = min(bound, whole + found.bound)
-            if found.plan is not None and whole + found.seconds < best:
-                best, chosen = whole + found.seconds, found.plan
+        choices = tuple(dict.fromkeys((plan.loss_rows, None)))
+        best, bound, chosen = best_of(ledger, choices, limit, seconds)
+        held, held_bound, _ = best_of(ledger, choices, limit, seconds, holding=True)
         reach = np.flatnonzero(frontier.seconds <= best * (1 + 1e-9))
         points.append({"limit": limit, "ours_seconds": ours, "best_seconds": best if chosen else None, "bound_seconds": bound,
-                       "gap": max(0.0, round((best - bound) / best, 6)) if chosen else None,
+                       "gap": gap(best, bound), "held_seconds": held if np.isfinite(held) else None,
+                       "held_gap": gap(held, held_bound),
                        "ours_live_bytes": int(curve[index]), "best_live_bytes": live(ledger, chosen) if chosen else None,
                        "ours_live_bytes_at_its_seconds": int(curve[reach[0]]) if len(reach) else None})
         print(f"  {name}: {points[-1]}", flush=True)
     return {"program": name, "steps": len(ledger.graph().nodes), "cache_seconds": base.seconds, "cache_live_bytes": most,
             "least_live_bytes": least, "points": points}
+
+
+def best_of(ledger: Ledger, choices: tuple[int | None, ...], limit: int, seconds: float,
+            holding: bool = False) -> tuple[float, float, Plan | None]:
+    """Seconds of the best schedule with any of these rows of the head, the bound below, and the schedule; `holding` what the
+    first block reads, by making it again no choice."""
+    best, bound, chosen = np.inf, np.inf, None
+    for rows in choices:
+        graph = ledger.graph(None, rows)
+        if holding:
+            held = {v for node in graph.nodes if node.block == 0 for v in node.reads if graph.maker[v].block is None}
+            nodes = tuple(replace(node, seconds=NEVER) if held & set(node.values) else node for node in graph.nodes)
+            graph = Graph(nodes, graph.micro_batch, graph.loss_rows, graph.fixed_bytes)
+        found = solve(graph, limit, seconds)
+        whole = ledger.evaluate(Plan(cllm.CacheAll().decide(ledger).children, None, rows)).seconds
+        bound = min(bound, whole + found.bound)
+        if found.plan is not None and whole + found.seconds < min(best, NEVER):
+            best, chosen = whole + found.seconds, found.plan
+    return best, bound, chosen
+
+
+def gap(best: float, bound: float) -> float | None:
+    """Relative distance of what was found from its bound; None where nothing was."""
+    return max(0.0, round((best - bound) / best, 6)) if np.isfinite(best) else None
 
 
 def told(row: dict) -> str:

@@ -17,6 +17,7 @@ PACKAGE = Path(cllm.__file__).parent
 PUBLIC = """
     ModelConfig GPT Executor AdamW clip_grad_norm accumulate_weight_gradient set_num_threads versions Plan
     CacheAll RecomputeAll EveryNth Sqrt Binomial Selective PerBlock
+    Script ChenGreedy Rotor Checkmate DTR KorthikantiSelective Knapsack KeepProducts
     CllmError ConfigError ShapeError DtypeError LayoutError TokenError DeclarationError PlanError BudgetError
     NonFiniteError OptimizerError BuildError
 """.split()
@@ -41,12 +42,13 @@ GROUPS = """
     optim corpus tokenizer snapshot sampling proof about
     testing pretrained calibrate train
     comparison
+    lab
     cli
     __main__
 """
 LEVEL = {name: level for level, line in enumerate(GROUPS.strip().splitlines()) for name in line.split()}
 # What reports the time that steps take; nothing else may depend on a clock. That of operations is kernels/clock.pxi.
-MEASURING = {"calibrate", "comparison", "train", "cli"}
+MEASURING = {"calibrate", "comparison", "train", "lab", "cli"}
 CLOCKS = {"time", "timeit", "datetime", "sched"}
 
 

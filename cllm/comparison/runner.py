@@ -78,7 +78,7 @@ def run_rounds(job: Job, strategies: Mapping[str, object], rounds: int, on_step:
                     if label in failed:
                         continue
                     file = gradients.file_for(label)
-                    run = _run_once(parcel, label, number, on_step, file)
+                    run = run_once(parcel, label, number, on_step, file)
                     runs.done.append(run)
                     if run.error is not None:
                         failed.add(label)
@@ -90,8 +90,19 @@ def run_rounds(job: Job, strategies: Mapping[str, object], rounds: int, on_step:
     return runs
 
 
-def _run_once(parcel: dict[str, str], label: str, number: int, on_step: Callable[[str, int, int], None],
-              gradients: Path | None) -> Run:
+def run_once(parcel: dict[str, str], label: str, number: int, on_step: Callable[[str, int, int], None],
+             gradients: Path | None = None) -> Run:
+    """One fresh process.
+
+    Parameters
+    ----------
+    parcel : dict
+        ``job`` and ``strategy``, packed.
+    on_step : callable
+        As of `run_rounds`.
+    gradients : Path or None
+        Where the first gradients are wanted.
+    """
     result = error = None
     with tempfile.TemporaryFile("w+", errors="replace") as complaints:
         # A session of its own: Ctrl-C reaches this process alone, which then ends the other.

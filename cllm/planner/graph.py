@@ -109,10 +109,11 @@ def graph_of(program: Program, workload: Workload, speeds: Speeds, micro_batch: 
             moves[op.step.name].append(Move("accumulate" if first else "backward", tuple(sorted(named)), seconds,
                                             waiting[position], beside[position]))
     letters = {**workload.letters(schedule.micro_batch), "R": schedule.loss_rows}
+    made = {v for _, _, values in forward.values() for v in values}
     nodes = []
     for step in program.steps:
         seconds, scratch, values = forward.get(step.name, (0.0, 0, {}))
-        nodes.append(Node(step.name, step.block, values, tuple(step.inputs.values()), seconds, scratch,
+        nodes.append(Node(step.name, step.block, values, tuple(v for v in step.inputs.values() if v in made), seconds, scratch,
                           step.layer.forward_flops(step.letters(letters)) > 0, tuple(moves[step.name])))
     fixed = (2 * parameter_bytes(program, workload) + optimizer_bytes(program, workload) + table_bytes(program, workload)
              + batch_bytes(program, workload, schedule.micro_batch))

@@ -60,6 +60,8 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "selective": lambda text: Selective(_words(text)) if text else Selective(),
 }
 
+BY_SECONDS = (MemoryBudget, ChenGreedy, Rotor, Checkmate, DTR, Knapsack)  # what decides by predicted seconds
+
 
 def parse(name: str) -> Strategy:
     """The strategy of a name such as ``every:2`` or ``selective:norm+act``; ``@2`` at the end sets micro_batch=2.

@@ -36,7 +36,10 @@ class ChenGreedy:
         object.__setattr__(self, "limit", checked_limit(self.limit, "ChenGreedy(limit)"))
 
     def decide(self, ledger: Ledger) -> Plan:
-        sizes = [sum(e.nbytes for e in ledger.in_block(b) if not e.optional) for b in range(ledger.n_blocks)]
+        sizes = [0] * ledger.n_blocks
+        for entry in ledger.entries.values():
+            if entry.block is not None and not entry.optional:
+                sizes[entry.block] += entry.nbytes
         runs = {sum(sizes[i:j]) for i in range(len(sizes)) for j in range(i + 1, len(sizes) + 1)}
         every = [*dict.fromkeys(_segments(sizes, b) for b in (0, *sorted(runs)))]
         plans = [Plan(every[n], self.micro_batch) for n in sorted({*np.linspace(0, len(every) - 1, MOST, dtype=int).tolist()})]

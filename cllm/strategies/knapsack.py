@@ -44,15 +44,17 @@ class Knapsack:
 
 
 def dropping(graph: Graph, dropped: set[str]) -> Writing:
-    """A script that lets these values go when forward has read them, and rebuilds each when backward first needs it."""
+    """A script that lets these values go when forward has read them, the head's part of it among that, and rebuilds each when
+    backward first needs it."""
     writing = Writing(graph)
-    last = {v: node.name for node in graph.runs for v in node.reads}
+    last = {v: node.name for node in graph.nodes for v in node.reads}
     for node in graph.runs:
         writing.make(node)
         writing.free([v for v in writing.here if v in dropped and last.get(v, node.name) == node.name])
     for node in reversed(graph.nodes):
         writing.have(v for move in node.moves for v in move.reads)
         writing.backward(node)
+        writing.free([v for v in writing.here if not node.values and v in dropped and last.get(v) == node.name])
     return writing
 
 

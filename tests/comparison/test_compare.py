@@ -86,7 +86,7 @@ def not_run(monkeypatch):
         asked.append((label, unpack(parcel["job"]), unpack(parcel["strategy"])))
         return runner.Run(label, number, None, "not run")
 
-    monkeypatch.setattr(runner, "_run_once", run_once)
+    monkeypatch.setattr(runner, "run_once", run_once)
     return asked
 
 
@@ -259,6 +259,6 @@ def test_ctrl_c_is_passed_on(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_run_once", interrupt)
+    monkeypatch.setattr(runner, "run_once", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cllm.compare(Mine(), ["cache"], 2, 8)
