@@ -8,6 +8,7 @@ from cllm.models.architecture import Architecture, checked_architecture
 from cllm.models.model import Model
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
+from cllm.program.packed import packed as packed_form
 from cllm.program.workload import Workload
 from cllm.strategies import parse
 from cllm.strategies.memory_budget import ALLOWED
@@ -39,7 +40,7 @@ def decide(strategy, ledger: Ledger) -> Plan:
 
 def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
               dtype: str | None = None, num_threads: int | None = None,
-              tell: Callable[[str], None] = lambda text: None) -> Ledger:
+              tell: Callable[[str], None] = lambda text: None, packed: bool = False) -> Ledger:
     """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`.
 
     Raises
@@ -50,13 +51,14 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
         program, usual, held = model.program, model.dtype, model.held_bytes
     else:
         program, usual, held = checked_architecture("model_or_architecture", model).program, "float32", 0
+    program = packed_form(program) if packed else program
     dtype = usual if dtype is None else dtype
     return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads), held_bytes=held, tell=tell)
 
 
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
          optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
-         tell: Callable[[str], None] = lambda text: None) -> Plan:
+         tell: Callable[[str], None] = lambda text: None, packed: bool = False) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
     Parameters
@@ -66,7 +68,7 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     seq_len : int or None
         None for a model without time steps.
     strategy : strategy, Plan or name
-    optimizer, num_threads : as of `Executor`
+    optimizer, num_threads, packed : as of `Executor`
     dtype : str or None
         None takes the model's, or float32.
     tell : callable
@@ -81,7 +83,7 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     ------
     ConfigError, PlanError, BudgetError
     """
-    return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell))
+    return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, packed))
 
 
 def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",

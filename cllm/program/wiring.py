@@ -85,8 +85,9 @@ class Wiring:
         local, constant = ({p.name: named[p.name] for p in kind if p.name in named}
                            for kind in (layer.params, layer.tables))
         axes, shapes = self._wired(full, layer, inputs)
-        feeds = {name: params.get(name, name) for name in layer.fed}
-        for name, feed in layer.fed.items():
+        fed = {name: feed for name, feed in layer.fed.items() if layer.has(feed)}
+        feeds = {name: params.get(name, feed.called or name) for name, feed in fed.items()}
+        for name, feed in fed.items():
             shape = _settled(full, feed.shape, own)
             shape = shape if axes == "N" else joined(shape)
             self._declare_feed(Feed(feeds[name], with_rows(shape, axes), feed.dtype, feed.low, feed.high), own, full)
