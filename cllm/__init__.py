@@ -32,6 +32,7 @@ from cllm.errors import (  # noqa: E402
     TokenError,
 )
 from cllm.executor.executor import Executor  # noqa: E402
+from cllm.finetuning import FineTuningData  # noqa: E402
 from cllm.models.architecture import Architecture  # noqa: E402
 from cllm.models.families import load  # noqa: E402
 from cllm.models.gguf import from_gguf  # noqa: E402
@@ -69,7 +70,7 @@ from cllm.weight_gradient import accumulate_weight_gradient  # noqa: E402
 __all__ = [
     "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer",
     "Cache", "CacheAll", "Callback", "CllmError", "Comparison", "Compress", "Compressed", "ConfigError", "DataError",
-    "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed", "GPT", "Grouped", "Layer",
+    "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed", "FineTuningData", "GPT", "Grouped", "Layer",
     "LayoutError", "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock",
     "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
     "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",

@@ -40,6 +40,7 @@ GROUPS = """
     executor
     optim corpus tokenizer snapshot sampling proof about
     testing pretrained calibrate train
+    finetuning
     comparison
     cli
     __main__
