@@ -93,6 +93,8 @@ def mean_one_by_one(model, data):
 def test_an_evaluation_is_the_mean_over_the_targets_of_every_example(file, packing, tmp_path):
     data = data_of(file, packing=packing, batch_size=4, evaluation=True)
     model = cllm.GPT(cllm.ModelConfig(**CONFIG), seed=1)
+    for parameter in model.parameters.values():
+        parameter *= 10  # attention has to matter to the loss
     trainer = cllm.Trainer(model, data=data_of(file), eval_data=data, steps=1, eval_batches=1000)
     assert trainer.source.evaluation_calls(1000) == len(data) and trainer.source.evaluation_calls(1) == 1
     assert trainer.evaluate() == pytest.approx(mean_one_by_one(model, data), rel=1e-6)
