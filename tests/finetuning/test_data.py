@@ -127,9 +127,12 @@ def test_a_run_does_not_go_on_with_other_examples(file, tmp_path):
 
     trainer().run()
     trainer(resume=True)
-    lines = sums(30)
-    lines[-1]["completion"] = "never"
+    before, lines = data_of(file), sums(30)
+    other = next(k for k in range(30) if before.examples[k].tokens.tobytes() not in
+                 {before.examples[seen].tokens.tobytes() for seen in found(before, before(0))})
+    lines[other]["completion"] = "x" * len(lines[other]["completion"])
     written(file, lines)
+    oracle.assert_same_bits(data_of(file)(0), before(0))
     with pytest.raises(cllm.DataError, match="must be the batch with which the run began"):
         trainer(resume=True)
 
