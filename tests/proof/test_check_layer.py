@@ -22,7 +22,10 @@ OURS = [layers.Linear(I=5, O=7), layers.Linear(I=5, O=7, bias=False), layers.Lay
         layers.GatedActivation(F=6), layers.GatedActivation(F=6, kind="gelu_erf"),
         layers.GroupedAttention(H=4, K=2, D=4, E=8, P=9, Z=2, rope=layers.Rope()),
         layers.GroupedAttention(H=4, K=2, D=6, E=8, P=9, Z=2, rope=layers.Rope(), window=2, softcap=3.0, scale=0.4),
-        layers.GroupedAttention(H=4, K=4, D=4, E=12, P=9)]
+        layers.GroupedAttention(H=4, K=4, D=4, E=12, P=9), layers.Attention(H=2, D=4, C=8, packed=True),
+        layers.CrystallineAttention(H=2, D=4, C=8, V=9, packed=True), layers.Embedding(V=9, C=6, P=8, packed=True),
+        layers.Embedding(V=9, C=6, P=8, kind="none", packed=True),
+        layers.GroupedAttention(H=4, K=2, D=6, E=8, P=9, Z=2, rope=layers.Rope(), window=2, packed=True)]
 
 
 @pytest.mark.parametrize("layer", OURS, ids=lambda layer: type(layer).__name__)
