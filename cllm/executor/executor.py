@@ -6,7 +6,7 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm._build_info import DEBUG
-from cllm.checks import LARGEST_SEED, checked_size
+from cllm.checks import LARGEST_SEED, checked_flag, checked_size
 from cllm.errors import ConfigError
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
@@ -73,6 +73,7 @@ class Executor:
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
         self._model = model
+        packed = checked_flag("Executor(packed=...)", packed)
         self.program = packed_form(model.program) if packed else model.program
         ledger = Ledger(self.program, self.workload, held_bytes=model.held_bytes)
         self.plan: Plan = decide(strategy, ledger)

@@ -59,6 +59,8 @@ class Feed:
         The layer's field that switches it on, as of `Param`; where it is off the layer gets None.
     called : str
         What a step is fed it by, where the layer needs the name for something else; "" is `name`.
+    counts : bool
+        Along the last axis each value is 0, as the first is, or one more than the one before.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Feed:
     high: float | str | None = None
     when: str | None = None
     called: str = ""
+    counts: bool = False
 
     @property
     def is_cut(self) -> bool:

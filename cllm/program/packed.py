@@ -29,7 +29,7 @@ def packed(program: Program) -> Program:
     steps = tuple(_packed(step) for step in program.steps)
     bounds = [step.layer.letters.get(feed.high) for step in steps for feed in _positions_of(step.layer)]
     high = min([program.longest, *bounds], key=lambda n: (n is None, n))
-    feeds = {**program.feeds, POSITIONS: Feed(POSITIONS, "B T", "int32", 0, high)}
+    feeds = {**program.feeds, POSITIONS: Feed(POSITIONS, "B T", "int32", 0, high, counts=True)}
     return Program(steps, program.values, program.parameters, program.tables, feeds, program.longest)
 
 

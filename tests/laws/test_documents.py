@@ -115,3 +115,17 @@ def test_positions_are_fed_where_rows_are_packed_and_only_there():
     for wrong in (-1, family.architecture.max_seq_len):
         with pytest.raises(cllm.TokenError, match="positions"):
             family.executor(family.model()).loss_and_grad(**plain, positions=np.full_like(feeds["positions"], wrong))
+    with pytest.raises(cllm.ConfigError, match="Executor\\(packed=...\\)"):
+        cllm.Executor(family.model(), 1, 1, packed=2)
+
+
+@pytest.mark.parametrize("row, got", [([1, 2, 3, 4], "positions\\[1, 0\\]: .*got 1, the first"),
+                                      ([0, 1, 1, 2], "positions\\[1, 2\\]: .*got 1 after 1"),
+                                      ([0, 1, 2, 4], "positions\\[1, 3\\]: .*got 4 after 2")])
+def test_positions_count_from_0_in_each_document(row, got):
+    """So numbers of documents, or positions of another batch, are refused."""
+    ex = cllm.Executor(FAMILIES["packed"].model(), 2, 4, packed=True)
+    tokens = np.zeros((2, 4), int)
+    assert np.isfinite(ex.loss(tokens, tokens, positions=[[0, 1, 0, 0], [0, 0, 1, 2]]))
+    with pytest.raises(cllm.TokenError, match=got):
+        ex.loss(tokens, tokens, positions=[[0, 1, 2, 3], row])
