@@ -68,8 +68,9 @@ class FineTuningData:
         self.seed = checked_size(f"{where}(seed=...)", seed, 0, LARGEST_SEED)
         self.packing = checked_flag(f"{where}(packing=...)", packing)
         self.evaluation = checked_flag(f"{where}(evaluation=...)", evaluation)
-        encoder = Encoder(_speech(speech), checked_word(f"{where}(turns=...)", turns, ("all", "last")))
+        turns = checked_word(f"{where}(turns=...)", turns, ("all", "last"))
         self.speech, self.notes = _speech(speech), []
+        encoder = Encoder(self.speech, turns)
         self.paths = [Path(f) for f in ([files] if isinstance(files, (str, PathLike)) else files)]
         whole = [one for path in self.paths for one in self._encoded(path, encoder)]
         self.examples = self._fitting(whole)

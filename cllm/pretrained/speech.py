@@ -74,7 +74,7 @@ class Speech:
     @property
     def form(self) -> str | None:
         """The template of chats: the model's own, or ChatML where its tokens are there; None for neither."""
-        chatml = {"<|im_start|>", "<|im_end|>"} <= set(self.vocabulary)
+        chatml = "<|im_start|>" in self.vocabulary and "<|im_end|>" in self.vocabulary
         return CHATML if self.template is None and chatml else self.template
 
     def prompt(self, text: str) -> list[int]:

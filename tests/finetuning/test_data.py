@@ -151,6 +151,19 @@ def test_the_step_tells_targets_a_second(file):
     assert step["tokens_per_second"] == pytest.approx(count / step["seconds"])
 
 
+def test_a_snapshot_knows_the_tokenizer(file, tmp_path):
+    """So a run's text can be read, in samples and in `cllm sample`."""
+    library = pytest.importorskip("tokenizers", reason="needs the extra io")
+    assert library
+    tokenizer = cllm.BPETokenizer.train([file.read_text()], 300)
+    data = cllm.FineTuningData(file, tokenizer, 2, 48)
+    trainer = cllm.Trainer(cllm.GPT(cllm.ModelConfig(**{**CONFIG, "vocab_size": 300})), out=tmp_path / "run", data=data, steps=1)
+    result = trainer.run()
+    assert (result.snapshot / "tokenizer.json").read_text() == tokenizer.definition
+    assert trainer.source.describe()["tokenizer"] == tokenizer.name
+    assert isinstance(trainer.sample("1+1=", 2), str)
+
+
 def test_packed_rows_need_a_model_with_a_packed_form(file):
     encoder = example("encoder").Encoder(n_heads=2, vocab_size=110, max_seq_len=48, n_layers=1, d_model=8, d_ff=12)
     with pytest.raises(cllm.CllmError, match="must have a packed form"):
