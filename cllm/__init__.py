@@ -32,6 +32,7 @@ from cllm.errors import (  # noqa: E402
     TokenError,
 )
 from cllm.executor.executor import Executor  # noqa: E402
+from cllm.finetuning import FineTuningData  # noqa: E402
 from cllm.models.adapter_files import load_adapter, save_adapter  # noqa: E402
 from cllm.models.adapters import add_lora, merge_adapter  # noqa: E402
 from cllm.models.architecture import Architecture  # noqa: E402
@@ -80,12 +81,12 @@ __all__ = [
     "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer", "Cache",
     "CacheAll", "Callback", "Checkmate", "ChenGreedy", "CllmError", "Comparison", "Compress", "Compressed",
     "ConfigError", "DTR", "DataError", "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed",
-    "GPT", "Grouped", "KeepProducts", "Knapsack", "KorthikantiSelective", "Layer", "LayoutError", "MemoryBudget",
-    "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock", "Plan", "PlanError", "Program",
-    "Rate", "RebuildError", "Recompute", "RecomputeAll", "Rotor", "SGD", "Scratch", "Script", "Segment", "Selective",
-    "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
-    "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "add_lora", "clip_each_grad_norm",
-    "clip_grad_norm", "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load",
-    "load_adapter", "load_tokenizer", "merge_adapter", "plan", "plan_within_error", "print_saved_values",
-    "save_adapter", "set_num_threads", "versions",
+    "FineTuningData", "GPT", "Grouped", "KeepProducts", "Knapsack", "KorthikantiSelective", "Layer", "LayoutError",
+    "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock", "Plan",
+    "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "Rotor", "SGD", "Scratch", "Script",
+    "Segment", "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape",
+    "TokenError", "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "add_lora",
+    "clip_each_grad_norm", "clip_grad_norm", "compare", "from_gguf", "from_pretrained", "generate", "gradcheck",
+    "gradient_error", "load", "load_adapter", "load_tokenizer", "merge_adapter", "plan", "plan_within_error",
+    "print_saved_values", "save_adapter", "set_num_threads", "versions",
 ]

@@ -22,7 +22,8 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #               an element is one chain of fma over ascending k: tiles, blocks and cuts cannot be seen
 #   attention   attention_lanes -> _layout, _span -> _tiles, _softmax, _packing -> _heads, _backward -> attention
 #               chains as above; a softmax has the lanes of a line and grows its top every 192 keys     crystal: more terms
-#   rows        layernorm, rmsnorm(_backward), activation, gated, residual, softcap, embedding, loss, squared_error
+#   rows        layernorm, rmsnorm(_backward), activation, gated, residual, softcap, embedding, loss, squared_error,
+#               picked_rows
 #               a row is one piece of work; gradients of parameters add rows in order, threads share the columns
 #   lists       array_list -> gradient_lists, optimizer   all parameters in one call, pieces cut by shape
 #   plans       compress (narrow copies)   clock (calls in turn, timed)   first_fit (places in a slab)
@@ -64,6 +65,7 @@ include "kernels/residual.pxi"
 include "kernels/softcap.pxi"
 include "kernels/embedding.pxi"
 include "kernels/loss.pxi"
+include "kernels/picked_rows.pxi"
 include "kernels/squared_error.pxi"
 include "kernels/array_list.pxi"
 include "kernels/gradient_lists.pxi"

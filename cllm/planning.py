@@ -9,6 +9,7 @@ from cllm.models.model import Model
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.plans.script import Script
+from cllm.program.packed import packed as packed_form
 from cllm.program.trained import Patterns, refuse_untrained, with_trained
 from cllm.program.workload import Workload
 from cllm.strategies import StrategyLike, parse
@@ -43,7 +44,7 @@ def decide(strategy, ledger: Ledger) -> Plan:
 
 def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
               dtype: str | None = None, num_threads: int | None = None, tell: Callable[[str], None] = lambda text: None,
-              trainable: Patterns = None) -> Ledger:
+              trainable: Patterns = None, packed: bool = False) -> Ledger:
     """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`.
 
     Raises
@@ -57,13 +58,14 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
     if trainable is not None:
         program = with_trained(program, trainable)
     refuse_untrained("plan", program)
+    program = packed_form(program) if packed else program
     dtype = usual if dtype is None else dtype
     return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads), held_bytes=held, tell=tell)
 
 
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
          strategy: StrategyLike = "cache", optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
-         tell: Callable[[str], None] = lambda text: None, trainable: Patterns = None) -> Plan:
+         tell: Callable[[str], None] = lambda text: None, trainable: Patterns = None, packed: bool = False) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
     Parameters
@@ -73,7 +75,7 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     seq_len : int or None
         None for a model without time steps.
     strategy : strategy, Plan or name
-    optimizer, num_threads : as of `Executor`
+    optimizer, num_threads, packed : as of `Executor`
     dtype : str or None
         None takes the model's, or float32.
     tell : callable
@@ -91,7 +93,7 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     ConfigError, PlanError, BudgetError
     """
     return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell,
-                                      trainable))
+                                      trainable, packed))
 
 
 def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,

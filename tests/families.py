@@ -23,6 +23,7 @@ from cllm.models.gemma import Gemma
 from cllm.models.llama import Llama, Multipliers
 from cllm.models.neox import NeoX
 from cllm.models.phi import Phi
+from cllm.program.packed import packed as packed_form
 from cllm.program.trained import with_trained
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -39,7 +40,8 @@ def example(name):
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture, B and T of its batches, optimizer steps of a run, the seed of its dropout, and what is trained."""
+    """An architecture, B and T of its batches, optimizer steps of a run, the seed of its dropout, what is trained, and whether
+    its rows hold several documents."""
 
     architecture: cllm.Architecture
     batch: int = 5  # divided by no micro-batch but 1: the last one is smaller
@@ -47,11 +49,13 @@ class Family:
     steps: int = 2
     seed: int = 5
     trainable: tuple[str, ...] | None = None
+    packed: bool = False
 
     @property
     def program(self):
-        """Of the architecture, with what is frozen."""
-        return with_trained(self.architecture.program, self.trainable)
+        """Of the architecture, with what is frozen, in the form for packed rows where it has them."""
+        program = with_trained(self.architecture.program, self.trainable)
+        return packed_form(program) if self.packed else program
 
     def model(self, dtype="float32", seed=0, scale=0.4):
         """With weights far from their start, so that every term of the model and every gradient counts."""
@@ -70,12 +74,12 @@ class Family:
             if self.architecture.program.feeds[name].low == -1:
                 feeds[name] = array = array.copy()
                 array.reshape(-1)[rng.choice(array.size, min(2, array.size - 1), replace=False)] = -1
-        return feeds
+        return {**feeds, "positions": drawn_positions(rng, batch, time)} if self.packed else feeds
 
     def executor(self, model, strategy="cache", batch=None, time=None, num_threads=2):
         """An executor for its batches, or for others."""
         return cllm.Executor(model, batch or self.batch, time or self.time, strategy=strategy, num_threads=num_threads,
-                             seed=self.seed)
+                             seed=self.seed, packed=self.packed)
 
     def train(self, strategy, dtype="float32", micro_batch=None, num_threads=1):
         """A few clipped AdamW steps: losses, gradients of each, weights at the end. Each step writes up to the peak."""
@@ -92,6 +96,14 @@ class Family:
             optimizer.step()
             assert executor.high_water_bytes == executor.memory.arena_bytes == executor.plan.arena_bytes
         return {"losses": losses, "gradients": gradients, "weights": dict(model.parameters)}
+
+
+def drawn_positions(rng, batch, time):
+    """Places in documents of drawn lengths, in every row others."""
+    starts = rng.random((batch, time)) < 3 / time
+    starts[:, 0] = True
+    place = np.arange(time)
+    return (place - np.maximum.accumulate(np.where(starts, place, 0), axis=1)).astype(np.int32)
 
 
 def _gpt(**changes):
@@ -145,6 +157,13 @@ FAMILIES = {
     "gpt with adapters": Family(Adapted(_gpt(dropout=0.1), 2, targets=("q", "v", "fc2"), dropout=0.3), trainable=("*lora*",)),
     "llama with adapters": Family(Adapted(Llama(**GROUPED, model_type="phi3"), 3, targets=("qkv", "up", "o"), rslora=True),
                                   trainable=("blocks.[12].*lora*", "blocks.2.ln?.weight")),
+    # several documents a row
+    "packed": Family(_gpt(), time=9, packed=True),
+    "packed, fixed positions, dropout": Family(_gpt(positions="clock", tied=False, dropout=0.2), time=9, packed=True),
+    "packed crystalline": Family(_gpt(qkv="lattice", attention="crystalline"), time=9, packed=True),
+    "packed mistral": Family(Llama(**GROUPED, model_type="mistral", window=3), time=9, packed=True),
+    "packed gemma2": Family(Gemma(**GROUPED, window=3, windowed=(True, False, True), attn_softcap=2.0), time=9, packed=True),
+    "packed, longer than a tile": Family(_gpt(**LONG), 3, 130, 1, packed=True),
     "encoder": Family(example("encoder").Encoder(n_heads=2, **TOKENS)),
     "mixer": Family(example("mixer").Mixer(side=8, classes=3, **SMALL), time=None),
     "mixture": Family(example("mixture").Mixture(n_heads=2, experts=3, **TOKENS)),
@@ -156,7 +175,8 @@ FAMILIES = {
     "no blocks": Family(Grid(), time=None),
     "aimed at rows of their own": Family(Aimed(), time=None),
 }
-CAUSAL = [name for name, family in FAMILIES.items() if family.architecture.causal]
+CAUSAL = [name for name, family in FAMILIES.items() if family.architecture.causal and not family.packed]
+PACKED = [name for name, family in FAMILIES.items() if family.packed]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ GROUPS = """
     executor
     optim corpus tokenizer snapshot sampling proof about
     testing pretrained calibrate train
+    finetuning
     comparison
     lab
     cli

@@ -22,7 +22,7 @@ PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.m
                                      "profiling/results/README.md")),
          *sorted((ROOT / "docs").rglob("*.md"))]
 EXECUTED = ["README.md", "docs/tour.md", "docs/strategies.md", "docs/how-to-extend.md", "docs/your-own-strategy.md",
-            "docs/your-own-layer.md", "docs/your-own-model.md"]
+            "docs/your-own-layer.md", "docs/your-own-model.md", "docs/finetuning.md"]
 
 
 def read(name):

@@ -54,6 +54,8 @@ class FeedCheck:
                              "Reshape the batch, or make an Executor for its shape.")
         if array.size:
             self._check_bounds(array)
+        if self.feed.counts:
+            self._check_counts(array)
         return array
 
     def _check_bounds(self, array: np.ndarray) -> None:
@@ -67,6 +69,16 @@ class FeedCheck:
                          "Check the tokenizer, or make the model with a larger vocab_size."
                          if self.feed.name in ("tokens", "targets")
                          else "Check the data, or declare the feed with other bounds.")
+
+
+    def _check_counts(self, array: np.ndarray) -> None:
+        before = np.concatenate([np.full_like(array[..., :1], -1), array[..., :-1]], axis=-1)
+        wrong = (array != 0) & (array - before != 1)
+        if wrong.any():
+            place = tuple(np.argwhere(wrong)[0].tolist())
+            raise TokenError(f"{self.feed.name}{list(place)}", "must be 0 or one more than the one before it",
+                             f"{array[place]}" + (f" after {before[place]}" if place[-1] else ", the first"),
+                             "Count from 0 in each document; padding may be 0 everywhere.")
 
 
 def feed_checks(program: Program, workload: Workload) -> dict[str, FeedCheck]:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from cllm import _kernels as kernels
 from cllm._build_info import DEBUG
-from cllm.checks import LARGEST_SEED, checked_size
+from cllm.checks import LARGEST_SEED, checked_flag, checked_size
 from cllm.errors import ConfigError
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
@@ -21,6 +21,7 @@ from cllm.planner.ledger import Ledger
 from cllm.planning import decide
 from cllm.plans.plan import Plan
 from cllm.program.dims import elements
+from cllm.program.packed import packed as packed_form
 from cllm.program.trained import refuse_untrained
 from cllm.program.workload import Workload
 from cllm.schedule.build import ITEMSIZES, Schedule
@@ -51,6 +52,14 @@ class Executor:
         Of the dropout masks.
     determinism_check : {"off", "sampled", "bits"}
         Compare rebuilt values with the originals, none, one in eight, or all.
+    packed : bool
+        Sequences hold several documents each: a step is fed `positions`, too, an int32 array of shape B T that counts from 0
+        in each document, and no row sees another document.
+
+    Attributes
+    ----------
+    program : Program
+        What is run: the model's, or its packed form.
 
     Raises
     ------
@@ -59,8 +68,8 @@ class Executor:
     """
 
     def __init__(self, model: Model, batch_size: int, seq_len: int | None = None, strategy: StrategyLike = "cache",
-                 optimizer: str = "adamw",
-                 num_threads: int | None = None, seed: int = 0, determinism_check: str = "off"):
+                 optimizer: str = "adamw", num_threads: int | None = None, seed: int = 0, determinism_check: str = "off",
+                 packed: bool = False):
         if not isinstance(model, Model):
             raise ConfigError("Executor(model)", "must be a cllm.Model", type(model).__name__,
                               "Make one with cllm.Model(architecture).")
@@ -68,7 +77,9 @@ class Executor:
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
         self._model, self._revision = model, model.revision
-        ledger = Ledger(model.program, self.workload, held_bytes=model.held_bytes)
+        packed = checked_flag("Executor(packed=...)", packed)
+        self.program = packed_form(model.program) if packed else model.program
+        ledger = Ledger(self.program, self.workload, held_bytes=model.held_bytes)
         self.plan: Plan = decide(strategy, ledger)
         if self._check.every and not self.plan.exact:
             raise ConfigError("Executor(determinism_check=...)", "must be 'off' where values are compressed",
@@ -81,8 +92,8 @@ class Executor:
         with kernels.Threads(self.workload.threads):  # refused where the system does not give so many
             self._slab = Slab(self.memory.arena_bytes)
         self._spill = self._open_spill()
-        self._feeds = Feeds(model.program, self.workload, self.schedule.micro_batch)
-        self._forward = ForwardRuns(model, self.workload, self.plan, self._slab.bytes, self._feeds)
+        self._feeds = Feeds(self.program, self.workload, self.schedule.micro_batch)
+        self._forward = ForwardRuns(model, self.program, self.workload, self.plan, self._slab.bytes, self._feeds)
         self._calls: dict[int, list[Call]] = {}
         model.attach(self.workload.optimizer)
 
@@ -117,7 +128,7 @@ class Executor:
         num_targets : int or None
             The divisor of the loss; None is what the model's head says: the number of valid targets of this call.
         **feeds : arrays
-            Whatever else the model is fed, by name (``model.program.feeds``).
+            Whatever else it is fed, by name (``executor.program.feeds``).
 
         Returns
         -------

@@ -10,6 +10,7 @@ from cllm.executor.feeds import Feeds
 from cllm.models.model import Model
 from cllm.plans.plan import Plan
 from cllm.program.dims import resolve
+from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.arena import Arena, lay_out
 from cllm.schedule.build import Schedule, build_schedule
@@ -21,6 +22,8 @@ class ForwardRuns:
     Parameters
     ----------
     model : Model
+    program : Program
+        The model's, or a form of it.
     workload : Workload
     plan : Plan
         Its micro-batch and rows of the head.
@@ -29,8 +32,9 @@ class ForwardRuns:
     feeds : Feeds
     """
 
-    def __init__(self, model: Model, workload: Workload, plan: Plan, slab: np.ndarray, feeds: Feeds):
-        self._model, self._workload, self._plan, self._slab, self._feeds = model, workload, plan, slab, feeds
+    def __init__(self, model: Model, program: Program, workload: Workload, plan: Plan, slab: np.ndarray, feeds: Feeds):
+        self._model, self._program, self._workload, self._plan = model, program, workload, plan
+        self._slab, self._feeds = slab, feeds
         self._schedules: dict[str, tuple[Schedule, Arena, np.ndarray]] = {}
         self._bound: dict[tuple[str, int], tuple[Binder, list[Call]]] = {}
 
@@ -45,8 +49,8 @@ class ForwardRuns:
 
     def logits(self) -> np.ndarray:
         """What the head's forward makes of the whole batch; a first axis of N rows becomes B and T."""
-        head, letters = self._model.program.head, self._workload.letters()
-        shape = self._model.program.values[head.output].shape
+        head, letters = self._program.head, self._workload.letters()
+        shape = self._program.values[head.output].shape
         by_row = shape.startswith("N")
         out = np.empty(resolve(shape, letters), self._workload.dtype)
         for start, size in self._feeds.cuts():
@@ -84,7 +88,7 @@ class ForwardRuns:
 
     def _schedule(self, mode: str) -> tuple[Schedule, Arena, np.ndarray]:
         if mode not in self._schedules:
-            schedule = build_schedule(self._model.program, self._workload, self._plan, mode)
+            schedule = build_schedule(self._program, self._workload, self._plan, mode)
             arena = lay_out(schedule)
             fits = arena.nbytes <= len(self._slab)
             self._schedules[mode] = schedule, arena, self._slab if fits else aligned_empty(arena.nbytes, np.uint8)

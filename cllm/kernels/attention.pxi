@@ -40,7 +40,7 @@ def attention_workspace(Py_ssize_t batch, Py_ssize_t time, Py_ssize_t heads, Py_
     kv_heads : int or None
         Key and value heads; None is as many as query heads.
     bounded : bool
-        Whether `first` or `last` is given.
+        Whether `first`, `last` or `documents` is given.
     capped : bool
         Whether there is a soft cap.
 
@@ -66,7 +66,7 @@ def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads,
                       const floating[:, ::1] beta=None, bint turns=False, kv_heads=None, scale=None,
                       const floating[:, ::1] cos=None, const floating[:, ::1] sin=None,
                       const int32_t[::1] positions=None, const int32_t[::1] first=None, const int32_t[::1] last=None,
-                      softcap=None, *, floating[:, ::1] y not None, floating[:, :, ::1] lse not None,
+                      softcap=None, bint documents=False, *, floating[:, ::1] y not None, floating[:, :, ::1] lse not None,
                       floating[::1] workspace not None):
     """y = softmax(scale q k^T) v for each sequence and head, and the log-sum-exp of each row of scores.
 
@@ -96,6 +96,9 @@ def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads,
         Row i sees keys first[i] to last[i] of its sequence. None is 0 for first, i for last.
     softcap : float or None
         c of c tanh(s / c), taken of scores before the softmax.
+    documents : bool
+        A sequence holds several documents, in each of which positions count from 0: row i sees no key before
+        i - positions[i] of its sequence.
     y : array of shape N C, written
     lse : array of shape B H T, written
     workspace : array of at least `attention_workspace` elements, written
@@ -103,7 +106,7 @@ def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads,
     cdef Attention at
     cdef Crystal crystal
     take_arguments("attention_forward", &at, &crystal, qkv, batch, heads, kv_heads, scale, cos, sin, positions, first,
-                   last, softcap, tokens, coordinates, alpha, beta, turns, workspace)
+                   last, softcap, tokens, coordinates, alpha, beta, turns, documents, workspace)
     check_rows("attention_forward", &at, "y", y.shape[0], y.shape[1], qkv.shape[0], at.channels)
     check_scores("attention_forward", &at, "lse", batch, lse.shape[0], lse.shape[1], lse.shape[2])
     if at.time * at.head_dim == 0:
@@ -122,7 +125,7 @@ def attention_probabilities(const floating[:, ::1] qkv not None, const floating[
                             const floating[::1] alpha=None, const floating[:, ::1] beta=None, bint turns=False,
                             kv_heads=None, scale=None, const floating[:, ::1] cos=None,
                             const floating[:, ::1] sin=None, const int32_t[::1] positions=None,
-                            const int32_t[::1] first=None, const int32_t[::1] last=None, softcap=None, *,
+                            const int32_t[::1] first=None, const int32_t[::1] last=None, softcap=None, bint documents=False, *,
                             floating[:, :, :, ::1] probs not None, floating[::1] workspace not None):
     """exp(s - lse), zero where a key is not seen: for a strategy that keeps the probabilities.
 
@@ -139,7 +142,7 @@ def attention_probabilities(const floating[:, ::1] qkv not None, const floating[
     cdef Attention at
     cdef Crystal crystal
     take_arguments("attention_probabilities", &at, &crystal, qkv, batch, heads, kv_heads, scale, cos, sin, positions,
-                   first, last, softcap, tokens, coordinates, alpha, beta, turns, workspace)
+                   first, last, softcap, tokens, coordinates, alpha, beta, turns, documents, workspace)
     check_scores("attention_probabilities", &at, "lse", batch, lse.shape[0], lse.shape[1], lse.shape[2])
     check_scores("attention_probabilities", &at, "probs", batch, probs.shape[0], probs.shape[1], probs.shape[2])
     check_length("attention_probabilities", "probs.shape[3]", probs.shape[3], at.time)
@@ -161,7 +164,7 @@ def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1
                        const floating[:, ::1] beta=None, bint turns=False, kv_heads=None, scale=None,
                        const floating[:, ::1] cos=None, const floating[:, ::1] sin=None,
                        const int32_t[::1] positions=None, const int32_t[::1] first=None, const int32_t[::1] last=None,
-                       softcap=None, *, floating[:, ::1] dqkv not None, floating[::1] dalpha=None,
+                       softcap=None, bint documents=False, *, floating[:, ::1] dqkv not None, floating[::1] dalpha=None,
                        floating[:, ::1] dbeta=None, floating[::1] workspace not None):
     """dq | dk | dv from dy; the probabilities are rebuilt tile by tile from lse, or read where they were kept.
 
@@ -182,7 +185,7 @@ def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1
     cdef Crystal crystal
     cdef const floating *kept = NULL
     take_arguments("attention_backward", &at, &crystal, qkv, batch, heads, kv_heads, scale, cos, sin, positions, first,
-                   last, softcap, tokens, coordinates, alpha, beta, turns, workspace)
+                   last, softcap, tokens, coordinates, alpha, beta, turns, documents, workspace)
     check_rows("attention_backward", &at, "dy", dy.shape[0], dy.shape[1], qkv.shape[0], at.channels)
     check_rows("attention_backward", &at, "y", y.shape[0], y.shape[1], qkv.shape[0], at.channels)
     check_rows("attention_backward", &at, "dqkv", dqkv.shape[0], dqkv.shape[1], qkv.shape[0], qkv.shape[1])

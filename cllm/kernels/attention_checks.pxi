@@ -26,10 +26,17 @@ cdef Py_ssize_t check_step(str kernel, str name, Py_ssize_t length, Py_ssize_t n
 
 
 cdef int take_rotation(str kernel, Attention *at, Py_ssize_t n_rows, const floating[:, ::1] cos,
-                       const floating[:, ::1] sin, const int32_t[::1] positions) except -1:
-    if (cos is None) != (sin is None) or (cos is None and positions is not None):
+                       const floating[:, ::1] sin, const int32_t[::1] positions, bint documents) except -1:
+    if (cos is None) != (sin is None) or (cos is None and positions is not None and not documents):
         raise ShapeError(kernel, "cos and sin must both be given, or neither and no positions", "some of them",
                          "Pass both tables for a rotation by position.")
+    if documents and positions is None:
+        raise ShapeError(kernel, "documents must have the positions of their rows", "None",
+                         "Pass positions that count from 0 in each document.")
+    if positions is not None:
+        at.positions_step = check_step(kernel, "positions", positions.shape[0], n_rows, at.time)
+        at.positions = &positions[0] if n_rows else NULL
+    at.documents = documents
     if cos is None:
         return 0
     check_length(kernel, "sin.shape[0]", sin.shape[0], cos.shape[0])
@@ -37,16 +44,12 @@ cdef int take_rotation(str kernel, Attention *at, Py_ssize_t n_rows, const float
     if 2 * cos.shape[1] > at.head_dim:
         raise ShapeError(kernel, f"cos and sin must have at most {at.head_dim // 2} columns, half of a head",
                          str(cos.shape[1]), "Pass tables for at most as many pairs of channels as a head has.")
-    if positions is not None:
-        at.positions_step = check_step(kernel, "positions", positions.shape[0], n_rows, at.time)
-    elif cos.shape[0] < at.time:
+    if positions is None and cos.shape[0] < at.time:
         raise ShapeError(kernel, f"cos and sin must have at least {at.time} rows", str(cos.shape[0]),
                          "Pass tables as long as the sequences, or the positions of the rows.")
     if at.time == 0 or cos.shape[0] * cos.shape[1] == 0:
         return 0
     at.cos, at.sin, at.half = &cos[0, 0], &sin[0, 0], cos.shape[1]
-    if positions is not None:
-        at.positions = &positions[0]
     return 0
 
 
@@ -54,10 +57,11 @@ cdef int take_arguments(str kernel, Attention *at, Crystal *crystal, const float
                         kv_heads, scale, const floating[:, ::1] cos, const floating[:, ::1] sin,
                         const int32_t[::1] positions, const int32_t[::1] first, const int32_t[::1] last, softcap,
                         const int32_t[::1] tokens, const floating[:, ::1] coordinates, const floating[::1] alpha,
-                        const floating[:, ::1] beta, bint turns, const floating[::1] workspace) except -1:
+                        const floating[:, ::1] beta, bint turns, bint documents,
+                        const floating[::1] workspace) except -1:
     """Check all that the kernels of attention read but lse and probs, and note it in `at` and `crystal`."""
     cdef int keys = heads if kv_heads is None else kv_heads
-    cdef bint bounded = first is not None or last is not None, capped = softcap is not None
+    cdef bint bounded = first is not None or last is not None or documents, capped = softcap is not None
     cdef Py_ssize_t n_rows = qkv.shape[0], n_columns = qkv.shape[1], pieces
     if batch < 1 or heads < 1:
         raise ShapeError(kernel, "batch and heads must be at least 1", f"batch={batch}, heads={heads}",
@@ -77,7 +81,7 @@ cdef int take_arguments(str kernel, Attention *at, Crystal *crystal, const float
     if scale is not None:
         at.scale = scale
     at.cap = checked_cap(kernel, softcap)
-    take_rotation(kernel, at, n_rows, cos, sin, positions)
+    take_rotation(kernel, at, n_rows, cos, sin, positions, documents)
     if first is not None:
         at.first_step = check_step(kernel, "first", first.shape[0], n_rows, at.time)
         at.first = &first[0] if n_rows else NULL

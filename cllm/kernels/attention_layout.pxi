@@ -35,11 +35,12 @@ cdef struct Attention:
     const void *cos         # P x half
     const void *sin
     Py_ssize_t half
-    const int32_t *positions  # rows of cos and sin; NULL: the place in the sequence
+    const int32_t *positions  # rows of cos and sin, places in documents; NULL: the place in the sequence
     # Row i sees keys first[i] .. last[i] of its sequence; NULL: from 0, up to i.
     const int32_t *first
     const int32_t *last
-    bint bounded            # one of them is given
+    bint documents          # nor does it see a key before i - positions[i]
+    bint bounded            # one of these is given
     # Elements from one sequence's positions, first or last to the next one's: the time, or 0 where all share them.
     Py_ssize_t positions_step, first_step, last_step
     const Crystal *crystal  # NULL where there are no terms

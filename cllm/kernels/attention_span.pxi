@@ -1,7 +1,8 @@
 # Which keys a query sees: first[i] .. last[i] of its sequence, from 0 and up to i where nothing else is said.
 #
-# One pair of arrays says causal attention, a window (first = i - W + 1), documents in one sequence (first = start of the
-# document), attention in both directions (last = end of the sequence or document) and a window on both sides. A tile that
+# One pair of arrays says causal attention, a window (first = i - W + 1), attention in both directions (last = end of the
+# sequence) and a window on both sides. Where a sequence holds several documents, positions that count from 0 in each say
+# where its document begins, i - positions[i], before which it sees nothing: with `first`, the later of the two. A tile that
 # no row sees is skipped, so a window of W keys costs T x W; a tile that every row sees whole is not masked; in the others
 # each row sees a range of keys. A row that sees no key has y = 0.
 
@@ -42,6 +43,14 @@ cdef void look_back(Py_ssize_t rows, Span *seen) noexcept nogil:
         seen.first_row[i], seen.stop_row[i] = i * ROWS, <int> rows
 
 
+cdef inline Py_ssize_t lowest_key(const Attention *at, Py_ssize_t sequence, Py_ssize_t row) noexcept nogil:
+    """The first key that a row sees."""
+    cdef Py_ssize_t low = at.first[sequence * at.first_step + row] if at.first != NULL else 0
+    if at.documents:
+        low = max(low, row - at.positions[sequence * at.positions_step + row])
+    return low
+
+
 cdef bint look_closely(const Attention *at, Py_ssize_t sequence, Py_ssize_t block, Py_ssize_t key_block,
                        Span *seen) noexcept nogil:
     """Any tile, from the bounds of its rows."""
@@ -54,7 +63,7 @@ cdef bint look_closely(const Attention *at, Py_ssize_t sequence, Py_ssize_t bloc
         seen.all_start[k], seen.all_stop[k] = 0, BLOCK
         seen.first_row[k], seen.stop_row[k] = BLOCK, 0
     for i in range(rows):
-        low = (at.first[sequence * at.first_step + row0 + i] if at.first != NULL else 0) - key0
+        low = lowest_key(at, sequence, row0 + i) - key0
         high = (at.last[sequence * at.last_step + row0 + i] if at.last != NULL else row0 + i) + 1 - key0
         low = min(max(low, 0), keys)
         high = max(min(high, keys), low)
@@ -80,9 +89,9 @@ cdef void find_reach(const Attention *at, Py_ssize_t sequence, Py_ssize_t block,
     """Key blocks first .. stop-1 hold all that the queries of a block see."""
     cdef Py_ssize_t i, low = at.time, high = -1, row0 = block * BLOCK
     first[0], stop[0] = 0, block + 1
-    if at.first != NULL:
+    if at.first != NULL or at.documents:
         for i in range(row0, row0 + block_rows(at, block)):
-            low = min(low, <Py_ssize_t> at.first[sequence * at.first_step + i])
+            low = min(low, lowest_key(at, sequence, i))
         first[0] = max(low, 0) // BLOCK
     if at.last != NULL:
         for i in range(row0, row0 + block_rows(at, block)):

@@ -1,9 +1,9 @@
 # Token and position embedding.
 #
-#     y[n]                 = scale weight[tokens[n]] + positions[n mod T]
-#     dweight[tokens[n]]  += scale dy[n],   dpositions[n mod T] += dy[n],   n in order
+#     y[n]                 = scale weight[tokens[n]] + positions[place(n)]
+#     dweight[tokens[n]]  += scale dy[n],   dpositions[place(n)] += dy[n],   n in order
 #
-# A scale of 1 is exact.
+# place(n) is n mod T where nothing else is said. A scale of 1 is exact.
 #
 # The backward splits columns over the threads, so a token that comes again adds its rows in order.
 
@@ -14,8 +14,12 @@ cdef enum:
     EMBEDDING_COLUMNS = 128     # columns of the gradients in one piece
 
 
-cdef void embedding_rows(const int32_t *tokens, const vec *weight, const vec *positions, Py_ssize_t time, double scale,
-                         vec *y, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
+cdef inline Py_ssize_t place_of(const int32_t *places, Py_ssize_t n, Py_ssize_t time) noexcept nogil:
+    return n % time if places == NULL else places[n]
+
+
+cdef void embedding_rows(const int32_t *tokens, const int32_t *places, const vec *weight, const vec *positions,
+                         Py_ssize_t time, double scale, vec *y, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
     cdef Py_ssize_t n, p, at, rows = rows_per_piece(n_channels), pieces = (n_rows + rows - 1) // rows
     cdef Py_ssize_t item = VECTOR_BYTES // lanes(y)
     for p in prange(pieces, num_threads=_threads, use_threads_if=n_rows * n_channels >= PARALLEL_FROM,
@@ -25,8 +29,8 @@ cdef void embedding_rows(const int32_t *tokens, const vec *weight, const vec *po
                 at = n * n_channels * item
                 memcpy(<char*> y + at, <const char*> weight + tokens[n] * n_channels * item, n_channels * item)
             else:
-                embedding_row(weight, tokens[n] * n_channels, positions, n % time * n_channels, scale, y,
-                              n * n_channels, n_channels)
+                embedding_row(weight, tokens[n] * n_channels, positions, place_of(places, n, time) * n_channels, scale,
+                              y, n * n_channels, n_channels)
 
 
 cdef inline void embedding_row(const vec *weight, Py_ssize_t token_at, const vec *positions, Py_ssize_t position_at,
@@ -46,8 +50,8 @@ cdef inline void embedding_row(const vec *weight, Py_ssize_t token_at, const vec
 
 
 def embedding_forward(const int32_t[::1] tokens not None, const floating[:, ::1] weight not None,
-                      const floating[:, ::1] positions, Py_ssize_t time, double scale=1.0, *,
-                      floating[:, ::1] y not None):
+                      const floating[:, ::1] positions, Py_ssize_t time, double scale=1.0,
+                      const int32_t[::1] places=None, *, floating[:, ::1] y not None):
     """Look up token rows and add position rows.
 
     Parameters
@@ -56,31 +60,36 @@ def embedding_forward(const int32_t[::1] tokens not None, const floating[:, ::1]
         Each at least 0 and below V; not checked here.
     weight : array of shape V C
     positions : array of shape Tmax C, or None
-        Row n mod T is added.
+        Row places[n] is added.
     time : int
         T, tokens in a sequence; N is a multiple of it.
     scale : float
         Factor of the token rows, rounded to the dtype.
+    places : int32 array of shape N, or None
+        Each at least 0 and below Tmax; not checked here. None is n mod T.
     y : array of shape N C, written
     """
     cdef Py_ssize_t n_rows = tokens.shape[0], n_channels = weight.shape[1]
     cdef const floating *p = NULL
+    cdef const int32_t *at = NULL
     check_length("embedding_forward", "len(y)", y.shape[0], n_rows)
     check_length("embedding_forward", "y.shape[1]", y.shape[1], n_channels)
     check_time("embedding_forward", n_rows, time)
     if positions is not None:
         check_length("embedding_forward", "positions.shape[1]", positions.shape[1], n_channels)
-        check_positions("embedding_forward", positions.shape[0], time)
+        check_places("embedding_forward", places, n_rows, positions.shape[0], time)
     if n_rows == 0 or n_channels == 0:
         return
+    if places is not None:
+        at = &places[0]
     if positions is not None:
         p = &positions[0, 0]
     with nogil:
         if floating is float:
-            embedding_rows(&tokens[0], <const vf32*> &weight[0, 0], <const vf32*> p, time, scale, <vf32*> &y[0, 0],
+            embedding_rows(&tokens[0], at, <const vf32*> &weight[0, 0], <const vf32*> p, time, scale, <vf32*> &y[0, 0],
                            n_rows, n_channels)
         else:
-            embedding_rows(&tokens[0], <const vf64*> &weight[0, 0], <const vf64*> p, time, scale, <vf64*> &y[0, 0],
+            embedding_rows(&tokens[0], at, <const vf64*> &weight[0, 0], <const vf64*> p, time, scale, <vf64*> &y[0, 0],
                            n_rows, n_channels)
 
 
@@ -91,8 +100,11 @@ cdef int check_time(str kernel, Py_ssize_t n_rows, Py_ssize_t time) except -1:
     return 0
 
 
-cdef int check_positions(str kernel, Py_ssize_t n_positions, Py_ssize_t time) except -1:
-    if n_positions < time:
+cdef int check_places(str kernel, const int32_t[::1] places, Py_ssize_t n_rows, Py_ssize_t n_positions,
+                      Py_ssize_t time) except -1:
+    if places is not None:
+        check_length(kernel, "len(places)", places.shape[0], n_rows)
+    elif n_positions < time:
         raise ShapeError(kernel, f"the position table must have at least {time} rows", str(n_positions),
                          "Pass shorter sequences or a longer table.")
     return 0
@@ -110,8 +122,8 @@ cdef inline void add_piece(const vec *dy, Py_ssize_t at, double scale, vec *out,
         store_partial(out, to + i, fma(load_partial(dy, at + i, L), factor, load_partial(out, to + i, L)), L)  # +=
 
 
-cdef void embedding_columns(const int32_t *tokens, const vec *dy, Py_ssize_t time, double scale, vec *dweight,
-                            vec *dpositions, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
+cdef void embedding_columns(const int32_t *tokens, const int32_t *places, const vec *dy, Py_ssize_t time, double scale,
+                            vec *dweight, vec *dpositions, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
     cdef Py_ssize_t n, p, left, width, pieces = (n_channels + EMBEDDING_COLUMNS - 1) // EMBEDDING_COLUMNS
     for p in prange(pieces, num_threads=_threads, use_threads_if=n_rows * n_channels >= PARALLEL_FROM,
                     schedule="static"):
@@ -121,11 +133,12 @@ cdef void embedding_columns(const int32_t *tokens, const vec *dy, Py_ssize_t tim
             if dweight != NULL:
                 add_piece(dy, n * n_channels + left, scale, dweight, tokens[n] * n_channels + left, width)
             if dpositions != NULL:
-                add_piece(dy, n * n_channels + left, 1.0, dpositions, n % time * n_channels + left, width)
+                add_piece(dy, n * n_channels + left, 1.0, dpositions, place_of(places, n, time) * n_channels + left, width)
 
 
 def embedding_backward(const int32_t[::1] tokens not None, const floating[:, ::1] dy not None, Py_ssize_t time,
-                       double scale=1.0, *, floating[:, ::1] dweight, floating[:, ::1] dpositions):
+                       double scale=1.0, const int32_t[::1] places=None, *, floating[:, ::1] dweight,
+                       floating[:, ::1] dpositions):
     """Add the gradient of every row to the rows that were looked up.
 
     Parameters
@@ -134,29 +147,33 @@ def embedding_backward(const int32_t[::1] tokens not None, const floating[:, ::1
     dy : array of shape N C
     time : int
         T, tokens in a sequence; N is a multiple of it.
-    scale : float
-        As in the forward.
+    scale, places : as in the forward
     dweight : array of shape V C, added to, or None
     dpositions : array of shape Tmax C, added to, or None
     """
     cdef Py_ssize_t n_rows = tokens.shape[0], n_channels = dy.shape[1]
     cdef floating *w = NULL
     cdef floating *p = NULL
+    cdef const int32_t *at = NULL
     check_length("embedding_backward", "len(dy)", dy.shape[0], n_rows)
     if dweight is not None:
         check_length("embedding_backward", "dy.shape[1]", n_channels, dweight.shape[1])
     check_time("embedding_backward", n_rows, time)
     if dpositions is not None:
         check_length("embedding_backward", "dpositions.shape[1]", dpositions.shape[1], n_channels)
-        check_positions("embedding_backward", dpositions.shape[0], time)
+        check_places("embedding_backward", places, n_rows, dpositions.shape[0], time)
     if n_rows == 0 or n_channels == 0:
         return
     if dweight is not None:
         w = &dweight[0, 0]
+    if places is not None:
+        at = &places[0]
     if dpositions is not None:
         p = &dpositions[0, 0]
     with nogil:
         if floating is float:
-            embedding_columns(&tokens[0], <const vf32*> &dy[0, 0], time, scale, <vf32*> w, <vf32*> p, n_rows, n_channels)
+            embedding_columns(&tokens[0], at, <const vf32*> &dy[0, 0], time, scale, <vf32*> w, <vf32*> p, n_rows,
+                              n_channels)
         else:
-            embedding_columns(&tokens[0], <const vf64*> &dy[0, 0], time, scale, <vf64*> w, <vf64*> p, n_rows, n_channels)
+            embedding_columns(&tokens[0], at, <const vf64*> &dy[0, 0], time, scale, <vf64*> w, <vf64*> p, n_rows,
+                              n_channels)

@@ -5,20 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from cllm import _kernels as kernels
-from cllm.program.declare import Layer, Scratch, Site
+from cllm.program.declare import Feed, Layer, Scratch, Site
 
 
 def _workspace(layer, letters, threads, itemsize):
-    return kernels.attention_workspace(letters["B"], letters["T"], layer.H, layer.D, threads, itemsize)
+    return kernels.attention_workspace(letters["B"], letters["T"], layer.H, layer.D, threads, itemsize, bounded=layer.packed)
 
 
 @dataclass(frozen=True, slots=True)
 class Attention(Layer):
-    """H heads of D channels."""
+    """H heads of D channels; `packed`: sequences hold several documents, in each of which `positions` count from 0."""
 
     H: int
     D: int
     C: int  # H * D
+    packed: bool = False
 
     sites = (
         Site("y", "N C", "attended values", group="attn"),
@@ -26,16 +27,19 @@ class Attention(Layer):
         Site("probs", "B H T T", "attention probabilities", group="probs", optional=True),
     )
     scratch = (Scratch("workspace", _workspace),)
+    feeds = (Feed("positions", "N", "int32", 0, when="packed"),)
     reads = {"qkv": "N 3C"}
     across = True
 
-    def forward(self, qkv, *, y, lse, probs, workspace):
-        kernels.attention_forward(qkv, lse.shape[0], self.H, y=y, lse=lse, workspace=workspace)
+    def forward(self, qkv, positions=None, *, y, lse, probs, workspace):
+        where = {"positions": positions, "documents": self.packed}
+        kernels.attention_forward(qkv, lse.shape[0], self.H, **where, y=y, lse=lse, workspace=workspace)
         if probs is not None:
-            kernels.attention_probabilities(qkv, lse, lse.shape[0], self.H, probs=probs, workspace=workspace)
+            kernels.attention_probabilities(qkv, lse, lse.shape[0], self.H, **where, probs=probs, workspace=workspace)
 
-    def backward(self, dy, qkv, y, lse, probs, *, dqkv, workspace):
-        kernels.attention_backward(dy, qkv, y, lse, lse.shape[0], self.H, probs, dqkv=dqkv, workspace=workspace)
+    def backward(self, dy, qkv, y, lse, probs, positions=None, *, dqkv, workspace):
+        kernels.attention_backward(dy, qkv, y, lse, lse.shape[0], self.H, probs, positions=positions, documents=self.packed,
+                                   dqkv=dqkv, workspace=workspace)
 
     def start(self, room, dtype):
         """Room for keys and values of that many rows: arrays of shape H room D."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from cllm import _kernels as kernels
 from cllm.layers.lattice import lattice_coordinates
-from cllm.program.declare import Layer, Param, Scratch, Site, Table
+from cllm.program.declare import Feed, Layer, Param, Scratch, Site, Table
 
 
 def _workspace(layer, letters, threads, itemsize):
     return kernels.attention_workspace(letters["B"], letters["T"], layer.H, layer.D, threads, itemsize, layer.distance,
-                                       layer.bias)
+                                       layer.bias, bounded=layer.packed)
 
 
 def _coordinates(layer):
@@ -22,7 +22,10 @@ def _coordinates(layer):
 
 @dataclass(frozen=True, slots=True)
 class CrystallineAttention(Layer):
-    """H heads of D channels over V token ids; `rotation`, `distance` and `bias` say which terms there are."""
+    """H heads of D channels over V token ids; `rotation`, `distance` and `bias` say which terms there are.
+
+    `packed`: sequences hold several documents, in each of which `positions` count from 0.
+    """
 
     H: int
     D: int
@@ -31,6 +34,7 @@ class CrystallineAttention(Layer):
     rotation: bool = True
     distance: bool = True
     bias: bool = True
+    packed: bool = False
 
     sites = (
         Site("y", "N C", "attended values", group="attn"),
@@ -40,19 +44,23 @@ class CrystallineAttention(Layer):
     params = (Param("alpha", "H", -4.0, when="distance"), Param("beta", "H 12", "zeros", when="bias"))
     tables = (Table("coordinates", "V 3", _coordinates, when="distance"),)
     scratch = (Scratch("workspace", _workspace),)
+    feeds = (Feed("positions", "N", "int32", 0, when="packed"),)
     reads = {"qkv": "N 3C"}
     across = True
     in_order = True
 
-    def forward(self, qkv, tokens, coordinates, alpha, beta, *, y, lse, probs, workspace):
+    def forward(self, qkv, tokens, coordinates, alpha, beta, positions=None, *, y, lse, probs, workspace):
         batch, terms = lse.shape[0], (tokens.reshape(-1), coordinates, alpha, beta, self.rotation)
-        kernels.attention_forward(qkv, batch, self.H, *terms, y=y, lse=lse, workspace=workspace)
+        where = {"positions": positions, "documents": self.packed}
+        kernels.attention_forward(qkv, batch, self.H, *terms, **where, y=y, lse=lse, workspace=workspace)
         if probs is not None:
-            kernels.attention_probabilities(qkv, lse, batch, self.H, *terms, probs=probs, workspace=workspace)
+            kernels.attention_probabilities(qkv, lse, batch, self.H, *terms, **where, probs=probs, workspace=workspace)
 
-    def backward(self, dy, qkv, y, lse, probs, tokens, coordinates, alpha, beta, *, dqkv, dalpha, dbeta, workspace):
+    def backward(self, dy, qkv, y, lse, probs, tokens, coordinates, alpha, beta, positions=None, *, dqkv, dalpha, dbeta,
+                 workspace):
         kernels.attention_backward(dy, qkv, y, lse, lse.shape[0], self.H, probs, tokens.reshape(-1), coordinates, alpha,
-                                   beta, self.rotation, dqkv=dqkv, dalpha=dalpha, dbeta=dbeta, workspace=workspace)
+                                   beta, self.rotation, positions=positions, documents=self.packed, dqkv=dqkv,
+                                   dalpha=dalpha, dbeta=dbeta, workspace=workspace)
 
     def forward_flops(self, letters):
         # two products over the causal half of T x T, twelve channels more for the bias, about twenty for the distance

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cllm import _kernels as kernels
 from cllm.layers.positions import position_table
-from cllm.program.declare import Layer, Param, Site, Table
+from cllm.program.declare import Feed, Layer, Param, Site, Table
 
 
 def _table(layer):
@@ -15,7 +15,8 @@ def _table(layer):
 class Embedding(Layer):
     """V rows of C channels, and P rows of positions: `kind` "learned", a fixed table's name, or "none".
 
-    `pad` is a token whose row no lookup trains, as transformers' models have it; None is none.
+    `pad` is a token whose row no lookup trains, as transformers' models have it; None is none. `packed`: row n is in the place
+    of its document that the feed says.
     """
 
     V: int
@@ -25,6 +26,7 @@ class Embedding(Layer):
     std: float = 0.02
     pad: int | None = None
     scale: float = 1.0
+    packed: bool = False
 
     sites = (Site("y", "N C", "embedded tokens", group="residual", role="stream"),)
     costless = ("std", "pad")
@@ -32,6 +34,7 @@ class Embedding(Layer):
     in_order = True
     spares = {"dweight": (), "dpositions": ()}
     tables = (Table("table", "P C", _table, when="is_fixed", by_position=True),)
+    feeds = (Feed("places", "N", "int32", 0, "P", when="reads_places", called="positions"),)
 
     @property
     def is_learned(self) -> bool:
@@ -41,13 +44,17 @@ class Embedding(Layer):
     def is_fixed(self) -> bool:
         return self.kind not in ("learned", "none")
 
-    def forward(self, tokens, weight, positions, table, *, y):
-        rows = positions if table is None else table
-        kernels.embedding_forward(tokens.reshape(-1), weight, rows, tokens.shape[1], self.scale, y=y)
+    @property
+    def reads_places(self) -> bool:
+        return self.packed and self.kind != "none"
 
-    def accumulate(self, dy, tokens, *, dweight, dpositions):
+    def forward(self, tokens, weight, positions, table, places=None, *, y):
+        rows = positions if table is None else table
+        kernels.embedding_forward(tokens.reshape(-1), weight, rows, tokens.shape[1], self.scale, places, y=y)
+
+    def accumulate(self, dy, tokens, places=None, *, dweight, dpositions):
         kept = None if self.pad is None or dweight is None else dweight[self.pad].copy()
-        kernels.embedding_backward(tokens.reshape(-1), dy, tokens.shape[1], self.scale, dweight=dweight,
+        kernels.embedding_backward(tokens.reshape(-1), dy, tokens.shape[1], self.scale, places, dweight=dweight,
                                    dpositions=dpositions)
         if kept is not None:
             dweight[self.pad] = kept

@@ -10,12 +10,12 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.layers.rope import Rope
-from cllm.program.declare import Layer, Scratch, Site, Table
+from cllm.program.declare import Feed, Layer, Scratch, Site, Table
 
 
 def _workspace(layer, letters, threads, itemsize):
     return kernels.attention_workspace(letters["B"], letters["T"], layer.H, layer.D, threads, itemsize, kv_heads=layer.K,
-                                       bounded=bool(layer.window), capped=layer.softcap is not None)
+                                       bounded=bool(layer.window) or layer.packed, capped=layer.softcap is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class GroupedAttention(Layer):
     scale : float or None
         Of the scores; None is 1 / sqrt(D).
     softcap : float or None
+    packed : bool
+        Sequences hold several documents, in each of which `positions` count from 0.
     """
 
     H: int
@@ -45,6 +47,7 @@ class GroupedAttention(Layer):
     window: int | None = None
     scale: float | None = None
     softcap: float | None = None
+    packed: bool = False
 
     sites = (
         Site("y", "N HD", "attended values", group="attn"),
@@ -58,6 +61,7 @@ class GroupedAttention(Layer):
               by_position=True, dtype="int32"),
     )
     scratch = (Scratch("workspace", _workspace),)
+    feeds = (Feed("positions", "N", "int32", 0, "P", when="packed"),)
     reads = {"qkv": "N ED"}
     across = True
 
@@ -65,20 +69,19 @@ class GroupedAttention(Layer):
     def turns(self) -> bool:
         return self.rope is not None and self.Z > 0
 
-    def forward(self, qkv, cos, sin, first, *, y, lse, probs, workspace):
-        kernels.attention_forward(qkv, lse.shape[0], self.H, **self._terms(lse, cos, sin, first), y=y, lse=lse,
-                                  workspace=workspace)
+    def forward(self, qkv, cos, sin, first, positions=None, *, y, lse, probs, workspace):
+        terms = self._terms(lse, cos, sin, first, positions)
+        kernels.attention_forward(qkv, lse.shape[0], self.H, **terms, y=y, lse=lse, workspace=workspace)
         if probs is not None:
-            kernels.attention_probabilities(qkv, lse, lse.shape[0], self.H, **self._terms(lse, cos, sin, first), probs=probs,
-                                            workspace=workspace)
+            kernels.attention_probabilities(qkv, lse, lse.shape[0], self.H, **terms, probs=probs, workspace=workspace)
 
-    def backward(self, dy, qkv, y, lse, probs, cos, sin, first, *, dqkv, workspace):
-        kernels.attention_backward(dy, qkv, y, lse, lse.shape[0], self.H, probs, **self._terms(lse, cos, sin, first),
-                                   dqkv=dqkv, workspace=workspace)
+    def backward(self, dy, qkv, y, lse, probs, cos, sin, first, positions=None, *, dqkv, workspace):
+        terms = self._terms(lse, cos, sin, first, positions)
+        kernels.attention_backward(dy, qkv, y, lse, lse.shape[0], self.H, probs, **terms, dqkv=dqkv, workspace=workspace)
 
-    def _terms(self, lse, cos, sin, first):
+    def _terms(self, lse, cos, sin, first, positions):
         return {"kv_heads": self.K, "scale": self.scale, "cos": cos, "sin": sin, "softcap": self.softcap,
-                "first": None if first is None else first[:lse.shape[2]]}
+                "first": None if first is None else first[:lse.shape[2]], "positions": positions, "documents": self.packed}
 
     def start(self, room, dtype):
         """Room for turned keys and values of that many rows: arrays of shape K room D."""

@@ -60,9 +60,27 @@ class Speech:
         return cls(str(source), tokenizer, _stops(tokenizer, about), _template(files, about["tokenizer_config.json"]),
                    _special(about))
 
+    @property
+    def end(self) -> int | None:
+        """Id that ends a text, such as a document that a model is trained on; None where the tokenizer has none."""
+        named = self.vocabulary.get(self.special.get("eos_token"))
+        return named if named is not None else next(iter(self.stops), None)
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Ids by the names of their tokens; empty for bytes."""
+        return getattr(self.tokenizer, "vocabulary", {})
+
+    @property
+    def form(self) -> str | None:
+        """The template of chats: the model's own, or ChatML where its tokens are there; None for neither."""
+        chatml = "<|im_start|>" in self.vocabulary and "<|im_end|>" in self.vocabulary
+        return CHATML if self.template is None and chatml else self.template
+
     def prompt(self, text: str) -> list[int]:
         """Ids of a text to go on with, with what the model's tokenizer puts before every text."""
-        return self.tokenizer.encode(text, special=True).tolist()
+        special = {} if getattr(self.tokenizer, "takes_bytes", False) else {"special": True}
+        return self.tokenizer.encode(text, **special).tolist()
 
     def chat(self, messages: list[dict], now=None) -> list[int]:
         """Ids of a chat, and of the beginning of the answer.
@@ -80,14 +98,14 @@ class Speech:
         DataError
             When the template refuses the messages.
         """
-        names = {"<|im_start|>", "<|im_end|>"}
-        template = self.template
-        if template is None and names <= set(self.tokenizer.vocabulary):
-            template = CHATML
-        if template is None:
+        return self.tokenizer.encode(self.render(messages, now=now)).tolist()
+
+    def render(self, messages: list[dict], answer: bool = True, now=None) -> str:
+        """A chat as text; parameters and errors are those of `chat`, and `answer` says whether an answer begins after it."""
+        if self.form is None:
             raise ConfigError(f"chat with {self.where}", "must be a model with a chat template, or ChatML's tokens",
                               "one without", "Give the text with --prompt alone.")
-        return self.tokenizer.encode(render(template, messages, self.special, self.where, now=now)).tolist()
+        return render(self.form, messages, self.special, self.where, answer, now)
 
 
 def _json(source, name: str, contents: bytes) -> dict:

@@ -55,6 +55,12 @@ class Feed:
         Least value allowed.
     high : int, float, str or None
         Values must be below it; a letter stands for the layer's own.
+    when : str or None
+        The layer's field that switches it on, as of `Param`; where it is off the layer gets None.
+    called : str
+        What a step is fed it by, where the layer needs the name for something else; "" is `name`.
+    counts : bool
+        Along the last axis each value is 0, as the first is, or one more than the one before.
     """
 
     name: str
@@ -62,6 +68,9 @@ class Feed:
     dtype: str = ""
     low: float | None = None
     high: float | str | None = None
+    when: str | None = None
+    called: str = ""
+    counts: bool = False
 
     @property
     def is_cut(self) -> bool:
@@ -268,8 +277,8 @@ class Layer(ABC):
         """Name of the site that other layers read."""
         return self.sites[0].name
 
-    def has(self, param: Param | Table) -> bool:
-        """Whether this instance has that parameter or table."""
+    def has(self, param: Param | Table | Feed) -> bool:
+        """Whether this instance has that parameter, table or feed."""
         return param.when is None or bool(getattr(self, param.when))
 
     def held_rows(self, param: Param) -> slice:

@@ -321,7 +321,7 @@ class Program:
     @staticmethod
     def needs_to_wait(step: Step) -> set[str]:
         """What a step's accumulate reads beside its dy and feeds, which alone are there in the epilogue."""
-        return {*step.flow("accumulate").reads} - {"dy"} - {*step.feeds}
+        return {*step.flow("accumulate").reads} - {"dy"} - {*step.feeds} - {*step.layer.fed}
 
     @property
     def can_be_cut(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from cllm.errors import DeclarationError
 from cllm.program.declare import HANDED, Feed, Layer
@@ -85,11 +86,12 @@ class Wiring:
         local, constant = ({p.name: named[p.name] for p in kind if p.name in named}
                            for kind in (layer.params, layer.tables))
         axes, shapes = self._wired(full, layer, inputs)
-        feeds = {name: params.get(name, name) for name in layer.fed}
-        for name, feed in layer.fed.items():
+        fed = {name: feed for name, feed in layer.fed.items() if layer.has(feed)}
+        feeds = {name: params.get(name, feed.called or name) for name, feed in fed.items()}
+        for name, feed in fed.items():
             shape = _settled(full, feed.shape, own)
             shape = shape if axes == "N" else joined(shape)
-            self._declare_feed(Feed(feeds[name], with_rows(shape, axes), feed.dtype, feed.low, feed.high), own, full)
+            self._declare_feed(replace(feed, name=feeds[name], shape=with_rows(shape, axes)), own, full)
             shapes[name] = with_rows(shape, product(axes))
         feeds |= {name: given for name, given in inputs.items() if given in self._feeds}
         values = {name: given for name, given in inputs.items() if given not in self._feeds}
@@ -149,7 +151,7 @@ class Wiring:
 
     def _declare_feed(self, feed: Feed, own: Mapping[str, int], where: str) -> None:
         high = own.get(feed.high) if isinstance(feed.high, str) else feed.high
-        feed = Feed(feed.name, _settled(where, feed.shape, own), feed.dtype, feed.low, high)
+        feed = Feed(feed.name, _settled(where, feed.shape, own), feed.dtype, feed.low, high, counts=feed.counts)
         if feed.name in HANDED or feed.name in self._values:
             raise DeclarationError(where, "a feed may not have the name of a value or of what the executor hands in",
                                    feed.name, "Choose another name.")
@@ -162,7 +164,7 @@ class Wiring:
         bounds = [max, min]
         low, high = (pick(known) if (known := [b for b in pair if b is not None]) else None
                      for pick, pair in zip(bounds, ((first.low, feed.low), (first.high, feed.high)), strict=True))
-        self._feeds[feed.name] = Feed(feed.name, first.shape, feed.dtype, low, high)
+        self._feeds[feed.name] = Feed(feed.name, first.shape, feed.dtype, low, high, counts=first.counts or feed.counts)
 
     @staticmethod
     def _declare(known: dict, new: Parameter | Constant) -> None:

@@ -189,7 +189,7 @@ class _Proof:
 
     def check_extend(self) -> None:
         layer, one = self.layer, self.one
-        if not hasattr(layer, "extend"):
+        if not hasattr(layer, "extend") or getattr(layer, "packed", False):  # a packed form is never sampled from
             return
         whole = self.rows(self.forward(one)[layer.output])
         reads = [n for n in Flow.of(type(layer).extend).reads if n not in ("state", "position")]
@@ -293,9 +293,10 @@ def _check_in_a_model(layer: Layer, batch: int, time: int, shapes: dict[str, str
     for parameter in model.parameters.values():
         parameter[...] = rng.normal(0, 0.7, parameter.shape)
     letters = batch_letters(batch, time)
-    feeds = {name: one.given[name] if name in layer.fed else rng.normal(0, 1, resolve(feed.shape, letters))
-             for name, feed in program.feeds.items()}
     mine = program.steps[-1 if layer.evaluate_flow.exists else -2]
+    own = {fed: name for name, fed in mine.feeds.items()}
+    feeds = {name: one.given[own[name]] if name in own else rng.normal(0, 1, resolve(feed.shape, letters))
+             for name, feed in program.feeds.items()}
     dropped = tuple((v, Recompute()) for v in mine.outputs.values() if program.readers[v] and not program.values[v].optional
                     and v not in program.block_inputs)
 

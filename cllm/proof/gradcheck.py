@@ -9,6 +9,7 @@ from cllm.checks import LARGEST_SEED, checked_size
 from cllm.executor.batches import sizes_of
 from cllm.executor.executor import Executor
 from cllm.models.model import Model
+from cllm.program.packed import fed_by
 from cllm.proof.held import Shifting
 from cllm.strategies import StrategyLike
 
@@ -80,10 +81,12 @@ def gradcheck(model: Model, tokens: ArrayLike | None = None, targets: ArrayLike 
     batch = {name: np.asarray(array) for name, array in {"tokens": tokens, "targets": targets, **feeds}.items()
              if array is not None}
     copy = model.copy("float64")
-    executor = Executor(copy, *sizes_of(copy.program, batch), strategy=strategy)
+    program = fed_by(copy.program, batch)
+    sizes, packed = sizes_of(program, batch), program is not copy.program
+    executor = Executor(copy, *sizes, strategy=strategy, packed=packed)
     executor.loss_and_grad(**batch)
     shifting = Shifting(copy)
-    look = executor if shifting.model is copy else Executor(shifting.model, *sizes_of(copy.program, batch))
+    look = executor if shifting.model is copy else Executor(shifting.model, *sizes, packed=packed)
     generator = np.random.default_rng(seed)
     rows = []
     for name, gradient in copy.gradients.items():

@@ -12,6 +12,7 @@ from cllm.executor.executor import Executor
 from cllm.models.model import Model
 from cllm.planning import decide, ledger_of
 from cllm.plans.plan import Plan
+from cllm.program.packed import fed_by
 from cllm.proof.closeness import Closeness, closeness
 from cllm.schedule.compression import PACKED
 from cllm.strategies import MemoryBudget, RecomputeAll, StrategyLike
@@ -39,10 +40,12 @@ def gradient_error(model: Model, tokens: ArrayLike | None = None, targets: Array
     As `Executor` and `Executor.loss_and_grad`.
     """
     copy, batch = model.copy(), _batch(tokens, targets, feeds)
+    program = fed_by(copy.program, batch)
 
     def gradients(of) -> dict[str, np.ndarray]:
         copy.zero_grad()
-        executor = Executor(copy, *sizes_of(copy.program, batch), strategy=of, num_threads=num_threads, seed=seed)
+        executor = Executor(copy, *sizes_of(program, batch), strategy=of, num_threads=num_threads, seed=seed,
+                            packed=program is not copy.program)
         executor.loss_and_grad(**batch)
         return copy.gradients
 
@@ -75,7 +78,10 @@ def plan_within_error(model: Model, tokens: ArrayLike | None = None, targets: Ar
     if not isinstance(budget, MemoryBudget) or budget.max_grad_error is None:
         raise ConfigError("plan_within_error(budget)", "must be a MemoryBudget with max_grad_error", repr(budget),
                           "Write MemoryBudget(limit, allow=(..., 'bfloat16'), max_grad_error=1e-2).")
-    ledger = ledger_of(model, *sizes_of(model.program, _batch(tokens, targets, feeds)), optimizer, num_threads=num_threads)
+    batch = _batch(tokens, targets, feeds)
+    program = fed_by(model.program, batch)
+    ledger = ledger_of(model, *sizes_of(program, batch), optimizer, num_threads=num_threads,
+                       packed=program is not model.program)
     budget = budget.read(ledger.held_bytes)  # once, for all the plans below
     allow, measured = tuple(budget.allow), []
     while True:

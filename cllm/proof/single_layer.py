@@ -55,7 +55,7 @@ class SingleLayer:
             has = layer.has(table)
             self.given[table.name] = np.asarray(table.make(layer)).astype(table.dtype or self.dtype) if has else None
         for name, feed in layer.fed.items():
-            self.given[name] = self._drawn_feed(feed, rng)
+            self.given[name] = self._drawn_feed(feed, rng) if layer.has(feed) else None
         self.given["key"] = np.array([3, 0, 0], np.uint64)
         self.given["scale"] = np.array([0.5])
 

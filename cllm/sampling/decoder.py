@@ -41,7 +41,7 @@ def decodes_incrementally(program: Program) -> bool:
     """Whether every layer that looks across positions has a step-by-step form."""
     for step in program.steps:
         layer = step.layer
-        own = {declared.name for declared in (*layer.params, *layer.tables)}
+        own = {declared.name for declared in (*layer.params, *layer.tables)} | set(layer.fed) - set(step.feeds)
         missing = set(layer.forward_flow.reads) - set(step.inputs) - own - SERVED
         if missing or layer.across and not hasattr(layer, "extend"):
             return False
@@ -94,7 +94,7 @@ class Decoder:
         letters = step.letters(batch)
         shapes = {name: resolve(shape, batch) for name, shape in step.shapes.items()}
         inputs = {name: values[value].reshape(shapes[name]) for name, value in step.inputs.items()}
-        given = {**inputs, "tokens": tokens[None], "key": None,
+        given = {**dict.fromkeys(layer.fed), **inputs, "tokens": tokens[None], "key": None,
                  **{d.name: self._own(step, d, n) for d in (*layer.params, *layer.tables)}}
         if layer.across:
             reads = [name for name in Flow.of(type(layer).extend).reads if name not in ("state", "position")]

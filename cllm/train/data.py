@@ -53,8 +53,12 @@ class Data:
 
     def files(self) -> dict[str, bytes]:
         """Files that a snapshot keeps, so that it can decode by itself."""
-        learned = isinstance(self.tokenizer, BPETokenizer)
-        return {TOKENIZER: self.tokenizer.definition.encode()} if learned else {}
+        return tokenizer_files(self.tokenizer)
+
+
+def tokenizer_files(tokenizer) -> dict[str, bytes]:
+    """The file of a learned tokenizer; others need none."""
+    return {TOKENIZER: tokenizer.definition.encode()} if isinstance(tokenizer, BPETokenizer) else {}
 
 
 def load_data(text, tokenizer, out: Path | None, vocab_size: int) -> Data:

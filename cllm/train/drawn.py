@@ -1,15 +1,17 @@
 """What a run is fed by a function of the step, for any model, in place of windows of a text."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from cllm.errors import CllmError, ConfigError, DataError
-from cllm.executor.batches import FeedCheck, checked_feeds, divisor_of, feed_checks, sizes_of
+from cllm.executor.batches import FeedCheck, checked_feeds, divisor_of, feed_checks
 from cllm.models.model import Model
+from cllm.program.packed import fed_by
 from cllm.program.workload import Workload
-from cllm.train.executors import Executors
+from cllm.train.data import tokenizer_files
+from cllm.train.executors import Executors, Shape, shape_of
 from cllm.train.step import Call
 
 # Settings that a text alone has: sizes come from what the function returns, and there is nothing to split or to continue.
@@ -29,14 +31,14 @@ class Drawn:
     data : callable
         ``data(step)`` returns a dict of arrays; its sizes may differ from step to step.
     eval_data : callable or None
-        ``eval_data(number)`` of the batches of an evaluation, counted from 0.
+        ``eval_data(number)`` of the batches of an evaluation, counted from 0; one with a length has no more than those.
 
     Attributes
     ----------
-    sizes : (B, T)
+    sizes : (B, T), or (B, T, True) for packed rows
         Of batch 0.
     sha256 : str
-        Of batch 0, as the model is fed it.
+        Of batch 0, as the model is fed it, and of what `data` says of itself by a `sha256` of its own.
 
     Raises
     ------
@@ -47,10 +49,9 @@ class Drawn:
     model: Model
     data: Callable[[int], Mapping]
     eval_data: Callable[[int], Mapping] | None = None
-    sizes: tuple[int, int | None] = field(init=False)
+    sizes: Shape = field(init=False)
     sha256: str = field(init=False)
 
-    tokenizer: ClassVar[None] = None
     bytes_per_token: ClassVar[None] = None  # nobody knows
     tokens_of_step: ClassVar[None] = None
     unit: ClassVar[str] = "nats"
@@ -72,6 +73,11 @@ class Drawn:
             self._fed("eval_data", 0)
 
     @property
+    def tokenizer(self):
+        """That of `data`, where it has one."""
+        return getattr(self.data, "tokenizer", None)
+
+    @property
     def can_evaluate(self) -> bool:
         """Whether there is anything to evaluate on."""
         return self.eval_data is not None
@@ -82,51 +88,54 @@ class Drawn:
 
     def evaluation_calls(self, most: int) -> int:
         """Calls of an evaluation of at most so many."""
-        return most if self.can_evaluate else 0
+        if not self.can_evaluate:
+            return 0
+        return min(most, len(self.eval_data)) if hasattr(self.eval_data, "__len__") else most
 
     def mean_loss(self, executors: Executors, most: int) -> float:
-        """Mean loss over so many batches of `eval_data`, each with the weight that its loss is divided by; without dropout."""
-        program, total, weights = self.model.program, 0.0, 0.0
-        for number in range(most):
+        """Mean loss over at most so many batches of `eval_data`, each weighted by what its loss is divided by; no dropout."""
+        total, weights = 0.0, 0.0
+        for number in range(self.evaluation_calls(most)):
             sizes, feeds = self._fed("eval_data", number)
             executor = executors.of(*sizes)
-            weight = divisor_of(program, executor.workload, feeds, None)
+            weight = divisor_of(executor.program, executor.workload, feeds, None)
             total, weights = total + weight * executor.loss(**feeds), weights + weight
         return total / weights
 
     def describe(self) -> dict:
         """What a snapshot keeps; as that of a text."""
-        return {"drawn": True, "text": None, "tokens": None, "sha256": self.sha256, "tokenizer": None}
+        return {"drawn": True, "text": None, "tokens": None, "sha256": self.sha256,
+                "tokenizer": getattr(self.tokenizer, "name", None)}
 
     def files(self) -> dict[str, bytes]:
-        """None: there is nothing to decode by."""
-        return {}
+        """Files that a snapshot keeps, so that it can decode by itself, where `data` has a tokenizer."""
+        return tokenizer_files(self.tokenizer)
 
     def in_words(self) -> str:
         """What there is, and the sizes of a step."""
         evaluated = "others" if self.can_evaluate else "nothing"
-        sizes = " x ".join(str(size) for size in self.sizes if size is not None)
+        sizes = " x ".join(str(size) for size in self.sizes[:2] if size is not None)
         return f"batches of a function to train on, {evaluated} to validate, {sizes} a step"
 
-    def _fed(self, name: str, number: int) -> tuple[tuple[int, int | None], Call]:
-        """B and T, and the feeds by name, of a function's batch; what it raises is let through."""
+    def _fed(self, name: str, number: int) -> tuple[Shape, Call]:
+        """The shape, and the feeds by name, of a function's batch; what it raises is let through."""
         given, where = getattr(self, name)(number), f"{name}({number})"
         if not isinstance(given, Mapping):
             raise ConfigError(where, "must return every feed by name", type(given).__name__,
                               f"Return a dict: {', '.join(self.model.program.feeds)}.")
-        program, given = self.model.program, {n: array for n, array in given.items() if array is not None}
+        given = {n: array for n, array in given.items() if array is not None}
         try:
-            sizes = sizes_of(program, given)
-            return sizes, checked_feeds(self._checks(sizes), given, program.feeds)
+            shape = shape_of(self.model, given)
+            return shape, checked_feeds(self._checks(shape, given), given, fed_by(self.model.program, given).feeds)
         except CllmError as error:
             raise type(error)(f"{where}, {error.where}", error.must, error.got, error.do) from error
 
-    def _checks(self, sizes: tuple[int, int | None]) -> dict[str, FeedCheck]:
-        return feed_checks(self.model.program, Workload(*sizes, self.model.dtype))
+    def _checks(self, shape: Shape, names: Collection[str]) -> dict[str, FeedCheck]:
+        return feed_checks(fed_by(self.model.program, names), Workload(*shape[:2], self.model.dtype))
 
-    def _digest(self, sizes: tuple[int, int | None], feeds: Call) -> str:
+    def _digest(self, shape: Shape, feeds: Call) -> str:
         """Of what the model is fed: a function may return other dtypes of the same numbers."""
-        digest, checks = hashlib.sha256(), self._checks(sizes)
+        digest, checks = hashlib.sha256(str(getattr(self.data, "sha256", "")).encode()), self._checks(shape, feeds)
         for name, array in sorted(feeds.items()):
             digest.update(f"{name} {array.shape} ".encode())
             digest.update(array.astype(checks[name].dtype).tobytes())

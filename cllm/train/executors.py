@@ -1,12 +1,30 @@
 """Executors, one for each shape of batch, kept as far as the memory budget has room for them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from cllm.errors import BudgetError
+from cllm.executor.batches import sizes_of
 from cllm.executor.executor import Executor
 from cllm.models.model import Model
+from cllm.program.packed import fed_by
 from cllm.strategies import MemoryBudget, parse
 from cllm.train.settings import TrainSettings
+
+Shape = tuple[int, int | None] | tuple[int, int | None, bool]  # B, T, and True where rows are packed
+
+
+def shape_of(model: Model, call: Mapping) -> Shape:
+    """The shape of what a model is fed by name.
+
+    Raises
+    ------
+    ShapeError
+        As `sizes_of`.
+    """
+    program = fed_by(model.program, call)
+    sizes = sizes_of(program, call)
+    return sizes if program is model.program else (*sizes, True)
 
 
 @dataclass(slots=True)
@@ -20,14 +38,14 @@ class Executors:
     budget : MemoryBudget or None
         That of the run, "auto" read: one limit for as long as the run goes on.
     kept : dict
-        (B, T) -> Executor, the one used last at the end; T is None for a model without time steps.
+        Shape -> Executor, the one used last at the end; T is None for a model without time steps.
     """
 
     model: Model
     settings: TrainSettings
     optimizer: str
     budget: MemoryBudget | None = None
-    kept: dict[tuple[int, int | None], Executor] = field(default_factory=dict)
+    kept: dict[Shape, Executor] = field(default_factory=dict)
 
     @property
     def limit(self) -> int | None:
@@ -40,7 +58,7 @@ class Executors:
         reports = sorted((ex.memory for ex in self.kept.values()), key=lambda m: m.total_bytes)
         return sum(m.arena_bytes + m.batch_bytes for m in reports[:-1]) + sum(m.total_bytes for m in reports[-1:])
 
-    def of(self, batch: int, time: int | None) -> Executor:
+    def of(self, batch: int, time: int | None, packed: bool = False) -> Executor:
         """The executor for B = `batch`, T = `time`.
 
         Raises
@@ -48,12 +66,12 @@ class Executors:
         BudgetError
             When no plan for this shape keeps the budget, not even alone.
         """
-        shape = batch, time
-        found = self.kept.pop(shape, None) or self._make(batch, time)
+        shape = (batch, time, packed) if packed else (batch, time)
+        found = self.kept.pop(shape, None) or self._make(batch, time, packed)
         self.kept[shape] = found
         return found
 
-    def _make(self, batch: int, time: int | None) -> Executor:
+    def _make(self, batch: int, time: int | None, packed: bool) -> Executor:
         s = self.settings
         while True:
             taken = sum(ex.memory.arena_bytes + ex.memory.batch_bytes for ex in self.kept.values())
@@ -61,7 +79,7 @@ class Executors:
             if self.budget is not None:  # the whole of it, and then what others leave of it
                 strategy = self.budget if not taken else replace(self.budget, limit=max(1, self.limit - taken), found=None)
             try:
-                return Executor(self.model, batch, time, strategy, self.optimizer, s.threads, s.seed)
+                return Executor(self.model, batch, time, strategy, self.optimizer, s.threads, s.seed, packed=packed)
             except BudgetError:
                 if not self.kept:
                     raise

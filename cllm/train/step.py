@@ -9,6 +9,7 @@ from cllm import _kernels as kernels
 from cllm.errors import ShapeError, TokenError
 from cllm.models.model import Model
 from cllm.optim import clip_each_grad_norm, clip_grad_norm
+from cllm.program.packed import POSITIONS
 from cllm.train.settings import TrainSettings
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -35,14 +36,14 @@ def checked_batches(batches: Iterable[Batch] | Mapping) -> list[Call]:
 
 
 def targets_in(calls: list[Call]) -> int | None:
-    """Targets that are not -1, of calls on tokens and targets; None where others are fed.
+    """Targets that are not -1, of calls on tokens and targets, and positions where rows are packed; None where others are fed.
 
     Raises
     ------
     TokenError
         When there is none.
     """
-    if any(set(call) != {"tokens", "targets"} for call in calls):
+    if any(set(call) - {POSITIONS} != {"tokens", "targets"} for call in calls):
         return None
     count = sum(int(np.count_nonzero(np.asarray(call["targets"]) != -1)) for call in calls)
     if not count:

@@ -11,7 +11,6 @@ import psutil
 
 from cllm.checks import checked_size, shown
 from cllm.errors import ConfigError, NonFiniteError, SnapshotError
-from cllm.executor.batches import sizes_of
 from cllm.models.model import Model
 from cllm.sampling import stream_text
 from cllm.snapshot import step_of
@@ -20,6 +19,7 @@ from cllm.tokenizer import BPETokenizer, ByteTokenizer
 from cllm.train.beginning import begin
 from cllm.train.callbacks import Callback, MetricsFile
 from cllm.train.evaluation import Validation
+from cllm.train.executors import shape_of
 from cllm.train.guard import beginning_in, on_interrupt, only_run_in
 from cllm.train.keeper import Keeper
 from cllm.train.result import TrainResult
@@ -172,13 +172,13 @@ class Trainer:
         """
         began, rate = perf_counter(), self.rate(self.step)
         calls = self.source.calls(self.step) if batches is None else checked_batches(batches)
-        sizes = [sizes_of(self.model.program, call) for call in calls]
+        shapes = [shape_of(self.model, call) for call in calls]
         targets = targets_in(calls)
         divisor = targets if len(calls) > 1 else None  # of one call, its head knows it
         self.model.zero_grad()
         try:
             loss = 0.0
-            for number, (shape, call) in enumerate(zip(sizes, calls, strict=True)):
+            for number, (shape, call) in enumerate(zip(shapes, calls, strict=True)):
                 executor = self.executors.of(*shape)
                 executor.step = self.step * self.settings.accumulate + number
                 loss += executor.loss_and_grad(**call, num_targets=divisor)
@@ -195,7 +195,7 @@ class Trainer:
         self._pace = seconds if not self._pace else 0.9 * self._pace + 0.1 * seconds
         self._tell("step", loss=loss, rate=rate, grad_norm=norm, seconds=seconds,
                    tokens_per_second=None if targets is None else targets / seconds,
-                   examples_per_second=sum(batch for batch, _ in sizes) / seconds,
+                   examples_per_second=sum(batch for batch, *_ in shapes) / seconds,
                    seconds_left=(self.settings.steps - self.step) * self._pace,
                    rss_bytes=psutil.Process().memory_info().rss)
         return loss

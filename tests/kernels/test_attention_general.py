@@ -94,7 +94,7 @@ def run(setting, qkv, dy, threads=1, keep=False, like=lambda x: x):
 def workspace_of(setting, threads, itemsize):
     options = setting.options
     return kernels.attention_workspace(setting.batch, setting.time, setting.heads, setting.head_dim, threads, itemsize,
-                                       kv_heads=setting.kv_heads, bounded="first" in options or "last" in options,
+                                       kv_heads=setting.kv_heads, bounded=bool({"first", "last", "documents"} & set(options)),
                                        capped="softcap" in options)
 
 
@@ -124,6 +124,8 @@ def reference(setting, qkv, dy):
     s = raw if cap is None else cap * np.tanh(raw / cap)
     place = np.arange(time)
     first = options.get("first", np.zeros(time, int)).reshape(-1, time)
+    if options.get("documents"):
+        first = np.maximum(first, place - options["positions"].reshape(-1, time))
     last = options.get("last", place).reshape(-1, time)
     seen = ((place >= first[..., None]) & (place <= last[..., None]))[:, None]
     s = np.where(seen, s, -np.inf)
@@ -165,6 +167,9 @@ OPTIONS = {  # for B, T, D
     "window": lambda b, t, d: {"first": window(t, 5)},
     "wide window": lambda b, t, d: {"first": window(t, 55)},
     "documents": lambda b, t, d: {"first": documents(b, t)[0]},
+    "documents by positions": lambda b, t, d: {"documents": True, "positions": documents(b, t)[2]},
+    "documents, turned, in a window": lambda b, t, d: {**rope(t, d // 2), "documents": True, "first": window(t, 20),
+                                                       "positions": documents(b, t, 1)[2]},
     "both ways": lambda b, t, d: {"last": np.full(t, t - 1, np.int32)},
     "documents both ways": lambda b, t, d: dict(zip(("first", "last"), documents(b, t), strict=False)),
     "window both ways": lambda b, t, d: {"first": window(t, 20), "last": np.minimum(np.arange(t) + 30, t - 1)
@@ -280,6 +285,35 @@ def test_packed_documents_equal_separate_ones():
             part = run(Setting(1, rows.stop - start, 4, 2, 8, alone), qkv[rows].copy(), dy[rows].copy())
             for name in ("y", "dqkv"):
                 lawtools.assert_close(packed[name][rows], part[name], name, float64=1e-12)
+
+
+@dtypes
+def test_documents_by_their_positions_are_documents_by_their_bounds(dtype):
+    first, _, positions = documents(2, 150)
+    for more in ({}, {"first": window(150, 20)}):
+        bounds = np.maximum(first, np.tile(more["first"], 2)) if more else first
+        by_bounds, by_positions = (Setting(2, 150, 4, 2, 8, {**rope(150, 4), "positions": positions, **options})
+                                   for options in ({"first": bounds}, {"documents": True, **more}))
+        qkv, dy = by_bounds.draw(dtype)
+        for keep in (False, True):
+            assert_same(run(by_positions, qkv, dy, keep=keep), run(by_bounds, qkv, dy, keep=keep))
+
+
+@dtypes
+def test_documents_that_begin_at_whole_tiles_are_never_met_by_others(dtype):
+    """What stands in tiles that no row of a document sees is not read, so NaN there goes nowhere; and the document's bits are
+    those that it has alone."""
+    positions = np.concatenate([np.arange(192), np.arange(201), np.zeros(183)]).astype(np.int32)
+    rows = slice(192, 393)
+    setting = Setting(1, 576, 4, 2, 8, {**rope(210, 4), "documents": True, "positions": positions})
+    qkv, dy = setting.draw(dtype)
+    alone = run(Setting(1, 201, 4, 2, 8, rope(210, 4)), qkv[rows].copy(), dy[rows].copy())
+    qkv[:192], dy[:192] = np.nan, np.nan
+    for threads, keep in ((1, False), (3, True)):
+        got = run(setting, qkv, dy, threads, keep)
+        for name in ("y", "dqkv"):
+            lawtools.assert_same_bits(got[name][rows].copy(), alone[name], name)
+        lawtools.assert_same_bits(got["lse"][:, :, rows].copy(), alone["lse"])
 
 
 def test_a_row_that_sees_nothing_has_zeros():
@@ -406,6 +440,8 @@ WRONG = {
     "few rows": ({"cos": TABLE[1:], "sin": TABLE[1:]}, "cos and sin must have at least 10 rows"),
     "many columns": ({"cos": np.ones((10, 3), "float32"), "sin": np.ones((10, 3), "float32")}, "at most 2 columns"),
     "few positions": ({"cos": TABLE, "sin": TABLE, "positions": np.zeros(9, np.int32)}, "positions must have an element"),
+    "documents without positions": ({"documents": True}, "documents must have the positions"),
+    "few positions of documents": ({"documents": True, "positions": np.zeros(9, np.int32)}, "positions must have an element"),
     "few first": ({"first": np.zeros(19, np.int32)}, "first must have an element for each of 20 rows or 10 places"),
     "many last": ({"last": np.zeros(21, np.int32)}, "last must have an element for each of 20 rows or 10 places"),
     "short workspace": ({"first": np.zeros(20, np.int32), "short": 1}, "workspace must have at least"),

@@ -82,6 +82,39 @@ def test_scaled_token_rows(shape, dtype):
                                       list(cases(*shape, dtype))[1].run()["dpositions"])
 
 
+@pytest.mark.parametrize("dtype", lawtools.DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_may_stand_in_places_of_their_own(shape, dtype):
+    batch, time, vocab, c = shape
+    given, n = inputs(*shape, dtype), batch * time
+    table = draw((4, c), dtype, 2)  # fewer than T rows
+    places = np.random.default_rng(5).integers(0, 4, n).astype("int32")
+    dy, sums = draw((n, c), dtype, 3), {"dweight": draw((vocab, c), dtype, 4), "dpositions": draw((4, c), dtype, 5)}
+
+    def forward(a, first):
+        _kernels.embedding_forward(a["tokens"], given["weight"], table, time, 1.0, a["places"], y=a["y"])
+
+    def backward(a, first):
+        _kernels.embedding_backward(a["tokens"], a["dy"], time, 1.0, a["places"], dweight=a["dweight"],
+                                    dpositions=a["dpositions"])
+
+    cases = (lawtools.Case(forward, {"tokens": given["tokens"], "places": places, "y": blank((n, c), dtype)},
+                           rows=("tokens", "places", "y"), writes=("y",), unit=time),
+             lawtools.Case(backward, {"tokens": given["tokens"], "places": places, "dy": dy, **sums},
+                           rows=("tokens", "places", "dy"), writes=("dweight", "dpositions"), unit=time))
+    lawtools.assert_same_bits(cases[0].run()["y"], given["weight"][given["tokens"]] + table[places])
+    got = cases[1].run()
+    np.add.at(sums["dweight"], given["tokens"], dy)
+    np.add.at(sums["dpositions"], places, dy)
+    for name, expected in sums.items():
+        lawtools.assert_same_bits(got[name], expected, name)
+    for case in cases:
+        lawtools.assert_law_of_bits(case)
+    with pytest.raises(ShapeError, match="places"):
+        _kernels.embedding_forward(given["tokens"], given["weight"], table, time, 1.0, np.zeros(n + 1, "int32"),
+                                   y=blank((n, c), dtype))
+
+
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_backward_equals_finite_differences(scale):
     batch, time, vocab, c = 2, 3, 4, 5

@@ -49,7 +49,7 @@ def test_a_family_that_looks_ahead_is_found():
 def test_no_example_changes_another(name):
     family = FAMILIES[name]
     ex = family.executor(family.model())
-    steps = family.architecture.program.steps
+    steps = family.program.steps
     read = {step.feeds[name] for step in steps for name in step.layer.forward_flow.reads if name in step.feeds}
     feeds, others = ({n: array for n, array in family.draw(seed).items() if n in read} for seed in (0, 1))
     before = ex.logits(**feeds)

@@ -40,6 +40,22 @@ def test_logits_loss_and_every_gradient(name, dtype, logits_tolerance, gradient_
     assert len(checked) >= len(model.parameters)
 
 
+@pytest.mark.parametrize("dtype, logits_tolerance, gradient_tolerance", [("float64", 1e-10, 1e-9), ("float32", 2e-5, 2e-4)])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_rows_of_several_documents(name, dtype, logits_tolerance, gradient_tolerance):
+    golden = np.load(HF / f"packed_{name}" / "golden.npz")
+    model = cllm.from_pretrained(HF / name, dtype=dtype)
+    executor = cllm.Executor(model, *golden["tokens"].shape, strategy="selective@1", num_threads=2, packed=True)
+    feeds = {key: golden[key] for key in ("tokens", "targets", "positions")}
+    assert near(executor.logits(feeds["tokens"], positions=feeds["positions"]), golden["logits"], logits_tolerance)
+    assert near(np.array(executor.loss_and_grad(**feeds)), golden["loss"], logits_tolerance)
+    names = file_names(model)
+    checked = [key.removeprefix("grad/") for key in golden.files if key.startswith("grad/")]
+    for tensor in checked:
+        assert near(gradient_of(model, names, tensor), golden[f"grad/{tensor}"], gradient_tolerance), tensor
+    assert len(checked) >= len(model.parameters) and executor.high_water_bytes == executor.memory.arena_bytes
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_byte_comes_back(name, tmp_path):
     model = cllm.from_pretrained(HF / name)

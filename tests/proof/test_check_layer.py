@@ -24,7 +24,11 @@ OURS = [layers.Linear(I=5, O=7), layers.Linear(I=5, O=7, bias=False), layers.Lay
         layers.GroupedAttention(H=4, K=2, D=6, E=8, P=9, Z=2, rope=layers.Rope(), window=2, softcap=3.0, scale=0.4),
         layers.GroupedAttention(H=4, K=4, D=4, E=12, P=9),
         layers.AdaptedLinear(I=5, O=7, U=2, K=2, W=7, slices=((0, 7),), scale=0.5),
-        layers.AdaptedLinear(I=5, O=9, U=4, K=2, W=5, slices=((0, 3), (6, 8)), scale=2.0, bias=False, rate=0.4, stream=3)]
+        layers.AdaptedLinear(I=5, O=9, U=4, K=2, W=5, slices=((0, 3), (6, 8)), scale=2.0, bias=False, rate=0.4, stream=3),
+        layers.Attention(H=2, D=4, C=8, packed=True),
+        layers.CrystallineAttention(H=2, D=4, C=8, V=9, packed=True), layers.Embedding(V=9, C=6, P=8, packed=True),
+        layers.Embedding(V=9, C=6, P=8, kind="none", packed=True),
+        layers.GroupedAttention(H=4, K=2, D=6, E=8, P=9, Z=2, rope=layers.Rope(), window=2, packed=True)]
 
 
 @pytest.mark.parametrize("layer", OURS, ids=lambda layer: type(layer).__name__)
