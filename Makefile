@@ -128,7 +128,7 @@ types: $(VENV)/extra-test $(VENV)/extra-types
 
 lint: $(VENV)/extra-lint
 	$(BIN)/ruff check .
-	$(BIN)/cython-lint cllm
+	PATH=$(abspath $(BIN)):$$PATH cython-lint cllm
 
 clean:
 	rm -rf $(VENV) build dist out cllm.egg-info cllm/_build_info.py cllm/_kernels*.so cllm/levels

@@ -60,7 +60,8 @@ echo "$fused multiply-adds on NEON vectors in the kernels"
 seconds=(activation residual random gated softcap rmsnorm embedding loss optimizer compress gradient_lists array_list streaming
          lawtools first_fit clock)
 if [ $# -eq 0 ]; then
-    set -- tests/models/test_golden.py tests/laws/test_twenty_steps.py $(printf 'tests/kernels/test_%s.py ' "${seconds[@]}")
+    # shellcheck disable=SC2046
+    set -- $(printf 'tests/kernels/test_%s.py ' "${seconds[@]}") tests/models/test_golden.py tests/laws/test_twenty_steps.py
 fi
 emulated() {
     (cd "$package" && env -i HOME="$here" PATH="$PATH" PYTHONHOME="$root/usr" PYTHONPATH="$package:$site" PYTHONDONTWRITEBYTECODE=1 \

@@ -137,10 +137,10 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
         j = 0
         while j < full:
             pack_right_columns(address(b, j * p.b_col), p.b_col, tile_columns, depth, tile_columns,
-                            address(block, j * depth))
+                               address(block, j * depth))
             j += tile_columns
         pack_right_columns(address(b, full * p.b_col), p.b_col, column1 - column0 - full, depth,
-                        vectors * lanes(workspace), address(block, full * depth))
+                           vectors * lanes(workspace), address(block, full * depth))
     row = row0
     while row < row1:
         if p.a_col == 1:

@@ -6,7 +6,6 @@
 # transposed but on its way into a packed block.
 
 
-
 cdef void add_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t column0, Py_ssize_t column1,
                    vec *dbias) noexcept nogil:
     """dbias[j] += dy[0, j] + dy[1, j] + ..., in this order, for column0 <= j < column1."""
