@@ -180,12 +180,12 @@ class Executor:
     # a step
 
     def _train(self, feeds: dict, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
-        refuse_untrained("loss_and_grad", self._model.program)
-        if self._model.revision != self._revision:
-            raise ConfigError("loss_and_grad", "must be of an executor that was made for what the model trains now",
-                              "one from before model.trainable was set", "Make the executor again.")
         threads = self.workload.threads
         with self._turn(), self._model.turn(), kernels.Threads(threads):
+            refuse_untrained("loss_and_grad", self._model.program)
+            if self._model.revision != self._revision:
+                raise ConfigError("loss_and_grad", "must be of an executor that was made for what the model trains now",
+                                  "one from before model.trainable was set", "Make the executor again.")
             self._model.threads = threads
             return self._one_step(feeds, num_targets, run)
 

@@ -19,6 +19,7 @@ from cllm.models.adapters import adapted_of, checked_model, with_adapters
 from cllm.models.architecture import Architecture
 from cllm.models.linear_parts import LinearPart, linear_parts
 from cllm.models.model import Model
+from cllm.models.saving import Source
 from cllm.program.program import Step
 from cllm.weights.directory import ADAPTER, Write, write_adapter
 from cllm.weights.dtypes import RAW, widened
@@ -51,7 +52,7 @@ def save_adapter(model: Model, directory: str | Path) -> Path:
         When it cannot be written.
     """
     architecture, directory = adapted_of("save_adapter", model), Path(directory)
-    modules = _modules(architecture.base)
+    modules = _modules(architecture.base, model.source)
     found = {}
     for step in model.program.steps:
         if isinstance(step.layer, AdaptedLinear):
@@ -92,10 +93,11 @@ def load_adapter(model: Model, directory: str | Path) -> Model:
     refuse_adapted("load_adapter", base)
     config = _read_config(directory)
     tensors, _ = read_header(directory / WEIGHTS)
-    modules = _modules(base)
+    modules = _modules(base, model.source)
     given = _pairs(directory, tensors, base, modules, config["r"])
-    parts = {module: _part(base, modules[module]) for module in given}
-    adapted = Adapted(base, config["r"], config["lora_alpha"], _targets(base, list(parts.values())),
+    every = linear_parts(base)
+    parts = _parts(base, {module: modules[module] for module in given}, every)
+    adapted = Adapted(base, config["r"], config["lora_alpha"], _targets(every, set(parts.values())),
                       config.get("use_rslora") or False, config.get("lora_dropout") or 0.0)
     made = with_adapters(model, adapted, None)
     for step in made.program.steps:
@@ -112,9 +114,10 @@ def load_adapter(model: Model, directory: str | Path) -> Model:
     return made
 
 
-def _modules(base: Architecture) -> dict[str, Part]:
+def _modules(base: Architecture, source: Source | None) -> dict[str, Part]:
     """Names of the modules of a family's files that are linear, and what each is of our parameters."""
-    base.to_config()  # refuses what the files cannot hold
+    if source is None:
+        base.to_config()  # refuses what the files cannot hold
     weights = {step.params["weight"] for step in base.program.steps if type(step.layer) is Linear}
     return {name.removesuffix(".weight"): part for name, part in base.tensors(None).items()
             if part.parameter in weights and name.endswith(".weight")}
@@ -212,16 +215,15 @@ def _pairs(directory: Path, tensors: Mapping[str, Tensor], base: Architecture, m
     return {module: (pair["lora_A"], pair["lora_B"]) for module, pair in found.items()}
 
 
-def _part(base: Architecture, module: Part) -> LinearPart:
-    """The linear part that a module is."""
-    step = next(step for step in base.program.steps if step.params.get("weight") == module.parameter)
-    columns = _columns(module, step.layer.O)
-    return next(part for part in linear_parts(base) if part.step == step.name and (part.start, part.stop) == columns)
+def _parts(base: Architecture, modules: Mapping[str, Part], every: list[LinearPart]) -> dict[str, LinearPart]:
+    """The linear part that each module is."""
+    steps = {step.params["weight"]: step for step in base.program.steps if type(step.layer) is Linear}
+    places = {(part.step, (part.start, part.stop)): part for part in every}
+    return {module: places[steps[part.parameter].name, tuple(_columns(part, steps[part.parameter].layer.O))]
+            for module, part in modules.items()}
 
 
-def _targets(base: Architecture, parts: list[LinearPart]) -> tuple[str, ...]:
+def _targets(every: list[LinearPart], chosen: set[LinearPart]) -> tuple[str, ...]:
     """Words that mean these parts and no others; whole names where a word would mean more."""
-    every = linear_parts(base)
-    words = {part.word if all(other in parts for other in every if other.matches(part.word)) else part.name: None
-             for part in parts}
-    return tuple(words)
+    too_wide = {word for word in {part.word for part in chosen} for part in every if part.matches(word) and part not in chosen}
+    return tuple(dict.fromkeys(part.name if part.word in too_wide else part.word for part in every if part in chosen))

@@ -22,7 +22,7 @@ def near(got, expected, tolerance):
 
 def in_files(model, arrays):
     """Arrays of a model's adapters as the files name and order them."""
-    modules, found = _modules(model.architecture.base), {}
+    modules, found = _modules(model.architecture.base, model.source), {}
     for step in model.program.steps:
         if isinstance(step.layer, AdaptedLinear):
             mine = {name: part for name, part in modules.items() if part.parameter == step.params["weight"]}
