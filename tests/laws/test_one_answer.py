@@ -30,6 +30,12 @@ DIGESTS = {
     ("llama", "float32"): "17e9251fdff44369",
     ("llama", "float64"): "e423c41bbe950a6c",
 }
+PACKED = {
+    ("gpt", "float32"): "874d660841f7e4d2",
+    ("gpt", "float64"): "b91a723b5b3489d7",
+    ("llama", "float32"): "a9307f6c9ba8c000",
+    ("llama", "float64"): "83c289fddee89413",
+}
 
 pytestmark = pytest.mark.skipif(not dispatch.choice().level.fuses,
                                 reason="this build rounds a product before its sum")
@@ -46,19 +52,22 @@ def whole_numbers(n, seed):
     return np.array(out)
 
 
-def digest_of(architecture, dtype, batch, seq_len, threads):
-    """Of losses and gradients of three clipped AdamW steps, and of the weights after them."""
+def digest_of(architecture, dtype, batch, seq_len, threads, packed=False):
+    """Of losses and gradients of three clipped AdamW steps, and of the weights after them; packed rows hold a document of 61
+    places, one of 97 and one of the rest."""
+    place = np.arange(seq_len)
+    fed = {"positions": np.tile(place - np.array([0, 61, 158])[np.searchsorted([61, 158], place, "right")], (batch, 1))}
     model = cllm.Model(architecture, seed=None, dtype=dtype)
     for index, parameter in enumerate(model.parameters.values()):
         parameter[...] = ((whole_numbers(parameter.size, index) - 32768) / 2.0 ** 18).reshape(parameter.shape)
         if parameter.ndim == 1:
             parameter += 1
-    executor = cllm.Executor(model, batch, seq_len, num_threads=threads)
+    executor = cllm.Executor(model, batch, seq_len, num_threads=threads, packed=packed)
     optimizer, digest = cllm.AdamW(model, lr=1e-3), hashlib.sha256()
     for step in range(3):
         tokens, targets = whole_numbers(2 * batch * seq_len, 77 + step).reshape(2, batch, seq_len) % architecture.vocab_size
         model.zero_grad()
-        digest.update(np.float64(executor.loss_and_grad(tokens, targets)).tobytes())
+        digest.update(np.float64(executor.loss_and_grad(tokens, targets, **fed if packed else {})).tobytes())
         for gradient in model.gradients.values():
             digest.update(gradient.tobytes())
         cllm.clip_grad_norm(model, 1.0)
@@ -73,3 +82,9 @@ def digest_of(architecture, dtype, batch, seq_len, threads):
 def test_bits_are_those_that_are_written_down(family, dtype):
     """T = 200 crosses the tiles of attention of every processor, and the keys after which a row's largest score may grow."""
     assert digest_of(FAMILIES[family](), dtype, 3, 200, 2) == DIGESTS[family, dtype]
+
+
+@pytest.mark.parametrize("family, dtype", PACKED)
+def test_bits_of_packed_rows_are_those_that_are_written_down(family, dtype):
+    """Documents begin and end inside of tiles, and one goes over the keys after which a row's largest score may grow."""
+    assert digest_of(FAMILIES[family](), dtype, 3, 200, 2, packed=True) == PACKED[family, dtype]
