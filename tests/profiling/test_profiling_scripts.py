@@ -8,6 +8,8 @@ import own_model
 import pytest
 from profiling_scripts import FOLDER, IN_A_CHECKOUT, script
 
+from cllm.strategies import STRATEGIES
+
 harness = script("harness")
 
 
@@ -180,8 +182,8 @@ def test_scripts_measure_a_model_of_a_user(monkeypatch):
                                                 "model": "Pictures, pixels 12, C 5, classes 4", "batch_size": 4, "rounds": 3}
     assert options.title(arguments, model).startswith("Pictures, pixels 12, C 5, classes 4; batch 4; float32")
     with options.trainings(arguments, model, ["per-block@2"]) as (made, failed):
-        assert failed == {"per-block@2": "ConfigError: strategy: must begin with one of cache, recompute, every, bf16, int8, "
-                          "int8-stochastic, spill, sqrt, binomial, budget, selective; got 'per-block@2'. Check the spelling."}
+        assert failed == {"per-block@2": f"ConfigError: strategy: must begin with one of {', '.join(STRATEGIES)}; "
+                          "got 'per-block@2'. Check the spelling."}
     with options.trainings(arguments, model, ["recompute"]) as (made, failed):
         peer, facts = made["recompute"]
         assert not failed and facts["loss"] > 0 and len(peer.ask("burst", repeats=2)) == 2
