@@ -174,3 +174,22 @@ def test_every_setting_of_the_model_is_an_option():
     for name in ModelConfig.preset("tiny").to_dict():
         spelled = {"n_layers": "layers", "n_heads": "heads"}.get(name, name).replace("_", "-")
         assert f"--{spelled}" in text
+
+
+def test_what_is_trained_is_told_to_plan_and_memory(tmp_path):
+    found = {}
+    for trainable in ([], ["--trainable", "*.ln*, ln_f.*"]):
+        for command in ("plan", "memory"):
+            path = tmp_path / "out.json"
+            assert run(command, *SMALL_JOB, *trainable, "--json", path).exit_code == 0
+            found[command, bool(trainable)] = json.loads(path.read_text())
+    assert found["plan", True]["total_bytes"] == found["memory", True]["total_bytes"]["total"]
+    assert found["plan", True]["total_bytes"] < found["plan", False]["total_bytes"]
+    assert found["memory", True]["trainable"] == ["*.ln*", "ln_f.*"] and found["memory", False]["trainable"] is None
+    rows = {row["part"]: row for row in found["memory", True]["weights"]}
+    assert rows["layer norms"]["gradient_bytes"] == rows["layer norms"]["parameter_bytes"] > 0
+    assert rows["attention"]["gradient_bytes"] == rows["attention"]["optimizer_bytes"] == 0
+    assert rows["all"]["gradient_bytes"] == found["memory", True]["total_bytes"]["gradients"]
+    for command in ("plan", "memory"):
+        done = run(command, *SMALL_JOB, "--trainable", "blocks.0.lm1.*")
+        assert done.exit_code == 1 and "nearest names are blocks.0.ln1" in done.stderr

@@ -233,3 +233,12 @@ def test_the_tokenizer_beside_a_model_file_is_taken(tmp_path):
         [tmp_path / "bare" / "it", "--tokenizer", snapshot / "tokenizer.json"])]
     assert len(set(texts)) == 1
     assert run("sample", tmp_path / "bare" / "it", "--prompt", "the c", "--tokens", 9) != texts[0]
+
+
+def test_a_run_trains_what_is_asked_and_goes_on_so(tmp_path):
+    out = ("--no-calibrate", "--out", tmp_path / "run")
+    assert "96 of them trained" in train(*out, "--steps", 2, "--trainable", "*.ln*, ln_f.*")
+    assert "trainable" in train(*out, "--steps", 3, "--resume", "--trainable", "*.fc1.*", code=1)
+    assert "96 of them trained" in train(*out, "--steps", 3, "--resume")
+    assert "must have a parameter to train" in train("--out", tmp_path / "other", "--trainable", ",", code=1)
+    assert not (tmp_path / "other").exists()

@@ -229,6 +229,17 @@ def test_a_forward_that_is_left_out_is_refused():
         build_schedule(toys.wire([]), toys.workload(), Plan(Script((("accumulate", "head"), ("backward", "head")))))
 
 
+def test_an_optional_value_that_is_freed_is_not_read():
+    """Backward then makes it again inside its kernel, as where it was never there."""
+    probs = "blocks.0.attn.probs"
+    line = ("forward", "blocks.0.attn")
+    kept = tuple((*one, probs) if one == line else one for one in drawn_script(CONFIG.program, lambda: False).order)
+    at = kept.index((*line, probs)) + 1
+    for order, expected in ((kept, True), ((*kept[:at], ("free", probs), *kept[at:]), False)):
+        schedule = build_schedule(CONFIG.program, Workload(4, 6), Plan(Script(order)))
+        assert any(b.value == probs and b.kind == "kept" for b in schedule.buffers) == expected
+
+
 def test_copies_cannot_be_written_out():
     program, work = CONFIG.program, Workload(4, 6)
     plan = cllm.plan(CONFIG, 4, 6, "bf16")
