@@ -2,7 +2,7 @@
 #   make test      build, install the tests' packages, run the tests
 #   make laws      the laws over every family, strategy, cut of the batch and dtype, which make test tries in pairs
 #   make check-builds   build the kernels in other ways (clang, checked bounds, serial, sanitizers, levels, other registers and
-#                  tuning) and compare bits, a quarter of an hour in all; ARGS="-k clang" is one of them
+#                  tuning) and compare bits, minutes each; ARGS="-k clang" is one of them
 #   make compare   build, then train one model under several strategies: table, out/compare.json, out/compare.png
 #   make profile   build, measure what README and docs show, into profiling/results/, draw every picture anew (what takes
 #                  PyTorch or hours from the stored figures) and fill the pages; make profile-memory makes one part of it

@@ -16,8 +16,9 @@ class is refused when it is created.
 """
 
 import inspect
+import sys
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -323,6 +324,15 @@ class Layer(ABC):
         return frozenset({"d" + p.name for p in self.params} & written)
 
 
+def _annotated(cls: type) -> Collection[str]:
+    """Names that the class itself annotates; from Python 3.14 on they are not looked up before somebody asks."""
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
+    return cls.__dict__.get("__annotations__", ())
+
+
 def _check_declaration(cls) -> None:
     """Refuse a layer whose signatures name what nobody declared, or that leaves declared things unwritten."""
 
@@ -336,7 +346,7 @@ def _check_declaration(cls) -> None:
     scratch = {s.name for s in cls.scratch}
     forward, accumulate, backward = cls.forward_flow, cls.accumulate_flow, cls.backward_flow
     read = {*forward.reads, *accumulate.reads, *backward.reads}
-    letters = set(cls.__dict__.get("__annotations__", ())) & set(BATCH_LETTERS)
+    letters = set(_annotated(cls)) & set(BATCH_LETTERS)
     if taken := letters | {*sites, *params, *tables, *scratch} & set(HANDED):
         refuse("declaration", f"{', '.join((*HANDED, *BATCH_LETTERS))} have a meaning of their own", taken)
     if stray := set(cls.reads) - set(cls.inputs):
@@ -376,5 +386,5 @@ def _check_declaration(cls) -> None:
         refuse("spares", "only what accumulate or backward reads can be left out with them", stray)
     if stray := set(cls.passes) - gradients:
         refuse("passes", "only gradients of inputs can be passed", stray)
-    if stray := set(cls.costless) - {name for c in cls.__mro__ for name in c.__dict__.get("__annotations__", ())}:
+    if stray := set(cls.costless) - {name for c in cls.__mro__ for name in _annotated(c)}:
         refuse("costless", "only fields can be named", stray)
