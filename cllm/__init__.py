@@ -30,6 +30,7 @@ from cllm.errors import (  # noqa: E402
     SnapshotError,
     SpillError,
     TokenError,
+    TornError,
 )
 from cllm.executor.executor import Executor  # noqa: E402
 from cllm.models.architecture import Architecture  # noqa: E402
@@ -73,7 +74,7 @@ __all__ = [
     "LayoutError", "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock",
     "Plan", "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "SGD", "Scratch", "Segment",
     "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape", "TokenError",
-    "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
+    "TornError", "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "clip_each_grad_norm", "clip_grad_norm",
     "compare", "from_gguf", "from_pretrained", "generate", "gradcheck", "gradient_error", "load", "load_tokenizer", "plan",
     "plan_within_error",
     "print_saved_values", "set_num_threads", "versions",

@@ -60,6 +60,10 @@ class NonFiniteError(CllmError, ArithmeticError):
     """NaN or infinity in the loss or in a gradient."""
 
 
+class TornError(CllmError, RuntimeError):
+    """Weights or an optimizer's states are of no one step: an update was broken off."""
+
+
 class SpillError(CllmError):
     """Values cannot be put on disk or fetched from it."""
 

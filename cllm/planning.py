@@ -13,8 +13,12 @@ from cllm.strategies import parse
 from cllm.strategies.memory_budget import ALLOWED
 
 
-def decide(strategy, ledger: Ledger) -> Plan:
+def decide(strategy, ledger: Ledger, states: str | None = None, update_in_backward: bool | None = None) -> Plan:
     """The plan of a strategy, a name, or a plan itself, with what it costs.
+
+    Parameters
+    ----------
+    states, update_in_backward : as of `Executor`
 
     Raises
     ------
@@ -28,6 +32,9 @@ def decide(strategy, ledger: Ledger) -> Plan:
             raise ConfigError("strategy", "must be a strategy, a Plan or a name", repr(strategy),
                               "Pass for example cllm.CacheAll(), 'every:2', or an object with decide(ledger).")
         strategy = strategy.decide(ledger)
+    if isinstance(strategy, Plan):
+        asked = {"states": states, "update_in_backward": update_in_backward}
+        strategy = replace(strategy, **{name: value for name, value in asked.items() if value is not None})
     estimate = ledger.evaluate(strategy)
     if strategy.fingerprint not in (None, ledger.fingerprint):
         raise PlanError("strategy", f"must be a plan made for this model and batch (fingerprint {ledger.fingerprint})",

@@ -60,6 +60,7 @@ HELP = {
     "eval_batches": "Batches of an evaluation.",
     "strategy": "What to cache and what to recompute, by name.",
     "memory_budget": "Limit such as 1GB for everything training holds; chooses the strategy.",
+    "states": "Where the optimizer's states are: memory, or disk:DIR; as a budget decides unless given.",
     "threads": "Threads of the kernels, by default as many as cllm info says. Results do not depend on it.",
     "snapshot_every": "Steps between snapshots.",
     "keep": "Last snapshots to keep; the best one is kept besides.",
@@ -69,7 +70,8 @@ HELP = {
     "sample_every": "Steps between samples of text.",
     "sample_prompt": "What the samples continue; a line break unless given.",
 }
-KINDS = {"memory_budget": str, "min_lr": float, "weight_decay": float, "warmup": int, "threads": int, "clip": float,
+KINDS = {"memory_budget": str, "states": str,
+         "min_lr": float, "weight_decay": float, "warmup": int, "threads": int, "clip": float,
          "hours": float, "stop_when_worse": int, "sample_every": int}
 
 

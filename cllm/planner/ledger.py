@@ -131,7 +131,7 @@ class Ledger:
 
     def _build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
         if plan not in self._built:
-            schedule = build_schedule(self._program, self.workload, plan)
+            schedule = build_schedule(self._program, self.workload, plan, plan.mode)
             self._built[plan] = schedule, report(self._program, self.workload, schedule, lay_out(schedule))
         return self._built[plan]
 

@@ -27,6 +27,18 @@ from cllm.plans.tree import (
 FORMAT = 1  # of plans as data
 
 
+def checked_states(where: str, states) -> str:
+    """Where an optimizer's states are: "memory", or "disk:DIR"; what is neither is refused.
+
+    Raises
+    ------
+    PlanError
+    """
+    if states == "memory" or isinstance(states, str) and states.startswith("disk:") and states != "disk:":
+        return states
+    raise PlanError(where, "must be 'memory' or 'disk:DIR'", shown(states), "Name a directory on a disk, as in disk:/var/tmp.")
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a plan costs: bytes of the arena, bytes in total, seconds of one step over the whole batch, and what those rest
@@ -54,6 +66,11 @@ class Plan:
         Decisions for values outside the blocks; what is not named is cached, optional values are left out.
     spill_directory : str or None
         Where spilled values go; needed by plans that spill.
+    update_in_backward : bool
+        A parameter is updated as soon as backward needs it no more, and its gradient is room in the arena; it takes the whole
+        batch as one micro-batch.
+    states : str
+        Where the optimizer's states are: "memory", or "disk:DIR".
     estimate : Estimate or None
         Set by `cllm.plan`: what the plan costs for its workload. Not part of equality.
     cut_is_exact : bool
@@ -69,6 +86,8 @@ class Plan:
     loss_rows: int | None = None
     ends: tuple[tuple[str, Decision], ...] = ()
     spill_directory: str | None = None
+    update_in_backward: bool = False
+    states: str = "memory"
     estimate: Estimate | None = field(default=None, compare=False)
     cut_is_exact: bool = field(default=True, compare=False)
     fingerprint: str | None = field(default=None, compare=False)
@@ -92,6 +111,16 @@ class Plan:
     def spills(self) -> bool:
         """Whether any value goes to disk."""
         return any(isinstance(d, OnDisk) for d in self.decisions())
+
+    @property
+    def states_on_disk(self) -> bool:
+        """Whether the optimizer's states are on disk."""
+        return self.states != "memory"
+
+    @property
+    def mode(self) -> str:
+        """What its memory is that of: a whole step, or loss and gradients, where an update takes no room."""
+        return "step" if self.update_in_backward or self.states_on_disk else "train"
 
     def decisions(self) -> Iterator[Decision]:
         """Every decision that is named."""
@@ -141,6 +170,10 @@ class Plan:
         lines = [f"micro-batch {self.micro_batch or 'whole batch'}, loss rows {self.loss_rows or 'automatic'}"]
         lines += tree_lines(self.children, "")
         lines += [f"{name}: {word_of(decision)}" for name, decision in self.ends]
+        if self.update_in_backward:
+            lines.append("parameters are updated in backward, gradients are room in the arena")
+        if self.states_on_disk:
+            lines.append(f"the optimizer's states are on disk in {self.states.partition(':')[2]}")
         if self.estimate is not None:
             lines.append(f"arena {self.arena_bytes / 1e6:.1f} MB, total {self.total_bytes / 1e6:.1f} MB, "
                          f"predicted {self.predicted_seconds:.3f} s a step ({self.estimate.source})")
@@ -153,7 +186,9 @@ class Plan:
         lines = [f"{name}: {mine or unset} -> {theirs or unset}" for name, mine, theirs, unset in (
             ("micro-batch", self.micro_batch, other.micro_batch, "whole batch"),
             ("loss rows", self.loss_rows, other.loss_rows, "automatic"),
-            ("directory of spilled values", self.spill_directory, other.spill_directory, "none")) if mine != theirs]
+            ("directory of spilled values", self.spill_directory, other.spill_directory, "none"),
+            ("update in backward", self.update_in_backward, other.update_in_backward, "no"),
+            ("states", self.states, other.states, "memory")) if mine != theirs]
         lines += explain_ends(dict(self.ends), dict(other.ends))
         lines += explain_trees(self.children, other.children)
         if not lines:
@@ -199,6 +234,8 @@ class Plan:
         """The plan as plain data."""
         return {"plan": FORMAT, "fingerprint": self.fingerprint, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
                 "spill_directory": self.spill_directory,
+                **({"update_in_backward": True} if self.update_in_backward else {}),
+                **({"states": self.states} if self.states_on_disk else {}),
                 "ends": {name: word_of(d) for name, d in self.ends}, "children": [node_out(c) for c in self.children]}
 
     @staticmethod
@@ -224,4 +261,6 @@ def _plan_in(data: dict) -> Plan:
     micro_batch, loss_rows = (None if read(data, key, int | None) is None else read_number(data, key)
                               for key in ("micro_batch", "loss_rows"))
     return Plan(tuple(node_in(c) for c in read(data, "children", list)), micro_batch, loss_rows, read_decisions(data, "ends"),
-                read(data, "spill_directory", str | None), fingerprint=read(data, "fingerprint", str | None))
+                read(data, "spill_directory", str | None),
+                read({"update_in_backward": False, **data}, "update_in_backward", bool),
+                read({"states": "memory", **data}, "states", str), fingerprint=read(data, "fingerprint", str | None))

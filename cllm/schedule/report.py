@@ -51,6 +51,9 @@ class MemoryReport:
     arena_bytes : int
         Activations, their gradients and scratch: the size of the slab, and the peak.
     parameter_bytes, gradient_bytes, optimizer_bytes, batch_bytes, table_bytes : int
+        Gradients that are buffers of the arena, and states on disk, count for nothing here.
+    disk_bytes : int
+        Of states and activations, on disk.
     """
 
     schedule: Schedule
@@ -60,6 +63,7 @@ class MemoryReport:
     optimizer_bytes: int
     batch_bytes: int
     table_bytes: int
+    disk_bytes: int = 0
 
     @property
     def arena_bytes(self) -> int:
@@ -78,7 +82,8 @@ class MemoryReport:
     def timeline_by_kind(self) -> dict[str, list[int]]:
         """The timeline parted by kind of buffer: kept, packed, rebuilt, passing, gradient, ..."""
         parts = {kind: [0] * len(self.schedule.ops)
-                 for kind in ("kept", "packed", "rebuilt", "passing", "gradient", "stash", "scratch", "disk")}
+                 for kind in ("kept", "packed", "rebuilt", "passing", "gradient", "stash", "scratch", "disk", "weights",
+                              "states")}
         for b in self.schedule.buffers:
             for position in range(b.first, b.last + 1):
                 parts[b.kind][position] += b.nbytes
@@ -120,9 +125,17 @@ class MemoryReport:
 
 def report(program: Program, workload: Workload, schedule: Schedule, arena: Arena) -> MemoryReport:
     """The report of a schedule and its arena."""
-    parameters = parameter_bytes(program, workload)
-    return MemoryReport(schedule, arena, parameters, parameters, optimizer_bytes(program, workload),
-                        batch_bytes(program, workload, schedule.micro_batch), table_bytes(program, workload))
+    parameters, states = parameter_bytes(program, workload), optimizer_bytes(program, workload)
+    on_disk = schedule.states_on_disk
+    return MemoryReport(schedule, arena, parameters, 0 if schedule.updates_in_backward else parameters,
+                        0 if on_disk else states, batch_bytes(program, workload, schedule.micro_batch), table_bytes(program, workload),
+                        spilled_bytes(schedule, workload) + (states if on_disk else 0))
+
+
+def spilled_bytes(schedule: Schedule, workload: Workload) -> int:
+    """Bytes on disk of the activations that a schedule spills."""
+    letters = {**workload.letters(schedule.micro_batch), "R": schedule.loss_rows}
+    return sum(elements(b.shape, letters) * ITEMSIZES[b.dtype] for b in schedule.buffers if b.kind == "disk")
 
 
 def _site(buffer: Buffer) -> str:

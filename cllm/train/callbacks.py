@@ -22,6 +22,7 @@ class Callback:
     * sample: text
     * bad_step: where (the first value or parameter that is not finite), in_a_row
     * snapshot: path
+    * restored: path (of the snapshot that a run went back to, when a bad step had moved some parameters)
     """
 
     def on_start(self, trainer) -> None:
@@ -51,6 +52,9 @@ class MetricsFile(Callback):
             raise unwritten(str(self.path), error, trainer) from error
 
     def on_event(self, trainer, record: dict) -> None:
+        if record["event"] == "restored":  # what followed that snapshot comes again
+            self.on_end(trainer)
+            self.on_start(trainer)
         rest = (json.dumps(record) + "\n").encode()
         try:
             while rest:

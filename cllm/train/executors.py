@@ -61,7 +61,8 @@ class Executors:
             if self.budget is not None:  # the whole of it, and then what others leave of it
                 strategy = self.budget if not taken else replace(self.budget, limit=max(1, self.limit - taken), found=None)
             try:
-                return Executor(self.model, batch, time, strategy, self.optimizer, s.threads, s.seed)
+                return Executor(self.model, batch, time, strategy, self.optimizer, s.threads, s.seed, states=s.states,
+                                clip_by=None if s.clip is None else s.clip_by)
             except BudgetError:
                 if not self.kept:
                     raise

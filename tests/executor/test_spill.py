@@ -68,7 +68,7 @@ def train(strategy, steps=2, poison=False):
     opt, losses = cllm.AdamW(model, lr=1e-2), []
     if poison:
         for size in {size for _, size in ex._feeds.cuts()}:
-            ex._calls[size] = [after(ex, call, op) for call, op in
+            ex._calls["train", size] = [after(ex, call, op) for call, op in
                                         zip(ex._bound(size), ex.schedule.ops, strict=True)]
         ex._slab.bytes.fill(toys.POISON)
     for _ in range(steps):
@@ -273,20 +273,20 @@ def test_a_file_that_cannot_be_given_its_room_is_refused(code, disk, monkeypatch
 def test_whatever_ends_a_step_leaves_no_thread_and_no_harm(error, disk):
     model, ex = new(cllm.Spill(str(disk), micro_batch=3))
     expected = ex.loss_and_grad(*BATCH)
-    gradients, opened, calls = copies(model.gradients), descriptors(), ex._calls[3]
+    gradients, opened, calls = copies(model.gradients), descriptors(), ex._calls["train", 3]
     starts = [i for i, op in enumerate(ex.schedule.ops) if op.kind in ("spill_start", "fetch_start")]
     for position in (0, *starts[::9], starts[-1], len(calls) - 2):
         def stop(position=position):
             calls[position]()
             raise error
 
-        ex._calls[3] = [*calls[:position], stop, *calls[position + 1:]]
+        ex._calls["train", 3] = [*calls[:position], stop, *calls[position + 1:]]
         ex.step = 0
         with pytest.raises(error):
             ex.loss_and_grad(*BATCH)
         assert not threads() and descriptors() == opened and ex.step == 0
         assert not ex._spill._flying
-    ex._calls[3] = calls
+    ex._calls["train", 3] = calls
     model.zero_grad()
     assert ex.loss_and_grad(*BATCH) == expected
     oracle.assert_same_bits(dict(model.gradients), gradients)
@@ -296,7 +296,7 @@ def test_a_signal_in_a_step_is_a_keyboard_interrupt_like_any(disk):
     _, ex = new(cllm.Spill(str(disk)))
     calls = ex._bound(B)
     middle = [i for i, op in enumerate(ex.schedule.ops) if op.kind == "fetch_start"][1]
-    ex._calls[B] = [*calls[:middle + 1], lambda: signal.raise_signal(signal.SIGINT), *calls[middle + 1:]]
+    ex._calls["train", B] = [*calls[:middle + 1], lambda: signal.raise_signal(signal.SIGINT), *calls[middle + 1:]]
     with pytest.raises(KeyboardInterrupt):
         ex.loss_and_grad(*BATCH)
     assert not threads()
