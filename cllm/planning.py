@@ -8,6 +8,7 @@ from cllm.models.architecture import Architecture, checked_architecture
 from cllm.models.model import Model
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
+from cllm.program.trained import Patterns, refuse_untrained, with_trained
 from cllm.program.workload import Workload
 from cllm.strategies import parse
 from cllm.strategies.memory_budget import ALLOWED
@@ -27,14 +28,15 @@ def decide(strategy, ledger: Ledger, states: str | None = None, update_in_backwa
     """
     if isinstance(strategy, str):
         strategy = parse(strategy)
+    asked = {"states": states, "update_in_backward": update_in_backward}
+    ledger.asked = {name: value for name, value in asked.items() if value is not None}
     if not isinstance(strategy, Plan):
         if not callable(getattr(strategy, "decide", None)) or isinstance(strategy, type):
             raise ConfigError("strategy", "must be a strategy, a Plan or a name", repr(strategy),
                               "Pass for example cllm.CacheAll(), 'every:2', or an object with decide(ledger).")
         strategy = strategy.decide(ledger)
     if isinstance(strategy, Plan):
-        asked = {"states": states, "update_in_backward": update_in_backward}
-        strategy = replace(strategy, **{name: value for name, value in asked.items() if value is not None})
+        strategy = replace(strategy, **ledger.asked)
     estimate = ledger.evaluate(strategy)
     if strategy.fingerprint not in (None, ledger.fingerprint):
         raise PlanError("strategy", f"must be a plan made for this model and batch (fingerprint {ledger.fingerprint})",
@@ -45,8 +47,8 @@ def decide(strategy, ledger: Ledger, states: str | None = None, update_in_backwa
 
 
 def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
-              dtype: str | None = None, num_threads: int | None = None,
-              tell: Callable[[str], None] = lambda text: None) -> Ledger:
+              dtype: str | None = None, num_threads: int | None = None, tell: Callable[[str], None] = lambda text: None,
+              trainable: Patterns = None, clip_by: str | None = None) -> Ledger:
     """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`.
 
     Raises
@@ -57,13 +59,18 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
         program, usual, held = model.program, model.dtype, model.held_bytes
     else:
         program, usual, held = checked_architecture("model_or_architecture", model).program, "float32", 0
+    if trainable is not None:
+        program = with_trained(program, trainable)
+    refuse_untrained("plan", program)
     dtype = usual if dtype is None else dtype
-    return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads), held_bytes=held, tell=tell)
+    return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads, clip_by), held_bytes=held,
+                  tell=tell)
 
 
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
          optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
-         tell: Callable[[str], None] = lambda text: None) -> Plan:
+         tell: Callable[[str], None] = lambda text: None, trainable: Patterns = None, states: str | None = None,
+         update_in_backward: bool | None = None, clip_by: str | None = None) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
     Parameters
@@ -78,6 +85,9 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
         None takes the model's, or float32.
     tell : callable
         Hears how far it is, where a budget for hundreds of blocks takes a while.
+    trainable : str, several of them, or None
+        Patterns as of `Model.trainable`; None is the model's.
+    states, update_in_backward, clip_by : as of `Executor`
 
     Returns
     -------
@@ -88,16 +98,17 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     ------
     ConfigError, PlanError, BudgetError
     """
-    return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell))
+    return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell,
+                                      trainable, clip_by), states, update_in_backward)
 
 
 def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
-                 dtype: str | None = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
+                 dtype: str | None = None, trainable: Patterns = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
     """What a plan keeps from forward to backward: (value, how, bytes, steps whose backward reads it), largest first.
 
     Parameters and errors are those of `plan`; bytes are of one micro-batch.
     """
-    ledger = ledger_of(model_or_architecture, batch_size, seq_len, dtype=dtype)
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, dtype=dtype, trainable=trainable)
     schedule, _ = ledger.build(decide(strategy, ledger))
     rows = []
     for buffer in schedule.buffers:
@@ -108,9 +119,9 @@ def saved_values(model_or_architecture: Model | Architecture, batch_size: int, s
 
 
 def print_saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
-                       strategy="cache", dtype: str | None = None) -> None:
+                       strategy="cache", dtype: str | None = None, trainable: Patterns = None) -> None:
     """Print `saved_values` as a table, with the total."""
-    rows = saved_values(model_or_architecture, batch_size, seq_len, strategy, dtype)
+    rows = saved_values(model_or_architecture, batch_size, seq_len, strategy, dtype, trainable)
     width = max([len(name) for name, *_ in rows], default=5)
     print(f"{'value':<{width}}  {'how':<9}{'bytes':>14}  read by backward of")
     for name, how, nbytes, readers in rows:
@@ -120,7 +131,8 @@ def print_saved_values(model_or_architecture: Model | Architecture, batch_size: 
 
 def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
            optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None, most: int = 40,
-           allow: tuple[str, ...] = ALLOWED, tell: Callable[[str], None] = lambda text: None) -> list[Plan]:
+           allow: tuple[str, ...] = ALLOWED, tell: Callable[[str], None] = lambda text: None,
+           trainable: Patterns = None) -> list[Plan]:
     """Plans from least memory to least time, none beaten in both; errors are those of `plan`.
 
     Parameters
@@ -129,10 +141,9 @@ def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len
         At most so many, spread evenly over the frontier, both ends among them.
     allow : tuple of str
         As of `MemoryBudget`.
-    tell : callable
-        As of `plan`.
+    tell, trainable : as of `plan`
     """
-    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell)
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, trainable)
     frontier = ledger.frontier(tuple(sorted(allow)))
     count = min(most, len(frontier))
     chosen = sorted({round(i * (len(frontier) - 1) / max(1, count - 1)) for i in range(count)})

@@ -22,6 +22,7 @@ from cllm.models.gemma import Gemma
 from cllm.models.llama import Llama, Multipliers
 from cllm.models.neox import NeoX
 from cllm.models.phi import Phi
+from cllm.program.trained import with_trained
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -37,17 +38,24 @@ def example(name):
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture, B and T of its batches, optimizer steps of a run, and the seed of its dropout."""
+    """An architecture, B and T of its batches, optimizer steps of a run, the seed of its dropout, and what is trained."""
 
     architecture: cllm.Architecture
     batch: int = 5  # divided by no micro-batch but 1: the last one is smaller
     time: int | None = 6
     steps: int = 2
     seed: int = 5
+    trainable: tuple[str, ...] | None = None
+
+    @property
+    def program(self):
+        """Of the architecture, with what is frozen."""
+        return with_trained(self.architecture.program, self.trainable)
 
     def model(self, dtype="float32", seed=0, scale=0.4):
         """With weights far from their start, so that every term of the model and every gradient counts."""
-        model, rng = cllm.Model(self.architecture, dtype=dtype), np.random.default_rng(seed)
+        model = cllm.Model(self.architecture, dtype=dtype, trainable=self.trainable)
+        rng = np.random.default_rng(seed)
         for name, parameter in model.parameters.items():
             parameter[...] = rng.normal(0, scale, parameter.shape) + (model.program.parameters[name].init == "ones")
         return model
@@ -131,6 +139,8 @@ FAMILIES = {
     # T = 130 crosses the tiles of attention, 390 rows those of the products; a cut of the batch moves every tile
     "longer than a tile": Family(_gpt(**LONG), 3, 130, 1),
     "crystalline, longer than a tile": Family(_gpt(**LONG, attention="crystalline"), 3, 130, 1),
+    "gpt, frozen but for the middle": Family(_gpt(dropout=0.3, positions="clock"), trainable=(
+        "blocks.1.ln2.bias", "blocks.1.mlp.fc1.*", "blocks.2.*.bias", "ln_f.weight")),
     "encoder": Family(example("encoder").Encoder(n_heads=2, **TOKENS)),
     "mixer": Family(example("mixer").Mixer(side=8, classes=3, **SMALL), time=None),
     "mixture": Family(example("mixture").Mixture(n_heads=2, experts=3, **TOKENS)),
@@ -195,7 +205,7 @@ CELLS = [(dtype, cut) for dtype in DTYPES for cut in CUTS]  # of a pair: all for
 
 def fitting(strategy, family):
     """The strategy as that family's model can be asked for it, or None."""
-    program = family.architecture.program
+    program = family.program
     if isinstance(strategy, cllm.PerBlock) and program.n_blocks < 2:
         return None
     if isinstance(strategy, cllm.CacheAll) and strategy.also:

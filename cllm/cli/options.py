@@ -169,6 +169,18 @@ def optimizer_option(command):
                         help="Whose state is counted.")(command)
 
 
+def patterns_in(text: str) -> tuple[str, ...]:
+    """Patterns of parameter names with commas between."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def trainable_option(command):
+    """Option ``--trainable``: what is trained, None for all."""
+    return click.option("--trainable", default=None,
+                        callback=lambda _ctx, _param, text: None if text is None else patterns_in(text),
+                        help="The parameters whose names match, such as '*.ln*,head.*'; all others are frozen.")(command)
+
+
 def json_option(command):
     """Option ``--json FILE``, passed on as ``json_path``."""
     return click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), default=None,

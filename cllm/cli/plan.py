@@ -6,7 +6,15 @@ import click
 
 from cllm.calibrate import calibrate, source_of_seconds
 from cllm.cli.files import writable, write_json
-from cllm.cli.options import architecture_from, json_option, model_options, optimizer_option, size_options, time_of
+from cllm.cli.options import (
+    architecture_from,
+    json_option,
+    model_options,
+    optimizer_option,
+    size_options,
+    time_of,
+    trainable_option,
+)
 from cllm.comparison.curve import draw_curve
 from cllm.comparison.files import place_for
 from cllm.comparison.machine import describe_machine
@@ -31,9 +39,10 @@ from cllm.program.workload import Workload
 @model_options("small")
 @size_options(batch_size=8, seq_len=256)
 @optimizer_option
+@trainable_option
 @json_option
-def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq_len, dtype, threads, optimizer, json_path,
-            **model):
+def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq_len, dtype, threads, optimizer, trainable,
+            json_path, **model):
     """Show what a strategy decides and what it costs, without running anything.
 
     No array is made and no kernel runs (but for --calibrate); the bytes are exact all the same, the seconds are a
@@ -54,9 +63,9 @@ def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq
         click.echo(f"measured, kept in {path}")
     seconds_from = source_of_seconds(architecture, workload)
     job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-           "optimizer": optimizer, "seconds_from": seconds_from}
+           "optimizer": optimizer, "trainable": trainable, "seconds_from": seconds_from}
     if whole_curve:
-        plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, tell=_tell)
+        plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, tell=_tell, trainable=trainable)
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
         click.echo(f"seconds: {seconds_from}")
@@ -68,7 +77,7 @@ def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq
                 draw_curve([("", [curve])], place, f"{about}\nseconds: {seconds_from}")
         return
     made = plan(architecture, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
-                num_threads=threads, tell=_tell)
+                num_threads=threads, tell=_tell, trainable=trainable)
     write_json(json_path, {**job, "strategy": strategy, **_costs(made)})
     click.echo(f"{made.table()}\nseconds: {seconds_from}")
 

@@ -18,6 +18,7 @@ from cllm.cli.options import (
     calibrate_option,
     json_option,
     model_options,
+    patterns_in,
     place_of_weights,
 )
 from cllm.comparison.picture import check_picture
@@ -69,10 +70,11 @@ HELP = {
     "stop_when_worse": "So many evaluations in a row without a new best end the run.",
     "sample_every": "Steps between samples of text.",
     "sample_prompt": "What the samples continue; a line break unless given.",
+    "trainable": "Train the parameters whose names match, such as '*.ln*,head.*', and freeze all others.",
 }
 KINDS = {"memory_budget": str, "states": str,
          "min_lr": float, "weight_decay": float, "warmup": int, "threads": int, "clip": float,
-         "hours": float, "stop_when_worse": int, "sample_every": int}
+         "hours": float, "stop_when_worse": int, "sample_every": int, "trainable": str}
 
 
 def _settings_options(command):
@@ -120,6 +122,8 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
     settings = {n: v for n, v in ((n, options.pop(n)) for n in names) if v is not None}
     if "clip" in settings:
         settings["clip"] = settings["clip"] or None
+    if "trainable" in settings:
+        settings["trainable"] = patterns_in(settings["trainable"])
     keeper = Keeper(out)
     state = keeper.find() if resume else None
     named = "" if options["model"] is None else f" --model {options['model']}"
@@ -141,7 +145,8 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         budget = budget_of(wanted)
         budget = None if budget is None else budget.read()  # once, while nothing is held
         strategy = budget or wanted.strategy
-        plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads)  # refused before any array
+        plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads,
+             trainable=wanted.trainable)  # refused before any array
         if measure:
             calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
         model = model_of(architecture, wanted.seed, dtype) if place is None else model_in(place, dtype, architecture)

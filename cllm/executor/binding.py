@@ -130,7 +130,7 @@ class Binder:
         if name in step.tables:
             return self.tables[step.tables[name]]
         if name[1:] in step.params and name[0] == "d":
-            return self.gradients[step.params[name[1:]]]
+            return None if name[1:] in step.frozen else self.gradients[step.params[name[1:]]]
         return None
 
 

@@ -21,6 +21,7 @@ from cllm.planner.ledger import Ledger
 from cllm.planning import decide
 from cllm.plans.plan import Plan
 from cllm.program.dims import elements
+from cllm.program.trained import refuse_untrained
 from cllm.program.workload import Workload
 from cllm.schedule.build import ITEMSIZES, Schedule, build_schedule
 from cllm.schedule.report import MemoryReport
@@ -74,7 +75,7 @@ class Executor:
         self.workload = Workload(batch_size, seq_len, model.dtype, optimizer, num_threads, clip_by)
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
-        self._model = model
+        self._model, self._revision = model, model.revision
         ledger = Ledger(model.program, self.workload, held_bytes=model.held_bytes)
         self.plan: Plan = decide(strategy, ledger, states, update_in_backward)
         if self._check.every and not self.plan.exact:
@@ -177,6 +178,7 @@ class Executor:
         TornError
             An earlier step was broken off when some parameters had moved: load a snapshot.
         """
+        self._refuse_others("train_step")
         with self._turn(), self._model.turn(), kernels.Threads(self.workload.threads):
             self._model.torn.refuse()
             self._model.threads = self.workload.threads
@@ -185,6 +187,7 @@ class Executor:
 
     def measure(self, tokens=None, targets=None, **feeds) -> float:
         """Norm of all gradients of a batch; nothing moves, and no gradient is kept. For plans that update in backward."""
+        self._refuse_others("measure")
         with self._turn(), self._model.turn(), kernels.Threads(self.workload.threads):
             self._model.torn.refuse()
             self._updating.where = f"measure, step {self._step}"
@@ -238,6 +241,7 @@ class Executor:
     # a step
 
     def _train(self, feeds: dict, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
+        self._refuse_others("loss_and_grad")
         threads = self.workload.threads
         with self._turn(), self._model.turn(), kernels.Threads(threads):
             self._model.torn.refuse()
@@ -305,6 +309,13 @@ class Executor:
         """Those that are no room in the arena; where all are, none is made for it."""
         if self._model.has_gradients or not self.plan.update_in_backward:
             kernels.fill_zero(x=self._model.gradient_list)
+
+    def _refuse_others(self, call: str) -> None:
+        """Refuse a model that trains nothing, or other parameters than when this executor was made."""
+        refuse_untrained(call, self._model.program)
+        if self._model.revision != self._revision:
+            raise ConfigError(call, "must be of an executor that was made for what the model trains now",
+                              "one from before model.trainable was set", "Make the executor again.")
 
     def _refuse_if_updating(self, call: str) -> None:
         if self.plan.update_in_backward:

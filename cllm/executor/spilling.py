@@ -3,21 +3,16 @@
 import errno
 import mmap
 import os
-import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
-from pathlib import Path
 
 import numpy as np
-import psutil
 
 from cllm.errors import SpillError
-
-MEMORY_BACKED = ("tmpfs", "ramfs", "devtmpfs", "hugetlbfs")
-SPARE_BYTES = 64 << 20  # of free space, left to others
+from cllm.planner.disks import check_directory
 
 
 class SpillFile:
@@ -162,29 +157,3 @@ class SpillFile:
 
 def _bytes(array: np.ndarray) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))
-
-
-def check_directory(where: str, directory: str, nbytes: int) -> None:
-    """Refuse a directory that is none, that is in memory, or whose disk has no room for so many bytes.
-
-    Raises
-    ------
-    SpillError
-    """
-    path = Path(directory)
-    if not path.is_dir():
-        raise SpillError(where, "must be a directory", "none there", "Make it, or choose another.")
-    kind = _file_system(path)
-    if kind in MEMORY_BACKED:
-        raise SpillError(where, "must be on a disk", f"a file system in memory ({kind})", "Choose a directory on a disk.")
-    free = shutil.disk_usage(path).free
-    if free < nbytes + SPARE_BYTES:
-        raise SpillError(where, f"must have {nbytes + SPARE_BYTES:,} bytes free", f"{free:,}",
-                         "Make room, choose another directory, or put less there.")
-
-
-def _file_system(path: Path) -> str:
-    mounts = sorted(psutil.disk_partitions(all=True), key=lambda m: len(m.mountpoint), reverse=True)
-    whole = str(path.resolve())
-    inside = (m.fstype for m in mounts if whole == m.mountpoint or whole.startswith(m.mountpoint.rstrip("/") + "/"))
-    return next(inside, "")

@@ -40,7 +40,7 @@ class Updating:
 
     def __init__(self, model: Model, workload: Workload, check_loss: Call):
         self._model, self._workload, self._check_loss = model, workload, check_loss
-        self._numbers = {name: number for number, name in enumerate(model.program.parameters)}
+        self._numbers = {name: number for number, name in enumerate(model.program.trained)}
         self._squares = np.zeros(len(self._numbers))
         self._moved: list[str] = []
         self._optimizer = None

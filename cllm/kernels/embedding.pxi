@@ -118,13 +118,14 @@ cdef void embedding_columns(const int32_t *tokens, const vec *dy, Py_ssize_t tim
         left = p * EMBEDDING_COLUMNS
         width = min(EMBEDDING_COLUMNS, n_channels - left)
         for n in range(n_rows):
-            add_piece(dy, n * n_channels + left, scale, dweight, tokens[n] * n_channels + left, width)
+            if dweight != NULL:
+                add_piece(dy, n * n_channels + left, scale, dweight, tokens[n] * n_channels + left, width)
             if dpositions != NULL:
                 add_piece(dy, n * n_channels + left, 1.0, dpositions, n % time * n_channels + left, width)
 
 
 def embedding_backward(const int32_t[::1] tokens not None, const floating[:, ::1] dy not None, Py_ssize_t time,
-                       double scale=1.0, *, floating[:, ::1] dweight not None, floating[:, ::1] dpositions):
+                       double scale=1.0, *, floating[:, ::1] dweight, floating[:, ::1] dpositions):
     """Add the gradient of every row to the rows that were looked up.
 
     Parameters
@@ -135,25 +136,27 @@ def embedding_backward(const int32_t[::1] tokens not None, const floating[:, ::1
         T, tokens in a sequence; N is a multiple of it.
     scale : float
         As in the forward.
-    dweight : array of shape V C, added to
+    dweight : array of shape V C, added to, or None
     dpositions : array of shape Tmax C, added to, or None
     """
-    cdef Py_ssize_t n_rows = tokens.shape[0], n_channels = dweight.shape[1]
+    cdef Py_ssize_t n_rows = tokens.shape[0], n_channels = dy.shape[1]
+    cdef floating *w = NULL
     cdef floating *p = NULL
     check_length("embedding_backward", "len(dy)", dy.shape[0], n_rows)
-    check_length("embedding_backward", "dy.shape[1]", dy.shape[1], n_channels)
+    if dweight is not None:
+        check_length("embedding_backward", "dy.shape[1]", n_channels, dweight.shape[1])
     check_time("embedding_backward", n_rows, time)
     if dpositions is not None:
         check_length("embedding_backward", "dpositions.shape[1]", dpositions.shape[1], n_channels)
         check_positions("embedding_backward", dpositions.shape[0], time)
     if n_rows == 0 or n_channels == 0:
         return
+    if dweight is not None:
+        w = &dweight[0, 0]
     if dpositions is not None:
         p = &dpositions[0, 0]
     with nogil:
         if floating is float:
-            embedding_columns(&tokens[0], <const vf32*> &dy[0, 0], time, scale, <vf32*> &dweight[0, 0],
-                              <vf32*> p, n_rows, n_channels)
+            embedding_columns(&tokens[0], <const vf32*> &dy[0, 0], time, scale, <vf32*> w, <vf32*> p, n_rows, n_channels)
         else:
-            embedding_columns(&tokens[0], <const vf64*> &dy[0, 0], time, scale, <vf64*> &dweight[0, 0],
-                              <vf64*> p, n_rows, n_channels)
+            embedding_columns(&tokens[0], <const vf64*> &dy[0, 0], time, scale, <vf64*> w, <vf64*> p, n_rows, n_channels)

@@ -275,13 +275,13 @@ cdef inline void layernorm_columns(const vec *dy, const vec *x, const double *me
                                    Py_ssize_t left, int vectors) noexcept nogil:
     """Rows first .. last-1, in order, into whole vectors of dweight and dbias from column left on."""
     cdef Py_ssize_t L = lanes(x), n, at
-    cdef vec high, scale, rest, d
+    cdef vec high, scale, rest, d, zero = splat(x, 0.0)
     cdef vec sum_weight[LN_VECTORS]
     cdef vec sum_bias[LN_VECTORS]
     cdef int j
     for j in range(vectors):
-        sum_weight[j] = load(dweight, left + j * L)
-        sum_bias[j] = load(dbias, left + j * L)
+        sum_weight[j] = load(dweight, left + j * L) if dweight != NULL else zero
+        sum_bias[j] = load(dbias, left + j * L) if dbias != NULL else zero
     for n in range(first, last):
         high = splat(x, mean[n])
         scale = splat(x, rstd[n])
@@ -292,8 +292,10 @@ cdef inline void layernorm_columns(const vec *dy, const vec *x, const double *me
             sum_weight[j] = fma(d, normalized(load(x, at + j * L), high, scale, rest), sum_weight[j])     # +=
             sum_bias[j] = sum_bias[j] + d                                                                 # +=
     for j in range(vectors):
-        store(dweight, left + j * L, sum_weight[j])
-        store(dbias, left + j * L, sum_bias[j])
+        if dweight != NULL:
+            store(dweight, left + j * L, sum_weight[j])
+        if dbias != NULL:
+            store(dbias, left + j * L, sum_bias[j])
 
 
 cdef inline void layernorm_last_columns(const vec *dy, const vec *x, const double *mean, const double *rstd,
@@ -301,7 +303,11 @@ cdef inline void layernorm_last_columns(const vec *dy, const vec *x, const doubl
                                         Py_ssize_t last, Py_ssize_t left) noexcept nogil:
     """The columns from `left` on, fewer than a vector."""
     cdef Py_ssize_t n, at, have = n_channels - left
-    cdef vec xhat, d, sum_weight = load_partial(dweight, left, have), sum_bias = load_partial(dbias, left, have)
+    cdef vec xhat, d, sum_weight = splat(x, 0.0), sum_bias = splat(x, 0.0)
+    if dweight != NULL:
+        sum_weight = load_partial(dweight, left, have)
+    if dbias != NULL:
+        sum_bias = load_partial(dbias, left, have)
     for n in range(first, last):
         at = n * n_channels + left
         d = load_partial(dy, at, have)
@@ -309,8 +315,10 @@ cdef inline void layernorm_last_columns(const vec *dy, const vec *x, const doubl
                           splat(x, -low_part(x, mean[n]) * rstd[n]))
         sum_weight = fma(d, xhat, sum_weight)                                                             # +=
         sum_bias = sum_bias + d                                                                           # +=
-    store_partial(dweight, left, sum_weight, have)
-    store_partial(dbias, left, sum_bias, have)
+    if dweight != NULL:
+        store_partial(dweight, left, sum_weight, have)
+    if dbias != NULL:
+        store_partial(dbias, left, sum_bias, have)
 
 
 cdef inline void layernorm_strip(const vec *dy, const vec *x, const double *mean, const double *rstd, vec *dweight,
@@ -331,9 +339,10 @@ cdef inline void layernorm_strip(const vec *dy, const vec *x, const double *mean
 cdef void layernorm_backward_blocks(const vec *dy, const vec *x, const double *mean, const double *rstd,
                                     const vec *weight, vec *dx, vec *dweight, vec *dbias, Py_ssize_t n_rows,
                                     Py_ssize_t n_channels) noexcept nogil:
-    cdef Py_ssize_t rows = rows_per_piece(n_channels), strips = (n_channels + LN_COLUMNS - 1) // LN_COLUMNS
-    cdef Py_ssize_t first = 0, last, p
+    cdef Py_ssize_t rows = rows_per_piece(n_channels), first = 0, last, p, strips = 0
     cdef int n_threads = _threads if n_rows * n_channels >= PARALLEL_FROM else 1
+    if dweight != NULL or dbias != NULL:
+        strips = (n_channels + LN_COLUMNS - 1) // LN_COLUMNS
     while first < n_rows:
         last = min(n_rows, first + LN_PIECES * rows)
         with parallel(num_threads=n_threads):
@@ -348,7 +357,7 @@ cdef void layernorm_backward_blocks(const vec *dy, const vec *x, const double *m
 def layernorm_backward(const floating[:, ::1] dy not None, const floating[:, ::1] x not None,
                        const double[::1] mean not None, const double[::1] rstd not None,
                        const floating[::1] weight not None, *, floating[:, ::1] dx not None,
-                       floating[::1] dweight not None, floating[::1] dbias not None):
+                       floating[::1] dweight, floating[::1] dbias):
     """Gradients of layer norm, from its input and its statistics.
 
     Parameters
@@ -358,10 +367,12 @@ def layernorm_backward(const floating[:, ::1] dy not None, const floating[:, ::1
         As the forward wrote them.
     weight : array of shape C
     dx : array of shape N C, added to
-    dweight, dbias : arrays of shape C, added to
+    dweight, dbias : arrays of shape C, added to; or None, where nobody wants it
         Rows are added in order.
     """
     cdef Py_ssize_t n_rows = x.shape[0], n_channels = x.shape[1]
+    cdef floating *of_weight = NULL
+    cdef floating *of_bias = NULL
     check_length("layernorm_backward", "len(dy)", dy.shape[0], n_rows)
     check_length("layernorm_backward", "dy.shape[1]", dy.shape[1], n_channels)
     check_length("layernorm_backward", "len(mean)", mean.shape[0], n_rows)
@@ -369,16 +380,22 @@ def layernorm_backward(const floating[:, ::1] dy not None, const floating[:, ::1
     check_length("layernorm_backward", "len(weight)", weight.shape[0], n_channels)
     check_length("layernorm_backward", "len(dx)", dx.shape[0], n_rows)
     check_length("layernorm_backward", "dx.shape[1]", dx.shape[1], n_channels)
-    check_length("layernorm_backward", "len(dweight)", dweight.shape[0], n_channels)
-    check_length("layernorm_backward", "len(dbias)", dbias.shape[0], n_channels)
+    if dweight is not None:
+        check_length("layernorm_backward", "len(dweight)", dweight.shape[0], n_channels)
+    if dbias is not None:
+        check_length("layernorm_backward", "len(dbias)", dbias.shape[0], n_channels)
     if n_rows == 0 or n_channels == 0:
         return
+    if dweight is not None:
+        of_weight = &dweight[0]
+    if dbias is not None:
+        of_bias = &dbias[0]
     with nogil:
         if floating is float:
             layernorm_backward_blocks(<const vf32*> &dy[0, 0], <const vf32*> &x[0, 0], &mean[0], &rstd[0],
-                                      <const vf32*> &weight[0], <vf32*> &dx[0, 0], <vf32*> &dweight[0],
-                                      <vf32*> &dbias[0], n_rows, n_channels)
+                                      <const vf32*> &weight[0], <vf32*> &dx[0, 0], <vf32*> of_weight, <vf32*> of_bias,
+                                      n_rows, n_channels)
         else:
             layernorm_backward_blocks(<const vf64*> &dy[0, 0], <const vf64*> &x[0, 0], &mean[0], &rstd[0],
-                                      <const vf64*> &weight[0], <vf64*> &dx[0, 0], <vf64*> &dweight[0],
-                                      <vf64*> &dbias[0], n_rows, n_channels)
+                                      <const vf64*> &weight[0], <vf64*> &dx[0, 0], <vf64*> of_weight, <vf64*> of_bias,
+                                      n_rows, n_channels)

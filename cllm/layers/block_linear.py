@@ -28,15 +28,22 @@ class BlockLinear(Layer):
     scratch = (Scratch("workspace", _workspace),)
     reads = {"x": "N HD"}
     in_order = True
+    spares = {"dweight": ("x",), "dbias": ()}
 
     def forward(self, x, weight, bias, *, y, workspace):
         kernels.block_linear_forward(x, weight, bias, y=y, workspace=workspace)
 
     def accumulate(self, dy, x, *, dweight, dbias, workspace):
-        kernels.block_linear_backward_weight(x, dy, dweight=dweight, dbias=dbias, workspace=workspace)
+        if dweight is not None:
+            kernels.block_linear_backward_weight(x, dy, dweight=dweight, dbias=dbias, workspace=workspace)
+        elif dbias is not None:
+            kernels.linear_backward_bias(dy, dbias=dbias)
 
     def backward(self, dy, weight, *, dx, workspace):
         kernels.block_linear_backward_input(dy, weight, dx=dx, workspace=workspace)
 
     def forward_flops(self, letters):
         return 2.0 * letters["N"] * self.S * self.H * self.D * self.D
+
+    def spared_flops(self, gradient, letters):
+        return self.forward_flops(letters) if gradient == "dweight" else 0.0

@@ -42,6 +42,7 @@ class CrossEntropyHead(Layer):
     scratch = (Scratch("workspace", _workspace), Scratch("chunk", _chunk), Scratch("losses", _losses, "float64"))
     reads = {"x": "N C"}
     in_order = True
+    spares = {"dweight": (), "dbias": (), "dx": ()}
     in_nats = True
 
     def forward(self, x, weight, bias, *, logits, workspace):
@@ -65,10 +66,12 @@ class CrossEntropyHead(Layer):
                 dlogits[...] = logits[rows]
             kernels.cross_entropy_backward(targets[rows], scale, self.scale, self.softcap, logits=dlogits, losses=part)
             kernels.accumulate_losses(part, loss=loss)
-            kernels.linear_backward_weight(dlogits, x[rows], dweight=dweight, dbias=None, workspace=workspace)
+            if dweight is not None:
+                kernels.linear_backward_weight(dlogits, x[rows], dweight=dweight, dbias=None, workspace=workspace)
             if dbias is not None:
                 kernels.linear_backward_bias(dlogits, dbias=dbias)
-            kernels.linear_forward(dlogits, weight, None, y=dx[rows], workspace=workspace)
+            if dx is not None:
+                kernels.linear_forward(dlogits, weight, None, y=dx[rows], workspace=workspace)
 
     def _chunks(self, n, chunk, losses):
         step = len(losses)
@@ -86,3 +89,6 @@ class CrossEntropyHead(Layer):
 
     def backward_flops(self, letters):
         return 3.0 * self.forward_flops(letters)
+
+    def spared_flops(self, gradient, letters):
+        return 0.0 if gradient == "dbias" else self.forward_flops(letters)

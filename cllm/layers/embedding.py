@@ -30,6 +30,7 @@ class Embedding(Layer):
     costless = ("std", "pad")
     params = (Param("weight", "V C", constant="pad"), Param("positions", "P C", when="is_learned", by_position=True))
     in_order = True
+    spares = {"dweight": (), "dpositions": ()}
     tables = (Table("table", "P C", _table, when="is_fixed", by_position=True),)
 
     @property
@@ -45,7 +46,7 @@ class Embedding(Layer):
         kernels.embedding_forward(tokens.reshape(-1), weight, rows, tokens.shape[1], self.scale, y=y)
 
     def accumulate(self, dy, tokens, *, dweight, dpositions):
-        kept = None if self.pad is None else dweight[self.pad].copy()
+        kept = None if self.pad is None or dweight is None else dweight[self.pad].copy()
         kernels.embedding_backward(tokens.reshape(-1), dy, tokens.shape[1], self.scale, dweight=dweight,
                                    dpositions=dpositions)
         if kept is not None:

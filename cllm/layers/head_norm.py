@@ -37,6 +37,7 @@ class HeadNorm(Layer):
     reads = {"qkv": "N ED"}
     in_order = True
     overwrites = ("dqkv",)
+    spares = {"dq_weight": (), "dk_weight": ()}
 
     @classmethod
     def of(cls, H: int, K: int, D: int, each: bool, **settings) -> "HeadNorm":

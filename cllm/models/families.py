@@ -13,6 +13,7 @@ from cllm.models.llama import Llama
 from cllm.models.model import Model
 from cllm.models.neox import NeoX
 from cllm.models.phi import Phi
+from cllm.program.trained import Patterns
 from cllm.tensors import foreign, load_model, read_metadata
 
 FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, Gemma, NeoX, Phi)}
@@ -20,9 +21,9 @@ FOREIGN = (KeyError, ValueError, TypeError, AttributeError, RecursionError)  # w
 FIRST = ModelConfig  # where no family is named; its settings are options of the command line
 
 
-def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:
+def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None) -> Model:
     """The model of an architecture: a `GPT` where it is a `ModelConfig`."""
-    return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype)
+    return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype, trainable)
 
 
 def family_of(metadata: Mapping) -> str:

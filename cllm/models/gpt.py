@@ -13,6 +13,7 @@ from cllm.models import gpt2
 from cllm.models.architecture import Architecture
 from cllm.models.documents import ATTENTIONS, CRYSTALLINE, HEADS, PROJECTIONS, checked_parts
 from cllm.models.model import Model
+from cllm.program.trained import Patterns
 from cllm.program.wiring import Wiring
 from cllm.weights.parts import Part
 
@@ -176,7 +177,7 @@ class GPT(Model):
     Parameters
     ----------
     config : ModelConfig
-    seed, dtype : as of `Model`
+    seed, dtype, trainable : as of `Model`
 
     Raises
     ------
@@ -184,11 +185,11 @@ class GPT(Model):
         When an argument is outside what it may be.
     """
 
-    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32"):
+    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None):
         if not isinstance(config, ModelConfig):
             raise ConfigError("GPT(config)", "must be a ModelConfig", type(config).__name__,
                               "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")
-        super().__init__(config, seed, dtype)
+        super().__init__(config, seed, dtype, trainable)
 
     @property
     def config(self) -> ModelConfig:

@@ -15,6 +15,7 @@ from cllm.models.parameters import constant_tables, initial_parameters, zero_gra
 from cllm.models.saving import Saved, Source, save_directory
 from cllm.models.torn import Torn
 from cllm.program.program import Program
+from cllm.program.trained import Patterns, checked_patterns, with_trained
 from cllm.program.workload import ITEMSIZE
 from cllm.tensors import save_model
 from cllm.threads.counts import default_threads
@@ -35,6 +36,8 @@ class Model:
         Of the initial weights; None leaves them zero, for weights that are about to be read.
     dtype : {"float32", "float64"}
         float32 trains; float64 is there to prove gradients.
+    trainable : str, several of them, or None
+        As the attribute of that name.
 
     Raises
     ------
@@ -44,18 +47,20 @@ class Model:
         When the architecture's layers cannot be wired as it says.
     """
 
-    def __init__(self, architecture: Architecture, seed: int | None = 0, dtype: str = "float32"):
+    def __init__(self, architecture: Architecture, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None):
         name = type(self).__name__
         self._architecture = checked_architecture(f"{name}(architecture)", architecture)
         if not isinstance(dtype, str) or dtype not in ITEMSIZE:
             raise ConfigError(f"{name}(dtype=...)", f"must be one of {', '.join(ITEMSIZE)}", repr(dtype),
                               "Choose one of these.")
         self.dtype = dtype
-        self._program = architecture.program
+        self._trainable = checked_patterns(f"{name}(trainable=...)", trainable)
+        self._program = with_trained(architecture.program, trainable, f"{name}(trainable=...)")
         if seed is not None:
             seed = checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED)
         self._parameters = initial_parameters(self._program, seed, dtype)
         self._made: dict[str, Mapping[str, np.ndarray]] = {}  # at first use; of two threads', those that were there first
+        self.revision = 0  # rises when what is trained changes: executors and optimizers from before are not for it
         self.planned_optimizer: str | None = None
         self.source: Source | None = None  # where weights were loaded from
         self.threads: int | None = None  # of the latest step, for what follows it
@@ -72,10 +77,10 @@ class Model:
         made = self._made.get("gradients")
         return {"architecture": self._architecture, "dtype": self.dtype, "parameters": dict(self._parameters),
                 "gradients": None if made is None else dict(made), "planned_optimizer": self.planned_optimizer,
-                "source": self.source, "torn": self.torn.reason}
+                "source": self.source, "trainable": self._trainable, "torn": self.torn.reason}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["architecture"], seed=None, dtype=state["dtype"])
+        self.__init__(state["architecture"], seed=None, dtype=state["dtype"], trainable=state.get("trainable"))
         self.planned_optimizer, self.source = state["planned_optimizer"], state["source"]
         self.torn.reason = state["torn"]
         for name, values in state["parameters"].items():
@@ -90,8 +95,33 @@ class Model:
 
     @property
     def program(self) -> Program:
-        """The model as a straight line of wired layers."""
+        """The model as a straight line of wired layers, which know what is frozen."""
         return self._program
+
+    @property
+    def trainable(self) -> tuple[str, ...] | None:
+        """Patterns of the names of parameters that are trained, as `fnmatch` reads them; None trains all.
+
+        What none matches is frozen: it has no gradient and no state of an optimizer, and backward leaves out what it alone
+        needs. Set it to other patterns before executors and optimizers are made: gradients are made anew then, and those of
+        before are refused.
+
+        Raises
+        ------
+        ConfigError
+            When a pattern matches no parameter; nothing is changed.
+        """
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, patterns: Patterns) -> None:
+        program = with_trained(self._architecture.program, patterns, "model.trainable")
+        with self.turn():
+            if program is not self._program:
+                self._made.pop("gradients", None)
+                self.__dict__.pop("gradient_list", None)
+                self.revision += 1
+            self._trainable, self._program = checked_patterns("model.trainable", patterns), program
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
@@ -107,9 +137,11 @@ class Model:
 
     @property
     def gradients(self) -> Mapping[str, np.ndarray]:
-        """Arrays of the same names and shapes, made of zeros at first use; `Executor.loss_and_grad` adds into them."""
+        """Arrays of the names and shapes of the parameters that are trained, made of zeros at first use;
+        `Executor.loss_and_grad` adds into them."""
         if "gradients" not in self._made:
-            self._made.setdefault("gradients", zero_gradients(self._parameters))
+            trained = {name: self._parameters[name] for name in self._program.trained}
+            self._made.setdefault("gradients", zero_gradients(trained))
         return self._made["gradients"]
 
     @property
@@ -155,7 +187,7 @@ class Model:
 
     def copy(self, dtype: str | None = None) -> "Model":
         """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied."""
-        made = type(self)(self._architecture, seed=None, dtype=dtype or self.dtype)
+        made = type(self)(self._architecture, seed=None, dtype=dtype or self.dtype, trainable=self._trainable)
         made.source = self.source
         for name, parameter in self.parameters.items():
             made.parameters[name][...] = parameter

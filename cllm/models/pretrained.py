@@ -11,6 +11,7 @@ from cllm.models.architecture import Architecture
 from cllm.models.families import FAMILIES, model_of
 from cllm.models.model import Model
 from cllm.models.saving import Source
+from cllm.program.trained import Patterns
 from cllm.weights.directory import find_tensors, read_config
 from cllm.weights.dtypes import RAW, widened
 from cllm.weights.header import Tensor
@@ -48,7 +49,7 @@ def read_architecture(directory: str | Path, **changes) -> tuple[Architecture, d
     return architecture, config, tensors
 
 
-def from_pretrained(directory: str | Path, dtype: str = "float32", **changes) -> Model:
+def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Patterns = None, **changes) -> Model:
     """The model of a directory with config.json and safetensors, as transformers saves it.
 
     Nothing but the model and one tensor is in memory at a time; narrow dtypes are widened without loss. Every tensor must be
@@ -59,6 +60,8 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", **changes) ->
     directory : str or Path
     dtype : {"float32", "float64"}
         Of the model.
+    trainable : str, several of them, or None
+        As of `Model`.
     **changes
         Settings of the family in place of the config's, such as ``dropout=0.1``.
 
@@ -82,7 +85,7 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", **changes) ->
             listed = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
             raise SnapshotError(str(directory), f"must {what}", f"{'missing' if 'every' in what else 'unknown'}: {listed}",
                                 "Download it again, or check that config.json belongs to these files.")
-    model = model_of(architecture, seed=None, dtype=dtype)
+    model = model_of(architecture, seed=None, dtype=dtype, trainable=trainable)
     for name, part in parts.items():
         tensor, parameter = tensors[name], model.parameters[part.parameter]
         if tensor.shape != part.shape(parameter.shape) or tensor.code not in RAW:

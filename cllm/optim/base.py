@@ -15,7 +15,7 @@ from cllm import _kernels as kernels
 from cllm.checks import checked_real
 from cllm.models.model import Model
 from cllm.models.torn import Torn
-from cllm.optim.checks import checked_model, matching, refuse_nonfinite, refuse_unplanned
+from cllm.optim.checks import checked_model, matching, refuse_nonfinite, refuse_stale, refuse_unplanned
 from cllm.optim.states import States
 from cllm.plans.plan import checked_states
 
@@ -44,6 +44,7 @@ class Optimizer(ABC):
     def __init__(self, model: Model, lr: float, weight_decay: float, names: str | tuple[str, ...] | None):
         kind = type(self).__name__
         self._model = checked_model(kind, model)
+        self._revision = model.revision
         self.lr = checked_real(f"{kind}(lr=...)", lr)
         self.weight_decay = checked_real(f"{kind}(weight_decay=...)", weight_decay)
         self._names = matching(kind, model, names)
@@ -58,7 +59,11 @@ class Optimizer(ABC):
 
     def __getstate__(self) -> dict:
         """What it is made of; the lists that kernels go over are bound anew in a copy or another process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_lists"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lists", "_revision")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._revision = self._model.revision
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,6 +145,7 @@ class Optimizer(ABC):
         OptimizerError, TornError, ConfigError
         """
         self.torn.refuse()
+        refuse_stale(f"{type(self).__name__}.step()", self._model, self._revision)
         if not planned:
             refuse_unplanned(self._model, self.kind, self.names)
         self.lr = checked_real(f"{type(self).__name__}.lr", self.lr)

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from cllm import _kernels as kernels
 from cllm.errors import ConfigError, NonFiniteError, OptimizerError
 from cllm.models.model import Model
+from cllm.program.trained import refuse_untrained
 from cllm.program.workload import state_arrays
 
 
@@ -17,16 +18,18 @@ def checked_model(where: str, model) -> Model:
 
 
 def matching(where: str, model: Model, names: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Names of the parameters that one of the patterns matches, in the model's order; each must match something."""
+    """Names of the trained parameters that one of the patterns matches, in the model's order; each must match something."""
+    refuse_untrained(where, model.program)
+    trained = model.program.trained
     patterns = ("*",) if names is None else (names,) if isinstance(names, str) else tuple(names)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in model.parameters):
-            raise OptimizerError(f"{where}(names=...)", "every pattern must match a parameter", repr(pattern),
-                                 "See model.parameters for the names.")
-    found = tuple(n for n in model.parameters if any(fnmatchcase(n, p) for p in patterns))
+        if not any(fnmatchcase(name, pattern) for name in trained):
+            raise OptimizerError(f"{where}(names=...)", "every pattern must match a parameter that is trained", repr(pattern),
+                                 "See model.parameters for the names, and model.trainable.")
+    found = tuple(n for n in trained if any(fnmatchcase(n, p) for p in patterns))
     if not found:
-        raise OptimizerError(f"{where}(names=...)", "must match a parameter", repr(names),
-                             "See model.parameters for the names.")
+        raise OptimizerError(f"{where}(names=...)", "must match a parameter that is trained", repr(names),
+                             "See model.parameters for the names, and model.trainable.")
     return found
 
 
@@ -40,6 +43,13 @@ def refuse_unplanned(model: Model, kind: str, names: tuple[str, ...]) -> None:
         raise OptimizerError(f"{kind}.step()", f"must need no more state than {planned!r}, which the executor planned",
                              f"{mine:,} bytes of state where {theirs:,} are planned",
                              f"Make the executor with optimizer={kind!r}.")
+
+
+def refuse_stale(where: str, model: Model, revision: int) -> None:
+    """Refuse an optimizer from before what is trained was changed: its gradients are no longer the model's."""
+    if model.revision != revision:
+        raise OptimizerError(where, "must be made for what the model trains now", "one from before model.trainable was set",
+                             "Make the optimizer again.")
 
 
 def refuse_nonfinite(where: str, names: tuple[str, ...], gradients: kernels.ArrayList) -> None:

@@ -11,6 +11,7 @@ from cllm.models.model import Model
 from cllm.models.torn import Torn
 from cllm.optim.base import Optimizer
 from cllm.optim.checks import checked_model, refuse_nonfinite, refuse_unplanned
+from cllm.program.trained import refuse_untrained
 
 
 class Grouped:
@@ -23,14 +24,15 @@ class Grouped:
     ----------
     model : Model
     groups : dict
-        ``pattern -> (class, keyword arguments)``. Together they must cover every parameter, none in vain.
+        ``pattern -> (class, keyword arguments)``. Together they must cover every parameter that is trained, none in vain.
 
     lr : float or None
         The common rate; None takes that of the first group. Setting `lr` later scales the rates of all groups alike.
     """
 
     def __init__(self, model: Model, groups: Mapping[str, tuple[type[Optimizer], dict]], lr: float | None = None):
-        left = list(checked_model("Grouped", model).parameters)
+        refuse_untrained("Grouped", checked_model("Grouped", model).program)
+        left = list(model.program.trained)
         self._model = model
         self.groups: dict[str, Optimizer] = {}
         for pattern, (make, settings) in groups.items():
@@ -104,7 +106,7 @@ class Grouped:
     def check_step(self, planned: bool = False) -> None:
         """Refuse a step that cannot be taken; as `Optimizer.check_step`."""
         if not planned:
-            refuse_unplanned(self._model, self.kind, tuple(self._model.parameters))
+            refuse_unplanned(self._model, self.kind, self._model.program.trained)
         for group in self.groups.values():
             group.check_step(planned=True)
 
@@ -122,6 +124,6 @@ class Grouped:
         """Update every parameter; as `Optimizer.step`."""
         with self._model.changed():
             self.check_step()
-            refuse_nonfinite("Grouped.step()", tuple(self._model.parameters), self._model.gradient_list)
+            refuse_nonfinite("Grouped.step()", self._model.program.trained, self._model.gradient_list)
             self.begin_step()
             self.update_all()

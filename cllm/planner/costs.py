@@ -61,18 +61,20 @@ class Speeds:
         size = micro_batch or schedule.micro_batch
         nbytes = _moved_bytes(op, schedule, workload, size)
         sequences = workload.batch if op.whole else size
-        key = (kind, op.step.layer, op.step.rows, sequences, workload.time, schedule.loss_rows, nbytes, workload.threads)
+        step = op.step
+        key = (kind, step.layer, step.spared, step.rows, sequences, workload.time, schedule.loss_rows, nbytes,
+               workload.threads)
         if key not in self._known:
-            self._known[key] = self._estimate(kind, op.step, _letters(op, schedule, workload, size), nbytes, workload)
+            self._known[key] = self._estimate(kind, step, _letters(op, schedule, workload, size), nbytes, workload)
         return self._known[key]
 
     def update_seconds(self, program: Program, workload: Workload) -> float:
         """Seconds of zeroing, scanning, clipping and the optimizer."""
         if workload.optimizer == "none":
             return 0.0
-        size = sum(elements(" ".join(map(str, p.shape)), {}) for p in program.parameters.values()) * workload.itemsize
-        passes = 8 + 3 * max(state_arrays(workload.optimizer, name) for name in program.parameters) // 2
-        return size * self.measured.get(f"{UPDATE} {workload.optimizer}", passes / BYTES_PER_SECOND)
+        size = sum(elements(" ".join(map(str, program.parameters[name].shape)), {}) for name in program.trained)
+        passes = 8 + 3 * max((state_arrays(workload.optimizer, name) for name in program.trained), default=0) // 2
+        return size * workload.itemsize * self.measured.get(f"{UPDATE} {workload.optimizer}", passes / BYTES_PER_SECOND)
 
     def _estimate(self, kind: Kind, step: Step, letters, nbytes: int, workload: Workload) -> float:
         exact = self.measured.get(signature(kind, step, letters, nbytes))
@@ -105,7 +107,8 @@ def signature(kind: Kind, step: Step, letters, nbytes: int) -> str:
     lengths = ",".join(f"{n}{letters[n]}" for n in batch if n in letters)
     fields = ",".join(f"{name}={plain(value)!r}" for name, value in step.layer.cost_fields)
     work = declared_seconds(kind, step, letters, nbytes, None)
-    return f"{kind}|{_class_name(step.layer)}|{fields};{lengths},{nbytes}|{work:.6e}"
+    spared = "".join(f",no {name}" for name in sorted(_spared(kind, step)))
+    return f"{kind}|{_class_name(step.layer)}|{fields}{spared};{lengths},{nbytes}|{work:.6e}"
 
 
 def _class_name(layer: Layer) -> str:
@@ -133,7 +136,16 @@ def declared_work(kind: Kind, step: Step, letters, nbytes: int, itemsize: int = 
     nbytes += weights * (2 if kind == Kind.ACCUMULATE else 1)
     if kind.work is None:
         return 0.0, nbytes
-    return getattr(layer, f"{kind.work}_flops")(letters), nbytes + layer.extra_bytes(kind.work, letters)
+    flops = getattr(layer, f"{kind.work}_flops")(letters)
+    flops -= sum(layer.spared_flops(name, letters) for name in _spared(kind, step))
+    return flops, nbytes + layer.extra_bytes(kind.work, letters)
+
+
+def _spared(kind: Kind, step: Step) -> frozenset[str]:
+    """Gradients that an operation leaves out of those that its method makes."""
+    if kind not in (Kind.ACCUMULATE, Kind.BACKWARD):
+        return frozenset()
+    return step.spared & set(getattr(step.layer, f"{kind.method}_flow").writes)
 
 
 def micro_batch_counts(schedule: Schedule, workload: Workload) -> tuple[tuple[int, int], ...]:

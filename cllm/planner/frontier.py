@@ -27,7 +27,7 @@ from cllm.plans.tree import Segment, Tape
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.build import default_loss_rows, scores_in_a_row
-from cllm.schedule.report import batch_bytes, optimizer_bytes, parameter_bytes, table_bytes
+from cllm.schedule.report import batch_bytes, gradient_bytes, optimizer_bytes, parameter_bytes, table_bytes
 
 # Pairs kept of a set inside the recursion. Most networks of a dozen blocks stay below the first; on deep ones the second,
 # and fewer lengths of segments, bound the time of planning.
@@ -160,7 +160,7 @@ class Frontier:
 
     def __init__(self, program: Program, workload: Workload, speeds: Speeds, allow: tuple[str, ...],
                  tell: Callable[[str], None] = lambda text: None):
-        fixed = 2 * parameter_bytes(program, workload) + optimizer_bytes(program, workload) + table_bytes(program, workload)
+        fixed = sum(of(program, workload) for of in (parameter_bytes, gradient_bytes, optimizer_bytes, table_bytes))
         update = speeds.update_seconds(program, workload)
         parts = []
         self._chains: list[tuple[int, Chain]] = []

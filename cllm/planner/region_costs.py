@@ -137,8 +137,9 @@ class Run:
 
     @cached_property
     def _turn(self) -> int:
-        """Position of the block's first operation that belongs to its backward."""
-        return min(i for i in self.ops() if self.schedule.ops[i].kind not in FORWARD_KINDS)
+        """Position of the block's first operation that belongs to its backward; past the end where it has none."""
+        later = (i for i in self.ops() if self.schedule.ops[i].kind not in FORWARD_KINDS)
+        return min(later, default=len(self.schedule.ops))
 
     def forward_ops(self) -> list[int]:
         """Positions of the block's forward: what stands before its backward."""

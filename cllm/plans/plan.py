@@ -42,12 +42,13 @@ def checked_states(where: str, states) -> str:
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a plan costs: bytes of the arena, bytes in total, seconds of one step over the whole batch, and what those rest
-    on: declared work, or measured and when."""
+    on: declared work, or measured and when; and whether the seconds have a backward for the norm of all gradients alone."""
 
     arena_bytes: int
     total_bytes: int
     seconds: float
     source: str = "declared work"
+    measures_norm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,9 @@ class Plan:
         lines += tree_lines(self.children, "")
         lines += [f"{name}: {word_of(decision)}" for name, decision in self.ends]
         if self.update_in_backward:
-            lines.append("parameters are updated in backward, gradients are room in the arena")
+            measures = self.estimate is not None and self.estimate.measures_norm
+            lines.append("parameters are updated in backward, gradients are room in the arena"
+                         + ("; a backward before is for the norm of all gradients" if measures else ""))
         if self.states_on_disk:
             lines.append(f"the optimizer's states are on disk in {self.states.partition(':')[2]}")
         if self.estimate is not None:

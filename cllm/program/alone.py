@@ -37,7 +37,7 @@ class Sink(Layer):
     def evaluate(self, x, *, loss):
         raise NotImplementedError
 
-    def backward(self, x, *, dx):
+    def backward(self, x, *, loss, dx):
         raise NotImplementedError
 
 
@@ -53,7 +53,7 @@ def alone(program: Program, steps: tuple[Step, ...], given: str, left: str) -> P
     maker = program.steps[program.values[given].step]
     source = replace(maker, index=STAND_IN, name="source", inputs={}, outputs={maker.layer.output: given}, params={}, tables={},
                      feeds={}, block=None)
-    sink = _stand_in("sink", Sink(), {"x": left}, {"nothing": "sink.nothing"}, None)
+    sink = _stand_in(program, "sink", Sink(), {"x": left}, {"nothing": "sink.nothing"}, None)
     return _program(program, (source, *(replace(s, block=0) for s in steps), sink))
 
 
@@ -63,12 +63,16 @@ def without_blocks(program: Program) -> Program:
         return program
     before, _, after = program.regions
     first, last = program.block_inputs[0], program.block_inputs[-1]
-    between = _stand_in("blocks", Between(), {"x": first}, {"y": last}, 0)
+    between = _stand_in(program, "blocks", Between(), {"x": first}, {"y": last}, 0)
     return _program(program, (*before, between, *after))
 
 
-def _stand_in(name: str, layer: Layer, inputs: dict[str, str], outputs: dict[str, str], block: int | None) -> Step:
-    return Step(STAND_IN, name, layer, inputs, outputs, {}, {}, {}, block, {})
+def _stand_in(whole: Program, name: str, layer: Layer, inputs: dict[str, str], outputs: dict[str, str],
+              block: int | None) -> Step:
+    """It wants the gradient of its input where anybody wants that of its output, or for a sink, of the input."""
+    passes_on = inputs if isinstance(layer, Sink) else outputs
+    unwanted = frozenset() if whole.unwanted.isdisjoint(passes_on.values()) else frozenset(inputs)
+    return Step(STAND_IN, name, layer, inputs, outputs, {}, {}, {}, block, {}, unwanted=unwanted)
 
 
 def _program(whole: Program, steps: tuple[Step, ...]) -> Program:

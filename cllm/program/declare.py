@@ -197,6 +197,9 @@ class Layer(ABC):
     passes : names of input gradients that are the output's gradient unchanged; backward does not get them, and they
         share its buffer
     overwrites : names of input gradients that backward may write over the output's gradient
+    spares : dict of tuple of names by gradient
+        Gradients that a method leaves out where it is handed None for them, as for a parameter that is frozen or an input
+        below which nothing is trained; and what it reads for them alone. Others are made for nobody, in the arena.
     costless : names of fields that change neither seconds nor bytes, such as the number of a dropout mask; layers that
         differ in any other cost each their own
 
@@ -223,6 +226,7 @@ class Layer(ABC):
     adds: ClassVar[tuple[str, ...]] = ()
     overwrites: ClassVar[tuple[str, ...]] = ()
     passes: ClassVar[tuple[str, ...]] = ()
+    spares: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     costless: ClassVar[tuple[str, ...]] = ()
 
     forward_flow: ClassVar[Flow]
@@ -291,6 +295,10 @@ class Layer(ABC):
         """The same for backward."""
         return self.forward_flops(letters)
 
+    def spared_flops(self, gradient: str, letters: Mapping[str, int]) -> float:
+        """What accumulate or backward has less to do where it leaves one of `spares` out."""
+        return 0.0
+
     def extra_bytes(self, method: str, letters: Mapping[str, int]) -> float:
         """Bytes that a method moves beyond what it reads and writes once."""
         return 0.0
@@ -352,6 +360,11 @@ def _check_declaration(cls) -> None:
         refuse("backward", "the gradient of every input must be written, or passed", missing)
     if stray := (set(cls.adds) | set(cls.overwrites)) - set(backward.writes):
         refuse("backward", "gradients that are added to or may overwrite dy must be written", stray)
+    differentiated = {"d" + p for p in params} | gradients
+    if stray := set(cls.spares) - (differentiated & {*accumulate.writes, *backward.writes}):
+        refuse("spares", "only gradients that accumulate or backward writes can be left out", stray)
+    if stray := {n for names in cls.spares.values() for n in names} - {*accumulate.reads, *backward.reads}:
+        refuse("spares", "only what accumulate or backward reads can be left out with them", stray)
     if stray := set(cls.passes) - gradients:
         refuse("passes", "only gradients of inputs can be passed", stray)
     if stray := set(cls.costless) - {name for c in cls.__mro__ for name in c.__dict__.get("__annotations__", ())}:

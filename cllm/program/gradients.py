@@ -4,8 +4,9 @@ A *cell* is a buffer for the gradient of one or more values. A layer whose gradi
 unchanged (`passes`) shares the cell; one that may work in place (`overwrites`) reuses it; one that adds (`adds`) gets a
 cell that already holds the other contributions. So the gradient of a whole residual stream is one buffer.
 
-An input that a feed is wired to needs no gradient: a backward that makes nothing else is left out, and one that makes
-more writes it into a cell that nobody reads.
+An input that a feed is wired to needs no gradient, nor does one below which nothing is trained, nor a parameter that is
+frozen: a backward that makes nothing else is left out, and one that makes more, and does not spare it, writes it into a
+cell that nobody reads.
 
 Sharing is checked, not trusted: a cell carries a version that each write raises, and a gradient may only be read at the
 version at which it was complete. Where sharing would break that, the share is undone and a copy is made instead.
@@ -14,13 +15,15 @@ version at which it was complete. Where sharing would break that, the share is u
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from cllm.program.declare import Flow
 from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A buffer for gradients: named after the value, or feed, whose gradient it held first, and by whom if not the first."""
+    """A buffer for gradients: named after the value, feed or parameter whose gradient it held first, and by whom if not the
+    first."""
 
     of: str
     by: str = ""
@@ -102,14 +105,19 @@ def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
     cells = _Cells()
     moves: list[GradientStep] = []
     for step in reversed(program.steps):
-        layer = step.layer
-        takes_dy = step is not program.steps[-1]
+        layer, takes_dy = step.layer, step is not program.steps[-1]
+        if step.is_still and takes_dy:
+            continue
+        accumulate, backward = step.flow("accumulate"), step.flow("backward")
         dy = cells.complete(step.output) if takes_dy else None
         arrives = {"dy": dy} if takes_dy else {}
-        if layer.accumulate_flow.exists:
-            moves.append(GradientStep(Kind.ACCUMULATE, step, arrives, {}))
+        if accumulate.exists:
+            frozen = _for_nobody(cells, moves, step, accumulate)
+            moves.append(GradientStep(Kind.ACCUMULATE, step, arrives, frozen))
         before, after, writes = [], [], {}
         for name, value in step.inputs.items():
+            if name in step.unwanted:
+                continue
             gradient, held = "d" + name, value in cells.held
             if gradient in layer.passed():
                 if not held and (step.index, gradient) not in private:
@@ -133,15 +141,26 @@ def _attempt(program: Program, private: set[tuple]) -> tuple[GradientStep, ...]:
                 target = dy if in_place else cells.fresh(value, step)
                 writes[gradient] = target
             cells.write(value, target)
-        fed = {"d" + name for name in layer.inputs if name in step.feeds}
-        useful = set(layer.backward_flow.writes) - set(layer.passed()) - fed - {s.name for s in layer.scratch}
-        for gradient in sorted(fed & set(layer.backward_flow.writes)) if useful else ():
-            writes[gradient] = cells.fresh(step.feeds[gradient[1:]], step)
+        given = {**{n: v for n, v in step.inputs.items() if n in step.unwanted}, **step.feeds}
+        fed = {"d" + name for name in layer.inputs if name in given}
+        useful = set(backward.writes) - set(layer.passed()) - fed - {"d" + name for name in step.frozen} - {
+            s.name for s in layer.scratch} or not takes_dy
+        for gradient in sorted(fed & set(backward.writes)) if useful else ():
+            writes[gradient] = cells.fresh(given[gradient[1:]], step)
             if gradient in layer.adds:
                 before.append(GradientStep(Kind.ZERO, step, {}, {"dst": writes[gradient]}))
         moves += before
         if useful:
+            writes |= _for_nobody(cells, moves, step, backward)
             moves.append(GradientStep(Kind.BACKWARD, step, arrives, writes))
         moves += after
         cells.held.pop(step.output, None)  # all that read it has been here
     return tuple(moves)
+
+
+def _for_nobody(cells: _Cells, moves: list[GradientStep], step: Step, flow: Flow) -> dict[str, Cell]:
+    """Cells, zeroed, for the gradients of frozen parameters that a method makes all the same."""
+    found = {"d" + name: cells.fresh(step.params[name], step) for name in sorted(step.frozen)
+             if "d" + name in flow.writes and name in step.params}
+    moves += [GradientStep(Kind.ZERO, step, {}, {"dst": cell}) for cell in found.values()]
+    return found

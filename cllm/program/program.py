@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class Step:
     """One layer in its place: the value that is each input, the parameter, table or feed that each local name is.
 
     `shapes` are those in which the layer is handed its inputs, sites and feeds, by local name; `rows` is what it takes for N:
-    "N", or for example "16B".
+    "N", or for example "16B". `frozen` are local names of parameters that are not trained, `unwanted` those of inputs below
+    which nothing is.
     """
 
     index: int
@@ -50,6 +51,38 @@ class Step:
     block: int | None
     shapes: Mapping[str, str]
     rows: str = "N"
+    frozen: frozenset[str] = frozenset()
+    unwanted: frozenset[str] = frozenset()
+
+    @property
+    def trains(self) -> frozenset[str]:
+        """Local names of the parameters to whose gradients it adds."""
+        layer = self.layer
+        return frozenset(p.name for p in layer.params if layer.has(p) and p.name not in self.frozen
+                         and "d" + p.name in layer.parameter_gradients())
+
+    @property
+    def is_still(self) -> bool:
+        """Whether backward has nothing to do here: it trains nothing, and nobody wants the gradient of an input."""
+        return bool(self.frozen or self.unwanted) and not self.trains and all(
+            name in self.unwanted or name in self.feeds for name in self.layer.inputs)
+
+    @property
+    def sums_in_order(self) -> bool:
+        """Whether a cut of the batch can change no bit here."""
+        return bool(self.layer.in_order) or not (self.trains or self.layer.evaluate_flow.exists)
+
+    @property
+    def spared(self) -> frozenset[str]:
+        """Names of the gradients that its layer is not to make, and leaves out."""
+        return frozenset({"d" + name for name in (*self.frozen, *self.unwanted)} & self.layer.spares.keys())
+
+    def flow(self, method: str) -> Flow:
+        """The data flow of "accumulate" or "backward" here: what is left of it where something is frozen."""
+        whole = getattr(self.layer, method + "_flow")
+        if not self.frozen and not self.unwanted:
+            return whole
+        return _remaining(type(self.layer), method, self.frozen, self.unwanted)
 
     @property
     def output(self) -> str:
@@ -100,6 +133,20 @@ class Constant:
     def values(self) -> np.ndarray:
         """Make it: a float64 array of that shape."""
         return self.table.make(self.layer)
+
+
+@lru_cache(maxsize=1024)
+def _remaining(layer: type[Layer], method: str, frozen: frozenset[str], unwanted: frozenset[str]) -> Flow:
+    """What is left of a method's data flow. Of gradients that nobody wants, those stay that the layer does not spare."""
+    whole, gone = getattr(layer, method + "_flow"), {"d" + name for name in (*frozen, *unwanted)}
+    gradients = {"d" + name for name in (*layer.inputs, *(p.name for p in layer.params))}
+    made = [name for name in whole.writes if name in gradients]
+    if gone.issuperset(made) and "loss" not in whole.writes:
+        return Flow(exists=False)
+    spared = gone & layer.spares.keys()
+    wanted = {read for name in made if name not in spared for read in layer.spares.get(name, ())}
+    needless = {read for name in spared for read in layer.spares[name]} - wanted
+    return Flow(tuple(n for n in whole.reads if n not in needless), tuple(n for n in whole.writes if n not in spared))
 
 
 def plain(value):
@@ -172,6 +219,21 @@ class Program:
         return self.feeds["tokens"].high if "tokens" in self.feeds else None
 
     @cached_property
+    def frozen(self) -> frozenset[str]:
+        """Names of the parameters that are not trained."""
+        return frozenset(s.params[name] for s in self.steps for name in s.frozen if name in s.params)
+
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the parameters that are trained: that have gradients, and state of an optimizer."""
+        return tuple(name for name in self.parameters if name not in self.frozen)
+
+    @cached_property
+    def unwanted(self) -> frozenset[str]:
+        """Values whose gradient nobody wants, since nothing is trained below them."""
+        return frozenset(s.inputs[name] for s in self.steps for name in s.unwanted if name in s.inputs)
+
+    @cached_property
     def has_time(self) -> bool:
         """Whether sequences have time steps: whether T occurs in a shape."""
         shapes = [*(f.shape for f in self.feeds.values()), *(shape for s in self.steps for shape in s.shapes.values())]
@@ -189,14 +251,15 @@ class Program:
     @cached_property
     def sums_in_order(self) -> bool:
         """Whether bits of loss and gradients do not depend on how a batch is cut: whether every layer says so."""
-        return all(step.layer.sums_in_order for step in self.steps)
+        return all(step.sums_in_order for step in self.steps)
 
     @cached_property
     def digest(self) -> str:
-        """What makes two programs the same, in 16 hexadecimal digits: layers, their fields, how they are wired."""
+        """What makes two programs the same, in 16 hexadecimal digits: layers, their fields, wiring, what is frozen."""
         what = [[plain(s.layer), s.name, s.block, *(sorted(named.items()) for named in (s.inputs, s.params, s.tables, s.feeds))]
                 for s in self.steps]
         what += [[f.name, f.shape, f.dtype, str(f.low), str(f.high)] for f in self.feeds.values()]
+        what += [["frozen", *sorted(self.frozen)]] if self.frozen else []
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     @cached_property
@@ -233,7 +296,7 @@ class Program:
 
     def backward_values(self, step: Step) -> tuple[str, ...]:
         """Names of the values that this step's accumulate and backward read, optional ones included."""
-        return (*self.values_of(step, step.layer.accumulate_flow), *self.values_of(step, step.layer.backward_flow))
+        return (*self.values_of(step, step.flow("accumulate")), *self.values_of(step, step.flow("backward")))
 
     @staticmethod
     def values_of(step: Step, flow: Flow) -> tuple[str, ...]:
@@ -249,7 +312,7 @@ class Program:
         seen: set[str] = set()
         waiting = set()
         for step in reversed(self.steps):
-            mine = {p for n, p in step.params.items() if "d" + n in step.layer.parameter_gradients()}
+            mine = {p for n, p in step.params.items() if n in step.trains}
             if mine & seen:
                 waiting.add(step.index)
             seen |= mine
@@ -258,7 +321,7 @@ class Program:
     @staticmethod
     def needs_to_wait(step: Step) -> set[str]:
         """What a step's accumulate reads beside its dy and feeds, which alone are there in the epilogue."""
-        return {*step.layer.accumulate_flow.reads} - {"dy"} - {*step.feeds}
+        return {*step.flow("accumulate").reads} - {"dy"} - {*step.feeds}
 
     @property
     def can_be_cut(self) -> bool:
@@ -279,7 +342,8 @@ class Program:
 
         return tuple((type(s.layer), s.layer.cost_fields, s.rows, tuple(s.shapes.items()), s.layer.passed(),
                       tuple(sorted(s.params)), tuple(self.values[v].key for v in s.outputs.values()),
-                      s.index in self.waiting_steps, tuple(source(v) for v in s.inputs.values())) for s in steps)
+                      s.index in self.waiting_steps, s.frozen, s.unwanted,
+                      tuple(source(v) for v in s.inputs.values())) for s in steps)
 
     def with_blocks(self, chosen: Sequence[int]) -> "Program":
         """The same program with some of its blocks only, in that order, and with what they need."""

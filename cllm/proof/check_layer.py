@@ -28,8 +28,8 @@ def check_layer(layer: Layer, batch: int = BATCH, time: int = TIME, **shapes: st
     Forward is a function of what it reads, and writes all that it declares and nothing else; gradients equal central
     differences in float64 and are added to those of parameters; results do not depend on addresses, and those of one
     position on no other unless the layer says ``across = True``; `extend`, where it has one, equals forward; in a small
-    model, bits of loss and gradients depend on no cut of the batch, no rebuild and no number of threads, and the highest
-    byte written is the predicted one.
+    model, bits of loss and gradients depend on no cut of the batch, no rebuild, no number of threads, and on nothing that is
+    frozen, and the highest byte written is the predicted one.
 
     Parameters
     ----------
@@ -319,6 +319,12 @@ def _check_in_a_model(layer: Layer, batch: int, time: int, shapes: dict[str, str
     if dropped:
         _compare(where, run(None, 1, dropped), whole, "where its values are rebuilt",
                  "Make forward a function of what it reads.")
+    for frozen in model.parameters if len(model.parameters) > 1 else ():
+        for trained in ([frozen], [name for name in model.parameters if name != frozen]):
+            model.trainable = trained
+            _compare(where, run(None, 2), whole, f"where only {', '.join(trained)} is trained", "Name in spares what a method "
+                     "leaves out when it is handed None, and beside it what it reads for that alone; nothing else hangs on it.")
+    model.trainable = None
     if layer.in_order is not False:
         for micro in (1, 2, 3):
             _compare(where, run(micro, 2), whole, f"where the batch is cut into micro-batches of {micro}",
@@ -329,8 +335,8 @@ def _check_in_a_model(layer: Layer, batch: int, time: int, shapes: dict[str, str
 def _compare(where: str, got: tuple, whole: tuple, when: str, mend: str) -> None:
     if got[0] != whole[0]:
         raise AssertionError(f"{where}: the loss has other bits {when}. {mend}")
-    for name, gradient in whole[1].items():
-        if got[1][name] != gradient:
+    for name, gradient in got[1].items():
+        if whole[1][name] != gradient:
             raise AssertionError(f"{where}: the gradient of {name} has other bits {when}. {mend}")
 
 

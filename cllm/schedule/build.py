@@ -102,8 +102,8 @@ class _Builder:
         self.close(self.plan.children, saved, deferred)
         self.backward(before, saved_before, deferred)
         epilogue = len(self.ops)
-        for move, stash in deferred:
-            self.emit(Kind.ACCUMULATE, move.step, {"dy": stash}, {}, move.step.layer.accumulate_flow, whole=True)
+        for move, stash, writes in deferred:
+            self.emit(Kind.ACCUMULATE, move.step, {"dy": stash}, writes, move.step.flow("accumulate"), whole=True)
         return self.finished(epilogue, mode == "step")
 
     def finished(self, epilogue: int, whole_step: bool = False) -> Schedule:
@@ -219,9 +219,9 @@ class _Builder:
                     self.emit(move.kind, step, reads, writes)
                     continue
                 if move.kind == Kind.ACCUMULATE and self.n_micro > 1 and step.index in self.program.waiting_steps:
-                    deferred.append((move, self.stash(move, reads)))
+                    deferred.append((move, self.stash(move, reads), writes))
                     continue
-                flow = step.layer.accumulate_flow if move.kind == Kind.ACCUMULATE else step.layer.backward_flow
+                flow = step.flow(move.kind)
                 for name in self.program.values_of(step, flow):
                     self.rebuild(name, env)
                 self.emit(move.kind, step, {**self.bound(step, env, flow.reads), **reads}, writes, flow)
@@ -243,7 +243,7 @@ class _Builder:
         if self.program.needs_to_wait(move.step):
             raise PlanError(move.step.name, "a layer that shares a parameter with a later one must need only its dy "
                             "and feeds in accumulate when the batch is cut",
-                            ", ".join(move.step.layer.accumulate_flow.reads),
+                            ", ".join(move.step.flow("accumulate").reads),
                             "Do not tie this parameter, or use the whole batch as one micro-batch.")
         dy = self.buffers[reads["dy"]]
         waiting = self.buffer(f"{dy.label} of the whole batch", dy.shape, dy.dtype, "stash", None, whole=True)
@@ -255,8 +255,10 @@ class _Builder:
     def cell(self, cell: Cell, move) -> int:
         """The buffer of a gradient cell: the shape of the value whose gradient it first held."""
         if cell not in self.cells:
-            of = self.program.values.get(cell.of) or self.program.feeds[cell.of]
-            self.cells[cell] = self.buffer(cell.label, of.shape, of.dtype, "gradient", move.step.block)
+            of = self.program.values.get(cell.of) or self.program.feeds.get(cell.of)
+            shape, dtype = (of.shape, of.dtype) if of is not None else (
+                " ".join(map(str, self.program.parameters[cell.of].shape)), None)
+            self.cells[cell] = self.buffer(cell.label, shape, dtype, "gradient", move.step.block)
         return self.cells[cell]
 
     def bound(self, step: Step, env: Mapping[str, int], names: Iterable[str] | None = None) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -15,13 +16,17 @@ from cllm.schedule.operations import ITEMSIZES, Buffer, Schedule
 
 def parameter_bytes(program: Program, workload: Workload) -> int:
     """Bytes of all parameters."""
-    return sum(elements(" ".join(map(str, p.shape)), {}) for p in program.parameters.values()) * workload.itemsize
+    return sum(prod(p.shape) for p in program.parameters.values()) * workload.itemsize
+
+
+def gradient_bytes(program: Program, workload: Workload) -> int:
+    """Bytes of the gradients of those that are trained."""
+    return sum(prod(program.parameters[name].shape) for name in program.trained) * workload.itemsize
 
 
 def optimizer_bytes(program: Program, workload: Workload) -> int:
     """Bytes of the state that the workload's optimizer keeps."""
-    arrays = sum(state_arrays(workload.optimizer, p.name) * elements(" ".join(map(str, p.shape)), {})
-                 for p in program.parameters.values())
+    arrays = sum(state_arrays(workload.optimizer, name) * prod(program.parameters[name].shape) for name in program.trained)
     return arrays * workload.itemsize
 
 
@@ -125,10 +130,10 @@ class MemoryReport:
 
 def report(program: Program, workload: Workload, schedule: Schedule, arena: Arena) -> MemoryReport:
     """The report of a schedule and its arena."""
-    parameters, states = parameter_bytes(program, workload), optimizer_bytes(program, workload)
-    on_disk = schedule.states_on_disk
-    return MemoryReport(schedule, arena, parameters, 0 if schedule.updates_in_backward else parameters,
-                        0 if on_disk else states, batch_bytes(program, workload, schedule.micro_batch), table_bytes(program, workload),
+    states, on_disk = optimizer_bytes(program, workload), schedule.states_on_disk
+    return MemoryReport(schedule, arena, parameter_bytes(program, workload),
+                        0 if schedule.updates_in_backward else gradient_bytes(program, workload), 0 if on_disk else states,
+                        batch_bytes(program, workload, schedule.micro_batch), table_bytes(program, workload),
                         spilled_bytes(schedule, workload) + (states if on_disk else 0))
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 
+from cllm.program.declare import Flow
 from cllm.program.dims import aligned
 from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step
@@ -46,8 +47,8 @@ class Piece:
 def state_pieces(program: Program, workload: Workload) -> dict[str, list[Piece]]:
     """The pieces of each parameter."""
     found = {}
-    for name, parameter in program.parameters.items():
-        size, arrays = prod(parameter.shape), state_arrays(workload.optimizer, name)
+    for name in program.trained:
+        size, arrays = prod(program.parameters[name].shape), state_arrays(workload.optimizer, name)
         cuts = [(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
         found[name] = [Piece(name, start, stop, arrays * (stop - start) * workload.itemsize) for start, stop in cuts]
     return found
@@ -80,7 +81,7 @@ class Updates:
             ops = self._into_backward(ops)
             epilogue = len(ops)
         else:
-            after = list(self._updates_of(self.program.parameters)) if self.on_disk else [self.op(Kind.UPDATE, self.head)]
+            after = list(self._updates_of(self.program.trained)) if self.on_disk else [self.op(Kind.UPDATE, self.head)]
             ops = [*ops, self.op(Kind.CLIP, self.head), *after]
         return self._with_windows(ops, epilogue) if self.on_disk else (ops, epilogue)
 
@@ -97,15 +98,16 @@ class Updates:
     def _into_backward(self, ops: list[DraftOp]) -> list[DraftOp]:
         last_of_head = max(i for i, op in enumerate(ops) if op.step is self.head)
         first: dict[str, int] = {}
-        last: dict[str, int] = dict.fromkeys(self.program.parameters, last_of_head)  # none moves before the loss is checked
+        last: dict[str, int] = dict.fromkeys(self.program.trained, last_of_head)  # none moves before the loss is checked
         for i, op in enumerate(ops):
-            for name, written in _parameters_of(op):
+            for name, written in self._parameters_of(op):
                 last[name] = max(last[name], i)
                 if written:
                     first.setdefault(name, i)
-        for name, parameter in self.program.parameters.items():
-            nbytes = aligned(prod(parameter.shape) * self.workload.itemsize)
-            self.buffers.append(DraftBuffer(f"d({name})", " ".join(map(str, parameter.shape)), self.workload.dtype, nbytes,
+        for name in self.program.trained:
+            shape = self.program.parameters[name].shape
+            nbytes = aligned(prod(shape) * self.workload.itemsize)
+            self.buffers.append(DraftBuffer(f"d({name})", " ".join(map(str, shape)), self.workload.dtype, nbytes,
                                             "weights", ops[last[name]].step.block, True, ""))
             self.gradients[name] = len(self.buffers) - 1
         begins: dict[int, list[str]] = {}
@@ -127,9 +129,17 @@ class Updates:
         return out
 
     def _gradients_of(self, op: DraftOp) -> list[tuple[str, int]]:
+        """The buffers of the gradients of parameters to which an operation adds, by the names that its method has for them."""
         flow = _flow(op)
         return [] if flow is None else [("d" + own, self.gradients[name]) for own, name in op.step.params.items()
-                                        if "d" + own in flow.writes]
+                                        if own not in op.step.frozen and "d" + own in flow.writes]
+
+    def _parameters_of(self, op: DraftOp) -> Iterator[tuple[str, bool]]:
+        """The trained parameters that an operation reads, and those to whose gradient it adds, with whether it does."""
+        flow = _flow(op)
+        for own, name in op.step.params.items() if flow is not None else ():
+            if own not in op.step.frozen and {own, "d" + own} & {*flow.reads, *flow.writes}:
+                yield name, "d" + own in flow.writes
 
     def _updates_of(self, names, step: Step | None = None, clip: bool = False) -> Iterator[DraftOp]:
         for name in names:
@@ -184,17 +194,8 @@ class Updates:
                        update.params, update.piece)
 
 
-def _flow(op: DraftOp):
-    """The signature of the method that an operation calls; None where it calls none."""
+def _flow(op: DraftOp) -> Flow | None:
+    """The data flow of the method that an operation calls; None where it calls none."""
+    if op.kind in (Kind.ACCUMULATE, Kind.BACKWARD):
+        return op.step.flow(op.kind)
     return getattr(op.step.layer, op.kind.method + "_flow") if op.kind.method else None
-
-
-def _parameters_of(op: DraftOp) -> Iterator[tuple[str, bool]]:
-    """The parameters that an operation reads, and those whose gradient it adds to, with whether it does."""
-    flow = _flow(op)
-    if flow is not None:
-        for own, name in op.step.params.items():
-            if "d" + own in flow.writes:
-                yield name, True
-            elif own in flow.reads:
-                yield name, False

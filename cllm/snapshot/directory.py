@@ -19,12 +19,14 @@ from collections.abc import Collection, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from cllm.checks import shown
 from cllm.errors import SnapshotError
 from cllm.files import digest_file, sync, write_file
 from cllm.models.architecture import Architecture, metadata_of
 from cllm.models.families import FOREIGN, architecture_of, is_callers, kind_of, model_of
 from cllm.models.model import Model
 from cllm.models.saving import Source
+from cllm.program.trained import with_trained
 from cllm.tensors import DAMAGE, check_arrays, read_arrays, write_arrays, write_sealed
 
 FORMAT = "cllm snapshot 1"
@@ -70,7 +72,7 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
         body = {"format": FORMAT, "step": step, **meta, "config": model.architecture.to_dict(),
                 "optimizer": {"kind": optimizer.kind, "steps": optimizer.steps}, "training": dict(state or {}),
                 "source": None if model.source is None else model.source.to_dict(),
-                "files": digests}
+                "trainable": None if model.trainable is None else list(model.trainable), "files": digests}
         write_file(partial / STATE, [json.dumps({**body, "sha256": _seal(body)}, indent=1).encode()])
         sync(partial)
         if final.exists():
@@ -146,7 +148,8 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     kind = kind_of(state, architecture or (None if model is None else type(model.architecture)))
     try:
         saved = architecture_of(state, kind)
-        model = model_of(saved, dtype=state["dtype"]) if model is None else model
+        trained = with_trained(saved.program, state.get("trainable")).trained
+        model = model_of(saved, dtype=state["dtype"], trainable=state.get("trainable")) if model is None else model
     except FOREIGN as error:
         if is_callers(kind, error):
             raise
@@ -158,6 +161,10 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     if optimizer is not None and optimizer.kind != state["optimizer"]["kind"]:
         raise SnapshotError(f"snapshot {path}", f"must be of the optimizer {optimizer.kind}",
                             state["optimizer"]["kind"], "Make the optimizer that was saved.")
+    if optimizer is not None and model.program.trained != trained:
+        raise SnapshotError(f"snapshot {path}", f"must be of a model that trains {shown(model.trainable)}",
+                            f"one that trains {shown(state.get('trainable'))}",
+                            "Set model.trainable so before the optimizer is made, or start afresh.")
     with model.torn.restoring(), nullcontext() if optimizer is None else optimizer.torn.restoring():
         wanted = {MODEL: model.parameters} | ({} if optimizer is None else {OPTIMIZER: optimizer.arrays()})
         for read in (check_arrays, read_arrays):

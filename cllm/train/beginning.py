@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from cllm.errors import ConfigError
 from cllm.models.model import Model
 from cllm.optim import Grouped, Optimizer, optimizer_named
+from cllm.program.trained import checked_patterns, refuse_untrained
 from cllm.snapshot import load_snapshot
 from cllm.strategies import MemoryBudget
 from cllm.tokenizer import ByteTokenizer
@@ -44,11 +45,16 @@ def begin(model: Model, text, tokenizer, data, eval_data, budget: MemoryBudget |
     ConfigError, DataError, SnapshotError, BudgetError, or what `data` or `eval_data` raised
     """
     then = None if state is None else state["training"]
+    trainable = checked_patterns("train(trainable=...)", asked.get("trainable"))
+    trainable = model.trainable if trainable is None else trainable
+    asked = {**{n: v for n, v in asked.items() if n != "trainable"}, **({} if trainable is None else {"trainable": trainable})}
     settings = TrainSettings(**asked) if then is None else TrainSettings.restored(then["settings"], asked,
                                                                                   f"resume of {keeper.out}")
     if then is None and settings.hours is not None and "steps" in asked:
         raise ConfigError("train(steps=..., hours=...)", "must not both be given",
                           f"{settings.steps} and {settings.hours:g}", "Leave one of them out.")
+    model.trainable = settings.trainable
+    refuse_untrained("train", model.program)
     s, budget = settings, budget or budget_of(settings)
     source = drawn_or_text(model, text, tokenizer, data, eval_data, asked, None if then is None else then["data"])
     # before the optimizer makes its state, and once: what the model has is of the run's own

@@ -9,6 +9,7 @@ from cllm.checks import LARGEST_SEED, checked_real, checked_size, checked_word, 
 from cllm.errors import ConfigError
 from cllm.optim.rate import SHAPES, Rate
 from cllm.plans.plan import checked_states
+from cllm.program.trained import checked_patterns
 from cllm.strategies.memory_budget import checked_limit
 from cllm.threads.counts import checked_threads
 
@@ -71,6 +72,8 @@ class TrainSettings:
         Steps between samples of text.
     sample_prompt : str
         What they continue.
+    trainable : str, several of them, or None
+        Patterns of parameters to train, as of `Model.trainable`; None is what the model says.
 
     Raises
     ------
@@ -108,6 +111,7 @@ class TrainSettings:
     stop_when_worse: int | None = None
     sample_every: int | None = None
     sample_prompt: str = "\n"
+    trainable: str | tuple[str, ...] | None = None
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "seq_len", "accumulate", "eval_every", "eval_batches", "snapshot_every",
@@ -137,6 +141,7 @@ class TrainSettings:
                 raise ConfigError("train(strategy=..., memory_budget=...)", "must not both be given",
                                   f"{self.strategy!r} and {self.memory_budget!r}",
                                   "A budget chooses the strategy: leave that out.")
+        object.__setattr__(self, "trainable", checked_patterns("train(trainable=...)", self.trainable))
         if self.betas is not None:
             object.__setattr__(self, "betas", _checked_betas(self.betas))
         for name, value in (("min_lr", self.lr / 10), ("warmup", min(100, self.steps // 10))):
@@ -153,7 +158,7 @@ class TrainSettings:
         """Every setting by name, as plain data; a strategy without a name is shown as it prints."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         named = isinstance(self.strategy, str)
-        return {**plain, "betas": list(self.betas) if self.betas else None,
+        return {**plain, **{name: value and list(value) for name, value in plain.items() if name in ("betas", "trainable")},
                 "strategy": str(self.strategy) if named else {"unnamed": repr(self.strategy)}}
 
     @classmethod

@@ -18,8 +18,9 @@ import pytest
 import toys
 
 import cllm
-from cllm.executor import spilling
-from cllm.executor.spilling import MEMORY_BACKED, SpillFile
+from cllm.executor.spilling import SpillFile
+from cllm.planner import disks
+from cllm.planner.disks import MEMORY_BACKED
 from cllm.plans.plan import Plan
 from cllm.plans.tree import OnDisk, Segment, Tape
 
@@ -34,10 +35,10 @@ BASES = {"cache": cllm.CacheAll(), "optional": cllm.CacheAll(also=("probs",)), "
 @pytest.fixture
 def disk(tmp_path):
     """A directory on a disk."""
-    kind = spilling._file_system(tmp_path)
+    kind = disks.file_system(tmp_path)
     if kind in MEMORY_BACKED:
         pytest.skip(f"{tmp_path} lies in memory ({kind}): pass --basetemp on a disk")
-    if shutil.disk_usage(tmp_path).free < 2 * spilling.SPARE_BYTES:
+    if shutil.disk_usage(tmp_path).free < 2 * disks.SPARE_BYTES:
         pytest.skip(f"{tmp_path} is nearly full")
     return tmp_path
 
@@ -243,20 +244,20 @@ def test_a_directory_that_cannot_be_written_is_refused(disk):
 
 @pytest.mark.parametrize("kind", MEMORY_BACKED)
 def test_a_file_system_in_memory_is_refused(kind, disk, monkeypatch):
-    monkeypatch.setattr(spilling, "_file_system", lambda path: kind)
+    monkeypatch.setattr(disks, "file_system", lambda path: kind)
     refused(cllm.Spill(str(disk)), rf"in memory \({kind}\)")
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm")
 def test_shared_memory_is_refused():
-    if spilling._file_system(Path("/dev/shm")) not in MEMORY_BACKED:
+    if disks.file_system(Path("/dev/shm")) not in MEMORY_BACKED:
         pytest.skip("/dev/shm is not in memory here")
     refused(cllm.Spill("/dev/shm"), "in memory")
 
 
 def test_too_little_room_is_refused(disk, monkeypatch):
     usage = shutil.disk_usage(disk)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=spilling.SPARE_BYTES + 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=disks.SPARE_BYTES + 1000))
     refused(cllm.Spill(str(disk)), "bytes free")
 
 

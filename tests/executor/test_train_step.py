@@ -11,8 +11,8 @@ import pytest
 import cllm
 from cllm import snapshot
 from cllm.errors import ConfigError, NonFiniteError, OptimizerError, PlanError, SpillError, TornError
-from cllm.executor import spilling
 from cllm.executor.spilling import SpillFile
+from cllm.planner import disks
 
 B, T = 3, 6
 CONFIG = cllm.ModelConfig(**{**oracle.CONFIG, "n_layers": 3})
@@ -33,7 +33,7 @@ def state_of(model, optimizer):
 
 @pytest.fixture
 def disk(tmp_path):
-    if spilling._file_system(tmp_path) in spilling.MEMORY_BACKED:
+    if disks.file_system(tmp_path) in disks.MEMORY_BACKED:
         pytest.skip("needs a directory on a disk")
     return tmp_path
 
@@ -252,12 +252,12 @@ def test_directories_in_memory_and_disks_without_room_are_refused_beforehand(dis
     model, optimizer, ex = new(disk, states="disk")
     before = state_of(model, optimizer)
     with monkeypatch.context() as patch:
-        patch.setattr(spilling, "_file_system", lambda path: "tmpfs")
+        patch.setattr(disks, "file_system", lambda path: "tmpfs")
         with pytest.raises(SpillError, match=r"states on disk in .*: must be on a disk; got a file system in memory \(tmpfs\)"):
             ex.train_step(*BATCHES[0], optimizer)
-    usage = spilling.shutil.disk_usage(disk)
+    usage = disks.shutil.disk_usage(disk)
     with monkeypatch.context() as patch:
-        patch.setattr(spilling.shutil, "disk_usage", lambda path: usage._replace(free=spilling.SPARE_BYTES + 100))
+        patch.setattr(disks.shutil, "disk_usage", lambda path: usage._replace(free=disks.SPARE_BYTES + 100))
         with pytest.raises(SpillError, match=r"must have [\d,]+ bytes free; got 67,108,964"):
             ex.train_step(*BATCHES[0], optimizer)
     assert optimizer.steps == 0 and not model.torn

@@ -116,3 +116,13 @@ def test_wrong_shapes_are_refused():
         with pytest.raises(ShapeError):
             _kernels.embedding_backward(backward.arrays["tokens"], backward.arrays["dy"], time,
                                         dweight=backward.arrays["dweight"], dpositions=backward.arrays["dpositions"])
+
+
+@pytest.mark.parametrize("dtype", lawtools.DTYPES)
+def test_positions_get_the_same_where_nobody_wants_the_rows_of_tokens(dtype):
+    _, whole = cases(3, 5, 7, 70, dtype)
+    expected = whole.run()["dpositions"].copy()
+    _, alone = cases(3, 5, 7, 70, dtype)
+    a = alone.arrays
+    _kernels.embedding_backward(a["tokens"], a["dy"], 5, dweight=None, dpositions=a["dpositions"])
+    lawtools.assert_same_bits(a["dpositions"], expected)

@@ -121,3 +121,16 @@ def test_what_is_not_finite_is_seen(value):
     _kernels.layernorm_backward(draw((3, 19), "float32"), given["x"], mean, rstd, given["weight"], dx=dx,
                                 dweight=dweight, dbias=dbias)
     assert np.isnan(dx[1]).all() and np.isfinite(dx[[0, 2]]).all() and np.isnan(dweight).all()
+
+
+@pytest.mark.parametrize("n, c", [(1, 1), (5, 33), (70, 200)])
+@pytest.mark.parametrize("left_out", [("dweight",), ("dbias",), ("dweight", "dbias")])
+def test_a_gradient_that_nobody_wants_changes_no_other(left_out, n, c):
+    whole = {name: array.copy() for name, array in backward_case(n, c, "float32").run().items()}
+    case = backward_case(n, c, "float32")
+    case.arrays.update(dict.fromkeys(left_out))
+    a = case.arrays
+    _kernels.layernorm_backward(a["dy"], a["x"], a["mean"], a["rstd"], a["weight"], dx=a["dx"], dweight=a["dweight"],
+                                dbias=a["dbias"])
+    for name in {"dx", "dweight", "dbias"} - {*left_out}:
+        lawtools.assert_same_bits(a[name], whole[name], name)

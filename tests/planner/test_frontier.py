@@ -21,10 +21,11 @@ from cllm.planner.ledger import Ledger
 from cllm.planner.parts import whole_block
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
+from cllm.program.trained import with_trained
 from cllm.program.workload import Workload
 from cllm.schedule.arena import live_bytes
 from cllm.schedule.build import build_schedule, default_loss_rows
-from cllm.schedule.report import batch_bytes, optimizer_bytes, parameter_bytes, table_bytes
+from cllm.schedule.report import batch_bytes, gradient_bytes, optimizer_bytes, parameter_bytes, table_bytes
 
 EVERYTHING = ("cache", "micro_batch", "recompute")
 RATES = Speeds()
@@ -34,8 +35,8 @@ def cost(program, workload, plan):
     """Total bytes before packing, and seconds, of a plan: read off its whole schedule."""
     schedule = build_schedule(program, workload, plan)
     live = max(live_bytes(schedule.buffers, len(schedule.ops)))
-    fixed = (2 * parameter_bytes(program, workload) + optimizer_bytes(program, workload) + table_bytes(program, workload)
-             + batch_bytes(program, workload, schedule.micro_batch))
+    fixed = sum(of(program, workload) for of in (parameter_bytes, gradient_bytes, optimizer_bytes, table_bytes))
+    fixed += batch_bytes(program, workload, schedule.micro_batch)
     return live + fixed, schedule_seconds(schedule, program, workload, RATES)
 
 
@@ -93,13 +94,17 @@ def test_trees_are_all_there():
 
 
 
-@pytest.mark.parametrize("blocks, batch, time, width, tied, threads", [
-    ([A], 3, 2, 3, False, 1), ([A, A], 3, 7, 3, True, 1), ([A, B], 2, 20, 9, False, 2), ([WIDE, B], 3, 5, 17, False, 1),
-    ([FEW, FEW, FEW], 1, 10, 7, True, 1), ([FEW, ONE, ONE], 3, 4, 30, False, 2), ([CUT], 2, 5, 9, False, 1),
-    ([FREE], 3, 4, 7, False, 1), ([CHAIN, CHAIN], 2, 5, 9, False, 1), ([CHAIN, FEW], 1, 8, 5, True, 1)],
+@pytest.mark.parametrize("blocks, batch, time, width, tied, threads, trainable", [
+    ([A], 3, 2, 3, False, 1, None), ([A, A], 3, 7, 3, True, 1, None), ([A, B], 2, 20, 9, False, 2, None),
+    ([WIDE, B], 3, 5, 17, False, 1, None), ([FEW, FEW, FEW], 1, 10, 7, True, 1, None),
+    ([FEW, ONE, ONE], 3, 4, 30, False, 2, None), ([CUT], 2, 5, 9, False, 1, None), ([FREE], 3, 4, 7, False, 1, None),
+    ([CHAIN, CHAIN], 2, 5, 9, False, 1, None), ([CHAIN, FEW], 1, 8, 5, True, 1, None),
+    ([A, A], 3, 7, 3, True, 1, "blocks.0.*"), ([A, B], 2, 20, 9, False, 2, "blocks.1.s1.*"),
+    ([A, A], 3, 7, 3, True, 1, "table"), ([CUT], 2, 5, 9, False, 1, "*.s5.*")],
     ids=lambda v: str(len(v)) if isinstance(v, list) else str(v))
-def test_the_frontier_equals_exhaustive_search(blocks, batch, time, width, tied, threads):
-    program, work = toys.wire(blocks, width=width, tied=tied), toys.workload(batch, time, width, threads)
+def test_the_frontier_equals_exhaustive_search(blocks, batch, time, width, tied, threads, trainable):
+    program = with_trained(toys.wire(blocks, width=width, tied=tied), trainable)
+    work = toys.workload(batch, time, width, threads)
     frontier = Frontier(program, work, RATES, EVERYTHING)
     found = list(zip(frontier.nbytes.tolist(), frontier.seconds.tolist(), strict=True))
     expected = unbeaten(exhaustive(program, work))
@@ -112,14 +117,16 @@ GPT = {
     "lattice": (dict(n_layers=1, qkv="lattice", out_proj=False), 5, 3),
     "wide head": (dict(n_layers=2, vocab_size=3000), 4, 9), "wide": (dict(n_layers=5, d_model=64, d_ff=256), 2, 9),
     "deep": (dict(n_layers=26), 2, 9),
-    "mse, table": (dict(n_layers=2, loss="mse", positions="clock"), 2, 9)}
+    "mse, table": (dict(n_layers=2, loss="mse", positions="clock"), 2, 9),
+    "biases alone": (dict(n_layers=2), 4, 9, "*bias"), "last blocks": (dict(n_layers=5), 4, 9, ("blocks.[34].*", "*ln_f*")),
+    "a norm below": (dict(n_layers=3, dropout=0.1, tied=False), 3, 9, "blocks.0.ln2.weight")}
 
 
 @functools.cache
 def gpt(name):
-    changes, batch, time = GPT[name]
+    changes, batch, time, *trainable = GPT[name]
     config = cllm.ModelConfig(**{**oracle.CONFIG, **changes})
-    program, work = program_of(config), Workload(batch, time, threads=2)
+    program, work = with_trained(program_of(config), *(trainable or [None])), Workload(batch, time, threads=2)
     return program, work, Frontier(program, work, RATES, EVERYTHING)
 
 

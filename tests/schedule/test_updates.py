@@ -18,7 +18,7 @@ NAMES = list(FAMILIES)[::3]
 
 
 def schedule_of(family, strategy="cache", optimizer="adamw", **decided):
-    program = FAMILIES[family].architecture.program
+    program = FAMILIES[family].program
     work = Workload(FAMILIES[family].batch, FAMILIES[family].time, optimizer=optimizer, threads=1)
     plan = parse(strategy).decide(Ledger(program, work))
     return program, build_schedule(program, work, replace(plan, **decided), "step")
@@ -28,9 +28,10 @@ def touched(op):
     """Parameters that an operation reads or adds to, by the names in its method's signature."""
     if not op.kind.method:
         return {}
-    flow = getattr(op.step.layer, op.kind.method + "_flow")
+    flow = op.step.flow(op.kind) if op.kind in ("accumulate", "backward") else getattr(op.step.layer, op.kind.method + "_flow")
     named = {*flow.reads, *flow.writes}
-    return {name: "d" + own in flow.writes for own, name in op.step.params.items() if {own, "d" + own} & named}
+    return {name: "d" + own in flow.writes for own, name in op.step.params.items()
+            if own not in op.step.frozen and {own, "d" + own} & named}
 
 
 @pytest.mark.parametrize("strategy", ["cache", "recompute", "every:2"])
@@ -39,7 +40,7 @@ def test_a_parameter_moves_after_its_last_use_and_its_gradient_lives_from_the_fi
     program, schedule = schedule_of(family, strategy, update_in_backward=True)
     checked = next(i for i, op in enumerate(schedule.ops) if op.kind == Kind.CHECK_LOSS)
     assert all(op.step is not program.head for op in schedule.ops[checked + 1:] if not op.kind.once)
-    for name in program.parameters:
+    for name in program.trained:
         mine = {kind: [i for i, op in enumerate(schedule.ops) if op.kind == kind and op.params == (name,)]
                 for kind in (Kind.ZERO_GRADIENT, Kind.CLIP, Kind.UPDATE)}
         (zero,), (clip,), (update,) = mine.values()
@@ -57,11 +58,11 @@ def test_a_parameter_moves_after_its_last_use_and_its_gradient_lives_from_the_fi
 @pytest.mark.parametrize("family", NAMES)
 def test_states_are_loaded_before_an_update_and_stored_after_it(family, decided, monkeypatch):
     monkeypatch.setattr(updates, "PIECE", 50)
-    if "micro_batch" in decided and not FAMILIES[family].architecture.program.can_be_cut:
+    if "micro_batch" in decided and not FAMILIES[family].program.can_be_cut:
         pytest.skip("cannot be cut")
     program, schedule = schedule_of(family, states="disk:here", **decided)
     order = [Kind.LOAD_START, Kind.LOAD_WAIT, Kind.UPDATE, Kind.STORE_START, Kind.STORE_WAIT]
-    covered = {name: [] for name in program.parameters}
+    covered = {name: [] for name in program.trained}
     for buffer in schedule.buffers:
         if buffer.kind == "states":
             mine = [(op.kind, i) for i, op in enumerate(schedule.ops)
@@ -92,7 +93,7 @@ def test_windows_overlap_with_work_and_not_with_more_than_a_few_of_each_other(mo
 
 
 def test_a_plan_that_updates_in_backward_takes_one_micro_batch():
-    program, work = FAMILIES["full tied"].architecture.program, Workload(5, 6, threads=1)
+    program, work = FAMILIES["full tied"].program, Workload(5, 6, threads=1)
     plan = parse("cache").decide(Ledger(program, work))
     with pytest.raises(PlanError, match="takes the whole batch as one micro-batch; got micro_batch=2. Keep gradients"):
         build_schedule(program, work, Plan(plan.children, 2, update_in_backward=True), "step")

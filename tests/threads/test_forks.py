@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import cllm
-from cllm.executor import spilling
+from cllm.planner import disks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 SECONDS = 60
@@ -201,7 +201,7 @@ def test_a_runtime_that_cannot_be_forked_is_used_serially_and_says_so_once():
 
 
 def test_spilled_values_of_parent_and_child_do_not_meet(tmp_path):
-    if spilling._file_system(tmp_path) in spilling.MEMORY_BACKED:
+    if disks.file_system(tmp_path) in disks.MEMORY_BACKED:
         pytest.skip("the temporary directory lies in memory")
     run("""
         model, ex = new(cllm.Spill(sys.argv[1]))
@@ -227,7 +227,7 @@ def test_spilled_values_of_parent_and_child_do_not_meet(tmp_path):
 
 
 def test_a_step_that_spills_cannot_be_ended_in_a_child(tmp_path):
-    if spilling._file_system(tmp_path) in spilling.MEMORY_BACKED:
+    if disks.file_system(tmp_path) in disks.MEMORY_BACKED:
         pytest.skip("the temporary directory lies in memory")
     run("""
         model, ex = new(cllm.Spill(sys.argv[1]))
