@@ -12,6 +12,7 @@ from cllm.program.trained import Patterns, refuse_untrained, with_trained
 from cllm.program.workload import Workload
 from cllm.strategies import parse
 from cllm.strategies.memory_budget import ALLOWED
+from cllm.strategies.whole_step import WHOLE_STEP, whole_steps
 
 
 def decide(strategy, ledger: Ledger, states: str | None = None, update_in_backward: bool | None = None) -> Plan:
@@ -132,7 +133,7 @@ def print_saved_values(model_or_architecture: Model | Architecture, batch_size: 
 def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
            optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None, most: int = 40,
            allow: tuple[str, ...] = ALLOWED, tell: Callable[[str], None] = lambda text: None,
-           trainable: Patterns = None) -> list[Plan]:
+           trainable: Patterns = None, clip_by: str | None = None, directory: str | None = None) -> list[Plan]:
     """Plans from least memory to least time, none beaten in both; errors are those of `plan`.
 
     Parameters
@@ -141,10 +142,16 @@ def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len
         At most so many, spread evenly over the frontier, both ends among them.
     allow : tuple of str
         As of `MemoryBudget`.
-    tell, trainable : as of `plan`
+    tell, trainable, clip_by : as of `plan`
+    directory : as of `MemoryBudget`
     """
-    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, trainable)
-    frontier = ledger.frontier(tuple(sorted(allow)))
-    count = min(most, len(frontier))
-    chosen = sorted({round(i * (len(frontier) - 1) / max(1, count - 1)) for i in range(count)})
-    return [decide(frontier.plan(index), ledger) for index in chosen]
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, trainable, clip_by)
+    if set(allow) & set(WHOLE_STEP):
+        points = whole_steps(ledger, allow, directory)
+        plan_of, length = (lambda index: points[index].plan), len(points)
+    else:
+        frontier = ledger.frontier(tuple(sorted(allow)))
+        plan_of, length = frontier.plan, len(frontier)
+    count = min(most, length)
+    chosen = sorted({round(i * (length - 1) / max(1, count - 1)) for i in range(count)})
+    return [decide(plan_of(index), ledger) for index in chosen]

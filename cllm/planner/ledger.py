@@ -98,7 +98,7 @@ class Ledger:
         self.fingerprint = workload.fingerprint(program)
         self.sums_in_order = program.sums_in_order
         self._frontiers: dict[tuple[str, ...], Frontier] = {}
-        self.asked: dict[str, object] = {}
+        self.asked: dict[str, object] = {}  # set by `planning.decide`
         self.whole_steps: dict = {}
         self._built: dict[Plan, tuple[Schedule, MemoryReport]] = {}
         self._estimates: dict[Plan, Estimate] = {}
@@ -133,6 +133,11 @@ class Ledger:
         schedule, memory = self._made(plan)
         estimate = self._estimate(schedule, memory)
         return estimate.total_bytes, estimate.seconds, memory.disk_bytes
+
+    @property
+    def asks_more(self) -> bool:
+        """Whether the caller asks for more than gradients that are kept and states in memory."""
+        return any(value not in (False, "memory") for value in self.asked.values())
 
     @property
     def has_states(self) -> bool:

@@ -72,6 +72,7 @@ class Updates:
         self.program, self.workload, self.buffers = program, workload, buffers
         self.in_backward, self.on_disk, self.n_micro = in_backward, on_disk, n_micro
         self.head = program.steps[-1]
+        self.pieces = state_pieces(program, workload) if on_disk else dict.fromkeys(program.trained, (None,))
         self.gradients: dict[str, int] = {}
         self.windows: dict[Piece, int] = {}
 
@@ -145,8 +146,7 @@ class Updates:
         for name in names:
             if clip:
                 yield self.op(Kind.CLIP, step or self.head, name)
-            pieces = state_pieces(self.program, self.workload)[name] if self.on_disk else [None]
-            for piece in pieces:
+            for piece in self.pieces[name]:
                 if piece is not None and piece.nbytes:
                     self.buffers.append(DraftBuffer(f"states of {name} from {piece.start}", str(piece.nbytes), "uint8",
                                                     aligned(piece.nbytes), "states", None, True, ""))

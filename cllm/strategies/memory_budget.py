@@ -120,7 +120,7 @@ class MemoryBudget:
                               "a plan without one", "Make the plan with cllm.plan_within_error(model, tokens, targets, budget) "
                               "and pass it as the strategy.")
         limit = self.read(ledger.held_bytes).nbytes
-        whole = set(self.allow) & set(WHOLE_STEP) or ledger.asked
+        whole = set(self.allow) & set(WHOLE_STEP) or ledger.asks_more
         found = [*self._of_activations(ledger, limit), *(self._of_whole_steps(ledger, limit) if whole else ())]
         if found:
             _, _, plan = min(found, key=lambda entry: entry[:2])
@@ -132,7 +132,7 @@ class MemoryBudget:
 
     def _of_activations(self, ledger: Ledger, limit: int) -> Iterator[tuple[float, int, Plan]]:
         """Seconds, bytes and plan of the fastest that fits, gradients kept and states in memory."""
-        if ledger.asked:
+        if ledger.asks_more:
             return
         frontier = self._frontier(ledger)
         for index in reversed(range(len(frontier))):
@@ -156,9 +156,9 @@ class MemoryBudget:
     def _least(self, ledger: Ledger) -> int:
         """The least total of any plan, packed."""
         found = []
-        if set(self.allow) & set(WHOLE_STEP) or ledger.asked:
+        if set(self.allow) & set(WHOLE_STEP) or ledger.asks_more:
             found += [point.nbytes for point in whole_steps(ledger, self.allow, self.directory)[:1]]
-        if not ledger.asked:
+        if not ledger.asks_more:
             frontier = self._frontier(ledger)
             least = ledger.evaluate(frontier.plan(0)).total_bytes
             for index in range(1, len(frontier)):

@@ -20,7 +20,7 @@ from cllm.strategies.spill import Spill
 
 WHOLE_STEP = ("update_in_backward", "spill_states", "spill")
 ON_DISK = ("spill_states", "spill")
-MOST = ((24, 32), (64, 16), (1 << 62, 6))  # plans of activations that are tried with each way, by the number of blocks
+MOST = ((24, 24), (64, 12), (1 << 62, 6))  # plans of activations that are tried with each way, by the number of blocks
 
 
 @dataclass(frozen=True, slots=True)

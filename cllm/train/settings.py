@@ -154,6 +154,12 @@ class TrainSettings:
         """The rate of each step."""
         return Rate(self.lr, self.steps, self.warmup, self.min_lr, self.rate)
 
+    def whole_step(self) -> dict:
+        """What an executor and a plan are told of a whole step: where states are, how it clips, and that gradients are kept
+        where they are added up over several calls."""
+        return {"states": self.states, "clip_by": None if self.clip is None else self.clip_by,
+                "update_in_backward": False if self.accumulate > 1 else None}
+
     def to_dict(self) -> dict:
         """Every setting by name, as plain data; a strategy without a name is shown as it prints."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
