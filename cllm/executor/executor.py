@@ -17,6 +17,7 @@ from cllm.executor.spilling import SpillFile
 from cllm.executor.updating import Updating
 from cllm.executor.witness import Slab
 from cllm.models.model import Model
+from cllm.planner.disks import check_directory
 from cllm.planner.ledger import Ledger
 from cllm.planning import decide
 from cllm.plans.plan import Plan
@@ -61,7 +62,7 @@ class Executor:
 
     Raises
     ------
-    ConfigError, PlanError, BudgetError
+    ConfigError, PlanError, BudgetError, SpillError
         Before any array is made.
     """
 
@@ -81,6 +82,8 @@ class Executor:
         if self._check.every and not self.plan.exact:
             raise ConfigError("Executor(determinism_check=...)", "must be 'off' where values are compressed",
                               repr(determinism_check), "What is rebuilt from a compressed value differs by design.")
+        if self.plan.states_on_disk:
+            check_directory("Executor(states=...)", self.plan.states.partition(":")[2], 0)
         self.schedule: Schedule
         self.memory: MemoryReport
         self.schedule, self.memory = ledger.build(self.plan)
@@ -188,6 +191,9 @@ class Executor:
     def measure(self, tokens=None, targets=None, **feeds) -> float:
         """Norm of all gradients of a batch; nothing moves, and no gradient is kept. For plans that update in backward."""
         self._refuse_others("measure")
+        if not self.plan.update_in_backward:
+            raise PlanError("Executor.measure", "is for plans that update in backward", "one that keeps gradients",
+                            "Call loss_and_grad, and take the norm of model.gradients.")
         with self._turn(), self._model.turn(), kernels.Threads(self.workload.threads):
             self._model.torn.refuse()
             self._updating.where = f"measure, step {self._step}"
