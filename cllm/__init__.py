@@ -30,6 +30,7 @@ from cllm.errors import (  # noqa: E402
     SnapshotError,
     SpillError,
     TokenError,
+    TornError,
 )
 from cllm.executor.executor import Executor  # noqa: E402
 from cllm.finetuning import FineTuningData  # noqa: E402
@@ -85,7 +86,7 @@ __all__ = [
     "MemoryBudget", "Model", "ModelConfig", "NonFiniteError", "OptimizerError", "Param", "PerBlock", "Plan",
     "PlanError", "Program", "Rate", "RebuildError", "Recompute", "RecomputeAll", "Rotor", "SGD", "Scratch", "Script",
     "Segment", "Selective", "ShapeError", "Site", "SnapshotError", "Spill", "SpillError", "Sqrt", "Table", "Tape",
-    "TokenError", "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "add_lora",
+    "TokenError", "TornError", "TrainSettings", "Trainer", "Wiring", "accumulate_weight_gradient", "add_lora",
     "clip_each_grad_norm", "clip_grad_norm", "compare", "from_gguf", "from_pretrained", "generate", "gradcheck",
     "gradient_error", "load", "load_adapter", "load_tokenizer", "merge_adapter", "plan", "plan_within_error",
     "print_saved_values", "save_adapter", "set_num_threads", "versions",

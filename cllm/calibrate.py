@@ -21,6 +21,7 @@ from cllm.models.architecture import Architecture
 from cllm.models.model import Model
 from cllm.optim import AdamW, clip_grad_norm
 from cllm.planner.costs import DISK, UPDATE, op_signature
+from cllm.planner.disks import usual_directory
 from cllm.planner.ledger import Ledger
 from cllm.planner.load import is_loaded, load_average, load_in_words
 from cllm.planner.store import check_store, load_measured, save_measurements
@@ -276,13 +277,18 @@ def _measure_update(model: Model) -> float:
 
 
 def _measure_disk() -> float | None:
-    """Seconds per byte of writing and reading a file in the directory for temporary files; None where it has no room."""
+    """Seconds per byte of writing and reading a file where what is put on disk goes, to the disk and from it, not to the
+    system's cache of files; None where there is no room."""
     data = np.random.default_rng(0).bytes(DISK_PROBE_BYTES)
     try:
-        with tempfile.TemporaryFile(buffering=0) as file:
+        with tempfile.TemporaryFile(buffering=0, dir=usual_directory()) as file:
             began = perf_counter()
-            moved = os.pwrite(file.fileno(), data, 0), len(os.pread(file.fileno(), DISK_PROBE_BYTES, 0))
+            moved = [os.pwrite(file.fileno(), data, 0)]
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):  # what is clean is dropped
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            moved.append(len(os.pread(file.fileno(), DISK_PROBE_BYTES, 0)))
             seconds = perf_counter() - began
     except OSError:
         return None
-    return seconds / sum(moved) if moved == (DISK_PROBE_BYTES, DISK_PROBE_BYTES) else None
+    return seconds / sum(moved) if moved == [DISK_PROBE_BYTES, DISK_PROBE_BYTES] else None

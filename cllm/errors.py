@@ -53,11 +53,25 @@ class PlanError(CllmError, ValueError):
 
 
 class BudgetError(CllmError, MemoryError):
-    """No allowed plan keeps the memory limit."""
+    """No allowed plan keeps the memory limit.
+
+    Attributes
+    ----------
+    least : int or None
+        The least limit that works, in bytes; None where that is not what is wrong.
+    """
+
+    def __init__(self, where: str, must: str, got: str, do: str, least: int | None = None):
+        super().__init__(where, must, got, do)
+        self.least = least
 
 
 class NonFiniteError(CllmError, ArithmeticError):
     """NaN or infinity in the loss or in a gradient."""
+
+
+class TornError(CllmError, RuntimeError):
+    """Weights or an optimizer's states are of no one step: an update was broken off."""
 
 
 class SpillError(CllmError):

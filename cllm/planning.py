@@ -14,10 +14,15 @@ from cllm.program.trained import Patterns, refuse_untrained, with_trained
 from cllm.program.workload import Workload
 from cllm.strategies import StrategyLike, parse
 from cllm.strategies.memory_budget import ALLOWED
+from cllm.strategies.whole_step import WHOLE_STEP, whole_steps
 
 
-def decide(strategy, ledger: Ledger) -> Plan:
+def decide(strategy: StrategyLike, ledger: Ledger, states: str | None = None, update_in_backward: bool | None = None) -> Plan:
     """The plan of a strategy, a name, a script, or a plan itself, with what it costs.
+
+    Parameters
+    ----------
+    states, update_in_backward : as of `Executor`
 
     Raises
     ------
@@ -28,11 +33,15 @@ def decide(strategy, ledger: Ledger) -> Plan:
         strategy = parse(strategy)
     if isinstance(strategy, Script):
         strategy = Plan(strategy)
+    asked = {"states": states, "update_in_backward": update_in_backward}
+    ledger.asked = {name: value for name, value in asked.items() if value is not None}
     if not isinstance(strategy, Plan):
         if not callable(getattr(strategy, "decide", None)) or isinstance(strategy, type):
             raise ConfigError("strategy", "must be a strategy, a Plan or a name", repr(strategy),
                               "Pass for example cllm.CacheAll(), 'every:2', or an object with decide(ledger).")
         strategy = strategy.decide(ledger)
+    if isinstance(strategy, Plan):
+        strategy = replace(strategy, **ledger.asked)
     estimate = ledger.evaluate(strategy)
     if strategy.fingerprint not in (None, ledger.fingerprint):
         raise PlanError("strategy", f"must be a plan made for this model and batch (fingerprint {ledger.fingerprint})",
@@ -44,7 +53,7 @@ def decide(strategy, ledger: Ledger) -> Plan:
 
 def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
               dtype: str | None = None, num_threads: int | None = None, tell: Callable[[str], None] = lambda text: None,
-              trainable: Patterns = None, packed: bool = False) -> Ledger:
+              trainable: Patterns = None, packed: bool = False, clip_by: str | None = None) -> Ledger:
     """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`.
 
     Raises
@@ -60,12 +69,14 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
     refuse_untrained("plan", program)
     program = packed_form(program) if packed else program
     dtype = usual if dtype is None else dtype
-    return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads), held_bytes=held, tell=tell)
+    return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads, clip_by), held_bytes=held,
+                  tell=tell)
 
 
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
          strategy: StrategyLike = "cache", optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
-         tell: Callable[[str], None] = lambda text: None, trainable: Patterns = None, packed: bool = False) -> Plan:
+         tell: Callable[[str], None] = lambda text: None, trainable: Patterns = None, packed: bool = False,
+         states: str | None = None, update_in_backward: bool | None = None, clip_by: str | None = None) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
     Parameters
@@ -82,6 +93,7 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
         Hears how far it is, where a budget for hundreds of blocks takes a while.
     trainable : str, several of them, or None
         Patterns as of `Model.trainable`; None is the model's.
+    states, update_in_backward, clip_by : as of `Executor`
 
     Returns
     -------
@@ -93,7 +105,7 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     ConfigError, PlanError, BudgetError
     """
     return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell,
-                                      trainable, packed))
+                                      trainable, packed, clip_by), states, update_in_backward)
 
 
 def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
@@ -127,7 +139,7 @@ def print_saved_values(model_or_architecture: Model | Architecture, batch_size: 
 def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
            optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None, most: int = 40,
            allow: tuple[str, ...] = ALLOWED, tell: Callable[[str], None] = lambda text: None,
-           trainable: Patterns = None) -> list[Plan]:
+           trainable: Patterns = None, clip_by: str | None = None, directory: str | None = None) -> list[Plan]:
     """Plans from least memory to least time, none beaten in both; errors are those of `plan`.
 
     Parameters
@@ -136,10 +148,16 @@ def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len
         At most so many, spread evenly over the frontier, both ends among them.
     allow : tuple of str
         As of `MemoryBudget`.
-    tell, trainable : as of `plan`
+    tell, trainable, clip_by : as of `plan`
+    directory : as of `MemoryBudget`
     """
-    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, trainable)
-    frontier = ledger.frontier(tuple(sorted(allow)))
-    count = min(most, len(frontier))
-    chosen = sorted({round(i * (len(frontier) - 1) / max(1, count - 1)) for i in range(count)})
-    return [decide(frontier.plan(index), ledger) for index in chosen]
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, trainable, clip_by)
+    if set(allow) & set(WHOLE_STEP):
+        points = whole_steps(ledger, allow, directory)
+        plan_of, length = (lambda index: points[index].plan), len(points)
+    else:
+        frontier = ledger.frontier(tuple(sorted(allow)))
+        plan_of, length = frontier.plan, len(frontier)
+    count = min(most, length)
+    chosen = sorted({round(i * (length - 1) / max(1, count - 1)) for i in range(count)})
+    return [decide(plan_of(index), ledger) for index in chosen]

@@ -3,11 +3,11 @@
     python profiling/leaks.py
     python profiling/leaks.py --steps 100 --spill-to DIR
 
-Each strategy trains a tiny model in a fresh process, whole steps with clipping, optimizer and an evaluation. After some
-steps that warm up, what the process holds is written down at even distances: resident bytes, bytes that Python's
-allocators hand out, threads (the system's count), open descriptors. A thread or a descriptor more is growth, and so are
-resident bytes that rise by more than allocators and interpreter caches move about: 2 MiB. A kept value that was lost at
-every step would show as many times that.
+Each strategy trains a tiny model in a fresh process, whole steps with clipping, optimizer and an evaluation; so does one
+with gradients in the arena and states on disk. After some steps that warm up, what the process holds is written down at
+even distances: resident bytes, bytes that Python's allocators hand out, threads (the system's count), open descriptors. A
+thread or a descriptor more is growth, and so are resident bytes that rise by more than allocators and interpreter caches
+move about: 2 MiB. A kept value that was lost at every step would show as many times that.
 """
 
 import argparse
@@ -30,12 +30,13 @@ def main() -> int:
     model = models.asked(arguments, CONFIG)
     with tempfile.TemporaryDirectory(dir=arguments.spill_to) as folder:
         rows = []
-        for name in ("cache", "recompute", f"spill:{folder}"):
+        for name, strategy, states in (("cache", "cache", None), ("recompute", "recompute", None),
+                                       ("spill", f"spill:{folder}", None), ("states", "recompute", f"disk:{folder}")):
             harness.say(name)
             with process.Peer("peers/cllm/leaks.py", arguments.threads) as peer:
-                samples = peer.ask("train", model=model, batch_size=BATCH, seq_len=arguments.seq_len, strategy=name,
-                                   steps=arguments.steps, threads=arguments.threads)
-            rows.append({"name": name.partition(":")[0], "samples": samples, **judged(samples)})
+                samples = peer.ask("train", model=model, batch_size=BATCH, seq_len=arguments.seq_len, strategy=strategy,
+                                   steps=arguments.steps, threads=arguments.threads, states=states)
+            rows.append({"name": name, "samples": samples, **judged(samples)})
     harness.say("")
     path = record.write_result("leaks", arguments.threads, {
         **models.recorded(model), "batch_size": BATCH, "seq_len": arguments.seq_len, "steps": arguments.steps,

@@ -22,9 +22,15 @@ from cllm.comparison.picture import caption, check_picture
 from cllm.comparison.series import Point, planned_curve
 from cllm.comparison.tables import console, megabytes, seconds, table
 from cllm.models.architecture import record_of
-from cllm.planning import pareto, plan
+from cllm.planning import decide, ledger_of, pareto
 from cllm.plans.plan import Plan
-from cllm.program.workload import Workload
+from cllm.program.workload import CLIP_BY, Workload
+from cllm.schedule.report import MemoryReport
+from cllm.strategies import MemoryBudget
+from cllm.strategies.memory_budget import ALLOWED, INEXACT
+from cllm.strategies.whole_step import WHOLE_STEP
+
+LETTERS = "WGSAX.B"  # of the bar, part by part: weights, gradients, states, activations, scratch, between buffers, batch
 
 
 @click.command("plan")
@@ -36,13 +42,22 @@ from cllm.program.workload import Workload
               help="With --pareto: draw the curve there, PNG or SVG by the ending.")
 @click.option("--calibrate", "measure", is_flag=True,
               help="First measure this machine for this model and batch, some seconds, and keep the result.")
+@click.option("--states", default=None, metavar="memory|disk:DIR", show_default="memory",
+              help="Where the optimizer's states are; as a budget decides unless given.")
+@click.option("--update-in-backward/--keep-gradients", default=None, show_default="gradients are kept",
+              help="Update each parameter in backward, gradients being room in the arena; as a budget decides unless given.")
+@click.option("--allow", default=None, metavar="A,B,...", show_default=",".join(ALLOWED),
+              help=f"What a budget or --pareto may decide: {', '.join((*ALLOWED, *WHOLE_STEP, *INEXACT))}, or all (of what is "
+                   "exact).")
+@click.option("--clip-by", type=click.Choice(["none", *CLIP_BY]), default="none",
+              help="How steps clip gradients: the norm of all takes a second backward where parameters move in the first.")
 @model_options("small")
 @size_options(batch_size=8, seq_len=256)
 @optimizer_option
 @trainable_option
 @json_option
-def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq_len, dtype, threads, optimizer, trainable,
-            json_path, **model):
+def command(strategy, memory_budget, whole_curve, plot, measure, states, update_in_backward, allow, clip_by, batch_size,
+            seq_len, dtype, threads, optimizer, trainable, json_path, **model):
     """Show what a strategy decides and what it costs, without running anything.
 
     No array is made and no kernel runs (but for --calibrate); the bytes are exact all the same, the seconds are a
@@ -51,6 +66,12 @@ def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq
     if strategy is not None and memory_budget is not None:
         raise click.UsageError("--strategy and --memory-budget are the same: give one")
     strategy = f"budget:{memory_budget}" if memory_budget is not None else strategy or "cache"
+    allowed = ALLOWED if allow is None else (*ALLOWED, *WHOLE_STEP) if allow == "all" else tuple(allow.split(","))
+    if allow is not None and not whole_curve and not strategy.startswith("budget:"):
+        raise click.UsageError("--allow is for a budget or --pareto")
+    budget = strategy.startswith("budget:")
+    deciding = MemoryBudget(strategy.removeprefix("budget:"), allowed) if budget else strategy
+    clip_by = None if clip_by == "none" else clip_by
     architecture = architecture_from(model, seq_len)
     seq_len = time_of(architecture, seq_len)
     if plot is not None:
@@ -65,7 +86,8 @@ def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq
     job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
            "optimizer": optimizer, "trainable": trainable, "seconds_from": seconds_from}
     if whole_curve:
-        plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, tell=_tell, trainable=trainable)
+        plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, allow=allowed, tell=_tell,
+                       trainable=trainable, clip_by=clip_by)
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
         click.echo(f"seconds: {seconds_from}")
@@ -76,10 +98,34 @@ def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq
             with place_for(plot) as place:
                 draw_curve([("", [curve])], place, f"{about}\nseconds: {seconds_from}")
         return
-    made = plan(architecture, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
-                num_threads=threads, tell=_tell, trainable=trainable)
-    write_json(json_path, {**job, "strategy": strategy, **_costs(made)})
+    ledger = ledger_of(architecture, batch_size, seq_len, optimizer, dtype, threads, _tell, trainable, clip_by)
+    made = decide(deciding, ledger, states, update_in_backward)
+    memory = ledger.build(made)[1]
+    write_json(json_path, {**job, "strategy": strategy, **_costs(made), "disk_bytes": memory.disk_bytes,
+                           "parts": [dict(zip(("what", "memory_bytes", "disk_bytes"), part, strict=True))
+                                     for part in memory.parts()]})
     click.echo(f"{made.table()}\nseconds: {seconds_from}")
+    _print_parts(memory)
+
+
+def _print_parts(memory: MemoryReport) -> None:
+    """Where every byte is: a table, and a bar of what is in memory."""
+    parts = memory.parts()
+    shown = table("where the bytes are", "in memory MB", "of the total", "on disk MB")
+    for letter, (what, inside, on_disk) in zip(LETTERS, parts, strict=True):
+        shown.add_row(f"{letter} {what}", megabytes(inside), f"{inside / memory.total_bytes:.1%}", megabytes(on_disk))
+    shown.add_row("total", megabytes(memory.total_bytes), "", megabytes(memory.disk_bytes))
+    console().print(shown)
+    click.echo(bar([inside for _, inside, _ in parts]))
+
+
+def bar(sizes: list[int], width: int = 72) -> str:
+    """Letters in proportion to sizes, `width` of them, rounded so that none is off by more than one."""
+    total, done, text = sum(sizes), 0, ""
+    for letter, size in zip(LETTERS, sizes, strict=True):
+        done += size
+        text += letter * (round(width * done / total) - len(text))
+    return f"[{text}]"
 
 
 def _tell(text: str) -> None:
@@ -92,7 +138,9 @@ def _costs(made: Plan) -> dict:
 
 
 def _print_curve(plans: list[Plan]) -> None:
-    made = table("total MB", "arena MB", "time of a step", "micro-batch")
+    made = table("total MB", "arena MB", "time of a step", "micro-batch", "gradients", "states", "activations")
     for p in plans:
-        made.add_row(megabytes(p.total_bytes), megabytes(p.arena_bytes), seconds(p.predicted_seconds), str(p.micro_batch))
+        made.add_row(megabytes(p.total_bytes), megabytes(p.arena_bytes), seconds(p.predicted_seconds), str(p.micro_batch),
+                     "in the arena" if p.update_in_backward else "kept", "on disk" if p.states_on_disk else "in memory",
+                     "on disk too" if p.spills else "in memory")
     console().print(made)

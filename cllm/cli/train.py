@@ -61,6 +61,7 @@ HELP = {
     "eval_batches": "Batches of an evaluation.",
     "strategy": "What to cache and what to recompute, by name.",
     "memory_budget": "Limit such as 1GB for everything training holds; chooses the strategy.",
+    "states": "Where the optimizer's states are: memory, or disk:DIR; as a budget decides unless given.",
     "threads": "Threads of the kernels, by default as many as cllm info says. Results do not depend on it.",
     "snapshot_every": "Steps between snapshots.",
     "keep": "Last snapshots to keep; the best one is kept besides.",
@@ -71,7 +72,8 @@ HELP = {
     "sample_prompt": "What the samples continue; a line break unless given.",
     "trainable": "Train the parameters whose names match, such as '*.ln*,head.*', and freeze all others.",
 }
-KINDS = {"memory_budget": str, "min_lr": float, "weight_decay": float, "warmup": int, "threads": int, "clip": float,
+KINDS = {"memory_budget": str, "states": str,
+         "min_lr": float, "weight_decay": float, "warmup": int, "threads": int, "clip": float,
          "hours": float, "stop_when_worse": int, "sample_every": int, "trainable": str}
 
 
@@ -144,7 +146,7 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         budget = None if budget is None else budget.read()  # once, while nothing is held
         strategy = budget or wanted.strategy
         plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads,
-             trainable=wanted.trainable)  # refused before any array
+             trainable=wanted.trainable, **wanted.whole_step())  # refused before any array
         if measure:
             calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
         model = model_of(architecture, wanted.seed, dtype) if place is None else model_in(place, dtype, architecture)

@@ -94,8 +94,8 @@ def _value_name(label: str) -> str:
 
 
 def _kind(kind: str, value: Value | None) -> str:
-    if kind in ("gradient", "stash"):
+    if kind in ("gradient", "stash", "weights"):
         return GRADIENTS
-    if kind == "scratch":
+    if kind in ("scratch", "states"):
         return SCRATCH
     return value.group if value is not None and value.group in KINDS else OTHER

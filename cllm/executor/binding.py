@@ -8,6 +8,7 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.executor.feeds import key_name
 from cllm.executor.spilling import SpillFile
+from cllm.executor.updating import Updating
 from cllm.program.declare import HANDED
 from cllm.program.dims import elements, resolve
 from cllm.program.kinds import DISK, Kind
@@ -38,16 +39,19 @@ class Binder:
         A feed that is missing is bound to None.
     spill : SpillFile or None
         Needed by schedules that spill.
+    updating : Updating or None
+        Needed by schedules of a whole step.
     """
 
     def __init__(self, schedule: Schedule, arena: Arena, slab: np.ndarray, letters: Mapping[str, int],
                  whole_letters: Mapping[str, int], parameters: Arrays, tables: Arrays, gradients: Arrays,
-                 feeds: Arrays, whole_feeds: Arrays, spill: SpillFile | None = None):
+                 feeds: Arrays, whole_feeds: Arrays, spill: SpillFile | None = None,
+                 updating: Updating | None = None):
         self.schedule, self.arena, self.slab = schedule, arena, slab
         self.letters, self.whole_letters = letters, whole_letters
         self.parameters, self.tables, self.gradients = parameters, tables, gradients
         self.feeds, self.whole_feeds = feeds, whole_feeds
-        self.spill = spill
+        self.spill, self.updating = spill, updating
 
     def array(self, buffer: Buffer) -> np.ndarray:
         """The buffer as an array of its shape."""
@@ -61,6 +65,8 @@ class Binder:
         """What the operation does, ready to be called."""
         arrays = {name: self.array(self.schedule.buffers[b]) for name, b in (*op.reads, *op.writes)
                   if self.schedule.buffers[b].kind != "disk"}
+        if op.kind.once:
+            return self.updating.call(op, arrays)
         if op.kind == Kind.ZERO:
             return partial(kernels.fill_zero, x=kernels.ArrayList([arrays["dst"]]))
         if op.kind == Kind.ADD:

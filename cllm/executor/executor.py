@@ -1,6 +1,7 @@
 """Interprets a schedule; names no strategy and no layer."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,15 +9,17 @@ from numpy.typing import ArrayLike
 from cllm import _kernels as kernels
 from cllm._build_info import DEBUG
 from cllm.checks import LARGEST_SEED, checked_flag, checked_size
-from cllm.errors import ConfigError
+from cllm.errors import ConfigError, PlanError
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
 from cllm.executor.forward_runs import ForwardRuns
 from cllm.executor.nonfinite import DIVERGED, check_gradients, check_loss
 from cllm.executor.rebuild_check import RebuildCheck
 from cllm.executor.spilling import SpillFile
+from cllm.executor.updating import Updating
 from cllm.executor.witness import Slab
 from cllm.models.model import Model
+from cllm.planner.disks import check_directory
 from cllm.planner.ledger import Ledger
 from cllm.planning import decide
 from cllm.plans.plan import Plan
@@ -24,7 +27,7 @@ from cllm.program.dims import elements
 from cllm.program.packed import packed as packed_form
 from cllm.program.trained import refuse_untrained
 from cllm.program.workload import Workload
-from cllm.schedule.build import ITEMSIZES, Schedule
+from cllm.schedule.build import ITEMSIZES, Schedule, build_schedule
 from cllm.schedule.report import MemoryReport
 from cllm.strategies import StrategyLike
 from cllm.threads.turns import Turn
@@ -55,6 +58,14 @@ class Executor:
     packed : bool
         Sequences hold several documents each: a step is fed `positions`, too, an int32 array of shape B T that counts from 0
         in each document, and no row sees another document.
+    states : str or None
+        Where the optimizer's states are: "memory", or "disk:DIR", fetched and stored while kernels run; None is as the
+        strategy decides, in memory unless a budget moves them. Those on disk are for `train_step`.
+    update_in_backward : bool or None
+        Update each parameter in backward, its gradient being room in the arena; None is as the strategy decides. It is for
+        `train_step` alone.
+    clip_by : {"all", "each"} or None
+        How `train_step` will clip, by which a budget tells the seconds of its plans.
 
     Attributes
     ----------
@@ -63,27 +74,31 @@ class Executor:
 
     Raises
     ------
-    ConfigError, PlanError, BudgetError
+    ConfigError, PlanError, BudgetError, SpillError
         Before any array is made.
     """
 
     def __init__(self, model: Model, batch_size: int, seq_len: int | None = None, strategy: StrategyLike = "cache",
                  optimizer: str = "adamw", num_threads: int | None = None, seed: int = 0, determinism_check: str = "off",
-                 packed: bool = False):
+                 packed: bool = False, states: str | None = None, update_in_backward: bool | None = None,
+                 clip_by: str | None = None):
         if not isinstance(model, Model):
             raise ConfigError("Executor(model)", "must be a cllm.Model", type(model).__name__,
                               "Make one with cllm.Model(architecture).")
-        self.workload = Workload(batch_size, seq_len, model.dtype, optimizer, num_threads)
+        model.torn.refuse()
+        self.workload = Workload(batch_size, seq_len, model.dtype, optimizer, num_threads, clip_by)
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
         self._model, self._revision = model, model.revision
         packed = checked_flag("Executor(packed=...)", packed)
         self.program = packed_form(model.program) if packed else model.program
         ledger = Ledger(self.program, self.workload, held_bytes=model.held_bytes)
-        self.plan: Plan = decide(strategy, ledger)
+        self.plan: Plan = decide(strategy, ledger, states, update_in_backward)
         if self._check.every and not self.plan.exact:
             raise ConfigError("Executor(determinism_check=...)", "must be 'off' where values are compressed",
                               repr(determinism_check), "What is rebuilt from a compressed value differs by design.")
+        if self.plan.states_on_disk:
+            check_directory("Executor(states=...)", self.plan.states.partition(":")[2], 0)
         self.schedule: Schedule
         self.memory: MemoryReport
         self.schedule, self.memory = ledger.build(self.plan)
@@ -94,7 +109,10 @@ class Executor:
         self._spill = self._open_spill()
         self._feeds = Feeds(self.program, self.workload, self.schedule.micro_batch)
         self._forward = ForwardRuns(model, self.program, self.workload, self.plan, self._slab.bytes, self._feeds)
-        self._calls: dict[int, list[Call]] = {}
+        self._updating = Updating(model, self.workload, self._check_loss)
+        self._schedules = {self.plan.mode: self.schedule}
+        self._calls: dict[tuple[str, int], list[Call]] = {}
+        self._divisor = 1.0
         model.attach(self.workload.optimizer)
 
     def __repr__(self) -> str:
@@ -142,14 +160,76 @@ class Executor:
         NonFiniteError
             Loss or a gradient is NaN or infinite; gradients are undefined until ``zero_grad``.
         """
+        self._refuse_if_updating("loss_and_grad")
         return self._train({"tokens": tokens, "targets": targets, **feeds}, num_targets, _run)
+
+    def train_step(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, optimizer: Any = None,
+                   clip_norm: float | None = None, clip_by: str = "all", **feeds: ArrayLike) -> float:
+        """Forward, backward and update over one batch, from gradients of zero, which they are again afterwards.
+
+        Bits are those of `loss_and_grad`, clipping, and ``optimizer.step()``.
+
+        Parameters
+        ----------
+        tokens, targets, **feeds : as of `loss_and_grad`
+        optimizer : AdamW, Adam, SGD or Grouped
+            Of this model.
+        clip_norm : float or None
+            Gradients are scaled by min(1, clip_norm / norm); None leaves them.
+        clip_by : {"all", "each"}
+            The norm of all together, or of each array by itself. Where parameters are updated in backward, that of all takes
+            a backward of its own, before.
+
+        Returns
+        -------
+        float
+            Mean loss over the targets; `grad_norm` has the norm of all gradients, before.
+
+        Raises
+        ------
+        ShapeError, DtypeError, TokenError, ConfigError, OptimizerError
+            Nothing is changed but gradients.
+        NonFiniteError
+            Loss or a gradient is NaN or infinite. Parameters and states are untouched, unless the error says that some had
+            moved.
+        SpillError
+            What is on disk cannot be read or written. If some parameters had moved, the error says so.
+        TornError
+            An earlier step was broken off when some parameters had moved: load a snapshot.
+        """
+        with self._turn(), self._model.turn(), kernels.Threads(self.workload.threads):
+            self._refuse_others("train_step")
+            self._model.torn.refuse()
+            self._model.threads = self.workload.threads
+            self._updating.begin(optimizer, clip_norm, clip_by, self.plan.states)
+            return self._whole_step({"tokens": tokens, "targets": targets, **feeds})
+
+    def measure(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, **feeds: ArrayLike) -> float:
+        """Norm of all gradients of a batch; nothing moves, and no gradient is kept. For plans that update in backward."""
+        self._refuse_others("measure")
+        if not self.plan.update_in_backward:
+            raise PlanError("Executor.measure", "is for plans that update in backward", "one that keeps gradients",
+                            "Call loss_and_grad, and take the norm of model.gradients.")
+        with self._turn(), self._model.turn(), kernels.Threads(self.workload.threads):
+            self._model.torn.refuse()
+            self._updating.where = f"measure, step {self._step}"
+            self._take({"tokens": tokens, "targets": targets, **feeds}, None)
+            self._updating.measuring = True
+            self._run("step", _run)
+            return self._updating.norm
+
+    @property
+    def grad_norm(self) -> float:
+        """Norm of all gradients in the last `train_step`, before they were clipped."""
+        return self._updating.norm
 
     def timed_step(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, **feeds: ArrayLike) -> np.ndarray:
         """`loss_and_grad`, with the seconds of every operation, in the order of ``schedule.whole_step(schedule.ops)``.
 
         The clock is read once between two operations, in compiled code; `profiling/overhead.py` measures what it costs.
         """
-        seconds = np.empty(len(self.schedule.whole_step(self.schedule.ops)))
+        schedule = self._schedule("train")
+        seconds = np.empty(len(schedule.whole_step(schedule.ops)))
         done = 0
 
         def run(calls: list[Call]) -> None:
@@ -157,12 +237,14 @@ class Executor:
             kernels.call_timed(calls, seconds=seconds[done:done + len(calls)])
             done += len(calls)
 
+        self._refuse_if_updating("timed_step")
         self._train({"tokens": tokens, "targets": targets, **feeds}, None, run)
         return seconds
 
     def loss(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, **feeds: ArrayLike) -> float:
         """Mean loss over the valid targets, without gradients, dropout or kept activations; as `loss_and_grad`."""
         with self._turn(), kernels.Threads(self.workload.threads):
+            self._model.torn.refuse()
             count = self._feeds.take({"tokens": tokens, "targets": targets, **feeds})
             loss = self._forward.loss() / count
             check_loss("loss", loss, self._model, self._forward, DIVERGED)
@@ -174,6 +256,7 @@ class Executor:
         It is fed what forward reads; errors as `loss_and_grad`.
         """
         with self._turn(), kernels.Threads(self.workload.threads):
+            self._model.torn.refuse()
             self._feeds.take_inputs({"tokens": tokens, **feeds})
             return self._forward.logits()
 
@@ -182,46 +265,104 @@ class Executor:
     def _train(self, feeds: dict, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
         threads = self.workload.threads
         with self._turn(), self._model.turn(), kernels.Threads(threads):
-            refuse_untrained("loss_and_grad", self._model.program)
-            if self._model.revision != self._revision:
-                raise ConfigError("loss_and_grad", "must be of an executor that was made for what the model trains now",
-                                  "one from before model.trainable was set", "Make the executor again.")
+            self._refuse_others("loss_and_grad")
+            self._model.torn.refuse()
             self._model.threads = threads
-            return self._one_step(feeds, num_targets, run)
+            self._updating.where = f"loss_and_grad, step {self._step}"
+            self._take(feeds, num_targets)
+            self._run("train", run)
+            loss = self._check_loss()
+            check_gradients(self._updating.where, self._model)
+            self._step += 1
+            return loss
 
-    def _one_step(self, feeds: dict, num_targets: int | None, run: Callable[[list[Call]], None]) -> float:
-        count = self._feeds.take(feeds, num_targets)
+    def _whole_step(self, feeds: dict) -> float:
+        updating = self._updating
+        updating.where = f"train_step, step {self._step}"
+        self._take(feeds, None)
+        self._zero_gradients()
+        try:
+            if self.plan.update_in_backward and updating.needs_norm_first:
+                updating.measuring = True
+                self._run("step", _run)
+                updating.measuring = False
+                self._feeds.part["loss"][0] = 0.0
+            self._run("step", _run)
+        except BaseException as error:
+            broken = updating.broken_off(error)
+            if broken is error:
+                raise
+            raise broken from error
+        updating.finish()
+        loss = float(self._feeds.part["loss"][0]) / self._divisor
+        self._zero_gradients()
+        self._step += 1
+        return loss
+
+    def _take(self, feeds: dict, num_targets: int | None) -> None:
+        """Check and copy a batch, and make all ready for a step."""
+        self._divisor = self._feeds.take(feeds, num_targets)
         if self._spill is not None:
             self._spill.begin()
         self._slab.mark()
         self._feeds.key(self._seed, self._step)
+
+    def _run(self, mode: str, run: Callable[[list[Call]], None]) -> None:
+        """Run a schedule over all micro-batches."""
+        epilogue = self._schedule(mode).epilogue
         try:
             for start, size in self._feeds.cuts():
                 self._feeds.place(start, size)
-                calls = self._bound(size)
+                calls = self._bound(size, mode)
                 self._check.begin(self._step, start)
-                run(calls[:self.schedule.epilogue])
-            run(calls[self.schedule.epilogue:])
+                run(calls[:epilogue])
+            run(calls[epilogue:])
         finally:
-            if self._spill is not None:
-                self._spill.settle()
-        loss = float(self._feeds.part["loss"][0]) / count
-        where = f"loss_and_grad, step {self._step}"
-        check_loss(where, loss, self._model, self._forward)
-        check_gradients(where, self._model)
-        self._step += 1
+            for file in (self._spill, *(self._updating.files() if mode == "step" else ())):
+                if file is not None:
+                    file.settle()
+
+    def _check_loss(self) -> float:
+        loss = float(self._feeds.part["loss"][0]) / self._divisor
+        check_loss(self._updating.where, loss, self._model, self._forward)
         return loss
 
-    def _bound(self, size: int) -> list[Call]:
-        """The calls of the schedule for micro-batches of `size` sequences, made at first use."""
-        if size not in self._calls:
-            rows = {"R": self.schedule.loss_rows}
-            binder = Binder(self.schedule, self.memory.arena, self._slab.bytes, self.workload.letters(size) | rows,
-                            self.workload.letters() | rows, self._model.parameters, self._model.tables,
-                            self._model.gradients, self._feeds.of(size), self._feeds.whole, self._spill)
-            calls = self._check.wrap([binder.call(op) for op in self.schedule.ops], self.schedule, binder)
-            self._calls[size] = binder.poisoned(calls) if DEBUG else calls
-        return self._calls[size]
+    def _zero_gradients(self) -> None:
+        """Those that are no room in the arena; where all are, none is made for it."""
+        if self._model.has_gradients or not self.plan.update_in_backward:
+            kernels.fill_zero(x=self._model.gradient_list)
+
+    def _refuse_others(self, call: str) -> None:
+        """Refuse a model that trains nothing, or other parameters than when this executor was made."""
+        refuse_untrained(call, self._model.program)
+        if self._model.revision != self._revision:
+            raise ConfigError(call, "must be of an executor that was made for what the model trains now",
+                              "one from before model.trainable was set", "Make the executor again.")
+
+    def _refuse_if_updating(self, call: str) -> None:
+        if self.plan.update_in_backward:
+            raise PlanError(f"Executor.{call}", "needs a plan that keeps gradients", "one that updates in backward",
+                            "Call train_step, or plan without update_in_backward.")
+
+    def _schedule(self, mode: str) -> Schedule:
+        """Of loss and gradients ("train") or a whole step. What one has more than the other are windows, the last of the
+        buffers: both have their places in one arena."""
+        if mode not in self._schedules:
+            self._schedules[mode] = build_schedule(self.program, self.workload, self.plan, mode)
+        return self._schedules[mode]
+
+    def _bound(self, size: int, mode: str = "train") -> list[Call]:
+        """The calls of a schedule for micro-batches of `size` sequences, made at first use."""
+        if (mode, size) not in self._calls:
+            schedule = self._schedule(mode)
+            rows = {"R": schedule.loss_rows}
+            gradients = {} if self.plan.update_in_backward else self._model.gradients
+            binder = Binder(schedule, self.memory.arena, self._slab.bytes, self.workload.letters(size) | rows,
+                            self.workload.letters() | rows, self._model.parameters, self._model.tables, gradients,
+                            self._feeds.of(size), self._feeds.whole, self._spill, self._updating)
+            calls = self._check.wrap([binder.call(op) for op in schedule.ops], schedule, binder)
+            self._calls[mode, size] = binder.poisoned(calls) if DEBUG else calls
+        return self._calls[mode, size]
 
     def _open_spill(self) -> SpillFile | None:
         letters = self.workload.letters(self.schedule.micro_batch)

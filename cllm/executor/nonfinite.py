@@ -5,9 +5,9 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.errors import NonFiniteError
 from cllm.executor.forward_runs import ForwardRuns
+from cllm.executor.updating import SKIP
 from cllm.models.model import Model
 
-SKIP = "Call model.zero_grad() and skip the batch, or lower the learning rate."
 DIVERGED = "The model has diverged: take an earlier snapshot, and lower the learning rate."
 
 

@@ -1,37 +1,36 @@
-"""Values on disk: one file without a name, and a thread that writes and reads it while kernels run."""
+"""Arrays on disk: one file without a name, and a thread that writes and reads it while kernels run."""
 
 import errno
+import mmap
 import os
-import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from math import prod
 
 import numpy as np
-import psutil
 
 from cllm.errors import SpillError
-
-MEMORY_BACKED = ("tmpfs", "ramfs", "devtmpfs", "hugetlbfs")
-SPARE_BYTES = 64 << 20  # of free space, left to others
+from cllm.planner.disks import check_directory
 
 
 class SpillFile:
-    """A file in `directory` with a place for each spilled value.
+    """A file in `directory` with a place for each array, all zero at first.
 
     It has no name from the moment it is made, so nothing is left behind however the process ends. One thread does all
     reading and writing, in the order of the calls; system calls hold no interpreter lock, so kernels run meanwhile.
 
     A forked child has neither the thread nor a file of its own: it makes both anew when a step begins, and refuses to end
-    one that began in the parent.
+    one that began in the parent. What lasts from step to step is not made anew: there, a child is refused.
 
     Parameters
     ----------
     directory : str
-    sizes : dict of int by buffer
-        Bytes of each value.
+    sizes : dict of int by key
+        Bytes of each array; values of a step are known by their buffers.
+    lasts : str
+        What it is for, where it lasts from step to step.
 
     Raises
     ------
@@ -39,10 +38,11 @@ class SpillFile:
         When the directory is missing, memory-backed, or has too little room.
     """
 
-    def __init__(self, directory: str, sizes: dict[int, int]):
-        self._directory = directory
-        _check_directory(directory, sum(sizes.values()))
-        self._places: dict[int, int] = {}
+    def __init__(self, directory: str, sizes: Mapping[Hashable, int], lasts: str = ""):
+        self._directory, self._lasts = directory, lasts
+        self._where = f"{lasts} in {directory!r}" if lasts else f"Spill({directory!r})"
+        check_directory(self._where, directory, sum(sizes.values()))
+        self._places: dict[Hashable, int] = {}
         self._nbytes = 0
         for buffer, nbytes in sizes.items():
             self._places[buffer] = self._nbytes
@@ -56,28 +56,51 @@ class SpillFile:
             weakref.finalize(self, self._file.close)
             os.posix_fallocate(self._file.fileno(), 0, self._nbytes)
         except OSError as error:
-            raise _failed("make its file", self._directory, error) from error
+            raise self._failed("make its file", error) from error
         self._thread: ThreadPoolExecutor | None = None
-        self._flying: dict[tuple[str, int], Future] = {}
+        self._flying: dict[tuple[str, Hashable, int], Future] = {}
         self._process = os.getpid()
 
     def begin(self) -> None:
         """A step begins, in this process."""
         if self._process != os.getpid():
+            if self._lasts:
+                raise SpillError(self._where, "are of the process that put them there", "a forked child",
+                                 "Make a model and an optimizer there, from a snapshot.")
             self._file.close()
             self._make()
 
-    def write_call(self, buffer: int, array: np.ndarray) -> Callable[[], None]:
-        """The call that starts to write an array to the place of `buffer`."""
-        return lambda: self._start("write", buffer, self._write, _bytes(array), self._places[buffer])
+    def write_call(self, key: Hashable, array: np.ndarray) -> Callable[[], None]:
+        """The call that starts to write an array to the place of `key`."""
+        return lambda: self.write(key, array)
 
-    def read_call(self, buffer: int, array: np.ndarray) -> Callable[[], None]:
+    def read_call(self, key: Hashable, array: np.ndarray) -> Callable[[], None]:
         """The call that starts to read it back."""
-        return lambda: self._start("read", buffer, self._read, _bytes(array), self._places[buffer])
+        return lambda: self.read(key, array)
 
-    def wait_call(self, kind: str, buffer: int) -> Callable[[], None]:
-        """The call that waits until the write or the read of `buffer` has ended, and raises what went wrong."""
-        return lambda: self._wait(kind, buffer)
+    def wait_call(self, way: str, key: Hashable) -> Callable[[], None]:
+        """The call that waits until the write or the read of `key` has ended, and raises what went wrong."""
+        return lambda: self.wait(way, key)
+
+    def write(self, key: Hashable, array: np.ndarray, at: int = 0) -> None:
+        """Start to write an array to the place of `key`, from byte `at` of it on."""
+        self._start("write", key, at, self._write, array)
+
+    def read(self, key: Hashable, array: np.ndarray, at: int = 0) -> None:
+        """Start to read it back."""
+        self._start("read", key, at, self._read, array)
+
+    def wait(self, way: str, key: Hashable, at: int = 0) -> None:
+        """Wait until that write or read has ended, and raise what went wrong."""
+        self._refuse_child()
+        self._flying.pop((way, key, at)).result()
+
+    def mapped(self, shapes: Mapping[Hashable, tuple[int, ...]], dtype: str) -> dict[Hashable, np.ndarray]:
+        """The places of these keys as arrays that live in the file: what is read and written there goes through the system's
+        cache of files, and is what was written last."""
+        memory = mmap.mmap(self._file.fileno(), self._nbytes)
+        return {key: np.frombuffer(memory, dtype, prod(shape), self._places[key]).reshape(shape)
+                for key, shape in shapes.items()}
 
     def settle(self) -> None:
         """Wait for whatever is under way, whatever became of it; the arena may be written again afterwards."""
@@ -98,20 +121,16 @@ class SpillFile:
         self.settle()
         self._file.close()
 
-    def _wait(self, kind: str, buffer: int) -> None:
-        self._refuse_child()
-        self._flying.pop((kind, buffer)).result()
-
     def _refuse_child(self) -> None:
         if self._process != os.getpid():
-            raise SpillError(f"Spill({self._directory!r})", "a step must end in the process where it began", "a forked child",
+            raise SpillError(self._where, "a step must end in the process where it began", "a forked child",
                              "Fork between steps, or let the child leave by os._exit.")
 
-    def _start(self, kind: str, buffer: int, work, view: memoryview, place: int) -> None:
+    def _start(self, way: str, key: Hashable, at: int, work, array: np.ndarray) -> None:
         self._refuse_child()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "cllm-spill")
-        self._flying[kind, buffer] = self._thread.submit(work, view, place)
+        self._flying[way, key, at] = self._thread.submit(work, _bytes(array), self._places[key] + at)
 
     def _write(self, view: memoryview, place: int) -> None:
         self._transfer("write", lambda rest, at: os.pwrite(self._file.fileno(), rest, at), view, place)
@@ -128,34 +147,13 @@ class SpillFile:
                     raise OSError(errno.EIO, f"the file ended after {done} of {len(view)} bytes")
                 done += count
         except OSError as error:
-            raise _failed(kind, self._directory, error) from error
+            raise self._failed(kind, error) from error
+
+    def _failed(self, what: str, error: OSError) -> SpillError:
+        return SpillError(self._where, f"must be able to {what}", str(error),
+                          "Make room, choose another directory, or keep them in memory." if self._lasts else
+                          "Make room, choose another directory, or plan without spilling; parameters are unchanged.")
 
 
 def _bytes(array: np.ndarray) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))
-
-
-def _failed(what: str, directory: str, error: OSError) -> SpillError:
-    return SpillError(f"Spill({directory!r})", f"must be able to {what}", str(error),
-                      "Make room, choose another directory, or plan without spilling; parameters are unchanged.")
-
-
-def _check_directory(directory: str, nbytes: int) -> None:
-    where = f"Spill({directory!r})"
-    path = Path(directory)
-    if not path.is_dir():
-        raise SpillError(where, "must be a directory", "none there", "Make it, or choose another.")
-    kind = _file_system(path)
-    if kind in MEMORY_BACKED:
-        raise SpillError(where, "must be on a disk", f"a file system in memory ({kind})", "Choose a directory on a disk.")
-    free = shutil.disk_usage(path).free
-    if free < nbytes + SPARE_BYTES:
-        raise SpillError(where, f"must have {nbytes + SPARE_BYTES:,} bytes free", f"{free:,}",
-                         "Make room, or spill fewer sites.")
-
-
-def _file_system(path: Path) -> str:
-    mounts = sorted(psutil.disk_partitions(all=True), key=lambda m: len(m.mountpoint), reverse=True)
-    whole = str(path.resolve())
-    inside = (m.fstype for m in mounts if whole == m.mountpoint or whole.startswith(m.mountpoint.rstrip("/") + "/"))
-    return next(inside, "")

@@ -13,6 +13,7 @@ from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, checked_architecture, metadata_of
 from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
 from cllm.models.saving import Saved, Source, save_directory
+from cllm.models.torn import Torn
 from cllm.program.program import Program
 from cllm.program.trained import Patterns, checked_patterns, with_trained
 from cllm.program.workload import ITEMSIZE
@@ -71,6 +72,7 @@ class Model:
         self.source: Source | None = None  # where weights were loaded from
         self.threads: int | None = None  # of the latest step, for what follows it
         self.turn = Turn("the model's gradients and parameters")
+        self.torn = Torn("the model")
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self._architecture.to_dict().items())
@@ -82,11 +84,12 @@ class Model:
         made = self._made.get("gradients")
         return {"architecture": self._architecture, "dtype": self.dtype, "parameters": dict(self._parameters),
                 "gradients": None if made is None else dict(made), "planned_optimizer": self.planned_optimizer,
-                "source": self.source, "trainable": self._trainable}
+                "source": self.source, "trainable": self._trainable, "torn": self.torn.reason}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(state["architecture"], seed=None, dtype=state["dtype"], trainable=state.get("trainable"))
         self.planned_optimizer, self.source = state["planned_optimizer"], state["source"]
+        self.torn.reason = state["torn"]
         for name, values in state["parameters"].items():
             self._parameters[name][...] = values
         for name, values in (state["gradients"] or {}).items():
@@ -132,7 +135,14 @@ class Model:
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        """Live arrays by name; assign into them (``parameters[name][...] = values``)."""
+        """Live arrays by name; assign into them (``parameters[name][...] = values``).
+
+        Raises
+        ------
+        TornError
+            When an update was broken off: they are of no one step.
+        """
+        self.torn.refuse()
         return self._parameters
 
     def _refuse_read_only(self, program: Program) -> None:
@@ -150,6 +160,11 @@ class Model:
             trained = {name: self._parameters[name] for name in self._program.trained}
             self._made.setdefault("gradients", zero_gradients(trained))
         return self._made["gradients"]
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether the arrays of gradients have been made."""
+        return "gradients" in self._made
 
     @cached_property
     def gradient_list(self) -> kernels.ArrayList:
@@ -176,12 +191,14 @@ class Model:
     def changed(self) -> Iterator[None]:
         """What changes gradients or parameters between steps runs inside of this: in its turn, on the threads of the latest
         step."""
+        self.torn.refuse()
         with self.turn(), kernels.Threads(self.threads or default_threads()):
             yield
 
     def zero_grad(self) -> None:
         """Set every gradient to zero."""
-        if "gradients" in self._made:
+        self.torn.refuse()
+        if self.has_gradients:
             with self.changed():
                 kernels.fill_zero(x=self.gradient_list)
 
@@ -189,7 +206,7 @@ class Model:
         """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied."""
         made = type(self)(self._architecture, seed=None, dtype=dtype or self.dtype, trainable=self._trainable)
         made.source = self.source
-        for name, parameter in self._parameters.items():
+        for name, parameter in self.parameters.items():
             made.parameters[name][...] = parameter
         return made
 
@@ -221,7 +238,7 @@ class Model:
         SnapshotError
             When it cannot be written.
         """
-        return save_directory(self._parameters, self._architecture, self.source, Path(directory), dtype)
+        return save_directory(self.parameters, self._architecture, self.source, Path(directory), dtype)
 
     def save(self, path: str | Path) -> None:
         """Write architecture, parameters and a checksum over all of it as one safetensors file, whole or not at all;
@@ -232,4 +249,4 @@ class Model:
         SnapshotError
             When the file cannot be written.
         """
-        save_model(path, self._parameters, metadata_of(self._architecture, self.dtype))
+        save_model(path, self.parameters, metadata_of(self._architecture, self.dtype))

@@ -4,7 +4,7 @@ from cllm import _kernels as kernels
 from cllm.checks import checked_real
 from cllm.errors import ConfigError
 from cllm.models.model import Model
-from cllm.optim.base import Optimizer, zeros_like
+from cllm.optim.base import Optimizer
 
 
 class Adam(Optimizer):
@@ -36,7 +36,6 @@ class Adam(Optimizer):
             raise ConfigError(f"{kind}(betas=...)", "must be two numbers", repr(betas), "Pass (beta1, beta2).")
         self.betas = tuple(checked_real(f"{kind}(betas=...)", b, high=1.0) for b in betas)
         self.eps = checked_real(f"{kind}(eps=...)", eps)
-        self._state = {n: (zeros_like(model, n), zeros_like(model, n)) for n in self.names}
 
     @property
     def kind(self) -> str:

@@ -12,17 +12,19 @@ from typing import ClassVar
 import numpy as np
 
 from cllm import _kernels as kernels
-from cllm.arrays import aligned_zeros
 from cllm.checks import checked_real
 from cllm.models.model import Model
+from cllm.models.torn import Torn
 from cllm.optim.checks import checked_model, matching, refuse_nonfinite, refuse_stale, refuse_unplanned
+from cllm.optim.states import States
+from cllm.plans.plan import checked_states
 
 
 class Optimizer(ABC):
     """What every optimizer has: the parameters it moves, a rate that may change between steps, and its state.
 
     A step goes over the arrays of all parameters at once. They are bound at the first one, so neither `names` nor the
-    entries of `state` can be replaced: write into the arrays.
+    entries of `state` can be replaced: write into the arrays. States are made at first use, or where `keep_states` says.
 
     Attributes
     ----------
@@ -46,7 +48,8 @@ class Optimizer(ABC):
         self.lr = checked_real(f"{kind}(lr=...)", lr)
         self.weight_decay = checked_real(f"{kind}(weight_decay=...)", weight_decay)
         self._names = matching(kind, model, names)
-        self._state: dict[str, np.ndarray | tuple[np.ndarray, ...]] = {}
+        self._states: States | None = None
+        self.torn = Torn(f"the state of {kind}")
         self._decays = np.array([model.program.parameters[name].decays for name in self._names], np.float64)
         self.steps = 0
 
@@ -68,7 +71,24 @@ class Optimizer(ABC):
 
     @property
     def state(self) -> Mapping[str, np.ndarray | tuple[np.ndarray, ...]]:
-        return MappingProxyType(self._state)
+        return MappingProxyType({name: self._presented(parts) for name, parts in self.states.arrays().items() if parts})
+
+    @property
+    def states(self) -> States:
+        """Where the state is."""
+        if self._states is None:
+            self._states = States(self._model, self.names, self.state_count)
+        return self._states
+
+    @property
+    def state_count(self) -> int:
+        """Arrays that it keeps for each parameter."""
+        return len(self.state_names)
+
+    @property
+    def model(self) -> Model:
+        """Whose parameters it moves."""
+        return self._model
 
     @property
     @abstractmethod
@@ -82,8 +102,62 @@ class Optimizer(ABC):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All state as flat names, ``tok_emb.weight.m``; what a snapshot keeps beside `steps`."""
-        return {f"{name}.{part}": array for name in self.names
-                for part, array in zip(self.state_names, self._state_of(name), strict=False)}
+        self.torn.refuse()
+        return {f"{name}.{part}": array for name, arrays in self.states.arrays().items()
+                for part, array in zip(self.state_names, arrays, strict=False)}
+
+    def keep_states(self, where: str) -> None:
+        """Keep the state in memory ("memory"), or in a file without a name in a directory ("disk:DIR"); what there is moves.
+
+        Raises
+        ------
+        PlanError, SpillError
+            The state is where it was.
+        """
+        if self.states.move(checked_states(f"{type(self).__name__}.keep_states(where)", where)):
+            self.__dict__.pop("_lists", None)
+
+    def by_name(self) -> dict[str, "Optimizer"]:
+        """Which optimizer moves each parameter."""
+        return dict.fromkeys(self.names, self)
+
+    def update(self, name: str, grad: np.ndarray, param: np.ndarray, state: tuple[np.ndarray, ...]) -> None:
+        """Move one parameter, or a run of its elements, in the step that `begin_step` began.
+
+        Parameters
+        ----------
+        grad, param : arrays of one length
+        state : tuple of such
+        """
+        decay = np.array([self.weight_decay * self._model.program.parameters[name].decays])
+        self._update(kernels.ArrayList([grad]), kernels.ArrayList([param]), tuple(kernels.ArrayList([s]) for s in state), decay)
+
+    def check_step(self, planned: bool = False) -> None:
+        """Refuse a step that cannot be taken; nothing is changed.
+
+        Parameters
+        ----------
+        planned : bool
+            Its memory is known to be planned for.
+
+        Raises
+        ------
+        OptimizerError, TornError, ConfigError
+        """
+        self.torn.refuse()
+        refuse_stale(f"{type(self).__name__}.step()", self._model, self._revision)
+        if not planned:
+            refuse_unplanned(self._model, self.kind, self.names)
+        self.lr = checked_real(f"{type(self).__name__}.lr", self.lr)
+        self.weight_decay = checked_real(f"{type(self).__name__}.weight_decay", self.weight_decay)
+
+    def begin_step(self) -> None:
+        """Count the step whose updates follow."""
+        self.steps += 1
+
+    def update_all(self) -> None:
+        """Move every parameter by its gradient in the model, in the step that `begin_step` began."""
+        self._update(*self._lists, self.weight_decay * self._decays)
 
     def step(self) -> None:
         """Update every parameter from its gradient; the gradients stay as they are.
@@ -96,30 +170,19 @@ class Optimizer(ABC):
             When a gradient is NaN or infinite. Nothing is changed.
         """
         with self._model.changed():
-            refuse_stale(f"{type(self).__name__}.step()", self._model, self._revision)
-            refuse_unplanned(self._model, self.kind, self.names)
+            self.check_step()
             refuse_nonfinite(f"{type(self).__name__}.step()", self.names, self._lists[0])
-            self._apply()
-
-    def _apply(self) -> None:
-        self.lr = checked_real(f"{type(self).__name__}.lr", self.lr)
-        self.weight_decay = checked_real(f"{type(self).__name__}.weight_decay", self.weight_decay)
-        self.steps += 1
-        self._update(*self._lists, self.weight_decay * self._decays)
+            self.begin_step()
+            self.update_all()
 
     @cached_property
     def _lists(self) -> tuple[kernels.ArrayList, kernels.ArrayList, tuple[kernels.ArrayList, ...]]:
         gradients, parameters = self._model.gradients, self._model.parameters
-        parts = zip(*(self._state_of(name) for name in self.names), strict=True)
+        states = self.states.arrays()
+        parts = zip(*(states[name] for name in self.names), strict=True)
         return (kernels.ArrayList(gradients[name] for name in self.names),
                 kernels.ArrayList(parameters[name] for name in self.names),
                 tuple(kernels.ArrayList(part) for part in parts))
 
-    def _state_of(self, name: str) -> tuple[np.ndarray, ...]:
-        state = self._state.get(name, ())
-        return state if isinstance(state, tuple) else (state,)
-
-
-def zeros_like(model: Model, name: str) -> np.ndarray:
-    """Zeros of a parameter's shape and dtype."""
-    return aligned_zeros(model.parameters[name].shape, model.parameters[name].dtype)
+    def _presented(self, parts: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
+        return parts if len(self.state_names) > 1 else parts[0]

@@ -8,8 +8,9 @@ import numpy as np
 from cllm.checks import checked_real
 from cllm.errors import ConfigError, OptimizerError
 from cllm.models.model import Model
+from cllm.models.torn import Torn
 from cllm.optim.base import Optimizer
-from cllm.optim.checks import checked_model, refuse_nonfinite, refuse_stale, refuse_unplanned
+from cllm.optim.checks import checked_model, refuse_nonfinite, refuse_unplanned
 from cllm.program.trained import refuse_untrained
 
 
@@ -40,7 +41,8 @@ class Grouped:
                 raise OptimizerError("Grouped(groups)", "every pattern must match a parameter that is still free",
                                      repr(pattern), "See model.parameters for the names; the first match counts.")
             left = [n for n in left if n not in mine]
-            self.groups[pattern] = make(model, names=mine, **settings)
+            self.groups[pattern] = group = make(model, names=mine, **settings)
+            group.torn = next(iter(self.groups.values())).torn
         if left:
             raise OptimizerError("Grouped(groups)", "must move every parameter", f"nothing for {', '.join(left)}",
                                  'Add a last group with the pattern "*".')
@@ -82,12 +84,46 @@ class Grouped:
         """State of all groups by flat names."""
         return {name: array for group in self.groups.values() for name, array in group.arrays().items()}
 
+    @property
+    def model(self) -> Model:
+        """Whose parameters they move."""
+        return self._model
+
+    @property
+    def torn(self) -> Torn:
+        """The mark of all groups: a step moves them together."""
+        return next(iter(self.groups.values())).torn
+
+    def keep_states(self, where: str) -> None:
+        """Where the states of all groups are kept; as `Optimizer.keep_states`."""
+        for group in self.groups.values():
+            group.keep_states(where)
+
+    def by_name(self) -> dict[str, Optimizer]:
+        """Which optimizer moves each parameter."""
+        return {name: group for group in self.groups.values() for name in group.names}
+
+    def check_step(self, planned: bool = False) -> None:
+        """Refuse a step that cannot be taken; as `Optimizer.check_step`."""
+        if not planned:
+            refuse_unplanned(self._model, self.kind, self._model.program.trained)
+        for group in self.groups.values():
+            group.check_step(planned=True)
+
+    def begin_step(self) -> None:
+        """Count the step whose updates follow."""
+        for group in self.groups.values():
+            group.begin_step()
+
+    def update_all(self) -> None:
+        """Move every parameter by its gradient in the model."""
+        for group in self.groups.values():
+            group.update_all()
+
     def step(self) -> None:
         """Update every parameter; as `Optimizer.step`."""
         with self._model.changed():
-            refuse_stale("Grouped.step()", self._model, next(iter(self.groups.values()))._revision)
-            trained = self._model.program.trained
-            refuse_unplanned(self._model, self.kind, trained)
-            refuse_nonfinite("Grouped.step()", trained, self._model.gradient_list)
-            for group in self.groups.values():
-                group._apply()
+            self.check_step()
+            refuse_nonfinite("Grouped.step()", self._model.program.trained, self._model.gradient_list)
+            self.begin_step()
+            self.update_all()

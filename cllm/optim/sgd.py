@@ -3,7 +3,7 @@
 from cllm import _kernels as kernels
 from cllm.checks import checked_real
 from cllm.models.model import Model
-from cllm.optim.base import Optimizer, zeros_like
+from cllm.optim.base import Optimizer
 
 
 class SGD(Optimizer):
@@ -27,7 +27,10 @@ class SGD(Optimizer):
                  names: str | tuple[str, ...] | None = None):
         super().__init__(model, lr, weight_decay, names)
         self.momentum = checked_real("SGD(momentum=...)", momentum, high=1.0)
-        self._state = {n: zeros_like(model, n) for n in self.names} if self.momentum else {}
+
+    @property
+    def state_count(self) -> int:
+        return int(self.momentum > 0)
 
     @property
     def kind(self) -> str:

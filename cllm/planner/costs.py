@@ -25,6 +25,9 @@ DISK_BYTES_PER_SECOND = 1e9
 SECONDS_PER_CALL = 5e-6
 
 
+WAITS = {Kind.SPILL_WAIT: Kind.SPILL_START, Kind.FETCH_WAIT: Kind.FETCH_START, Kind.LOAD_WAIT: Kind.LOAD_START,
+         Kind.STORE_WAIT: Kind.STORE_START}
+STARTS = frozenset(WAITS.values())
 UPDATE = "update"  # name under which seconds per parameter byte of zeroing, scan, clipping and optimizer are stored
 DISK = "disk"  # seconds per byte written or read
 
@@ -53,7 +56,7 @@ class Speeds:
         """Seconds of one operation on a micro-batch, of the schedule's size or of another; waits for the disk are reckoned by
         `schedule_seconds`."""
         kind = op.kind.costs_as
-        if kind in kinds.DISK:
+        if kind in kinds.DISK or kind.once:  # what is done to parameters is reckoned as a whole, `update_seconds`
             return SECONDS_PER_CALL
         size = micro_batch or schedule.micro_batch
         nbytes = _moved_bytes(op, schedule, workload, size)
@@ -162,29 +165,47 @@ def op_step_seconds(op: Op, schedule: Schedule, workload: Workload, speeds: Spee
 def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, speeds: Speeds) -> float:
     """Seconds of one step over the whole batch, the optimizer's included.
 
-    The disk works beside the kernels, one transfer after another; a wait costs what is left of its transfer.
+    The disk works beside the kernels, one transfer after another; a wait costs what is left of its transfer. Where
+    parameters are updated in backward and the norm of all gradients is to be known before, all but the updates runs twice.
     """
     disk_second = speeds.measured.get(DISK, 1 / DISK_BYTES_PER_SECOND)
 
+    done: dict[tuple[Kind, int], float] = {}  # when the transfers of a start's kind and buffer end
+    disk_free = 0.0
+
     def run(ops: tuple[Op, ...], size: int) -> float:
-        now = disk_free = 0.0
-        done: dict[tuple[bool, int], float] = {}
+        """Seconds of operations; the times of transfers are left as those after them see them."""
+        nonlocal disk_free
+        now = 0.0
         for op in ops:
-            if op.kind in kinds.DISK:
-                source, target = dict(op.reads)["src"], dict(op.writes)["dst"]
-                spills = op.kind in (Kind.SPILL_START, Kind.SPILL_WAIT)
-                if op.kind in (Kind.SPILL_START, Kind.FETCH_START):
-                    nbytes = schedule.buffers[source if spills else target].nbytes * size // schedule.micro_batch
-                    disk_free = max(disk_free, now) + nbytes * disk_second
-                    done[spills, target] = disk_free
-                else:
-                    now = max(now, done[spills, target])
+            if op.kind in STARTS:
+                moved, known = _transfer(op, schedule)
+                disk_free = max(disk_free, now) + moved * (1 if op.kind.once else size / schedule.micro_batch) * disk_second
+                done[op.kind, known] = disk_free
+            elif op.kind in WAITS:
+                now = max(now, done[WAITS[op.kind], _transfer(op, schedule)[1]])
             now += speeds.op_seconds(op, schedule, workload, size)
+        disk_free -= now
+        for key in done:
+            done[key] -= now
         return now
 
     body, epilogue = schedule.ops[:schedule.epilogue], schedule.ops[schedule.epilogue:]
-    return (sum(count * run(body, size) for size, count in micro_batch_counts(schedule, workload))
-            + run(epilogue, schedule.micro_batch) + speeds.update_seconds(program, workload))
+    seconds = speeds.update_seconds(program, workload)
+    if schedule.updates_in_backward and workload.clip_by == "all":
+        seconds += run(tuple(op for op in body if op.kind not in kinds.STATES), schedule.micro_batch)
+    seconds += sum(count * run(body, size) for size, count in micro_batch_counts(schedule, workload))
+    return seconds + run(epilogue, schedule.micro_batch)
+
+
+def _transfer(op: Op, schedule: Schedule) -> tuple[int, int]:
+    """Bytes of an operation on the disk, and the buffer by which its start and its wait know each other."""
+    if op.kind in kinds.STATES:
+        (_, window), = op.reads or op.writes
+        return schedule.buffers[window].nbytes, window
+    source, target = dict(op.reads)["src"], dict(op.writes)["dst"]
+    spills = op.kind in (Kind.SPILL_START, Kind.SPILL_WAIT)
+    return schedule.buffers[source if spills else target].nbytes, target
 
 
 def op_work(op: Op, schedule: Schedule, workload: Workload, micro_batch: int) -> tuple[float, float]:
@@ -192,7 +213,7 @@ def op_work(op: Op, schedule: Schedule, workload: Workload, micro_batch: int) ->
     batch = {**workload.letters(None if op.whole else micro_batch), "R": schedule.loss_rows}
     letters = op.step.letters(batch)
     buffers = [schedule.buffers[b] for _, b in (*op.reads, *op.writes)]
-    nbytes = sum(elements(b.shape, batch) * ITEMSIZES[b.dtype] for b in buffers if b.kind != "scratch")
+    nbytes = sum(elements(b.shape, batch) * ITEMSIZES[b.dtype] for b in buffers if b.kind not in ("scratch", "weights"))
     return declared_work(op.kind.costs_as, op.step, letters, nbytes, workload.itemsize)
 
 
@@ -212,4 +233,4 @@ def _moved_bytes(op: Op, schedule: Schedule, workload: Workload, size: int) -> i
     buffers = [schedule.buffers[b] for _, b in (*op.reads, *op.writes)]
     sequences = workload.batch if op.whole else size
     return sum(b.nbytes * sequences // (workload.batch if b.whole else schedule.micro_batch)
-               for b in buffers if b.kind != "scratch")
+               for b in buffers if b.kind not in ("scratch", "weights"))

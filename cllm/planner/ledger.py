@@ -19,7 +19,7 @@ from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.arena import lay_out
 from cllm.schedule.build import ITEMSIZES, Schedule, build_schedule, default_loss_rows, scores_in_a_row
-from cllm.schedule.report import MemoryReport, report
+from cllm.schedule.report import MemoryReport, optimizer_bytes, report
 from cllm.schedule.written import written_out
 
 
@@ -77,6 +77,10 @@ class Ledger:
     sums_in_order : bool
         Whether a cut of the batch changes no bit.
     entries : dict of Entry by name
+    asked : dict
+        What the caller decides besides the strategy, by the field of a plan: "states", "update_in_backward".
+    whole_steps : dict
+        What `strategies.whole_step` has priced.
     held_bytes : int
         Of what a plan's total counts, what is in memory already: a model's arrays. "auto" does not count them twice.
 
@@ -99,6 +103,8 @@ class Ledger:
         self.sums_in_order = program.sums_in_order
         self._graphs: dict[tuple[int | None, int | None], Graph] = {}
         self._frontiers: dict[tuple[str, ...], Frontier] = {}
+        self.asked: dict[str, object] = {}  # set by `planning.decide`
+        self.whole_steps: dict = {}
         self._built: dict[Plan, tuple[Schedule, MemoryReport]] = {}
         self._estimates: dict[Plan, Estimate] = {}
 
@@ -124,10 +130,29 @@ class Ledger:
         """
         check_plan(self._program, self.workload, plan)
         if plan not in self._estimates:
-            schedule, memory = self._build(plan)
-            seconds = schedule_seconds(schedule, self._program, self.workload, self._rates)
-            self._estimates[plan] = Estimate(memory.arena_bytes, memory.total_bytes, seconds, self._rates.source)
+            self._estimates[plan] = self._estimate(*self._build(plan))
         return self._estimates[plan]
+
+    def price(self, plan: Plan) -> tuple[int, float, int]:
+        """Total bytes, seconds, and bytes on disk of a plan, of which nothing is remembered."""
+        schedule, memory = self._made(plan)
+        estimate = self._estimate(schedule, memory)
+        return estimate.total_bytes, estimate.seconds, memory.disk_bytes
+
+    @property
+    def asks_more(self) -> bool:
+        """Whether the caller asks for more than gradients that are kept and states in memory."""
+        return any(value not in (False, "memory") for value in self.asked.values())
+
+    @property
+    def has_states(self) -> bool:
+        """Whether the workload's optimizer keeps anything."""
+        return optimizer_bytes(self._program, self.workload) > 0
+
+    def _estimate(self, schedule: Schedule, memory: MemoryReport) -> Estimate:
+        seconds = schedule_seconds(schedule, self._program, self.workload, self._rates)
+        return Estimate(memory.arena_bytes, memory.total_bytes, seconds, self._rates.source,
+                        schedule.updates_in_backward and self.workload.clip_by == "all")
 
     def build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
         """The schedule of a plan and its memory report."""
@@ -136,9 +161,12 @@ class Ledger:
 
     def _build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
         if plan not in self._built:
-            schedule = build_schedule(self._program, self.workload, plan)
-            self._built[plan] = schedule, report(self._program, self.workload, schedule, lay_out(schedule))
+            self._built[plan] = self._made(plan)
         return self._built[plan]
+
+    def _made(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
+        schedule = build_schedule(self._program, self.workload, plan, plan.mode)
+        return schedule, report(self._program, self.workload, schedule, lay_out(schedule))
 
     def frontier(self, allow: tuple[str, ...]) -> Frontier:
         """Every plan that is not beaten in bytes and seconds, within what is allowed; computed once."""

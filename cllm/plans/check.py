@@ -1,7 +1,7 @@
 """Does a plan fit a program and a batch? Asked before anything is built."""
 
 from cllm.errors import PlanError
-from cllm.plans.plan import Plan
+from cllm.plans.plan import Plan, checked_states
 from cllm.plans.script import check_script
 from cllm.plans.tree import WORDS, Compress, Decision, Recompute, Segment, Tape
 from cllm.program.program import Program
@@ -41,6 +41,12 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
         if not isinstance(decision, Decision) or decision not in WORDS.values():
             refuse("Plan", "a decision must be Cache(), Recompute(), Compress('bfloat16'), Compress('int8'), "
                    "Compress('int8', 'stochastic') or OnDisk()", repr(decision), "Use one of these.")
+    if type(plan.update_in_backward) is not bool:
+        refuse("Plan(update_in_backward=...)", "must be True or False", repr(plan.update_in_backward), "Write one of these.")
+    if plan.update_in_backward and plan.micro_batch not in (None, workload.batch):
+        refuse("Plan(update_in_backward=...)", "takes the whole batch as one micro-batch", f"micro_batch={plan.micro_batch}",
+               "Keep gradients, or take a smaller batch.")
+    checked_states("Plan(states=...)", plan.states)
     before, blocks, after = program.regions
     for tape in plan.tapes():
         _check_decisions(program, blocks[tape.block], dict(tape.decisions), f"Plan block {tape.block}", refuse, "key")

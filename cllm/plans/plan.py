@@ -28,15 +28,28 @@ from cllm.plans.tree import (
 FORMAT = 1  # of plans as data
 
 
+def checked_states(where: str, states) -> str:
+    """Where an optimizer's states are: "memory", or "disk:DIR"; what is neither is refused.
+
+    Raises
+    ------
+    PlanError
+    """
+    if states == "memory" or isinstance(states, str) and states.startswith("disk:") and states != "disk:":
+        return states
+    raise PlanError(where, "must be 'memory' or 'disk:DIR'", shown(states), "Name a directory on a disk, as in disk:/var/tmp.")
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a plan costs: bytes of the arena, bytes in total, seconds of one step over the whole batch, and what those rest
-    on: declared work, or measured and when."""
+    on: declared work, or measured and when; and whether the seconds have a backward for the norm of all gradients alone."""
 
     arena_bytes: int
     total_bytes: int
     seconds: float
     source: str = "declared work"
+    measures_norm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,11 @@ class Plan:
         Decisions for values outside the blocks; what is not named is cached, optional values are left out.
     spill_directory : str or None
         Where spilled values go; needed by plans that spill.
+    update_in_backward : bool
+        A parameter is updated as soon as backward needs it no more, and its gradient is room in the arena; it takes the whole
+        batch as one micro-batch.
+    states : str
+        Where the optimizer's states are: "memory", or "disk:DIR".
     estimate : Estimate or None
         Set by `cllm.plan`: what the plan costs for its workload. Not part of equality.
     cut_is_exact : bool
@@ -70,6 +88,8 @@ class Plan:
     loss_rows: int | None = None
     ends: tuple[tuple[str, Decision], ...] = ()
     spill_directory: str | None = None
+    update_in_backward: bool = False
+    states: str = "memory"
     estimate: Estimate | None = field(default=None, compare=False)
     cut_is_exact: bool = field(default=True, compare=False)
     fingerprint: str | None = field(default=None, compare=False)
@@ -103,6 +123,16 @@ class Plan:
     def tree(self) -> tuple[Tape | Segment, ...]:
         """The nodes of the tree; none for a script."""
         return () if self.script else self.children
+
+    @property
+    def states_on_disk(self) -> bool:
+        """Whether the optimizer's states are on disk."""
+        return self.states != "memory"
+
+    @property
+    def mode(self) -> str:
+        """What its memory is that of: a whole step, or loss and gradients, where an update takes no room."""
+        return "step" if self.update_in_backward or self.states_on_disk else "train"
 
     def decisions(self) -> Iterator[Decision]:
         """Every decision that is named."""
@@ -152,6 +182,12 @@ class Plan:
         lines = [f"micro-batch {self.micro_batch or 'whole batch'}, loss rows {self.loss_rows or 'automatic'}"]
         lines += self.script.table() if self.script else tree_lines(self.tree, "")
         lines += [f"{name}: {word_of(decision)}" for name, decision in self.ends]
+        if self.update_in_backward:
+            measures = self.estimate is not None and self.estimate.measures_norm
+            lines.append("parameters are updated in backward, gradients are room in the arena"
+                         + ("; a backward before is for the norm of all gradients" if measures else ""))
+        if self.states_on_disk:
+            lines.append(f"the optimizer's states are on disk in {self.states.partition(':')[2]}")
         if self.estimate is not None:
             lines.append(f"arena {self.arena_bytes / 1e6:.1f} MB, total {self.total_bytes / 1e6:.1f} MB, "
                          f"predicted {self.predicted_seconds:.3f} s a step ({self.estimate.source})")
@@ -164,7 +200,9 @@ class Plan:
         lines = [f"{name}: {mine or unset} -> {theirs or unset}" for name, mine, theirs, unset in (
             ("micro-batch", self.micro_batch, other.micro_batch, "whole batch"),
             ("loss rows", self.loss_rows, other.loss_rows, "automatic"),
-            ("directory of spilled values", self.spill_directory, other.spill_directory, "none")) if mine != theirs]
+            ("directory of spilled values", self.spill_directory, other.spill_directory, "none"),
+            ("update in backward", self.update_in_backward, other.update_in_backward, "no"),
+            ("states", self.states, other.states, "memory")) if mine != theirs]
         lines += explain_ends(dict(self.ends), dict(other.ends))
         if self.script and other.script:
             lines += self.script.explain(other.script)
@@ -215,6 +253,8 @@ class Plan:
         """The plan as plain data."""
         return {"plan": FORMAT, "fingerprint": self.fingerprint, "micro_batch": self.micro_batch, "loss_rows": self.loss_rows,
                 "spill_directory": self.spill_directory,
+                **({"update_in_backward": True} if self.update_in_backward else {}),
+                **({"states": self.states} if self.states_on_disk else {}),
                 "ends": {name: word_of(d) for name, d in self.ends},
                 **({"script": [list(line) for line in self.script.order]} if self.script else
                    {"children": [node_out(c) for c in self.children]})}
@@ -242,7 +282,8 @@ def _plan_in(data: dict) -> Plan:
     micro_batch, loss_rows = (None if read(data, key, int | None) is None else read_number(data, key)
                               for key in ("micro_batch", "loss_rows"))
     return Plan(_children_in(data), micro_batch, loss_rows, read_decisions(data, "ends"),
-                read(data, "spill_directory", str | None), fingerprint=read(data, "fingerprint", str | None))
+                read(data, "spill_directory", str | None), read({"update_in_backward": False, **data}, "update_in_backward", bool),
+                read({"states": "memory", **data}, "states", str), fingerprint=read(data, "fingerprint", str | None))
 
 
 def _children_in(data: dict) -> tuple[Tape | Segment, ...] | Script:

@@ -6,9 +6,17 @@ from enum import StrEnum
 class Kind(StrEnum):
     """What an operation does: its word, and the method of a layer that it calls, None where it moves arrays itself.
 
+    Those of layers and those that move values read and write what their step's declaration says, once for each micro-batch.
+    Those on parameters have it in the table: the buffers that they read, those that they write, and that they run once in a
+    step. A buffer lives from the first operation that names it to the last.
+
     Attributes
     ----------
     method : str or None
+    reads, writes : tuple of str
+        What the buffers are called: "gradient" of a parameter, "states" of its optimizer.
+    once : bool
+        Whether it runs once in a step.
     """
 
     FORWARD = "forward", "forward"
@@ -28,10 +36,20 @@ class Kind(StrEnum):
     SPILL_WAIT = "spill_wait", None
     FETCH_START = "fetch_start", None
     FETCH_WAIT = "fetch_wait", None
+    # on parameters         method  reads                   writes          once
+    CHECK_LOSS = "check_loss", None, (), (), True  # before anything moves
+    ZERO_GRADIENT = "zero_gradient", None, (), ("gradient",), True
+    CLIP = "clip", None, ("gradient",), ("gradient",), True  # finds its norm, refuses NaN, scales
+    UPDATE = "update", None, ("gradient", "states"), ("states",), True
+    LOAD_START = "load_start", None, (), ("states",), True  # from disk
+    LOAD_WAIT = "load_wait", None, (), ("states",), True
+    STORE_START = "store_start", None, ("states",), (), True
+    STORE_WAIT = "store_wait", None, ("states",), (), True
 
-    def __new__(cls, word: str, method: str | None):
+    def __new__(cls, word: str, method: str | None, reads: tuple[str, ...] = (), writes: tuple[str, ...] = (),
+                once: bool = False):
         made = str.__new__(cls, word)
-        made._value_, made.method = word, method
+        made._value_, made.method, made.reads, made.writes, made.once = word, method, reads, writes, once
         return made
 
     __hash__ = str.__hash__  # planning hashes millions of them
@@ -48,6 +66,7 @@ class Kind(StrEnum):
 
 
 DISK = frozenset({Kind.SPILL_START, Kind.SPILL_WAIT, Kind.FETCH_START, Kind.FETCH_WAIT})
+STATES = frozenset({Kind.LOAD_START, Kind.LOAD_WAIT, Kind.STORE_START, Kind.STORE_WAIT})
 # Operations that only make or move values: without a reader they are left out.
 DROPPABLE = frozenset({Kind.FORWARD, Kind.REBUILD, Kind.COMPRESS, Kind.ROUND, Kind.EXPAND, *DISK})
 # Operations of backward, by reading which a value of forward shows that it was kept.

@@ -5,13 +5,15 @@ import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from cllm.checks import checked_size
+from cllm.checks import checked_size, checked_word
 from cllm.errors import ConfigError
 from cllm.program.dims import batch_letters
 from cllm.program.program import Program
 from cllm.threads.counts import checked_threads
 
 ITEMSIZE = {"float32": 4, "float64": 8}
+
+CLIP_BY = ("all", "each")  # gradients, by the norm of all together or each by its own
 
 # Arrays of the parameter's shape and dtype that an optimizer keeps.
 OPTIMIZER_STATES = {"none": 0, "sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}
@@ -44,6 +46,9 @@ class Workload:
         Whose state counts in the total bytes: "adamw", or "*emb.weight=adam,sgd" (see `optimizer_groups`).
     threads : int or None
         Threads of the kernels; None takes `cllm.threads.counts.default_threads`.
+    clip_by : {"all", "each"} or None
+        How a whole step clips gradients, by which the seconds of one that updates in backward are told: the norm of all
+        takes a backward of its own. None is not at all.
 
     Raises
     ------
@@ -56,6 +61,7 @@ class Workload:
     dtype: str = "float32"
     optimizer: str = "adamw"
     threads: int | None = None
+    clip_by: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "batch", checked_size("batch_size", self.batch))
@@ -66,6 +72,8 @@ class Workload:
             if not isinstance(value, str) or value not in allowed:
                 raise ConfigError(name, f"must be one of {', '.join(allowed)}", repr(getattr(self, name)),
                                   "Choose one of these.")
+        if self.clip_by is not None:
+            checked_word("clip_by", self.clip_by, CLIP_BY)
         object.__setattr__(self, "threads", checked_threads(self.threads))
 
     @property

@@ -20,6 +20,7 @@ from cllm.program.workload import Workload
 from cllm.schedule.compression import packed_shape
 from cllm.schedule.finish import DraftBuffer, DraftOp, finish
 from cllm.schedule.operations import ITEMSIZES, Schedule
+from cllm.schedule.updates import Updates
 
 # The head's rows in work at once where a plan leaves it open: the whole micro-batch while its logits fit the second
 # level cache of a few cores, else as many as 64 MiB of logits hold, so that the passes over the head's gradient stay few.
@@ -31,8 +32,9 @@ def build_schedule(program: Program, workload: Workload, plan: Plan, mode: str =
 
     Parameters
     ----------
-    mode : {"train", "loss", "logits"}
-        A training step; the loss alone; forward up to the head's logits, which go to an array outside the arena.
+    mode : {"train", "step", "loss", "logits"}
+        Loss and gradients; a whole step, with what it does to parameters; the loss alone; forward up to the head's logits,
+        which go to an array outside the arena.
 
     Raises
     ------
@@ -80,17 +82,17 @@ class _Builder:
 
     def build(self, mode: str) -> Schedule:
         deferred: list = []
-        if mode == "train":
+        if mode in ("train", "step"):
             for move in wire_gradients(self.program):
                 self.moves.setdefault(move.step.index, []).append(move)
             if self.plan.script:
                 self.follow(self.plan.script, deferred)
-                return self.ended(deferred)
+                return self.ended(mode, deferred)
         before, _, after = self.program.regions
         inputs = self.program.block_inputs
         head = self.program.steps[-1]
         saved_before, entry = self.tape(before, {}, self.plan.ends, inputs[0])
-        if mode != "train":
+        if mode in ("loss", "logits"):
             for block in range(self.program.n_blocks):
                 _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1])
             env = {inputs[-1]: entry}
@@ -104,18 +106,23 @@ class _Builder:
         self.backward(after, saved_after, deferred)
         self.close(self.plan.children, saved, deferred)
         self.backward(before, saved_before, deferred)
-        return self.ended(deferred)
+        return self.ended(mode, deferred)
 
-    def ended(self, deferred: list) -> Schedule:
+    def ended(self, mode: str, deferred: list) -> Schedule:
         """The schedule, with what waited until its end."""
         epilogue = len(self.ops)
         for move, stash, writes in deferred:
             self.emit(Kind.ACCUMULATE, move.step, {"dy": stash}, writes, move.step.flow("accumulate"), whole=True)
-        return self.finished(epilogue)
+        return self.finished(epilogue, mode == "step")
 
-    def finished(self, epilogue: int) -> Schedule:
-        ops, epilogue, buffers = finish(self.ops, epilogue, self.buffers, self.plan.spills)
-        return Schedule(ops, epilogue, buffers, self.micro, self.n_micro, self.letters["R"])
+    def finished(self, epilogue: int, whole_step: bool = False) -> Schedule:
+        plan = self.plan
+        if not whole_step:
+            return Schedule(*finish(self.ops, epilogue, self.buffers, plan.spills), self.micro, self.n_micro,
+                            self.letters["R"])
+        updates = Updates(self.program, self.workload, self.buffers, plan.update_in_backward, plan.states_on_disk, self.n_micro)
+        return Schedule(*finish(self.ops, epilogue, self.buffers, plan.spills, updates.add), self.micro, self.n_micro,
+                        self.letters["R"], plan.update_in_backward, plan.states_on_disk)
 
     def follow(self, script: Script, deferred: list) -> None:
         """Emit the lines of a script, which has been checked."""

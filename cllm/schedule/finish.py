@@ -4,7 +4,7 @@ From the end of a draft, an operation that only moves values and whose results n
 the operation that first names it to the last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cllm.errors import ConfigError
@@ -37,11 +37,22 @@ class DraftOp(NamedTuple):
     reads: tuple[tuple[str, int], ...]
     writes: tuple[tuple[str, int], ...]
     whole: bool
+    params: tuple[str, ...] = ()
+    piece: tuple[int, int] | None = None
 
 
-def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer],
-           spills: bool) -> tuple[tuple[Op, ...], int, tuple[Buffer, ...]]:
+# Adds operations on parameters to those that are needed: (operations, position of the epilogue) -> the same.
+Adds = Callable[[list[DraftOp], int], tuple[list[DraftOp], int]]
+
+
+def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer], spills: bool,
+           add_updates: Adds | None = None) -> tuple[tuple[Op, ...], int, tuple[Buffer, ...]]:
     """The operations that are needed, the position of the first of the epilogue, and the buffers that they name.
+
+    Parameters
+    ----------
+    add_updates : callable or None
+        Adds what a whole step does to parameters; it may make buffers.
 
     Raises
     ------
@@ -65,10 +76,13 @@ def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer]
     if spills:
         kept = overlap_disk(kept, [b.nbytes for b in buffers])
     epilogue = sum(position < epilogue for position, _ in kept)
+    needed_ops = [op for _, op in kept]
+    if add_updates is not None:
+        needed_ops, epilogue = add_updates(needed_ops, epilogue)
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     crosses: set[int] = set()
-    for index, (_, op) in enumerate(kept):
+    for index, op in enumerate(needed_ops):
         into_backward = op.kind in READS_KEPT
         for _, b in op.reads:
             if into_backward:
@@ -96,6 +110,6 @@ def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer]
         raise ConfigError("batch_size, seq_len", "must be small enough that all arrays of a step take less than 2^53 bytes",
                           f"{total:,} bytes", "Check the sizes of batch and model.")
     made = tuple([Op(op.kind, op.step, tuple([(n, number[b]) for n, b in op.reads]),
-                    tuple([(n, number[b]) for n, b in op.writes]), tuple(frees.get(index, ())), op.whole)
-                 for index, (_, op) in enumerate(kept)])
+                    tuple([(n, number[b]) for n, b in op.writes]), tuple(frees.get(index, ())), op.whole,
+                    op.params, op.piece) for index, op in enumerate(needed_ops)])
     return made, epilogue, tuple(lasting)

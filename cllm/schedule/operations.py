@@ -16,7 +16,8 @@ class Buffer:
 
     `kind` is "kept" (made in forward, read in backward), "packed" (a compressed copy), "rebuilt" (expanded and fetched
     values too), "passing" (read in the same sweep only), "gradient", "stash" (a gradient that waits for the epilogue),
-    "scratch", or "disk" (no bytes in the arena). `value` is the program's value that it holds or is a copy of.
+    "scratch", "disk" (no bytes in the arena), "weights" (a parameter's gradient) or "states" (a window on its optimizer's).
+    `value` is the program's value that it holds or is a copy of.
     """
 
     index: int
@@ -35,7 +36,8 @@ class Buffer:
 @dataclass(frozen=True, slots=True)
 class Op:
     """One operation. `reads` and `writes` pair argument names with buffers; `frees` are the buffers that no later operation
-    names. `whole` operations run once, on the whole batch."""
+    names. `whole` operations run once, on the whole batch. Those on parameters name them, all where there are none, and the
+    elements of the one that they move, as (start, stop)."""
 
     kind: Kind
     step: Step
@@ -43,16 +45,24 @@ class Op:
     writes: tuple[tuple[str, int], ...]
     frees: tuple[int, ...] = ()
     whole: bool = False
+    params: tuple[str, ...] = ()
+    piece: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
-        """Kind and step: ``backward blocks.0.attn``."""
-        return f"{self.kind} {self.step.name}"
+        """Kind and step, or parameter: ``backward blocks.0.attn``, ``update blocks.0.mlp.fc1.weight``."""
+        if not self.kind.once or self.kind == Kind.CHECK_LOSS:
+            return f"{self.kind} {self.step.name}"
+        return f"{self.kind} {', '.join(self.params) or 'all parameters'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Operations of the body, run once per micro-batch, then those of the epilogue, run once."""
+    """Operations of the body, run once per micro-batch, then those of the epilogue, run once.
+
+    Where `updates_in_backward`, gradients of parameters are buffers; where `states_on_disk`, so are windows on the optimizer's
+    states.
+    """
 
     ops: tuple[Op, ...]
     epilogue: int  # position of its first operation
@@ -60,6 +70,8 @@ class Schedule:
     micro_batch: int
     n_micro: int
     loss_rows: int
+    updates_in_backward: bool = False
+    states_on_disk: bool = False
 
     def whole_step(self, once: Sequence) -> list:
         """What belongs to the operations, such as `ops` or their names, once for each time that a step runs them."""

@@ -47,6 +47,11 @@ def batch_bytes(program: Program, workload: Workload, micro_batch: int) -> int:
     return total
 
 
+# What a buffer's kind is to who asks where the bytes are.
+PARTS = {**dict.fromkeys(("kept", "packed", "rebuilt", "passing", "gradient", "stash", "disk"), "activations"),
+         "weights": "gradients", "states": "states", "scratch": "scratch"}
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
     """What a training step needs, in bytes, known before it runs.
@@ -56,6 +61,9 @@ class MemoryReport:
     arena_bytes : int
         Activations, their gradients and scratch: the size of the slab, and the peak.
     parameter_bytes, gradient_bytes, optimizer_bytes, batch_bytes, table_bytes : int
+        Gradients that are buffers of the arena, and states on disk, count for nothing here.
+    disk_bytes, spilled_bytes : int
+        On disk: of states and activations, and of activations alone.
     """
 
     schedule: Schedule
@@ -65,6 +73,8 @@ class MemoryReport:
     optimizer_bytes: int
     batch_bytes: int
     table_bytes: int
+    disk_bytes: int = 0
+    spilled_bytes: int = 0
 
     @property
     def arena_bytes(self) -> int:
@@ -83,7 +93,8 @@ class MemoryReport:
     def timeline_by_kind(self) -> dict[str, list[int]]:
         """The timeline parted by kind of buffer: kept, packed, rebuilt, passing, gradient, ..."""
         parts = {kind: [0] * len(self.schedule.ops)
-                 for kind in ("kept", "packed", "rebuilt", "passing", "gradient", "stash", "scratch", "disk")}
+                 for kind in ("kept", "packed", "rebuilt", "passing", "gradient", "stash", "scratch", "disk", "weights",
+                              "states")}
         for b in self.schedule.buffers:
             for position in range(b.first, b.last + 1):
                 parts[b.kind][position] += b.nbytes
@@ -108,6 +119,19 @@ class MemoryReport:
         rows = [(site, kind, len(sizes), sum(sizes)) for (site, kind), sizes in found.items()]
         return sorted(rows, key=lambda row: (-row[3], row[0]))
 
+    def parts(self) -> list[tuple[str, int, int]]:
+        """Where every byte is, at the peak: (what, bytes in memory, bytes on disk); their sums are the total and what is on
+        disk. What packing leaves empty at the peak is a part of its own."""
+        arena = dict.fromkeys(PARTS.values(), 0)
+        for _site, _block, kind, nbytes in self.alive_at_peak():
+            arena[PARTS[kind]] += nbytes
+        states_on_disk = self.disk_bytes - self.spilled_bytes
+        return [("weights", self.parameter_bytes, 0), ("gradients", self.gradient_bytes + arena["gradients"], 0),
+                ("states", self.optimizer_bytes + arena["states"], states_on_disk),
+                ("activations", arena["activations"], self.spilled_bytes), ("scratch", arena["scratch"], 0),
+                ("between buffers", self.arena_bytes - sum(arena.values()), 0),
+                ("batch and tables", self.batch_bytes + self.table_bytes, 0)]
+
     def table(self) -> str:
         """The report in words: what is alive at the peak by site, then the totals."""
         rows = [(site, kind, str(count), f"{nbytes:,}") for site, kind, count, nbytes in self.at_peak()]
@@ -125,9 +149,17 @@ class MemoryReport:
 
 def report(program: Program, workload: Workload, schedule: Schedule, arena: Arena) -> MemoryReport:
     """The report of a schedule and its arena."""
-    return MemoryReport(schedule, arena, parameter_bytes(program, workload), gradient_bytes(program, workload),
-                        optimizer_bytes(program, workload), batch_bytes(program, workload, schedule.micro_batch),
-                        table_bytes(program, workload))
+    states, on_disk = optimizer_bytes(program, workload), schedule.states_on_disk
+    return MemoryReport(schedule, arena, parameter_bytes(program, workload),
+                        0 if schedule.updates_in_backward else gradient_bytes(program, workload), 0 if on_disk else states,
+                        batch_bytes(program, workload, schedule.micro_batch), table_bytes(program, workload),
+                        (spilled := spilled_bytes(schedule, workload)) + (states if on_disk else 0), spilled)
+
+
+def spilled_bytes(schedule: Schedule, workload: Workload) -> int:
+    """Bytes on disk of the activations that a schedule spills."""
+    letters = {**workload.letters(schedule.micro_batch), "R": schedule.loss_rows}
+    return sum(elements(b.shape, letters) * ITEMSIZES[b.dtype] for b in schedule.buffers if b.kind == "disk")
 
 
 def _site(buffer: Buffer) -> str:

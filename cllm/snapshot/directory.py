@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from cllm.checks import shown
@@ -167,13 +167,14 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
         raise SnapshotError(f"snapshot {path}", f"must be of a model that trains {shown(model.trainable)}",
                             f"one that trains {shown(state.get('trainable'))}",
                             "Set model.trainable so before the optimizer is made, or start afresh.")
-    wanted = {MODEL: model.parameters} | ({} if optimizer is None else {OPTIMIZER: optimizer.arrays()})
-    for read in (check_arrays, read_arrays):
-        for name, arrays in wanted.items():
-            try:
-                read(path / name, arrays)
-            except DAMAGE as error:
-                raise _refused(path, f"{name} with {error}") from error
+    with model.torn.restoring(), nullcontext() if optimizer is None else optimizer.torn.restoring():
+        wanted = {MODEL: model.parameters} | ({} if optimizer is None else {OPTIMIZER: optimizer.arrays()})
+        for read in (check_arrays, read_arrays):
+            for name, arrays in wanted.items():
+                try:
+                    read(path / name, arrays)
+                except DAMAGE as error:
+                    raise _refused(path, f"{name} with {error}") from error
     if state.get("source") is not None:
         model.source = Source.of(state["source"])
     if optimizer is not None:

@@ -1,6 +1,7 @@
 """The fastest plan whose total bytes stay within a limit, or a refusal."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf
@@ -8,9 +9,11 @@ from math import inf
 from cllm.checks import checked_real, checked_size, keep, real_number, shown, whole_number
 from cllm.errors import BudgetError, ConfigError
 from cllm.planner.free_memory import free_bytes
+from cllm.planner.frontier import Frontier
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.schedule.compression import PACKED
+from cllm.strategies.whole_step import ON_DISK, WHOLE_STEP, disk_for, whole_steps
 
 UNITS = {"": 1, **{letter: 10 ** (3 * power) for power, letter in enumerate("KMGT", 1)},
          **{f"{letter}I": 2 ** (10 * power) for power, letter in enumerate("KMGT", 1)}}
@@ -69,23 +72,31 @@ class MemoryBudget:
     allow : tuple of str
         What may be decided: "cache" always, "recompute", "micro_batch"; and, for gradients that are close instead of equal,
         "bfloat16" and "int8" copies of values inside blocks (never of what a block is rebuilt from, nor of row statistics).
+        For `Executor.train_step` alone, "update_in_backward": each parameter is updated in backward, and gradients are room in
+        the arena; "spill_states": the optimizer's states are on disk. "spill": activations may be.
     max_grad_error : float or None
         Most that the gradient may be off, relative, in the Euclidean norm. It takes a batch to know that:
         `cllm.plan_within_error` plans with such a budget.
     found : int or None
         Of "auto": the bytes that it was found to be, see `read`; None reads them when deciding.
+    directory : str or None
+        For what goes to disk; None is that in ``CLLM_SPILL_DIR``, or else the current folder, or none where that is in memory.
     """
 
     limit: int | str
     allow: tuple[str, ...] = ALLOWED
     max_grad_error: float | None = None
     found: int | None = None
+    directory: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "limit", checked_limit(self.limit))
         if self.found is not None:
             keep(self, "MemoryBudget", "found", checked_size, 1, inf)
-        known = (*ALLOWED, *INEXACT)
+        known = (*ALLOWED, *WHOLE_STEP, *INEXACT)
+        if self.directory is not None and (not isinstance(self.directory, str) or not self.directory):
+            raise ConfigError("MemoryBudget(directory=...)", "must name a directory, or be None", shown(self.directory),
+                              "Pass a path on a disk.")
         if not isinstance(self.allow, (tuple, list)) or not all(isinstance(n, str) and n in known for n in self.allow):
             raise ConfigError("MemoryBudget(allow=...)", f"must be a tuple of names among {', '.join(known)}",
                               repr(self.allow), "Leave out what must not be decided.")
@@ -109,27 +120,59 @@ class MemoryBudget:
                               "a plan without one", "Make the plan with cllm.plan_within_error(model, tokens, targets, budget) "
                               "and pass it as the strategy.")
         limit = self.read(ledger.held_bytes).nbytes
-        frontier = ledger.frontier(tuple(sorted(self.allow)))
+        whole = set(self.allow) & set(WHOLE_STEP) or ledger.asks_more
+        found = [*self._of_activations(ledger, limit), *(self._of_whole_steps(ledger, limit) if whole else ())]
+        if found:
+            _, _, plan = min(found, key=lambda entry: entry[:2])
+            return replace(plan, limit=limit)
+        least = self._least(ledger)
+        raise BudgetError("MemoryBudget(limit)", f"must be at least {least:,} bytes for this workload",
+                          f"{limit:,}" + (", which is what 'auto' found free" if self.limit == "auto" else ""),
+                          self._remedy(ledger), least)
+
+    def _of_activations(self, ledger: Ledger, limit: int) -> Iterator[tuple[float, int, Plan]]:
+        """Seconds, bytes and plan of the fastest that fits, gradients kept and states in memory."""
+        if ledger.asks_more:
+            return
+        frontier = self._frontier(ledger)
         for index in reversed(range(len(frontier))):
             if frontier.nbytes[index] <= limit:
                 plan = frontier.plan(index)
-                if ledger.evaluate(plan).total_bytes <= limit:
-                    return replace(plan, limit=limit)
-        raise BudgetError("MemoryBudget(limit)", f"must be at least {self._least(ledger, frontier):,} bytes for this workload",
-                          f"{limit:,}" + (", which is what 'auto' found free" if self.limit == "auto" else ""),
-                          self._remedy(ledger))
+                estimate = ledger.evaluate(plan)
+                if estimate.total_bytes <= limit:
+                    yield estimate.seconds, estimate.total_bytes, plan
+                    return
 
-    def _least(self, ledger: Ledger, frontier) -> int:
-        """The least total of any plan on the frontier, packed."""
-        least = ledger.evaluate(frontier.plan(0)).total_bytes
-        for index in range(1, len(frontier)):
-            if frontier.nbytes[index] >= least:
-                break
-            least = min(least, ledger.evaluate(frontier.plan(index)).total_bytes)
-        return least
+    def _of_whole_steps(self, ledger: Ledger, limit: int) -> Iterator[tuple[float, int, Plan]]:
+        """The same of any whole step."""
+        for point in reversed(whole_steps(ledger, self.allow, self.directory)):
+            if point.nbytes <= limit:
+                yield point.seconds, point.nbytes, point.plan
+                return
+
+    def _frontier(self, ledger: Ledger) -> Frontier:
+        return ledger.frontier(tuple(sorted(set(self.allow) - set(WHOLE_STEP))))
+
+    def _least(self, ledger: Ledger) -> int:
+        """The least total of any plan, packed."""
+        found = []
+        if set(self.allow) & set(WHOLE_STEP) or ledger.asks_more:
+            found += [point.nbytes for point in whole_steps(ledger, self.allow, self.directory)[:1]]
+        if not ledger.asks_more:
+            frontier = self._frontier(ledger)
+            least = ledger.evaluate(frontier.plan(0)).total_bytes
+            for index in range(1, len(frontier)):
+                if frontier.nbytes[index] >= least:
+                    break
+                least = min(least, ledger.evaluate(frontier.plan(index)).total_bytes)
+            found.append(least)
+        return min(found)
 
     def _remedy(self, ledger: Ledger) -> str:
         ways = [f"allow {name!r}" for name in ALLOWED if name not in self.allow and name != "cache"]
+        ways += [f"allow {name!r} (with train_step)" for name in WHOLE_STEP[:2] if name not in self.allow]
+        if set(self.allow) & set(ON_DISK) and disk_for(self.allow, self.directory) is None:
+            ways.append("name a directory on a disk (CLLM_SPILL_DIR)")
         ways += [f"allow {name!r} (not exact)" for name in INEXACT if name not in self.allow]
         if "micro_batch" not in self.allow and ledger.workload.batch > 1:
             ways.append("a smaller batch_size")

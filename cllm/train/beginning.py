@@ -62,7 +62,8 @@ def begin(model: Model, text, tokenizer, data, eval_data, budget: MemoryBudget |
     budget = None if budget is None else budget.read(model.held_bytes)
     optimizer = optimizer_named(s.optimizer, model, s.lr, s.betas, s.eps, s.weight_decay)
     executors = Executors(model, s, optimizer.kind, budget)
-    executors.of(*((s.batch_size, s.seq_len) if source is None else source.sizes))
+    first = executors.of(*((s.batch_size, s.seq_len) if source is None else source.sizes))
+    optimizer.keep_states(first.plan.states)  # before a snapshot is read into them
     if source is None and then is None:
         source = Windowed(load_data(text, tokenizer or ByteTokenizer(), keeper.out, model.program.vocabulary), s)
     elif source is None:

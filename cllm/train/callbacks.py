@@ -23,6 +23,7 @@ class Callback:
     * sample: text
     * bad_step: where (the first value or parameter that is not finite), in_a_row
     * snapshot: path
+    * restored: path (of the snapshot that a run went back to, when a bad step had moved some parameters)
     """
 
     def on_start(self, trainer: Any) -> None:
@@ -52,6 +53,9 @@ class MetricsFile(Callback):
             raise unwritten(str(self.path), error, trainer) from error
 
     def on_event(self, trainer: Any, record: dict) -> None:
+        if record["event"] == "restored":  # what followed that snapshot comes again
+            self.on_end(trainer)
+            self.on_start(trainer)
         rest = (json.dumps(record) + "\n").encode()
         try:
             while rest:

@@ -9,6 +9,8 @@ from cllm.executor.executor import Executor
 from cllm.models.model import Model
 from cllm.program.packed import fed_by
 from cllm.strategies import MemoryBudget, parse
+from cllm.strategies.memory_budget import ALLOWED
+from cllm.strategies.whole_step import WHOLE_STEP
 from cllm.train.settings import TrainSettings
 
 Shape = tuple[int, int | None] | tuple[int, int | None, bool]  # B, T, and True where rows are packed
@@ -79,7 +81,8 @@ class Executors:
             if self.budget is not None:  # the whole of it, and then what others leave of it
                 strategy = self.budget if not taken else replace(self.budget, limit=max(1, self.limit - taken), found=None)
             try:
-                return Executor(self.model, batch, time, strategy, self.optimizer, s.threads, s.seed, packed=packed)
+                return Executor(self.model, batch, time, strategy, self.optimizer, s.threads, s.seed, packed=packed,
+                                **s.whole_step())
             except BudgetError:
                 if not self.kept:
                     raise
@@ -89,6 +92,6 @@ class Executors:
 def budget_of(settings: TrainSettings) -> MemoryBudget | None:
     """The budget that decides in a run, asked for as such or as its strategy; None where another strategy decides."""
     if settings.memory_budget is not None:
-        return MemoryBudget(settings.memory_budget)
+        return MemoryBudget(settings.memory_budget, (*ALLOWED, *WHOLE_STEP))
     strategy = parse(settings.strategy) if isinstance(settings.strategy, str) else settings.strategy
     return strategy if isinstance(strategy, MemoryBudget) else None

@@ -19,7 +19,8 @@ def steps_in(model: Model, beginning) -> int:
     """
     s = beginning.settings
     source, executor = beginning.source, beginning.executors.of(*beginning.source.sizes)
-    timed = _seconds_of(lambda: [executor.loss_and_grad(**call) for call in source.calls(0)])
+    call_once = executor.measure if executor.plan.update_in_backward else executor.loss_and_grad
+    timed = _seconds_of(lambda: [call_once(**call) for call in source.calls(0)])
     executor.step = 0
     model.zero_grad()
     work = executor.workload

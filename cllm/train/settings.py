@@ -8,12 +8,13 @@ import numpy as np
 from cllm.checks import LARGEST_SEED, checked_real, checked_size, checked_word, keep, shown
 from cllm.errors import ConfigError
 from cllm.optim.rate import SHAPES, Rate
+from cllm.plans.plan import checked_states
 from cllm.program.trained import checked_patterns
 from cllm.strategies.memory_budget import checked_limit
 from cllm.threads.counts import checked_threads
 
 # What may differ when a run is resumed: it changes no number, or, for `steps`, only those that are still to come.
-FREE = ("steps", "strategy", "memory_budget", "threads", "eval_every", "eval_batches", "snapshot_every", "keep",
+FREE = ("steps", "strategy", "memory_budget", "states", "threads", "eval_every", "eval_batches", "snapshot_every", "keep",
         "max_bad_steps", "log_every", "stop_when_worse", "sample_every", "sample_prompt")
 
 
@@ -56,6 +57,8 @@ class TrainSettings:
     memory_budget : int, str or None
         Limit of the total bytes; it then decides instead of `strategy`. "auto" is read once, when the run begins or is
         resumed.
+    states : str or None
+        Where the optimizer's states are: "memory" or "disk:DIR"; None is in memory, unless a budget moves them.
     threads : int or None
     snapshot_every, keep : int
         Steps between snapshots, and how many of the last ones stay; the best one stays besides.
@@ -99,6 +102,7 @@ class TrainSettings:
     eval_batches: int = 20
     strategy: object = "cache"
     memory_budget: int | str | None = None
+    states: str | None = None
     threads: int | None = None
     snapshot_every: int = 100
     keep: int = 3
@@ -125,6 +129,8 @@ class TrainSettings:
         keep(self, "train", "val_fraction", checked_real, 0.0, 1.0)
         keep(self, "train", "rate", checked_word, SHAPES)
         keep(self, "train", "clip_by", checked_word, ("all", "each"))
+        if self.states is not None:
+            checked_states("train(states=...)", self.states)
         if self.threads is not None:
             object.__setattr__(self, "threads", checked_threads(self.threads, "train(num_threads=...)"))
         if self.memory_budget is not None:
@@ -147,6 +153,12 @@ class TrainSettings:
     def rates(self) -> Rate:
         """The rate of each step."""
         return Rate(self.lr, self.steps, self.warmup, self.min_lr, self.rate)
+
+    def whole_step(self) -> dict:
+        """What an executor and a plan are told of a whole step: where states are, how it clips, and that gradients are kept
+        where they are added up over several calls."""
+        return {"states": self.states, "clip_by": None if self.clip is None else self.clip_by,
+                "update_in_backward": False if self.accumulate > 1 else None}
 
     def to_dict(self) -> dict:
         """Every setting by name, as plain data; a strategy without a name is shown as it prints."""

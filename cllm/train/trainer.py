@@ -13,7 +13,7 @@ from cllm.checks import checked_size, shown
 from cllm.errors import ConfigError, NonFiniteError, SnapshotError
 from cllm.models.model import Model
 from cllm.sampling import stream_text
-from cllm.snapshot import step_of
+from cllm.snapshot import load_snapshot, step_of
 from cllm.strategies import MemoryBudget
 from cllm.tokenizer import BPETokenizer, ByteTokenizer
 from cllm.train.beginning import begin
@@ -23,7 +23,7 @@ from cllm.train.executors import shape_of
 from cllm.train.guard import beginning_in, on_interrupt, only_run_in
 from cllm.train.keeper import Keeper
 from cllm.train.result import TrainResult
-from cllm.train.step import Batch, checked_batches, clip, first_nonfinite, targets_in
+from cllm.train.step import Batch, Call, checked_batches, clip, first_nonfinite, targets_in
 
 BEGIN_ANEW = "lower the rate or clip harder, and begin anew from there."
 
@@ -92,6 +92,8 @@ class Trainer:
         self._stopping = self._running = False
         self._failure: Exception | None = None
         self._bad_in_a_row, self._pace = 0, 0.0  # the pace: seconds of a step, smoothed
+        self._torn_at: dict[int, NonFiniteError] = {}  # steps that were broken off when parameters had moved: bad ones
+        self._losses_at: dict[int, int] = {}  # of the steps of snapshots: losses so far
         settings |= {} if num_threads is None else {"threads": num_threads}
         with beginning_in(self.out):
             state = None if self.out is None else self.keeper.find()
@@ -168,26 +170,27 @@ class Trainer:
         ShapeError, DtypeError, TokenError
             When there is no batch, or no target, or one is malformed; nothing is changed but gradients.
         NonFiniteError
-            When this was the last of too many bad steps in a row.
+            When this was the last of too many bad steps in a row, or had moved some parameters and there is no snapshot to go
+            back to.
         """
         began, rate = perf_counter(), self.rate(self.step)
         calls = self.source.calls(self.step) if batches is None else checked_batches(batches)
         shapes = [shape_of(self.model, call) for call in calls]
         targets = targets_in(calls)
-        divisor = targets if len(calls) > 1 else None  # of one call, its head knows it
-        self.model.zero_grad()
+        if batches is None and self.step in self._torn_at:
+            self._bad_step(self._torn_at[self.step])
+            return None
+        self.optimizer.lr = rate
         try:
-            loss = 0.0
-            for number, (shape, call) in enumerate(zip(shapes, calls, strict=True)):
-                executor = self.executors.of(*shape)
-                executor.step = self.step * self.settings.accumulate + number
-                loss += executor.loss_and_grad(**call, num_targets=divisor)
-            self.keeper.proven = self.step
-            norm = clip(self.model, self.settings)
-            self.optimizer.lr = rate
-            self.optimizer.step()
+            loss, norm = (self._one_call(shapes[0], calls[0]) if len(calls) == 1
+                          else self._many_calls(shapes, calls, targets))
         except NonFiniteError as error:
-            self._bad_step(error)
+            if not self.model.torn:
+                self._bad_step(error)
+                return None
+            self._torn_at[self.step] = error
+            if not self._restored():
+                raise
             return None
         seconds = perf_counter() - began
         self.step, self._bad_in_a_row = self.step + 1, 0
@@ -199,6 +202,41 @@ class Trainer:
                    seconds_left=(self.settings.steps - self.step) * self._pace,
                    rss_bytes=psutil.Process().memory_info().rss)
         return loss
+
+    def _one_call(self, shape: tuple[int, int | None], call: Mapping) -> tuple[float, float]:
+        """Loss, and the norm of the gradients, of a step that is one call."""
+        executor = self.executors.of(*shape)
+        executor.step = self.step * self.settings.accumulate
+        s = self.settings
+        loss = executor.train_step(**call, optimizer=self.optimizer, clip_norm=s.clip, clip_by=s.clip_by)
+        self.keeper.proven = self.step
+        return loss, executor.grad_norm
+
+    def _many_calls(self, shapes: list[tuple[int, int | None]], calls: list[Call], targets: int | None) -> tuple[float, float]:
+        """The same of one whose gradients are added up over several."""
+        self.model.zero_grad()
+        loss = 0.0
+        for number, (shape, call) in enumerate(zip(shapes, calls, strict=True)):
+            executor = self.executors.of(*shape)
+            executor.step = self.step * self.settings.accumulate + number
+            loss += executor.loss_and_grad(**call, num_targets=targets)
+        self.keeper.proven = self.step
+        norm = clip(self.model, self.settings)
+        self.optimizer.step()
+        return loss, norm
+
+    def _restored(self) -> bool:
+        """Go back to the last snapshot, where the model is torn; False without one. What follows is taken again, to the same
+        bits, but for the step that tore it."""
+        if self.out is None or self.keeper.latest is None:
+            return False
+        _, state = load_snapshot(self.keeper.latest, self.model, self.optimizer)
+        then = state["training"]
+        self.keeper.restore(then)
+        self.step, self.val_loss, self._bad_in_a_row = state["step"], then["val_loss"], then["bad_in_a_row"]
+        del self.losses[self._losses_at.get(self.step, 0):]
+        self._tell("restored", path=str(self.keeper.latest))
+        return True
 
     def evaluate(self, most: int | None = None) -> float:
         """Mean loss in nats per token over windows spread evenly over the validation tokens, or over batches of `eval_data`.
@@ -238,6 +276,7 @@ class Trainer:
         state = {"settings": self.settings.to_dict(), "data": self.source.describe(), "val_loss": self.val_loss,
                  "bad_in_a_row": self._bad_in_a_row}
         path = self.keeper.write(self.step, self.model, self.optimizer, state, self.source.files(), self.settings.keep)
+        self._losses_at[self.step] = len(self.losses)
         self._tell("snapshot", path=str(path))
         return path
 
@@ -273,17 +312,22 @@ class Trainer:
 
     def _survived_step(self) -> bool:
         """Take the next step. One that fails for another reason than its numbers ends the run, after a snapshot."""
+        before = self.step
         try:
             self.train_step()
         except NonFiniteError:
             raise
         except Exception as error:  # whatever it is: `data` is the caller's own
             self._fail(error)
+            if self.model.torn:
+                self._restored()
             return False
-        return True
+        return self.step > before
 
     def _is_saved(self) -> bool:
         """Whether there is nothing to save that is not in the latest snapshot."""
+        if self.model.torn:
+            return True
         saved = self.keeper.latest is not None and step_of(self.keeper.latest) == self.step
         return not self.step or saved and self._failure is not None
 

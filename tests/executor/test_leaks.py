@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 import cllm
-from cllm.executor import spilling
+from cllm.planner import disks
 
 CONFIG = {**oracle.CONFIG, "n_layers": 3, "d_model": 32, "d_ff": 128, "n_heads": 2, "max_seq_len": 32}
 B, T = 4, 32
@@ -30,7 +30,7 @@ def descriptors():
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_300_steps_grow_nothing(name, tmp_path):
-    if name == "spill" and spilling._file_system(tmp_path) in spilling.MEMORY_BACKED:
+    if name == "spill" and disks.file_system(tmp_path) in disks.MEMORY_BACKED:
         pytest.skip("the temporary directory lies in memory")
     model = cllm.GPT(cllm.ModelConfig(**CONFIG), seed=0)
     ex = cllm.Executor(model, B, T, strategy=STRATEGIES[name](str(tmp_path)), num_threads=2)
@@ -71,7 +71,7 @@ def test_executors_that_come_and_go_leave_nothing(tmp_path):
         cllm.Executor(model, B, T, strategy=strategy, num_threads=2).loss_and_grad(*batch)
 
     strategies = [cllm.CacheAll(), cllm.Binomial(2), cllm.Compressed()]
-    if spilling._file_system(tmp_path) not in spilling.MEMORY_BACKED:
+    if disks.file_system(tmp_path) not in disks.MEMORY_BACKED:
         strategies.append(cllm.Spill(str(tmp_path)))
     for strategy in strategies * 3:
         one(strategy)

@@ -18,8 +18,9 @@ import pytest
 import toys
 
 import cllm
-from cllm.executor import spilling
-from cllm.executor.spilling import MEMORY_BACKED, SpillFile
+from cllm.executor.spilling import SpillFile
+from cllm.planner import disks
+from cllm.planner.disks import MEMORY_BACKED
 from cllm.plans.plan import Plan
 from cllm.plans.tree import OnDisk, Segment, Tape
 
@@ -34,10 +35,10 @@ BASES = {"cache": cllm.CacheAll(), "optional": cllm.CacheAll(also=("probs",)), "
 @pytest.fixture
 def disk(tmp_path):
     """A directory on a disk."""
-    kind = spilling._file_system(tmp_path)
+    kind = disks.file_system(tmp_path)
     if kind in MEMORY_BACKED:
         pytest.skip(f"{tmp_path} lies in memory ({kind}): pass --basetemp on a disk")
-    if shutil.disk_usage(tmp_path).free < 2 * spilling.SPARE_BYTES:
+    if shutil.disk_usage(tmp_path).free < 2 * disks.SPARE_BYTES:
         pytest.skip(f"{tmp_path} is nearly full")
     return tmp_path
 
@@ -68,7 +69,7 @@ def train(strategy, steps=2, poison=False):
     opt, losses = cllm.AdamW(model, lr=1e-2), []
     if poison:
         for size in {size for _, size in ex._feeds.cuts()}:
-            ex._calls[size] = [after(ex, call, op) for call, op in
+            ex._calls["train", size] = [after(ex, call, op) for call, op in
                                         zip(ex._bound(size), ex.schedule.ops, strict=True)]
         ex._slab.bytes.fill(toys.POISON)
     for _ in range(steps):
@@ -243,20 +244,20 @@ def test_a_directory_that_cannot_be_written_is_refused(disk):
 
 @pytest.mark.parametrize("kind", MEMORY_BACKED)
 def test_a_file_system_in_memory_is_refused(kind, disk, monkeypatch):
-    monkeypatch.setattr(spilling, "_file_system", lambda path: kind)
+    monkeypatch.setattr(disks, "file_system", lambda path: kind)
     refused(cllm.Spill(str(disk)), rf"in memory \({kind}\)")
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm")
 def test_shared_memory_is_refused():
-    if spilling._file_system(Path("/dev/shm")) not in MEMORY_BACKED:
+    if disks.file_system(Path("/dev/shm")) not in MEMORY_BACKED:
         pytest.skip("/dev/shm is not in memory here")
     refused(cllm.Spill("/dev/shm"), "in memory")
 
 
 def test_too_little_room_is_refused(disk, monkeypatch):
     usage = shutil.disk_usage(disk)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=spilling.SPARE_BYTES + 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=disks.SPARE_BYTES + 1000))
     refused(cllm.Spill(str(disk)), "bytes free")
 
 
@@ -273,20 +274,20 @@ def test_a_file_that_cannot_be_given_its_room_is_refused(code, disk, monkeypatch
 def test_whatever_ends_a_step_leaves_no_thread_and_no_harm(error, disk):
     model, ex = new(cllm.Spill(str(disk), micro_batch=3))
     expected = ex.loss_and_grad(*BATCH)
-    gradients, opened, calls = copies(model.gradients), descriptors(), ex._calls[3]
+    gradients, opened, calls = copies(model.gradients), descriptors(), ex._calls["train", 3]
     starts = [i for i, op in enumerate(ex.schedule.ops) if op.kind in ("spill_start", "fetch_start")]
     for position in (0, *starts[::9], starts[-1], len(calls) - 2):
         def stop(position=position):
             calls[position]()
             raise error
 
-        ex._calls[3] = [*calls[:position], stop, *calls[position + 1:]]
+        ex._calls["train", 3] = [*calls[:position], stop, *calls[position + 1:]]
         ex.step = 0
         with pytest.raises(error):
             ex.loss_and_grad(*BATCH)
         assert not threads() and descriptors() == opened and ex.step == 0
         assert not ex._spill._flying
-    ex._calls[3] = calls
+    ex._calls["train", 3] = calls
     model.zero_grad()
     assert ex.loss_and_grad(*BATCH) == expected
     oracle.assert_same_bits(dict(model.gradients), gradients)
@@ -296,7 +297,7 @@ def test_a_signal_in_a_step_is_a_keyboard_interrupt_like_any(disk):
     _, ex = new(cllm.Spill(str(disk)))
     calls = ex._bound(B)
     middle = [i for i, op in enumerate(ex.schedule.ops) if op.kind == "fetch_start"][1]
-    ex._calls[B] = [*calls[:middle + 1], lambda: signal.raise_signal(signal.SIGINT), *calls[middle + 1:]]
+    ex._calls["train", B] = [*calls[:middle + 1], lambda: signal.raise_signal(signal.SIGINT), *calls[middle + 1:]]
     with pytest.raises(KeyboardInterrupt):
         ex.loss_and_grad(*BATCH)
     assert not threads()

@@ -192,7 +192,7 @@ def test_drawn_plans_over_the_model_give_equal_bits_and_read_nothing_freed(data,
         ex = cllm.Executor(model, 3, 5, strategy=strategy, num_threads=2)
         if poison:
             for size in {size for _, size in ex._feeds.cuts()}:
-                ex._calls[size] = poisoned(ex, ex._bound(size))
+                ex._calls["train", size] = poisoned(ex, ex._bound(size))
             ex._slab.bytes.fill(toys.POISON)
         loss = ex.loss_and_grad(tokens, targets)
         return {"loss": np.float64(loss), **{name: g.copy() for name, g in model.gradients.items()}}

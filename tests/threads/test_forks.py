@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import cllm
-from cllm.executor import spilling
+from cllm.planner import disks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 SECONDS = 60
@@ -163,15 +163,15 @@ def test_a_fork_from_within_a_step():
         model, ex = new()
         expected, seen = step(model, ex), []
         calls = ex._bound(2)
-        ex._calls[2] = [*calls[:5], lambda: seen.append(forked(lambda: step(*new()))), *calls[5:]]
+        ex._calls["train", 2] = [*calls[:5], lambda: seen.append(forked(lambda: step(*new()))), *calls[5:]]
         assert step(model, ex) == expected and seen == [expected]
-        del ex._calls[2]
+        del ex._calls["train", 2]
         def refused():
             try:
                 ex.loss(TOKENS, TARGETS)
             except cllm.ConfigError as error:
                 return str(error)
-        ex._calls[2] = [*ex._bound(2)[:5], lambda: seen.append(forked(refused)), *calls[5:]]
+        ex._calls["train", 2] = [*ex._bound(2)[:5], lambda: seen.append(forked(refused)), *calls[5:]]
         assert step(model, ex) == expected and "from within a step of its own" in seen[1]
     """)
 
@@ -201,7 +201,7 @@ def test_a_runtime_that_cannot_be_forked_is_used_serially_and_says_so_once():
 
 
 def test_spilled_values_of_parent_and_child_do_not_meet(tmp_path):
-    if spilling._file_system(tmp_path) in spilling.MEMORY_BACKED:
+    if disks.file_system(tmp_path) in disks.MEMORY_BACKED:
         pytest.skip("the temporary directory lies in memory")
     run("""
         model, ex = new(cllm.Spill(sys.argv[1]))
@@ -227,7 +227,7 @@ def test_spilled_values_of_parent_and_child_do_not_meet(tmp_path):
 
 
 def test_a_step_that_spills_cannot_be_ended_in_a_child(tmp_path):
-    if spilling._file_system(tmp_path) in spilling.MEMORY_BACKED:
+    if disks.file_system(tmp_path) in disks.MEMORY_BACKED:
         pytest.skip("the temporary directory lies in memory")
     run("""
         model, ex = new(cllm.Spill(sys.argv[1]))
@@ -241,12 +241,12 @@ def test_a_step_that_spills_cannot_be_ended_in_a_child(tmp_path):
                     signal.alarm(20)
                 else:
                     os.wait()
-            ex._calls[2] = [*calls[:at], fork, *calls[at:]]
+            ex._calls["train", 2] = [*calls[:at], fork, *calls[at:]]
             try:
                 found = step(model, ex)
                 assert os.getpid() == parent and found == expected
             except cllm.SpillError as error:
                 right = os.getpid() != parent and "must end in the process where it began" in str(error)
-                ex._calls[2] = calls
+                ex._calls["train", 2] = calls
                 os._exit(0 if right and step(model, ex) == expected else 3)  # the next step is the child's own
     """, tmp_path)

@@ -200,14 +200,14 @@ def test_a_callback_that_fails_ends_the_run_with_a_snapshot(event, step, copies,
 def test_a_step_that_fails_ends_the_run_with_a_snapshot_of_those_before(error, tmp_path, monkeypatch):
     trainer = Trainer(new(), TEXT, tmp_path, **SMALL)
     executor = trainer.executors.of(2, 16)
-    whole = executor.loss_and_grad
+    whole = executor.train_step
 
     def failing(*arguments, **named):
         if trainer.step == 5:
             raise error
         return whole(*arguments, **named)
 
-    monkeypatch.setattr(executor, "loss_and_grad", failing)
+    monkeypatch.setattr(executor, "train_step", failing)
     with pytest.raises(type(error)) as caught:
         trainer.run()
     assert caught.value is error and names(tmp_path) == ["step-000003", "step-000005"]

@@ -8,8 +8,10 @@ WARM_UP = 50  # steps, before the samples and again under the eyes of tracemallo
 SAMPLES = 10
 
 
-def train(model: dict, batch_size: int, seq_len: int | None, strategy: str, steps: int, threads: int) -> list[dict]:
-    """Samples of what the process holds, the first after the steps that warm up."""
+def train(model: dict, batch_size: int, seq_len: int | None, strategy: str, steps: int, threads: int,
+          states: str | None = None) -> list[dict]:
+    """Samples of what the process holds, the first after the steps that warm up. Where `states` are somewhere, steps are whole
+    and update in backward."""
     import gc
     import tracemalloc
     from itertools import pairwise
@@ -24,16 +26,20 @@ def train(model: dict, batch_size: int, seq_len: int | None, strategy: str, step
     architecture = models.architecture(model)
     batch_of_step = batches_of(Job(architecture, batch_size, seq_len))
     trained = cllm.Model(architecture, seed=0)
-    ex = cllm.Executor(trained, batch_size, seq_len, strategy=parse(strategy), num_threads=threads)
+    ex = cllm.Executor(trained, batch_size, seq_len, strategy=parse(strategy), num_threads=threads, states=states,
+                       update_in_backward=states is not None)
     opt = cllm.AdamW(trained, lr=1e-3)
 
     def run(first: int, stop: int) -> None:
         for step in range(first, stop):
             feeds = batch_of_step(step)
-            trained.zero_grad()
-            ex.loss_and_grad(**feeds)
-            cllm.clip_grad_norm(trained, 1.0)
-            opt.step()
+            if states is None:
+                trained.zero_grad()
+                ex.loss_and_grad(**feeds)
+                cllm.clip_grad_norm(trained, 1.0)
+                opt.step()
+            else:
+                ex.train_step(**feeds, optimizer=opt, clip_norm=1.0)
             ex.loss(**feeds)
 
     def sample(step: int) -> dict:

@@ -1,0 +1,208 @@
+"""What a whole step does to parameters: gradients are zeroed, their norms found, scaled, used; states come and go."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import isfinite, prod, sqrt
+
+import numpy as np
+
+from cllm import _kernels as kernels
+from cllm.checks import checked_real, checked_word
+from cllm.errors import CllmError, ConfigError, NonFiniteError, OptimizerError
+from cllm.executor.spilling import SpillFile
+from cllm.models.model import Model
+from cllm.program.kinds import Kind
+from cllm.program.workload import CLIP_BY, Workload, state_arrays
+from cllm.schedule.operations import Op
+
+Call = Callable[[], None]
+SKIP = "Call model.zero_grad() and skip the batch, or lower the learning rate."
+NAMED = 3  # parameters that an error names of those that had moved
+
+
+class Updating:
+    """The calls of operations on parameters, and what is known of the step under way.
+
+    Parameters
+    ----------
+    model : Model
+    workload : Workload
+    check_loss : callable
+        Raises where the loss is not finite.
+
+    Attributes
+    ----------
+    measuring : bool
+        Whether norms alone are found in this pass, and nothing is moved.
+    where : str
+        What errors name.
+    """
+
+    def __init__(self, model: Model, workload: Workload, check_loss: Call):
+        self._model, self._workload, self._check_loss = model, workload, check_loss
+        self._numbers = {name: number for number, name in enumerate(model.program.trained)}
+        self._squares = np.zeros(len(self._numbers))
+        self._moved: list[str] = []
+        self._optimizer = None
+        self._by_name: Mapping = {}
+        self._clip_norm: float | None = None
+        self._clip_by = "all"
+        self.measuring = False
+        self.where = ""
+
+    @property
+    def norm(self) -> float:
+        """Of all gradients together, before they were clipped."""
+        return sqrt(sum(self._squares.tolist()))
+
+    @property
+    def needs_norm_first(self) -> bool:
+        """Whether the norm of all gradients decides what happens to each."""
+        return self._clip_norm is not None and self._clip_by == "all"
+
+    def begin(self, optimizer, clip_norm: float | None, clip_by: str, states: str) -> None:
+        """A step with that optimizer, its states in their place; all that can be refused is refused here.
+
+        Raises
+        ------
+        ConfigError, OptimizerError, SpillError, TornError
+        """
+        self._clip_by = checked_word("train_step(clip_by=...)", clip_by, CLIP_BY)
+        self._clip_norm = None if clip_norm is None else checked_real("train_step(clip_norm=...)", clip_norm)
+        if not all(hasattr(optimizer, name) for name in ("by_name", "keep_states", "check_step")):
+            raise ConfigError("train_step(optimizer)", "must be an optimizer", type(optimizer).__name__,
+                              "Pass for example cllm.AdamW(model).")
+        if optimizer.model is not self._model:
+            raise ConfigError("train_step(optimizer)", "must be of the executor's model", "one of another",
+                              "Make the optimizer with this model.")
+        if optimizer is not self._optimizer:
+            by_name = optimizer.by_name()
+            for name, one in by_name.items():
+                planned = state_arrays(self._workload.optimizer, name)
+                if one.state_count > planned:
+                    raise OptimizerError("train_step(optimizer)", f"must keep at most {planned} arrays for {name}, as planned",
+                                         str(one.state_count), f"Make the executor with optimizer={optimizer.kind!r}.")
+            self._optimizer, self._by_name = optimizer, by_name
+        optimizer.check_step(planned=True)
+        optimizer.keep_states(states)
+        for file in self.files():
+            file.begin()
+        self._moved.clear()
+        self.measuring = False
+
+    def files(self) -> list[SpillFile]:
+        """The files of states on disk."""
+        found = {id(one): one.states.file for one in self._by_name.values()}
+        return [file for file in found.values() if file is not None]
+
+    def finish(self) -> None:
+        """All has moved."""
+        self._moved.clear()
+
+    def broken_off(self, error: BaseException) -> BaseException:
+        """Mark what has moved in part; the error to raise."""
+        if not self._moved:
+            return error
+        count, moved = len(self._numbers), list(dict.fromkeys(self._moved))
+        named = ", ".join(moved[:NAMED]) + (f" and {len(moved) - NAMED} more" if len(moved) > NAMED else "")
+        after = f"after {len(moved)} of {count} parameters had moved, {named}"
+        self._model.torn.reason = self._optimizer.torn.reason = f"{self.where}, broken off {after}"
+        self._moved.clear()
+        if isinstance(error, CllmError):
+            return type(error)(error.where, error.must, f"{error.got}, {after}",
+                               "The model is torn: load the last snapshot, and lower the rate or make room.")
+        return error
+
+    # calls
+
+    def call(self, op: Op, arrays: Mapping[str, np.ndarray]) -> Call:
+        """What an operation on parameters does, ready to be called."""
+        gradient = arrays.get("gradient")
+        if op.kind == Kind.CHECK_LOSS:
+            return self._check_loss
+        if op.kind == Kind.ZERO_GRADIENT:
+            return partial(kernels.fill_zero, x=kernels.ArrayList([gradient]))
+        if op.kind == Kind.CLIP:
+            return self._clip_all if gradient is None else partial(self._clip, op.params[0], kernels.ArrayList([gradient]))
+        if op.kind == Kind.UPDATE and not op.params:
+            return self._update_all
+        name = op.params[0]
+        start, stop = op.piece or (0, prod(self._model.program.parameters[name].shape))
+        window = None
+        if "states" in arrays:
+            planned = state_arrays(self._workload.optimizer, name)
+            window = arrays["states"].view(self._workload.dtype).reshape(planned, stop - start)
+        if op.kind == Kind.UPDATE:
+            gradient = self._model.gradients[name] if gradient is None else gradient
+            parameter = self._model.parameters[name].reshape(-1)[start:stop]
+            return partial(self._update, name, gradient.reshape(-1)[start:stop], parameter, window, start, stop)
+        way = "read" if op.kind in (Kind.LOAD_START, Kind.LOAD_WAIT) else "write"
+        waits = op.kind in (Kind.LOAD_WAIT, Kind.STORE_WAIT)
+        return partial(self._move, way, waits, name, window, start * self._workload.itemsize)
+
+    def _clip(self, name: str, gradient: kernels.ArrayList) -> None:
+        """One parameter's gradient."""
+        number = self._numbers[name]
+        if self.measuring or not self.needs_norm_first:
+            kernels.sum_of_squares(gradient, out=self._squares[number:number + 1])
+            if not isfinite(self._squares[number]):
+                self._refuse([name], gradient)
+        if not self.measuring and self._clip_norm is not None:
+            kernels.scale_in_place(np.array([self._factor(number)]), x=gradient)
+
+    def _clip_all(self) -> None:
+        """All gradients of the model."""
+        self._check_loss()
+        gradients = self._model.gradient_list
+        kernels.sum_of_squares(gradients, out=self._squares)
+        squares = self._squares.tolist()
+        if not isfinite(sum(squares)):
+            self._refuse(list(self._numbers), gradients)
+        if self._clip_norm is not None:
+            kernels.scale_in_place(np.array([self._factor(number) for number in range(len(squares))]), x=gradients)
+
+    def _factor(self, number: int) -> float:
+        norm = self.norm if self._clip_by == "all" else sqrt(self._squares[number])
+        return self._clip_norm / norm if norm > self._clip_norm else 1.0
+
+    def _refuse(self, names: list[str], gradients: kernels.ArrayList) -> None:
+        """Refuse gradients that are not finite, or whose norm is not and is needed."""
+        bad = kernels.nonfinite_arrays(gradients)
+        if bad:
+            raise NonFiniteError(f"{self.where}, gradient of {names[bad[-1]]}", "must be finite",
+                                 "NaN or infinity, first in backward there", SKIP)
+        if self._clip_norm is not None:
+            raise NonFiniteError(self.where, "the norm of the gradients must be finite", "overflow of their squares", SKIP)
+
+    def _update_all(self) -> None:
+        self._optimizer.begin_step()
+        self._optimizer.update_all()
+
+    def _update(self, name: str, gradient: np.ndarray, parameter: np.ndarray, window: np.ndarray | None, start: int,
+                stop: int) -> None:
+        one = self._by_name.get(name)
+        if self.measuring or one is None:
+            return
+        if window is None:
+            states = tuple(part.reshape(-1)[start:stop] for part in one.states.arrays()[name]) if one.state_count else ()
+        else:
+            states = tuple(window[:one.state_count])
+        if not self._moved:
+            self._moved.append(name)
+            self._optimizer.begin_step()
+        self._moved.append(name)
+        one.update(name, gradient, parameter, states)
+
+    def _move(self, way: str, waits: bool, name: str, window: np.ndarray, at: int) -> None:
+        """States of a piece between disk and window."""
+        one = self._by_name.get(name)
+        if self.measuring or one is None:
+            return
+        file = one.states.file
+        for part in range(one.state_count):
+            if waits:
+                file.wait(way, (name, part), at)
+            elif way == "read":
+                file.read((name, part), window[part], at)
+            else:
+                file.write((name, part), window[part], at)
