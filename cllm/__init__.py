@@ -91,3 +91,12 @@ __all__ = [
     "gradient_error", "load", "load_adapter", "load_tokenizer", "merge_adapter", "plan", "plan_within_error",
     "print_saved_values", "save_adapter", "set_num_threads", "versions",
 ]
+
+
+def __getattr__(name: str):
+    """Rooms that few ask for are imported when they are asked for: `cllm.lab`, `cllm.testing`."""
+    if name in ("lab", "testing"):
+        from importlib import import_module
+
+        return import_module(f"cllm.{name}")
+    raise AttributeError(f"module 'cllm' has no attribute {name!r}")

@@ -99,6 +99,12 @@ def test_all_is_sorted_out():
     assert public <= set(cllm.__all__), f"public but not in __all__: {sorted(public - set(cllm.__all__))}"
 
 
+def test_rooms_that_few_ask_for_are_imported_when_they_are():
+    text = ("import cllm, sys; assert 'cllm.lab' not in sys.modules; cllm.lab.from_json; cllm.testing.check_layer; "
+            "assert not hasattr(cllm, 'laboratory')")
+    subprocess.run([sys.executable, "-c", text], check=True)
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_module_imports_only_from_groups_above_its_own(path):
     assert unit(path) in LEVEL, f"{path.name} stands in no group: give it a place here and in docs/architecture.md"

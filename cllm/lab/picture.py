@@ -18,6 +18,7 @@ WIDTH, HEIGHT = 9.0, 7.5
 FONT = 8.5
 LETTER, LINE = 0.56 * FONT, 1.2 * FONT
 SIDES = {"start": "left", "middle": "center", "end": "right"}
+AIR = {"start": 2.0, "middle": 0.0, "end": -2.0}  # between names side by side; letters are narrower than their boxes
 # Colour-blind safe (Okabe and Ito), each with a mark and a dash of its own.
 LOOKS = (("#D55E00", "s", (0, (5, 2))), ("#0072B2", "o", (0, (1, 1.5))), ("#CC79A7", "^", (0, (3, 1, 1, 1))),
          ("#E69F00", "v", (0, (6, 1.5, 1, 1.5, 1, 1.5))), ("#56B4E9", "P", (0, (2, 2))), ("#000000", "X", (0, (8, 2, 2, 2))),
@@ -89,7 +90,8 @@ def lab_figure(report: dict):
     axis.grid(color="#e2e2e2", linewidth=0.7)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(fontsize=FONT, frameon=False, loc="outside lower center", ncols=5, handlelength=4)
+    if curves:
+        figure.legend(fontsize=FONT, frameon=False, loc="outside lower center", ncols=5, handlelength=4)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure, _name_curves(axis, curves)
@@ -142,7 +144,7 @@ def _name_curves(axis, curves: Sequence[Curve]) -> list[Label]:
         anchor, x = label.anchor
         arrow = {"arrowstyle": "-", "color": colours[label.x, label.y], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
         axis.annotate(label.name, (label.x, top - label.y), xycoords="figure points", fontsize=FONT, color="black",
-                      xytext=(x, top - (above + below) / 2), textcoords="figure points", ha=SIDES[anchor], va="center",
-                      arrowprops=arrow if label.far else None, zorder=5,
+                      xytext=(x + AIR[anchor], top - (above + below) / 2), textcoords="figure points", ha=SIDES[anchor],
+                      va="center", arrowprops=arrow if label.far else None, zorder=5,
                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})
     return labels

@@ -18,7 +18,8 @@ def _optimum(data: dict) -> Table:
                   if p["ours_live_bytes_at_its_seconds"]]
         held = [p["ours_seconds"] / p["held_seconds"] - 1 for p in row["points"]
                 if p.get("held_seconds") and p["held_gap"] <= PROVED]
-        rows.append((row["program"], str(row["steps"]), f"{sum(p['gap'] <= PROVED for p in solved)} of {len(row['points'])}",
+        proved = sum(p["gap"] <= PROVED for p in solved)
+        rows.append((row["program"], str(row["steps"]), f"{proved} of {len(row['points'])}",
                      f"{median(slower):.2%}", f"{max(slower):.2%}", f"{sum(s <= 0.02 for s in slower)} of {len(slower)}",
                      f"{median(larger):.2%}", f"{max(larger):.2%}", str(len(held)), number(max(held, default=None), ".2%")))
     return ("program", "steps", "limits proved", "slower, median", "slower, most", "within 2 %", "larger, median",

@@ -261,3 +261,7 @@ def test_the_graph_adds_up_to_the_schedule(ledger):
     assert graph.fixed_bytes == memory.total_bytes - memory.arena_bytes
     largest = max(max((m.beside for m in node.moves), default=0) for node in graph.nodes)
     assert 0 < largest <= live(ledger, cache)
+    for node in graph.nodes[:-1]:
+        for move in node.moves:  # the gradient of what comes after waits, and is there while the move runs
+            assert 0 < move.waiting <= move.beside, (node.name, move)
+    assert all(move.waiting == 0 for move in graph.nodes[-1].moves[:1])
