@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from cllm.checks import shown
 from cllm.errors import ConfigError, PlanError
 from cllm.models.architecture import Architecture, checked_architecture
 from cllm.models.model import Model
 from cllm.planner.ledger import Ledger
-from cllm.plans.plan import Plan
+from cllm.plans.plan import Plan, checked_states
 from cllm.plans.script import Script
 from cllm.program.packed import packed as packed_form
 from cllm.program.trained import Patterns, refuse_untrained, with_trained
@@ -33,6 +34,10 @@ def decide(strategy: StrategyLike, ledger: Ledger, states: str | None = None, up
         strategy = parse(strategy)
     if isinstance(strategy, Script):
         strategy = Plan(strategy)
+    if states is not None:
+        checked_states("states", states)
+    if update_in_backward is not None and not isinstance(update_in_backward, bool):
+        raise ConfigError("update_in_backward", "must be True, False or None", shown(update_in_backward), "Pass one of these.")
     asked = {"states": states, "update_in_backward": update_in_backward}
     ledger.asked = {name: value for name, value in asked.items() if value is not None}
     if not isinstance(strategy, Plan):

@@ -285,7 +285,7 @@ class Executor:
             if self.plan.update_in_backward and updating.needs_norm_first:
                 updating.measuring = True
                 self._run("step", _run)
-                updating.measuring = False
+                updating.measured()
                 self._feeds.part["loss"][0] = 0.0
             self._run("step", _run)
         except BaseException as error:

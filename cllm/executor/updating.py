@@ -47,6 +47,7 @@ class Updating:
         self._by_name: Mapping = {}
         self._clip_norm: float | None = None
         self._clip_by = "all"
+        self._whole_norm = 0.0
         self.measuring = False
         self.where = ""
 
@@ -94,6 +95,10 @@ class Updating:
         """The files of states on disk."""
         found = {id(one): one.states.file for one in self._by_name.values()}
         return [file for file in found.values() if file is not None]
+
+    def measured(self) -> None:
+        """The pass for the norm is over."""
+        self.measuring, self._whole_norm = False, self.norm
 
     def finish(self) -> None:
         """All has moved."""
@@ -148,7 +153,8 @@ class Updating:
             if not isfinite(self._squares[number]):
                 self._refuse([name], gradient)
         if not self.measuring and self._clip_norm is not None:
-            kernels.scale_in_place(np.array([self._factor(number)]), x=gradient)
+            norm = self._whole_norm if self._clip_by == "all" else sqrt(self._squares[number])
+            kernels.scale_in_place(np.array([self._factor(norm)]), x=gradient)
 
     def _clip_all(self) -> None:
         """All gradients of the model."""
@@ -159,10 +165,10 @@ class Updating:
         if not isfinite(sum(squares)):
             self._refuse(list(self._numbers), gradients)
         if self._clip_norm is not None:
-            kernels.scale_in_place(np.array([self._factor(number) for number in range(len(squares))]), x=gradients)
+            norms = [self.norm] * len(squares) if self._clip_by == "all" else [sqrt(square) for square in squares]
+            kernels.scale_in_place(np.array([self._factor(norm) for norm in norms]), x=gradients)
 
-    def _factor(self, number: int) -> float:
-        norm = self.norm if self._clip_by == "all" else sqrt(self._squares[number])
+    def _factor(self, norm: float) -> float:
         return self._clip_norm / norm if norm > self._clip_norm else 1.0
 
     def _refuse(self, names: list[str], gradients: kernels.ArrayList) -> None:

@@ -35,7 +35,7 @@ def checked_states(where: str, states) -> str:
     ------
     PlanError
     """
-    if states == "memory" or isinstance(states, str) and states.startswith("disk:") and states != "disk:":
+    if isinstance(states, str) and (states == "memory" or states.startswith("disk:") and states != "disk:"):
         return states
     raise PlanError(where, "must be 'memory' or 'disk:DIR'", shown(states), "Name a directory on a disk, as in disk:/var/tmp.")
 

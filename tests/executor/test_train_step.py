@@ -58,8 +58,12 @@ def test_what_cannot_be_stepped_is_refused_and_nothing_changes(disk):
         ex.train_step(*(array[:, 1:] for array in BATCHES[0]), optimizer)
     oracle.assert_same_bits(state_of(model, optimizer), before)
     assert optimizer.steps == 0 and ex.step == 0
-    with pytest.raises(PlanError, match="Plan\\(states=...\\): must be 'memory' or 'disk:DIR'; got 'floppy'"):
-        cllm.Executor(model, B, T, states="floppy")
+    for states in ("floppy", np.zeros(3), 5):
+        with pytest.raises(PlanError, match="states: must be 'memory' or 'disk:DIR'"):
+            cllm.Executor(model, B, T, cllm.MemoryBudget("1GB"), states=states)
+    for update in (1, "yes", np.zeros(3)):
+        with pytest.raises(ConfigError, match="update_in_backward: must be True, False or None"):
+            cllm.Executor(model, B, T, update_in_backward=update)
     with pytest.raises(ConfigError, match="clip_by: must be one of all, each"):
         cllm.Executor(model, B, T, clip_by="some")
 

@@ -56,7 +56,7 @@ def whole(family, dtype, optimizer, clip_norm, clip_by, way, place, num_threads=
     way = {**way, **({"states": f"disk:{place}"} if "states" in way else {})}
     if "strategy" in way and way["strategy"].micro_batch:
         way["strategy"] = replace(way["strategy"], micro_batch=min(2, family.batch))
-    ex = cllm.Executor(model, family.batch, family.time, num_threads=num_threads, seed=family.seed,
+    ex = cllm.Executor(model, family.batch, family.time, num_threads=num_threads, seed=family.seed, packed=family.packed,
                        optimizer="adamw" if optimizer == "some" else moving.kind, **way)
     seen = []
     for step in range(family.steps):
