@@ -82,6 +82,7 @@ class CrossEntropyHead(Layer):
             kernels.accumulate_losses(part, loss=loss)
 
     def backward(self, x, weight, bias, targets, scale, logits, *, loss, dx, dweight, dbias, chunk, losses, workspace):
+        targets = targets.reshape(-1)
         used, wanted = _used(targets)
         skips = dx is not None and len(used) < len(x)
         if skips:  # dx is room for the rows of x with a target, until their gradient takes the place of each
