@@ -8,7 +8,7 @@ from contextlib import suppress
 import click
 
 from cllm._build_info import VERSION
-from cllm.cli import compare, export, gradcheck, info, lab, memory, perplexity, plan, sample, train
+from cllm.cli import compare, export, finetune, gradcheck, info, lab, memory, merge, perplexity, plan, sample, train
 from cllm.errors import CllmError
 
 
@@ -55,5 +55,5 @@ def main():
     """
 
 
-for module in (compare, lab, plan, train, sample, perplexity, export, memory, gradcheck, info):
+for module in (compare, lab, plan, train, finetune, sample, perplexity, export, merge, memory, gradcheck, info):
     main.add_command(module.command)

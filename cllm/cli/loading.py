@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from cllm.errors import SnapshotError
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import is_files, model_in
 from cllm.models.families import load
 from cllm.models.model import Model
+from cllm.models.saving import Saved
 from cllm.pretrained import Speech
 from cllm.snapshot import load_snapshot, read_state
 from cllm.tokenizer import BPETokenizer, ByteTokenizer
@@ -38,7 +41,13 @@ class Loaded:
         return self.tokenizer or (ByteTokenizer() if speech is None else speech.tokenizer)
 
 
-def load_from(path: Path, best: bool = False, family: type[Architecture] | None = None) -> Loaded:
+def base_option(command):
+    """Option ``--base``: where the base of a run of adapters is now."""
+    return click.option("--base", type=click.Path(exists=True, path_type=Path), default=None, show_default="where it was",
+                        metavar="DIR|FILE", help="Of a run that trained a part: where the files of the rest are now.")(command)
+
+
+def load_from(path: Path, best: bool = False, family: type[Architecture] | None = None, base: Path | None = None) -> Loaded:
     """The model at a place.
 
     Parameters
@@ -49,6 +58,8 @@ def load_from(path: Path, best: bool = False, family: type[Architecture] | None 
         Of a run: the snapshot of the best evaluation instead of the latest.
     family : class or None
         Of a user's own model.
+    base : Path or None
+        As of `load_snapshot`.
 
     Raises
     ------
@@ -67,8 +78,19 @@ def load_from(path: Path, best: bool = False, family: type[Architecture] | None 
         path = keeper.latest
         if best:
             path = _best_of(keeper, state)
-    model, state = load_snapshot(path, architecture=family)
+    model, state = load_snapshot(path, architecture=family, base=base)
     return Loaded(model, snapshot_tokenizer(path, state), path, None if model.source is None else model.source.directory)
+
+
+def write_pretrained(loaded: Loaded, model: Model, directory: Path, dtype: str | None) -> Saved:
+    """Save a model in other people's form, with its tokenizer, and say so."""
+    saved = model.save_pretrained(directory, dtype)
+    if isinstance(loaded.tokenizer, BPETokenizer) and not (directory / TOKENIZER).exists():
+        loaded.tokenizer.save(directory / TOKENIZER)
+    click.echo(str(saved))
+    if loaded.source is not None and not loaded.source.exists():
+        click.echo(f"Note: {loaded.source} has gone: templates, generation settings and licence are not there", err=True)
+    return saved
 
 
 def _best_of(keeper: Keeper, state: dict) -> Path:

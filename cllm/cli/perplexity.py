@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from cllm.cli.files import write_json
-from cllm.cli.loading import load_from
+from cllm.cli.loading import base_option, load_from
 from cllm.cli.options import json_option
 from cllm.corpus import embedded_text, read_text
 from cllm.errors import ConfigError, DataError
@@ -26,14 +26,15 @@ from cllm.train.evaluation import perplexity_of, window_losses
               help="How many, from the beginning of the text.")
 @click.option("--best", is_flag=True, help="Of a run: the snapshot of the best evaluation instead of the latest.")
 @click.option("--threads", type=int, default=None, show_default="as cllm info says")
+@base_option
 @json_option
-def command(place, text, tokenizer, seq_len, windows, best, threads, json_path):
+def command(place, text, tokenizer, seq_len, windows, best, threads, base, json_path):
     """The mean of -log p over a text, and its exponential.
 
     The text is encoded in one piece, without a token before it. Window k is ids[k T : k T + T + 1]: each of its last T tokens
     is foretold from those before it in the window alone.
     """
-    loaded = load_from(place, best)
+    loaded = load_from(place, best, base=base)
     model = loaded.model
     if not model.program.head.layer.in_nats:
         raise ConfigError(f"perplexity of {place}", "must be of a model whose loss is -log p", "another loss",

@@ -98,7 +98,7 @@ def command(strategy, memory_budget, whole_curve, plot, measure, states, update_
             with place_for(plot) as place:
                 draw_curve([("", [curve])], place, f"{about}\nseconds: {seconds_from}")
         return
-    ledger = ledger_of(architecture, batch_size, seq_len, optimizer, dtype, threads, _tell, trainable, clip_by)
+    ledger = ledger_of(architecture, batch_size, seq_len, optimizer, dtype, threads, _tell, trainable, clip_by=clip_by)
     made = decide(deciding, ledger, states, update_in_backward)
     memory = ledger.build(made)[1]
     write_json(json_path, {**job, "strategy": strategy, **_costs(made), "disk_bytes": memory.disk_bytes,

@@ -1,15 +1,11 @@
 """``cllm train``: from a text to a model, interruptible at any moment."""
 
-import resource
-import sys
-from dataclasses import fields
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from cllm.cli.curve import LossCurve
-from cllm.cli.files import readable_twice, writable, write_json
+from cllm.cli.files import readable_twice
 from cllm.cli.options import (
     FIELDS,
     architecture_from,
@@ -18,12 +14,19 @@ from cllm.cli.options import (
     calibrate_option,
     json_option,
     model_options,
-    patterns_in,
     place_of_weights,
 )
-from cllm.comparison.picture import check_picture
+from cllm.cli.training import (
+    CONTINUED_RATE,
+    checked_plot,
+    run_and_tell,
+    settings_in,
+    settings_options,
+    watchers,
+    watching_options,
+)
 from cllm.errors import ConfigError
-from cllm.models.architecture import Architecture, record_of
+from cllm.models.architecture import Architecture
 from cllm.models.choosing import model_in
 from cllm.models.families import FAMILIES, FIRST, architecture_of, family_of, kind_of, model_of
 from cllm.models.settings import names_of
@@ -31,64 +34,11 @@ from cllm.optim import optimizer_kind
 from cllm.planning import plan
 from cllm.pretrained import Speech
 from cllm.program.workload import Workload
-from cllm.train import Trainer, TrainSettings, progress, tokenizer_for
+from cllm.train import Trainer, TrainSettings, tokenizer_for
 from cllm.train.drawn import check_reads_text
 from cllm.train.executors import budget_of
 from cllm.train.guard import refuse_if_running
 from cllm.train.keeper import Keeper
-
-CONTINUED_RATE = 2e-5  # usual for weights that are trained already; that of fresh ones would undo them
-
-HELP = {
-    "steps": "Steps of the whole run; a longer run may be asked for when resuming.",
-    "hours": "Instead of --steps: as many as fit into this time.",
-    "batch_size": "Sequences in one call, B.",
-    "seq_len": "Tokens in a sequence, T.",
-    "accumulate": "Calls whose gradients are added up for one step.",
-    "optimizer": "adamw, adam, sgd, momentum, or by names of parameters: '*emb.weight=adam,sgd@30'.",
-    "lr": f"Highest learning rate; {CONTINUED_RATE:g} with --model DIR unless given.",
-    "min_lr": "The rate's floor; a tenth of --lr unless given.",
-    "warmup": "Steps of the rate's rise; a tenth of --steps up to 100 unless given.",
-    "rate": "How the rate falls: cosine, linear or constant.",
-    "betas": "Of Adam and AdamW.",
-    "eps": "Of Adam and AdamW.",
-    "weight_decay": "Decoupled for AdamW, coupled for the others; the optimizer's own unless given.",
-    "clip": "Scale gradients down to this norm; 0 for never.",
-    "clip_by": "The norm of all gradients together, or of each by itself: all, each.",
-    "seed": "Of the initial weights, the order of the text, and dropout.",
-    "val_fraction": "Share of the text, at its end, kept for validation.",
-    "eval_every": "Steps between evaluations.",
-    "eval_batches": "Batches of an evaluation.",
-    "strategy": "What to cache and what to recompute, by name.",
-    "memory_budget": "Limit such as 1GB for everything training holds; chooses the strategy.",
-    "states": "Where the optimizer's states are: memory, or disk:DIR; as a budget decides unless given.",
-    "threads": "Threads of the kernels, by default as many as cllm info says. Results do not depend on it.",
-    "snapshot_every": "Steps between snapshots.",
-    "keep": "Last snapshots to keep; the best one is kept besides.",
-    "max_bad_steps": "So many steps in a row with NaN or infinity end the run.",
-    "log_every": "Steps between plain lines of progress.",
-    "stop_when_worse": "So many evaluations in a row without a new best end the run.",
-    "sample_every": "Steps between samples of text.",
-    "sample_prompt": "What the samples continue; a line break unless given.",
-    "trainable": "Train the parameters whose names match, such as '*.ln*,head.*', and freeze all others.",
-}
-KINDS = {"memory_budget": str, "states": str,
-         "min_lr": float, "weight_decay": float, "warmup": int, "threads": int, "clip": float,
-         "hours": float, "stop_when_worse": int, "sample_every": int, "trainable": str}
-
-
-def _settings_options(command):
-    """An option for every field of `TrainSettings`; None stands for "not given"."""
-    defaults = TrainSettings()
-    for field in reversed(fields(TrainSettings)):
-        spelled = "--" + field.name.replace("_", "-")
-        default = field.default
-        shown = False if default in (None, "\n") else str(default)
-        more = {"nargs": 2, "type": float} if field.name == "betas" else {
-            "type": KINDS.get(field.name, type(getattr(defaults, field.name)))}
-        command = click.option(spelled, field.name, default=None, show_default=shown, help=HELP[field.name],
-                               **more)(command)
-    return command
 
 
 @click.command("train")
@@ -101,10 +51,8 @@ def _settings_options(command):
               help="bytes, bpe:4096 to learn one from the text, or a path to tokenizer.json or GPT-2's files.")
 @model_options("small")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
-@_settings_options
-@click.option("--quiet", is_flag=True, help="Plain lines, without those of single steps.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), callback=writable, default=None,
-              help="Draw the loss there while it runs, at every evaluation; PNG or SVG by the ending.")
+@settings_options()
+@watching_options
 @calibrate_option
 @json_option
 @click.pass_context
@@ -116,14 +64,8 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
     the interruption.
     """
     refuse_if_running(out)
-    if plot is not None:
-        check_picture(plot)
-    names = [field.name for field in fields(TrainSettings)]
-    settings = {n: v for n, v in ((n, options.pop(n)) for n in names) if v is not None}
-    if "clip" in settings:
-        settings["clip"] = settings["clip"] or None
-    if "trainable" in settings:
-        settings["trainable"] = patterns_in(settings["trainable"])
+    checked_plot(plot)
+    settings = settings_in(options)
     keeper = Keeper(out)
     state = keeper.find() if resume else None
     named = "" if options["model"] is None else f" --model {options['model']}"
@@ -150,32 +92,15 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         if measure:
             calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
         model = model_of(architecture, wanted.seed, dtype) if place is None else model_in(place, dtype, architecture)
+    elif state["training"]["data"].get("data") is not None:
+        raise ConfigError(f"resume of {out}", "must be a run on a text", "one on examples", "Use cllm finetune --resume.")
     else:
         architecture, dtype, budget = _of_run(ctx, state, options, dtype, out), state["dtype"], None
         model = model_of(architecture, None, dtype)
         chosen = _tokenizer_of_run(tokenizer, text, keeper, state)
-    watching = [progress(quiet)] + ([] if plot is None else [LossCurve(plot)])
-    trainer = Trainer(model, text, out, resume=resume, tokenizer=chosen,
-                      callbacks=watching, budget=budget, **settings)
-    first = trainer.step
-    result = trainer.run()
-    write_json(json_path, {
-        **record_of(architecture), "settings": trainer.settings.to_dict(), "data": trainer.source.describe(),
-        "first_step": first, "step": result.step, "loss": result.loss, "losses": trainer.losses,
-        "val_loss": result.val_loss, "best": {"step": result.best_step, "val_loss": result.best_val_loss},
-        "snapshot": str(result.snapshot), "interrupted": result.interrupted, "seconds": result.seconds,
-        "tokens": result.tokens, "total_bytes": trainer.executors.total_bytes, "budget_bytes": trainer.executors.limit,
-        "rss_peak_bytes": _peak_bytes(),
-    })
-    if result.interrupted:
-        click.echo(f"stopped after step {result.step} of {trainer.settings.steps}; go on with:\n"
-                   f"  cllm train --out {out} --resume{named}")
-    elif first == result.step:
-        click.echo(f"finished before: {result.step} steps are taken, the last snapshot is {result.snapshot}")
-    else:
-        best = "" if result.best_step is None else f", best {result.best_val_loss:.4f} at step {result.best_step}"
-        click.echo(f"finished: {result.step} steps in {result.seconds:.1f} s{best}; the model is in {result.snapshot}\n"
-                   f"  cllm sample {out}{named}")
+    trainer = Trainer(model, text, out, resume=resume, tokenizer=chosen, callbacks=watchers(quiet, plot), budget=budget,
+                      **settings)
+    run_and_tell(trainer, json_path, f"cllm train --out {out} --resume{named}", f"cllm sample {out}{named}")
 
 
 def _tokenizer_of_run(name: str | None, text, keeper: Keeper, state: dict):
@@ -209,9 +134,3 @@ def _of_run(ctx: click.Context, state: dict, options: dict, dtype: str, out: Pat
         raise ConfigError(f"resume of {out}", "must go on with the model it began with", ", ".join(differ),
                           "Leave these options out, or start afresh in another directory.")
     return architecture
-
-
-def _peak_bytes() -> int | None:
-    """Peak resident memory of this process, where the system tells."""
-    unit = {"linux": 1024, "darwin": 1}.get(sys.platform)
-    return unit and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -60,6 +61,8 @@ class FineTuningData:
         When an argument is outside what it may be, a file cannot be read, a line is no example, or nothing is left to train on.
     """
 
+    unit: ClassVar[str] = "nats per target"
+
     def __init__(self, files, speech, batch_size: int, seq_len: int, packing: bool = True, turns: str = "all", seed: int = 0,
                  evaluation: bool = False):
         where = "FineTuningData"
@@ -69,7 +72,7 @@ class FineTuningData:
         self.packing = checked_flag(f"{where}(packing=...)", packing)
         self.evaluation = checked_flag(f"{where}(evaluation=...)", evaluation)
         turns = checked_word(f"{where}(turns=...)", turns, ("all", "last"))
-        self.speech, self.notes = _speech(speech), []
+        self.speech, self.notes, self.turns = _speech(speech), [], turns
         encoder = Encoder(self.speech, turns)
         self.paths = [Path(f) for f in ([files] if isinstance(files, (str, PathLike)) else files)]
         whole = [one for path in self.paths for one in self._encoded(path, encoder)]
@@ -80,7 +83,7 @@ class FineTuningData:
         # rows of some examples each, B of which are a batch; or batches of one example a row
         self._units = (rows.best_fit_decreasing(lengths, self.seq_len, order) if self.packing
                        else rows.alike(lengths, self.batch_size, order))
-        self.sha256 = self._digest(turns)
+        self.sha256 = self._digest()
 
     def __len__(self) -> int:
         """Batches of one pass over all examples."""
@@ -107,6 +110,18 @@ class FineTuningData:
         return arrays
 
     @property
+    def largest(self) -> tuple[int, str]:
+        """The largest id in an example, and where the first with it stands."""
+        found = ((int(max(one.tokens.max(), one.targets.max())), one.where) for one in self.examples)
+        return max(found, key=lambda pair: pair[0])
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """Ids of the first example up to what is trained on: what samples of a run continue."""
+        first = self.examples[0]
+        return first.tokens[:int(np.flatnonzero(first.targets != -1)[0]) + 1]
+
+    @property
     def tokenizer(self):
         """That of `speech`."""
         return self.speech.tokenizer
@@ -122,6 +137,12 @@ class FineTuningData:
         """The first examples for people to read: each token, and whether it is trained on."""
         count = checked_size("FineTuningData.show(count)", count)
         return "\n\n".join(shown_example(number, one, self.tokenizer) for number, one in enumerate(self.examples[:count], 1))
+
+    def describe(self) -> dict:
+        """What a snapshot keeps, to make the same again."""
+        return {"files": [str(path.absolute()) for path in self.paths], "speech": self.speech.where,
+                "batch_size": self.batch_size, "seq_len": self.seq_len, "packing": self.packing, "turns": self.turns,
+                "seed": self.seed}
 
     def in_words(self) -> str:
         """How much there is, and how it lies in rows."""
@@ -181,8 +202,9 @@ class FineTuningData:
             raise DataError(where, "must have an example with a target", "none", "Take a larger seq_len, or other examples.")
         return kept
 
-    def _digest(self, turns: str) -> str:
-        digest = hashlib.sha256(repr((self.batch_size, self.seq_len, self.packing, turns, self.seed, self.evaluation)).encode())
+    def _digest(self) -> str:
+        settings = self.batch_size, self.seq_len, self.packing, self.turns, self.seed, self.evaluation
+        digest = hashlib.sha256(repr(settings).encode())
         for one in self.examples:
             digest.update(f"{len(one.tokens)} ".encode())
             digest.update(one.tokens.tobytes() + one.targets.tobytes())

@@ -9,11 +9,13 @@ from pathlib import Path
 from cllm.errors import ConfigError
 from cllm.locate import load_module
 from cllm.models.architecture import Architecture, checked_architecture
-from cllm.models.families import FAMILIES
+from cllm.models.families import FAMILIES, architecture_of, load
 from cllm.models.gguf import ENDING, from_gguf, read_gguf_architecture
 from cllm.models.gpt import ModelConfig
 from cllm.models.model import Model
 from cllm.models.pretrained import from_pretrained, read_architecture
+from cllm.program.trained import Patterns
+from cllm.tensors import read_metadata
 from cllm.weights.directory import CONFIG
 
 
@@ -62,14 +64,55 @@ def settings_in(text: str | Path) -> dict[str, object]:
     """Every setting of such a model by name; none where `text` is no place of one."""
     if not is_files(text):
         return {}
-    architecture = architecture_in(text)
-    return {field.name: getattr(architecture, field.name) for field in fields(architecture) if field.init}
+    return _settings_of(architecture_in(text))
+
+
+def _settings_of(architecture: Architecture | None) -> dict[str, object]:
+    return {} if architecture is None else {f.name: getattr(architecture, f.name) for f in fields(architecture) if f.init}
 
 
 def model_in(place: str | Path, dtype: str = "float32", architecture: Architecture | None = None) -> Model:
     """The model in other people's files, with the settings of `architecture` where that is given."""
-    changes = {} if architecture is None else {f.name: getattr(architecture, f.name) for f in fields(architecture) if f.init}
-    return (from_gguf if Path(place).suffix == ENDING else from_pretrained)(place, dtype, **changes)
+    return (from_gguf if Path(place).suffix == ENDING else from_pretrained)(place, dtype, **_settings_of(architecture))
+
+
+def model_at(place: str | Path, dtype: str = "float32", architecture: Architecture | None = None, trainable: Patterns = None,
+             mapped: bool = False) -> Model:
+    """The model in other people's files, or in one that `Model.save` wrote.
+
+    Parameters
+    ----------
+    place : path
+    dtype : {"float32", "float64"}
+    architecture : Architecture or None
+        As of `model_in`; of our own file its class is taken.
+    trainable, mapped : as of `from_pretrained`
+
+    Raises
+    ------
+    ConfigError, SnapshotError
+        As `from_pretrained`, `from_gguf` and `load`; when a GGUF file is to be mapped, or our own file is of another dtype.
+    """
+    if not is_files(place):
+        model = load(place, None if architecture is None else type(architecture), mapped)
+        if model.dtype != dtype:
+            raise ConfigError(f"model {place}", f"must be of {dtype}", model.dtype,
+                              f"Save a copy: model.copy({dtype!r}).save(...).")
+    elif Path(place).suffix == ENDING:
+        if mapped:
+            raise ConfigError(f"model {place}", "must be a directory, or a file of ours, to be mapped", "a GGUF file",
+                              "Leave mapped out, or save it once: cllm.from_gguf(path).save(file).")
+        model = model_in(place, dtype, architecture)
+    else:
+        return from_pretrained(place, dtype, trainable, mapped, **_settings_of(architecture))
+    if trainable is not None:
+        model.trainable = trainable
+    return model
+
+
+def described_at(place: str | Path) -> Architecture:
+    """What the model at a place of `model_at` is; of other people's files only headers are read."""
+    return architecture_in(place) if is_files(place) else architecture_of(read_metadata(place))
 
 
 def made(kind: type[Architecture], settings: Mapping[str, object], preset: str | None = None,

@@ -282,7 +282,8 @@ def _plan_in(data: dict) -> Plan:
     micro_batch, loss_rows = (None if read(data, key, int | None) is None else read_number(data, key)
                               for key in ("micro_batch", "loss_rows"))
     return Plan(_children_in(data), micro_batch, loss_rows, read_decisions(data, "ends"),
-                read(data, "spill_directory", str | None), read({"update_in_backward": False, **data}, "update_in_backward", bool),
+                read(data, "spill_directory", str | None),
+                read({"update_in_backward": False, **data}, "update_in_backward", bool),
                 read({"states": "memory", **data}, "states", str), fingerprint=read(data, "fingerprint", str | None))
 
 

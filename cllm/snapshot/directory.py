@@ -1,9 +1,10 @@
 """Snapshots of training: a directory ``step-000060`` that is there whole or not at all.
 
-    model.safetensors       parameters by name; `cllm.load` reads it too
+    model.safetensors       parameters by name; `cllm.load` reads it too. In its place, of a run with a base (see `Base`):
+    trained.safetensors     the parameters that the base does not have
     optimizer.safetensors   the optimizer's state, ``tok_emb.weight.m``
-    state.json              step, configuration, optimizer, where weights came from, the kernels that computed, what the
-                            caller adds, and size and sha256 of the other files
+    state.json              step, configuration, optimizer, where weights came from, the base, the kernels that computed,
+                            what the caller adds, and size and sha256 of the other files
 
 A snapshot is written under a hidden name, every file synced, and renamed when it is complete, so a process that is
 killed at any moment leaves the earlier ones as they were. Reading checks every byte against state.json, and state.json
@@ -28,15 +29,16 @@ from cllm.models.families import FOREIGN, architecture_of, class_of, is_callers,
 from cllm.models.model import Model
 from cllm.models.saving import Source
 from cllm.program.trained import with_trained
+from cllm.snapshot.base import Base, base_names
 from cllm.tensors import DAMAGE, check_arrays, read_arrays, write_arrays, write_sealed
 
 FORMAT = "cllm snapshot 1"
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, TRAINED, OPTIMIZER, STATE = "model.safetensors", "trained.safetensors", "optimizer.safetensors", "state.json"
 REMEDY = "Use another snapshot, or start afresh in another directory."
 
 
 def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, state: Mapping | None = None,
-                   files: Mapping[str, bytes] | None = None) -> Path:
+                   files: Mapping[str, bytes] | None = None, base: Base | None = None) -> Path:
     """Write ``directory/step-...`` and return its path; needs no memory to speak of. One of that step that is there
     already is replaced.
 
@@ -52,6 +54,8 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
         Plain data to keep beside them.
     files : dict
         Further small files, name -> contents.
+    base : Base or None
+        Where what is frozen can be read again, so that it is not written.
 
     Raises
     ------
@@ -66,14 +70,16 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
         sweep(directory)
         partial.mkdir()
         meta = metadata_of(model.architecture, model.dtype)
-        digests = {MODEL: write_sealed(partial / MODEL, model.parameters, meta),
+        weights, arrays = _weights_of(model, None if base is None else base.to_dict())
+        digests = {weights: write_sealed(partial / weights, arrays, meta),
                    OPTIMIZER: write_arrays(partial / OPTIMIZER, optimizer.arrays(), {"kind": optimizer.kind})}
         for name, contents in (files or {}).items():
             digests[name] = write_file(partial / name, [contents])
         body = {"format": FORMAT, "step": step, **meta, "config": model.architecture.to_dict(),
                 "optimizer": {"kind": optimizer.kind, "steps": optimizer.steps}, "training": dict(state or {}),
                 "arithmetic": arithmetic(), "source": None if model.source is None else model.source.to_dict(),
-                "trainable": None if model.trainable is None else list(model.trainable), "files": digests}
+                "trainable": None if model.trainable is None else list(model.trainable),
+                "base": None if base is None else base.to_dict(), "files": digests}
         write_file(partial / STATE, [json.dumps({**body, "sha256": _seal(body)}, indent=1).encode()])
         sync(partial)
         if final.exists():
@@ -124,7 +130,8 @@ def read_state(path: str | Path) -> dict:
 
 
 def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
-                  architecture: type[Architecture] | None = None) -> tuple[Model, dict]:
+                  architecture: type[Architecture] | None = None,
+                  base: str | Path | None = None) -> tuple[Model, dict]:
     """Model and state of a snapshot.
 
     Parameters
@@ -136,11 +143,13 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
         To load into; of the kind that was saved.
     architecture : class or None
         The family, where it is a user's own and `model` is not given.
+    base : path or None
+        Where the base is now, of a snapshot that has one; None is where it was.
 
     Raises
     ------
     SnapshotError
-        As `read_state`, or when model or optimizer are others; nothing is changed then.
+        As `read_state`, or when model, base or optimizer are others; nothing is changed then.
     ConfigError
         When the family is not built in and not given, or is another than that of `architecture` or `model`.
     """
@@ -151,11 +160,15 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     try:
         saved = architecture_of(state, given)
         trained = with_trained(saved.program, state.get("trainable")).trained
-        model = model_of(saved, dtype=state["dtype"], trainable=state.get("trainable")) if model is None else model
+        kept = None if state.get("base") is None else Base.restored(state["base"], base)
+        if model is None and kept is None:
+            model = model_of(saved, dtype=state["dtype"], trainable=state.get("trainable"))
     except FOREIGN as error:
         if is_callers(kind, error):
             raise
         raise _refused(path, str(error)) from error
+    if model is None:
+        model = kept.model(saved, state["dtype"], state.get("trainable"))
     if (model.architecture, model.dtype) != (saved, state["dtype"]):
         differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k, None) != v] or ["dtype"]
         raise SnapshotError(f"snapshot {path}", "must be of the model's configuration",
@@ -163,19 +176,21 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     if optimizer is not None and optimizer.kind != state["optimizer"]["kind"]:
         raise SnapshotError(f"snapshot {path}", f"must be of the optimizer {optimizer.kind}",
                             state["optimizer"]["kind"], "Make the optimizer that was saved.")
-    if optimizer is not None and model.program.trained != trained:
+    if (optimizer is not None or kept is not None) and model.program.trained != trained:
         raise SnapshotError(f"snapshot {path}", f"must be of a model that trains {shown(model.trainable)}",
                             f"one that trains {shown(state.get('trainable'))}",
                             "Set model.trainable so before the optimizer is made, or start afresh.")
+    if kept is not None:
+        kept.check(model)
     with model.torn.restoring(), nullcontext() if optimizer is None else optimizer.torn.restoring():
-        wanted = {MODEL: model.parameters} | ({} if optimizer is None else {OPTIMIZER: optimizer.arrays()})
+        wanted = dict([_weights_of(model, state.get("base"))]) | ({} if optimizer is None else {OPTIMIZER: optimizer.arrays()})
         for read in (check_arrays, read_arrays):
             for name, arrays in wanted.items():
                 try:
                     read(path / name, arrays)
                 except DAMAGE as error:
                     raise _refused(path, f"{name} with {error}") from error
-    if state.get("source") is not None:
+    if state.get("source") is not None and kept is None:  # a base knows where it was found
         model.source = Source.of(state["source"])
     if optimizer is not None:
         optimizer.steps = state["optimizer"]["steps"]
@@ -217,6 +232,14 @@ def set_aside(path: Path) -> None:
     while (aside := path.with_name(f"damaged-{number}-{path.name}")).exists():
         number += 1
     path.rename(aside)
+
+
+def _weights_of(model: Model, base: Mapping | None) -> tuple[str, Mapping]:
+    """The file of weights, and the arrays in it."""
+    if base is None:
+        return MODEL, model.parameters
+    left = set(base_names(model))
+    return TRAINED, {name: array for name, array in model.parameters.items() if name not in left}
 
 
 def _refused(path: Path, reason: str) -> SnapshotError:

@@ -7,7 +7,7 @@ from cllm.errors import ConfigError
 from cllm.models.model import Model
 from cllm.optim import Grouped, Optimizer, optimizer_named
 from cllm.program.trained import checked_patterns, refuse_untrained
-from cllm.snapshot import load_snapshot
+from cllm.snapshot import Base, load_snapshot
 from cllm.strategies import MemoryBudget
 from cllm.tokenizer import ByteTokenizer
 from cllm.train.data import load_data, reload_data, snapshot_tokenizer
@@ -30,14 +30,14 @@ class Beginning:
     notes: list[str] = field(default_factory=list)
 
 
-def begin(model: Model, text, tokenizer, data, eval_data, budget: MemoryBudget | None, asked: dict, keeper: Keeper,
+def begin(model: Model, text, tokenizer, data, eval_data, base, budget: MemoryBudget | None, asked: dict, keeper: Keeper,
           state: dict | None) -> Beginning:
     """Settings, optimizer, executors and what is trained on; those of a snapshot, with its weights, where `state` is that of
     one.
 
     Parameters
     ----------
-    text, tokenizer, data, eval_data, budget : as of `Trainer`
+    text, tokenizer, data, eval_data, base, budget : as of `Trainer`
     asked : dict
         Settings by name.
 
@@ -69,12 +69,16 @@ def begin(model: Model, text, tokenizer, data, eval_data, budget: MemoryBudget |
     elif source is None:
         tokenizer = tokenizer or snapshot_tokenizer(keeper.latest, state)
         source = Windowed(reload_data(then["data"], text, tokenizer, keeper.out, model.program.vocabulary), s)
-    found = Beginning(s, optimizer, executors, source)
+    found = Beginning(s, optimizer, executors, source, list(source.notes))
     if then is None and s.hours is not None:
         found.settings = executors.settings = TrainSettings(**{**asked, "steps": steps_in(model, found)})
         found.notes.append(f"{s.hours:g} hours are about {found.settings.steps:,} steps at the pace of this machine")
+    if then is None and base is not None:
+        keeper.base = Base.of(model, base)
     if then is not None:
-        load_snapshot(keeper.latest, model, optimizer)
+        load_snapshot(keeper.latest, model, optimizer, base=base)
+        kept = state.get("base")
+        keeper.base = None if kept is None else Base.restored(kept, base)
         keeper.restore(then)
         found.notes += _other_kernels(state.get("arithmetic")) + _changed_rate(then["settings"], settings, state["step"])
     return found

@@ -14,8 +14,8 @@ from cllm.train.data import tokenizer_files
 from cllm.train.executors import Executors, Shape, shape_of
 from cllm.train.step import Call
 
-# Settings that a text alone has: sizes come from what the function returns, and there is nothing to split or to continue.
-OF_TEXT = ("batch_size", "seq_len", "accumulate", "val_fraction", "sample_every", "sample_prompt")
+# Settings that a text alone has: sizes and prompts come from what the function knows, and there is nothing to split.
+OF_TEXT = ("batch_size", "seq_len", "accumulate", "val_fraction", "sample_prompt")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +24,10 @@ class Drawn:
 
     A run that is resumed goes on by the number of the step alone. So a function has to return the same for the same number,
     and is asked for batch 0 twice when the run begins: what it returned then is known by its digest from there on.
+
+    Functions may know more, in attributes: of `data`, ``tokenizer``, ``speech`` (whose ``stops`` end samples), ``sha256``,
+    ``unit`` of losses; of both, ``prompt`` (ids that samples continue), ``largest`` (the largest id, and where), ``notes`` for
+    the user, ``in_words()``, and ``describe()``, plain data for snapshots. `cllm.FineTuningData` has all of these.
 
     Parameters
     ----------
@@ -54,7 +58,6 @@ class Drawn:
 
     bytes_per_token: ClassVar[None] = None  # nobody knows
     tokens_of_step: ClassVar[None] = None
-    unit: ClassVar[str] = "nats"
     by_heart: ClassVar[str] = "its batches by heart (stop_when_worse ends such a run)"
 
     def __post_init__(self):
@@ -63,6 +66,7 @@ class Drawn:
             if not callable(function) and not (name == "eval_data" and function is None):
                 raise ConfigError(f"Trainer({name}=...)", "must be a function of a number that returns every feed by name",
                                   type(function).__name__, f"Pass for example {name}=lambda number: {{'image': ..., ...}}.")
+            self._check_ids(name, function)
         sizes, first = self._fed("data", 0)
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "sha256", self._digest(sizes, first))
@@ -76,6 +80,26 @@ class Drawn:
     def tokenizer(self):
         """That of `data`, where it has one."""
         return getattr(self.data, "tokenizer", None)
+
+    @property
+    def unit(self) -> str:
+        """Of losses."""
+        return getattr(self.data, "unit", "nats")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the batches."""
+        return list(dict.fromkeys(note for one in (self.data, self.eval_data) for note in getattr(one, "notes", ())))
+
+    @property
+    def sample_prompt(self):
+        """Ids that samples continue: those of the functions, of the second where it has some; None where neither has."""
+        return getattr(self.eval_data, "prompt", getattr(self.data, "prompt", None))
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Ids that end a text."""
+        return getattr(getattr(self.data, "speech", None), "stops", ())
 
     @property
     def can_evaluate(self) -> bool:
@@ -104,8 +128,10 @@ class Drawn:
 
     def describe(self) -> dict:
         """What a snapshot keeps; as that of a text."""
+        own = {name: one.describe() for name, one in (("data", self.data), ("eval_data", self.eval_data))
+               if hasattr(one, "describe")}
         return {"drawn": True, "text": None, "tokens": None, "sha256": self.sha256,
-                "tokenizer": getattr(self.tokenizer, "name", None)}
+                "tokenizer": getattr(self.tokenizer, "name", None), **own}
 
     def files(self) -> dict[str, bytes]:
         """Files that a snapshot keeps, so that it can decode by itself, where `data` has a tokenizer."""
@@ -113,6 +139,9 @@ class Drawn:
 
     def in_words(self) -> str:
         """What there is, and the sizes of a step."""
+        if hasattr(self.data, "in_words"):
+            evaluated = f"; to validate: {self.eval_data.in_words()}" if hasattr(self.eval_data, "in_words") else ""
+            return f"to train on: {self.data.in_words()}{evaluated}"
         evaluated = "others" if self.can_evaluate else "nothing"
         sizes = " x ".join(str(size) for size in self.sizes[:2] if size is not None)
         return f"batches of a function to train on, {evaluated} to validate, {sizes} a step"
@@ -129,6 +158,14 @@ class Drawn:
             return shape, checked_feeds(self._checks(shape, given), given, fed_by(self.model.program, given).feeds)
         except CllmError as error:
             raise type(error)(f"{where}, {error.where}", error.must, error.got, error.do) from error
+
+    def _check_ids(self, name: str, function) -> None:
+        """Refuse before the first step the ids that a function says it will return, and the model does not have."""
+        largest, where = getattr(function, "largest", (-1, ""))
+        vocabulary = self.model.program.vocabulary
+        if vocabulary is not None and largest >= vocabulary:
+            raise DataError(f"Trainer({name}=...), {where}", f"must have tokens below the model's vocab_size = {vocabulary}",
+                            str(largest), "Make tokens with the model's own tokenizer.")
 
     def _checks(self, shape: Shape, names: Collection[str]) -> dict[str, FeedCheck]:
         return feed_checks(fed_by(self.model.program, names), Workload(*shape[:2], self.model.dtype))
@@ -176,6 +213,10 @@ def drawn_or_text(model: Model, text, tokenizer, data, eval_data, asked: Mapping
         raise ConfigError("Trainer(data=...)", "must not be given beside what a run on a text has", ", ".join(of_text),
                           "Leave these out: sizes are those that data returns, and a strategy's micro_batch cuts them.")
     drawn = Drawn(model, data, eval_data)
+    if asked.get("sample_every") and (drawn.tokenizer is None or drawn.sample_prompt is None):
+        raise ConfigError("Trainer(data=..., sample_every=...)", "needs a tokenizer and a prompt that data knows",
+                          "none of these",
+                          "Give data the attributes tokenizer and prompt (ids), as cllm.FineTuningData has, or leave it out.")
     if began_drawn and drawn.sha256 != then["sha256"]:
         raise DataError("data(0)", "must be the batch with which the run began", "another",
                         "Pass the function as it was, or start afresh in another directory.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cllm import files
 from cllm.errors import SnapshotError
-from cllm.snapshot import prune, read_state, set_aside, snapshots, step_of, sweep, write_snapshot
+from cllm.snapshot import Base, prune, read_state, set_aside, snapshots, step_of, sweep, write_snapshot
 
 
 @dataclass(slots=True)
@@ -29,6 +29,8 @@ class Keeper:
         Snapshots later than the latest whole one.
     newest : int
         Step of the latest that is there, whole or not; -1 for none.
+    base : Base or None
+        What snapshots need not hold.
     """
 
     out: Path | None
@@ -38,6 +40,7 @@ class Keeper:
     proven: int = -1
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     newest: int = -1
+    base: Base | None = None
 
     def find(self) -> dict | None:
         """State of the latest whole snapshot; None where there is no snapshot at all.
@@ -101,7 +104,7 @@ class Keeper:
     def write(self, step: int, model, optimizer, state: dict, files: dict[str, bytes], keep: int) -> Path:
         """Write a snapshot; then delete those that need not be kept."""
         mine = {"best": self.best, "since_best": self.since_best, "proven": self.proven}
-        self.latest = write_snapshot(self.out, step, model, optimizer, {**state, **mine}, files)
+        self.latest = write_snapshot(self.out, step, model, optimizer, {**state, **mine}, files, self.base)
         self.newest = max(self.newest, step)
         prune(self.out, keep, {step_of(path) for path in (self.good,) if path is not None}
               | ({self.best[0]} if self.best else set()))

@@ -13,7 +13,7 @@ from cllm.checks import checked_size, shown
 from cllm.errors import ConfigError, NonFiniteError, SnapshotError
 from cllm.models.model import Model
 from cllm.sampling import stream_text
-from cllm.snapshot import load_snapshot, step_of
+from cllm.snapshot import base_names, load_snapshot, step_of
 from cllm.strategies import MemoryBudget
 from cllm.tokenizer import BPETokenizer, ByteTokenizer
 from cllm.train.beginning import begin
@@ -49,6 +49,9 @@ class Trainer:
     eval_data : callable or None
         ``eval_data(number)`` returns batch `number`, below `eval_batches`, of every evaluation; None is no evaluation.
     callbacks : sequence of Callback
+    base : path or None
+        Where the frozen parameters were loaded from as they are: snapshots then hold what is trained, this place and a
+        digest of the rest, and a run is resumed with the same alone. None keeps whole models.
     budget : MemoryBudget or None
         That of the settings with "auto" read already (see `MemoryBudget.read`); None reads it now, once for the run.
     num_threads : int or None
@@ -79,8 +82,8 @@ class Trainer:
     def __init__(self, model: Model, text: Any = None, out: str | PathLike | None = None, *, resume: bool = False,
                  tokenizer: ByteTokenizer | BPETokenizer | None = None,
                  data: Callable[[int], Mapping] | None = None, eval_data: Callable[[int], Mapping] | None = None,
-                 callbacks: Sequence[Callback] = (), budget: MemoryBudget | None = None, num_threads: int | None = None,
-                 **settings: Any):
+                 callbacks: Sequence[Callback] = (), base: str | PathLike | None = None, budget: MemoryBudget | None = None,
+                 num_threads: int | None = None, **settings: Any):
         try:
             self.out = None if out is None else Path(out)
         except TypeError as error:
@@ -101,7 +104,7 @@ class Trainer:
                 raise SnapshotError(f"train into {self.out}", "must be a directory without a run",
                                     f"snapshots up to {self.keeper.latest.name}",
                                     "Resume that run, or choose another directory.")
-            found = begin(model, text, tokenizer, data, eval_data, budget, settings, self.keeper, state)
+            found = begin(model, text, tokenizer, data, eval_data, base, budget, settings, self.keeper, state)
         self.settings, self.source = found.settings, found.source
         self.optimizer, self.executors = found.optimizer, found.executors
         self.notes, self.rate = found.notes, found.settings.rates()
@@ -280,15 +283,17 @@ class Trainer:
         self._tell("snapshot", path=str(path))
         return path
 
-    def sample(self, prompt: str = "\n", max_new_tokens: int = 200, **choice: Any) -> str:
-        """Text that the model continues `prompt` with; `choice` as of `cllm.generate`."""
+    def sample(self, prompt: Any = "\n", max_new_tokens: int = 200, **choice: Any) -> str:
+        """Text that the model continues `prompt` with, a text or ids; `choice` as of `cllm.generate`."""
         tokenizer = self.source.tokenizer or ByteTokenizer()
-        return "".join(piece for _, piece in stream_text(self.model, tokenizer, prompt, max_new_tokens, **choice))
+        return "".join(piece for _, piece in stream_text(self.model, tokenizer, prompt, max_new_tokens, self.source.stops,
+                                                         **choice))
 
     @property
     def snapshot_bytes(self) -> int:
         """Bytes of one snapshot, but for some kilobytes."""
-        parameters = sum(p.nbytes for p in self.model.parameters.values())
+        left = set() if self.keeper.base is None else set(base_names(self.model))
+        parameters = sum(array.nbytes for name, array in self.model.parameters.items() if name not in left)
         return parameters + sum(a.nbytes for a in self.optimizer.arrays().values())
 
     @property
@@ -366,7 +371,7 @@ class Trainer:
 
     def _sample(self) -> None:
         try:
-            text = self.sample(self.settings.sample_prompt, seed=self.step, num_threads=self.settings.threads)
+            text = self.sample(self.source.sample_prompt, seed=self.step, num_threads=self.settings.threads)
         except NonFiniteError as error:
             text = f"none: {error}"
         self._tell("sample", text=text)

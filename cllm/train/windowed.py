@@ -32,6 +32,8 @@ class Windowed:
     """
 
     unit: ClassVar[str] = "nats per token"
+    stops: ClassVar[tuple[int, ...]] = ()  # a text has no end
+    notes: ClassVar[tuple[str, ...]] = ()
     by_heart: ClassVar[str] = "the text by heart (--stop-when-worse ends such a run, cllm sample --best takes the best)"
 
     def __init__(self, data: Data, settings: TrainSettings):
@@ -45,6 +47,11 @@ class Windowed:
     def can_evaluate(self) -> bool:
         """Whether there is anything to evaluate on."""
         return bool(len(self.val_tokens))
+
+    @property
+    def sample_prompt(self) -> str:
+        """What samples continue."""
+        return self._settings.sample_prompt
 
     @property
     def tokens_of_step(self) -> int:

@@ -230,7 +230,8 @@ def test_a_function_that_draws_otherwise_each_time_is_refused():
     ({"eval_data": []}, r"Trainer\(eval_data=...\): must be a function of a number"),
     ({"text": "book.txt"}, "beside what a run on a text has; got text"), ({"tokenizer": cllm.ByteTokenizer()}, "got tokenizer"),
     *(({name: value}, f"beside what a run on a text has; got {name}") for name, value in
-      {"batch_size": 4, "seq_len": 8, "accumulate": 1, "val_fraction": 0, "sample_every": 1, "sample_prompt": "a"}.items()),
+      {"batch_size": 4, "seq_len": 8, "accumulate": 1, "val_fraction": 0, "sample_prompt": "a"}.items()),
+    ({"sample_every": 1}, r"sample_every=...\): needs a tokenizer and a prompt that data knows; got none of these"),
     ({"data": None}, r"eval_data=...\): must go with data"),
     ({"data": None, "eval_data": None}, r"needs a model that is fed tokens \(B T\) and targets \(B T\), and nothing else; "
      r"got picture \(N 12\), label \(B\), importance \(B\)")])

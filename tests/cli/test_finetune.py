@@ -1,0 +1,307 @@
+"""``cllm finetune``, ``merge``, and what others do with such a run, as a user meets them."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import cllm
+from cllm.cli import main
+from cllm.models.llama import Llama
+from cllm.sampling import stream_text
+from cllm.snapshot import load_snapshot, read_state
+from cllm.train import read_lines
+from cllm.weights.directory import find_tensors
+
+TOY = Llama(vocab_size=300, n_layers=2, d_model=16, n_heads=4, d_ff=24, max_seq_len=64, n_kv_heads=2, tied=True)
+SIZES = ["--batch-size", 2, "--seq-len", 24, "--threads", 1]
+LORA = ["--lora", 2, "--targets", "q,v,up", "--dropout", 0.1, "--lr", 1e-2]
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output + result.stderr + repr(result.exception)
+    return result
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def written(path, examples):
+    path.write_text("".join(json.dumps(one) + "\n" for one in examples))
+    return path
+
+
+def sums(count, seed=0):
+    pairs = np.random.default_rng(seed).integers(0, 99, (count, 2)).tolist()
+    return [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a, b in pairs]
+
+
+class Place:
+    """A model's directory in bfloat16, examples, and commands over them."""
+
+    def __init__(self, folder):
+        self.folder, self.model, self.out = folder, folder / "model", folder / "run"
+        cllm.Model(TOY, seed=1).save_pretrained(self.model, dtype="bfloat16")
+        (self.model / "LICENSE").write_text("free")
+        self.data = written(folder / "train.jsonl", sums(30))
+        self.valid = written(folder / "valid.jsonl", sums(7, seed=1))
+
+    def command(self, *more, out=None):
+        return ["finetune", "--model", self.model, "--data", self.data, "--valid", self.valid, "--tokenizer", "bytes", *SIZES,
+                "--out", out or self.out, *more]
+
+    def tune(self, *more, out=None, code=0):
+        return run(*self.command(*more, out=out), code=code)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def test_a_plan_is_told_and_a_run_is_that_of_the_library(place, tmp_path):
+    said = place.tune(*LORA, "--steps", 6, "--eval-every", 3, "--memory-budget", "2MB", "--show-examples", 2, "--json",
+                      tmp_path / "a.json").output
+    result = read(tmp_path / "a.json")
+    base = cllm.from_pretrained(place.model)
+    model = cllm.add_lora(base, 2, 16, ("q", "v", "up"), dropout=0.1, seed=0)
+    data = cllm.FineTuningData(place.data, cllm.ByteTokenizer(), 2, 24)
+    valid = cllm.FineTuningData(place.valid, cllm.ByteTokenizer(), 2, 24, evaluation=True)
+    trainer = cllm.Trainer(model, data=data, eval_data=valid, steps=6, eval_every=3, lr=1e-2, memory_budget="2MB", threads=1)
+    trainer.run()
+    assert result["losses"] == trainer.losses and result["val_loss"] == trainer.val_loss
+    assert result["trained"] == sum(model.parameters[n].size for n in model.program.trained)
+    assert result["total_bytes"] == trainer.executors.total_bytes <= 2_000_000
+    memory = trainer.executors.of(2, 24, True).memory
+    assert data.show(2) in said and "trained  384 parameters in 8 arrays: *lora*" in said
+    assert f"frozen   {sum(p.size for p in base.parameters.values()):,} parameters" in said
+    takes = re.search(r"^takes    weights (\S+), gradients (\S+), state of adamw (\S+), .*arena (\S+): (\S+) MB$", said, re.M)
+    parts = (memory.parameter_bytes, memory.gradient_bytes, memory.optimizer_bytes, memory.arena_bytes, memory.total_bytes)
+    assert [*takes.groups()] == [f"{n / 1e6:,.1f}" for n in parts]
+    assert f"to train on: {data.in_words()}; to validate: {valid.in_words()}" in said
+    assert "within a limit of 2,000,000 bytes" in said and "nats per target, perplexity" in said
+    assert f"cllm merge {place.out} DIRECTORY" in said
+
+
+def test_snapshots_hold_what_is_trained_and_the_digest_of_the_rest(place):
+    place.tune(*LORA, "--steps", 2)
+    snapshot = place.out / "step-000002"
+    assert sorted(p.name for p in snapshot.iterdir()) == ["optimizer.safetensors", "state.json", "trained.safetensors"]
+    assert all("lora" in name for name in find_tensors_of(snapshot / "trained.safetensors"))
+    assert read_state(snapshot)["base"]["place"] == str(place.model)
+    model, _ = load_snapshot(snapshot)
+    base = cllm.from_pretrained(place.model)
+    assert all((model.parameters[name] == values).all() for name, values in base.parameters.items())
+    assert any(model.parameters[name].any() for name in model.program.trained if "lora_b" in name)
+    text = run("sample", place.out, "--prompt", "1+1=", "--tokens", 5).output
+    assert text == run("sample", snapshot, "--prompt", "1+1=", "--tokens", 5).output
+
+    moved = place.folder / "moved"
+    place.model.rename(moved)
+    gone = run("sample", place.out, "--prompt", "1+1=", code=1).stderr
+    assert "must still be there, for snapshots hold only what was trained" in gone and "--base" in gone
+    assert run("sample", place.out, "--base", moved, "--prompt", "1+1=", "--tokens", 5).output == text
+    assert "finished before" in run("finetune", "--out", place.out, "--model", moved, "--resume").output
+    cllm.Model(TOY, seed=2).save_pretrained(place.model)
+    for command in (["sample", place.out], ["finetune", "--out", place.out, "--resume", "--steps", 4]):
+        assert f"base {place.model}: must be what it was when the run began; got other weights" in run(*command, code=1).stderr
+    assert not (place.out / "step-000004").exists()
+
+
+def find_tensors_of(file):
+    from cllm.weights.header import read_header
+    return read_header(file)[0]
+
+
+@pytest.mark.parametrize("how", [LORA, ["--trainable", "*ln*,*fc1*"], [], ["--lora", 2, "--trainable", "*lora_b*"],
+                                 [*LORA, "--mapped"]], ids=["lora", "some", "all", "half", "mapped"])
+@pytest.mark.parametrize("packing", ["--packing", "--no-packing"])
+def test_a_run_that_goes_on_equals_the_straight_one(how, packing, place, tmp_path):
+    place.tune(*how, packing, "--steps", 4, "--warmup", 0, "--eval-every", 2, "--rate", "constant", out=tmp_path / "a")
+    place.tune(*how, packing, "--steps", 6, "--warmup", 0, "--eval-every", 2, "--rate", "constant", out=tmp_path / "b")
+    run("finetune", "--out", tmp_path / "a", "--resume", "--steps", 6, *(["--mapped"] if "--mapped" in how else []))
+    a, b = (load_snapshot(tmp_path / run_ / "step-000006")[0] for run_ in "ab")
+    assert all((values == b.parameters[name]).all() for name, values in a.parameters.items())
+    assert (tmp_path / "a/step-000006/optimizer.safetensors").read_bytes() == (
+        tmp_path / "b/step-000006/optimizer.safetensors").read_bytes()
+    whole = not how
+    assert (tmp_path / "a/step-000006/model.safetensors").exists() == whole
+    assert [line["val_loss"] for line in read_lines(tmp_path / "a" / "metrics.jsonl") if line["event"] == "evaluation"] == [
+        line["val_loss"] for line in read_lines(tmp_path / "b" / "metrics.jsonl") if line["event"] == "evaluation"]
+
+
+def test_a_killed_run_and_ctrl_c_go_on_to_the_same_bits(place, tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(Path(cllm.__file__).parent.parent)}
+    more = [*LORA, "--steps", 40, "--warmup", 0, "--snapshot-every", 2, "--log-every", 1]
+    place.tune(*more, out=tmp_path / "straight")
+    for number, end in enumerate((signal.SIGKILL, signal.SIGINT)):
+        command = [sys.executable, "-m", "cllm", *map(str, place.command(*more, out=tmp_path / f"run{number}"))]
+        process = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for line in process.stdout:
+            if line.startswith(("step      9", "step     10")):
+                break
+        process.send_signal(end)
+        out, err = process.communicate(timeout=60)
+        if end == signal.SIGINT:
+            assert process.returncode == 0 and not err, err
+            assert out.rstrip().endswith(f"go on with:\n  cllm finetune --out {tmp_path / 'run1'} --resume")
+        assert not (tmp_path / f"run{number}" / "step-000040").exists()
+        run("finetune", "--out", tmp_path / f"run{number}", "--resume")
+        for name in ("trained.safetensors", "optimizer.safetensors"):
+            assert (tmp_path / f"run{number}" / "step-000040" / name).read_bytes() == (
+                tmp_path / "straight" / "step-000040" / name).read_bytes()
+
+
+def test_merged_and_exported(place, tmp_path):
+    place.tune(*LORA, "--steps", 3)
+    run("merge", place.out, tmp_path / "whole", "--json", tmp_path / "a.json")
+    before, after = find_tensors(place.model), find_tensors(tmp_path / "whole")
+    assert {n: (t.code, t.shape) for n, t in before.items()} == {n: (t.code, t.shape) for n, t in after.items()}
+    assert (tmp_path / "whole" / "LICENSE").read_text() == "free" and read(tmp_path / "a.json")["changed"] > 0
+    run("merge", place.out, tmp_path / "wide", "--dtype", "float32")
+    model, _ = load_snapshot(place.out / "step-000003")
+    merged, wide = cllm.merge_adapter(model), cllm.from_pretrained(tmp_path / "wide")
+    assert all((values == wide.parameters[name]).all() for name, values in merged.parameters.items())
+
+    said = run("export", place.out, tmp_path / "adapter").output
+    assert "cllm merge" in said
+    again = cllm.load_adapter(cllm.from_pretrained(place.model), tmp_path / "adapter")
+    ids = np.arange(20, dtype=np.int32)[None]
+    logits = [cllm.Executor(one, 1, 20).logits(ids) for one in (model, again)]
+    assert (logits[0] == logits[1]).all()
+    assert "--dtype is of whole models" in run("export", place.out, tmp_path / "x", "--dtype", "bfloat16", code=2).stderr
+    assert "must be a model with adapters" in run("merge", place.model, tmp_path / "x", code=1).stderr
+
+    place.tune("--steps", 2, "--trainable", "*fc1*", out=tmp_path / "part")
+    run("export", tmp_path / "part", tmp_path / "tuned")
+    assert find_tensors(tmp_path / "tuned").keys() == before.keys()
+
+
+def test_a_file_of_ours_is_mapped_whole_and_shared(place, tmp_path):
+    cllm.from_pretrained(place.model).save(tmp_path / "base")
+    options = ["--data", place.data, *SIZES, *LORA, "--steps", 2]
+    assert "must have a tokenizer beside it" in run("finetune", "--model", tmp_path / "base", *options, "--out", tmp_path / "x",
+                                                    code=1).stderr
+    said = run("finetune", "--model", tmp_path / "base", "--mapped", "--tokenizer", "bytes", *options, "--out",
+               tmp_path / "x").output
+    nbytes = sum(p.nbytes for p in cllm.load(tmp_path / "base").parameters.values())
+    assert f"{nbytes / 1e6:,.1f} MB, {nbytes / 1e6:,.1f} of them mapped" in said
+    place.tune(*LORA, "--steps", 2)
+    first, second = (load_snapshot(out / "step-000002")[0] for out in (place.out, tmp_path / "x"))
+    assert all((values == second.parameters[name]).all() for name, values in first.parameters.items())
+
+
+@pytest.mark.parametrize("lines, reason", [
+    ('{"question": "a", "answer": "b"}\n', "line 1: must be an example"), ("", "must have an example a line; got none"),
+    ('{"prompt": "a", "completion": "b"}\n{"prompt": 3}\n', "line 2"), ('{"prompt": "a"\n', "no JSON")])
+def test_bad_examples_are_named_and_leave_nothing(lines, reason, place):
+    place.data.write_text(lines)
+    assert reason in place.tune(*LORA, code=1).stderr
+    assert not place.out.exists()
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused(place, tmp_path):
+    cllm.Model(Llama(vocab_size=60, n_layers=1, d_model=16, n_heads=4, d_ff=24, max_seq_len=64, n_kv_heads=2, tied=True),
+               seed=1).save_pretrained(tmp_path / "small")
+    place.model = tmp_path / "small"
+    written(place.data, [{"prompt": "1+1 ", "completion": "2"}, {"prompt": "a", "completion": "b"}])
+    found = place.tune(*LORA, code=1).stderr
+    assert "train.jsonl, line 2: must have tokens below the model's vocab_size = 60; got 98" in found
+    assert not place.out.exists()
+
+
+@pytest.mark.parametrize("more, reason, code", [
+    (["--lora", 0], "add_lora(rank=...)", 1), (["--lora", 2, "--targets", "z"], "'z'", 1), (["--alpha", 3], "give --lora", 2),
+    (["--steps", 3, "--epochs", 2], "say the same", 2), (["--epochs", 0], "above 0", 2), (["--mapped"], "give --lora", 2),
+    (["--lora", 2, "--memory-budget", "10KB"], "must be at least", 1), (["--trainable", "none"], "every pattern must", 1),
+    (["--lora", 2, "--dropout", 2], "dropout", 1), (["--tokenizer", "/none"], "/none", 1), (["--valid", "/none"], "/none", 1),
+    (["--batch-size", 0], "batch_size", 1)], ids=str)
+def test_what_cannot_be_is_refused_before_anything_is_made(more, reason, code, place):
+    assert reason in place.tune(*more, code=code).stderr
+    assert not place.out.exists()
+
+
+def test_what_begins_needs_a_model_and_examples(place):
+    assert "--model is missing" in run("finetune", "--data", place.data, "--out", place.out, code=2).stderr
+    assert "--data is missing" in run("finetune", "--model", place.model, "--out", place.out, code=2).stderr
+
+
+@pytest.mark.parametrize("more, reason", [
+    (["--lora", 4], "lora 2 there, 4 now"), (["--alpha", 3], "alpha 16.0 there, 3.0 now"),
+    (["--no-packing"], "packing True there"), (["--seq-len", 30], "seq_len 24 there, 30 now"),
+    (["--lr", 0.5], "lr 0.01 there, 0.5 now"), (["--targets", "q"], "targets")])
+def test_a_run_goes_on_as_it_began_or_not_at_all(more, reason, place):
+    place.tune(*LORA, "--steps", 1)
+    assert reason in run("finetune", "--out", place.out, "--resume", "--steps", 2, *more, code=1).stderr
+
+
+def test_other_examples_and_other_kinds_of_runs_are_refused(place, tmp_path):
+    place.tune(*LORA, "--steps", 1)
+    assert "must be a directory without a run" in place.tune(*LORA, "--steps", 1, code=1).stderr
+    other = written(tmp_path / "other.jsonl", sums(30, seed=9))
+    again = ["finetune", "--out", place.out, "--resume", "--steps", 2]
+    assert "must be the batch with which the run began" in run(*again, "--data", other, code=1).stderr
+    place.valid.unlink()
+    assert "valid.jsonl" in run(*again, code=1).stderr  # said, not passed over
+    run(*again, "--valid", other)
+    assert "Use cllm finetune --resume" in run("train", "--out", place.out, "--resume", code=1).stderr
+    run("train", "--preset", "tiny", "--out", tmp_path / "text", "--steps", 1, "--batch-size", 1, "--seq-len", 16)
+    assert "must be a run that cllm finetune began" in run("finetune", "--out", tmp_path / "text", "--resume", code=1).stderr
+
+
+def test_epochs_are_passes_and_rates_are_those_of_the_kind(place, tmp_path):
+    place.tune("--lora", 2, "--epochs", 1.5, "--json", tmp_path / "a.json")
+    data, result = cllm.FineTuningData(place.data, cllm.ByteTokenizer(), 2, 24), read(tmp_path / "a.json")
+    assert result["step"] == -(-3 * len(data) // 2) and result["settings"]["lr"] == 2e-4
+    place.tune("--json", tmp_path / "b.json", out=tmp_path / "all")
+    assert read(tmp_path / "b.json")["step"] == len(data) and read(tmp_path / "b.json")["settings"]["lr"] == 2e-5
+
+
+def test_samples_answer_the_first_example_held_back(place):
+    first = read_line(place.valid)["prompt"]
+    place.tune(*LORA, "--steps", 2, "--sample-every", 2)
+    (sample,) = [line for line in read_lines(place.out / "metrics.jsonl") if line["event"] == "sample"]
+    model, _ = load_snapshot(place.out / "step-000002")
+    pieces = stream_text(model, cllm.ByteTokenizer(), first, 200, seed=2)
+    assert sample["text"] == "".join(piece for _, piece in pieces)
+
+
+def read_line(path):
+    return json.loads(path.read_text().splitlines()[0])
+
+
+def test_a_chat_is_tuned_sampled_and_merged_with_its_tokenizer(place, tmp_path):
+    library = pytest.importorskip("tokenizers", reason="needs the extra hf")
+    letters = sorted(library.pre_tokenizers.ByteLevel.alphabet())
+    made = library.Tokenizer(library.models.BPE({c: i for i, c in enumerate(letters)}, []))
+    made.pre_tokenizer, made.decoder = library.pre_tokenizers.ByteLevel(add_prefix_space=False), library.decoders.ByteLevel()
+    made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    made.save(str(place.model / "tokenizer.json"))
+    model = cllm.Model(replace(TOY, d_model=32, d_ff=64), seed=1)
+    model.parameters["tok_emb.weight"][...] *= 40  # a head that adapters alone can do something with
+    model.save_pretrained(place.model)
+    chats = [{"messages": [{"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": word * 2}]}
+             for word in ("ab", "cd", "ef", "gh")]
+    written(place.data, chats)
+    said = run("finetune", "--model", place.model, "--data", place.data, "--out", place.out, "--lora", 8, "--targets", "all",
+               "--lr", 1e-2, "--alpha", 32, "--batch-size", 4, "--seq-len", 64, "--threads", 1, "--epochs", 100,
+               "--show-examples", 1,
+               "--quiet", "--json", tmp_path / "a.json").output
+    assert "train | a·b·a·b·<|im_end|>" in said
+    asked = ["--chat", "--prompt", "say cd", "--temperature", 0, "--tokens", 20]
+    answer = run("sample", place.out, *asked).output
+    losses = read(tmp_path / "a.json")["losses"]
+    assert answer.strip() == "cdcd" and losses[-1] < 0.2 * losses[0] and answer != run("sample", place.model, *asked).output
+    run("merge", place.out, tmp_path / "whole", "--dtype", "float32")
+    shutil.rmtree(place.model)
+    assert run("sample", tmp_path / "whole", *asked).output == answer
