@@ -84,8 +84,7 @@ def tune(base, speech, asked) -> dict:
             "examples": len(training), "trained": sum(model.parameters[n].size for n in model.program.trained),
             "losses": trainer.losses, "evaluations": trainer.callbacks[-1].found, "arena_bytes": memory.arena_bytes,
             "total_bytes": memory.total_bytes, "budget_bytes": trainer.executors.limit,
-            "answers": [{"asked": one["messages"][0]["content"], "wanted": one["messages"][1]["content"], "before": b, "after": a}
-                        for one, b, a in zip(held_back, before, after, strict=True)]}
+            "answers": [[one["messages"][0]["content"], *said] for one, *said in zip(held_back, before, after, strict=True)]}
 
 
 class Evaluations(cllm.Callback):
@@ -105,7 +104,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="a GGUF file, or a directory with config.json")
     parser.add_argument("out", type=Path, help="where examples and adapters go")
     parser.add_argument("--examples", type=int, default=400, help="conversations to train on")
-    parser.add_argument("--held-back", type=int, default=50, help="conversations to ask before and after")
+    parser.add_argument("--held-back", type=int, default=40, help="conversations to ask before and after")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=2, help="rows of a step, each of several conversations")
     parser.add_argument("--seq-len", type=int, default=256)
@@ -128,7 +127,8 @@ def main() -> None:
             "script": "finetune_dates", "machine": describe_machine(), **record_of(model.architecture),
             "model": f"{asked.model.stem}, {sum(p.size for p in model.parameters.values()):,} parameters",
             "batch_size": asked.batch_size, "seq_len": asked.seq_len, "threads": asked.threads, "dtype": "float32",
-            "lr": asked.lr, "rank": asked.rank, "targets": asked.targets, "training_steps": asked.steps, **found}, indent=1) + "\n")
+            "lr": asked.lr, "rank": asked.rank, "targets": asked.targets, "training_steps": asked.steps, **found},
+            indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -291,13 +291,12 @@ def test_a_chat_is_tuned_sampled_and_merged_with_its_tokenizer(place, tmp_path):
     model.parameters["tok_emb.weight"][...] *= 40  # a head that adapters alone can do something with
     model.save_pretrained(place.model)
     chats = [{"messages": [{"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": word * 2}]}
-             for word in ("ab", "cd", "ef", "gh")]
+             for word in ("cd",)]
     written(place.data, chats)
     said = run("finetune", "--model", place.model, "--data", place.data, "--out", place.out, "--lora", 8, "--targets", "all",
-               "--lr", 1e-2, "--alpha", 32, "--batch-size", 4, "--seq-len", 64, "--threads", 1, "--epochs", 100,
-               "--show-examples", 1,
-               "--quiet", "--json", tmp_path / "a.json").output
-    assert "train | a·b·a·b·<|im_end|>" in said
+               "--lr", 1e-2, "--alpha", 32, "--batch-size", 2, "--seq-len", 64, "--threads", 1, "--epochs", 60,
+               "--show-examples", 1, "--quiet", "--json", tmp_path / "a.json").output
+    assert "train | c·d·c·d·<|im_end|>" in said
     asked = ["--chat", "--prompt", "say cd", "--temperature", 0, "--tokens", 20]
     answer = run("sample", place.out, *asked).output
     losses = read(tmp_path / "a.json")["losses"]
