@@ -20,6 +20,12 @@ B, T = 4, 6
 ALL = (*ALLOWED, *WHOLE_STEP)
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Fewer plans of activations are tried with each way: planning takes most of these tests' time."""
+    monkeypatch.setattr(whole_step, "MOST", ((1 << 62, 6),))
+
+
 @pytest.fixture
 def disk(tmp_path):
     if disks.file_system(tmp_path) in disks.MEMORY_BACKED:
