@@ -156,7 +156,8 @@ def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len
     tell, trainable, clip_by : as of `plan`
     directory : as of `MemoryBudget`
     """
-    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, trainable, clip_by=clip_by)
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, trainable,
+                       clip_by=clip_by)
     if set(allow) & set(WHOLE_STEP):
         points = whole_steps(ledger, allow, directory)
         plan_of, length = (lambda index: points[index].plan), len(points)

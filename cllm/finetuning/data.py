@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,8 +63,8 @@ class FineTuningData:
 
     unit: ClassVar[str] = "nats per target"
 
-    def __init__(self, files, speech, batch_size: int, seq_len: int, packing: bool = True, turns: str = "all", seed: int = 0,
-                 evaluation: bool = False):
+    def __init__(self, files: str | PathLike | Sequence[str | PathLike], speech: Any, batch_size: int, seq_len: int,
+                 packing: bool = True, turns: str = "all", seed: int = 0, evaluation: bool = False):
         where = "FineTuningData"
         self.batch_size = checked_size(f"{where}(batch_size=...)", batch_size)
         self.seq_len = checked_size(f"{where}(seq_len=...)", seq_len)
@@ -122,7 +122,7 @@ class FineTuningData:
         return first.tokens[:int(np.flatnonzero(first.targets != -1)[0]) + 1]
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         """That of `speech`."""
         return self.speech.tokenizer
 
