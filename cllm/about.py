@@ -22,7 +22,8 @@ def versions() -> dict[str, object]:
         ``threads``, ``threads_because``, ``waiting`` : the number where none is given, why it is that, and how idle
         threads wait;
         ``cpu`` : name of the CPU, None where it does not say; ``cpu_features`` : those that the build may use, by
-        their names in /proc/cpuinfo (this CPU has them all).
+        their names in /proc/cpuinfo (this CPU has them all);
+        ``bfloat16`` : the instruction of products in bfloat16, "emulated" for multiply-adds of float32 on rounded operands.
     """
     try:
         installed = version("cllm")
@@ -44,4 +45,5 @@ def versions() -> dict[str, object]:
         "waiting": describe_waiting(),
         "cpu": cpuinfo_line("model name"),
         "cpu_features": list(_build_info.CPU_FEATURES),
+        "bfloat16": _kernels.bfloat16_instruction(),
     }

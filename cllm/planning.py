@@ -8,6 +8,7 @@ from cllm.models.architecture import Architecture, checked_architecture
 from cllm.models.model import Model
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
+from cllm.program.computing import checked_compute, with_compute
 from cllm.program.workload import Workload
 from cllm.strategies import parse
 from cllm.strategies.memory_budget import ALLOWED
@@ -39,7 +40,7 @@ def decide(strategy, ledger: Ledger) -> Plan:
 
 def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
               dtype: str | None = None, num_threads: int | None = None,
-              tell: Callable[[str], None] = lambda text: None) -> Ledger:
+              tell: Callable[[str], None] = lambda text: None, compute: str | None = None) -> Ledger:
     """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`.
 
     Raises
@@ -51,12 +52,15 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
     else:
         program, usual, held = checked_architecture("model_or_architecture", model).program, "float32", 0
     dtype = usual if dtype is None else dtype
+    if compute is not None:
+        program = with_compute(model.architecture.program if isinstance(model, Model) else program,
+                               checked_compute("plan(compute=...)", compute, dtype))
     return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads), held_bytes=held, tell=tell)
 
 
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
          optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
-         tell: Callable[[str], None] = lambda text: None) -> Plan:
+         tell: Callable[[str], None] = lambda text: None, compute: str | None = None) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
     Parameters
@@ -71,6 +75,8 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
         None takes the model's, or float32.
     tell : callable
         Hears how far it is, where a budget for hundreds of blocks takes a while.
+    compute : {"float32", "bfloat16"} or None
+        As of `Model`; None takes the model's, or float32.
 
     Returns
     -------
@@ -81,16 +87,17 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     ------
     ConfigError, PlanError, BudgetError
     """
-    return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell))
+    return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell,
+                                      compute))
 
 
 def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None, strategy="cache",
-                 dtype: str | None = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
+                 dtype: str | None = None, compute: str | None = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
     """What a plan keeps from forward to backward: (value, how, bytes, steps whose backward reads it), largest first.
 
     Parameters and errors are those of `plan`; bytes are of one micro-batch.
     """
-    ledger = ledger_of(model_or_architecture, batch_size, seq_len, dtype=dtype)
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, dtype=dtype, compute=compute)
     schedule, _ = ledger.build(decide(strategy, ledger))
     rows = []
     for buffer in schedule.buffers:
@@ -101,9 +108,9 @@ def saved_values(model_or_architecture: Model | Architecture, batch_size: int, s
 
 
 def print_saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
-                       strategy="cache", dtype: str | None = None) -> None:
+                       strategy="cache", dtype: str | None = None, compute: str | None = None) -> None:
     """Print `saved_values` as a table, with the total."""
-    rows = saved_values(model_or_architecture, batch_size, seq_len, strategy, dtype)
+    rows = saved_values(model_or_architecture, batch_size, seq_len, strategy, dtype, compute)
     width = max([len(name) for name, *_ in rows], default=5)
     print(f"{'value':<{width}}  {'how':<9}{'bytes':>14}  read by backward of")
     for name, how, nbytes, readers in rows:
@@ -113,7 +120,8 @@ def print_saved_values(model_or_architecture: Model | Architecture, batch_size: 
 
 def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
            optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None, most: int = 40,
-           allow: tuple[str, ...] = ALLOWED, tell: Callable[[str], None] = lambda text: None) -> list[Plan]:
+           allow: tuple[str, ...] = ALLOWED, tell: Callable[[str], None] = lambda text: None,
+           compute: str | None = None) -> list[Plan]:
     """Plans from least memory to least time, none beaten in both; errors are those of `plan`.
 
     Parameters
@@ -122,10 +130,9 @@ def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len
         At most so many, spread evenly over the frontier, both ends among them.
     allow : tuple of str
         As of `MemoryBudget`.
-    tell : callable
-        As of `plan`.
+    tell, compute : as of `plan`
     """
-    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell)
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, compute)
     frontier = ledger.frontier(tuple(sorted(allow)))
     count = min(most, len(frontier))
     chosen = sorted({round(i * (len(frontier) - 1) / max(1, count - 1)) for i in range(count)})

@@ -37,17 +37,21 @@ def example(name):
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture, B and T of its batches, optimizer steps of a run, and the seed of its dropout."""
+    """An architecture, B and T of its batches, optimizer steps of a run, the seed of its dropout, and what products in float32
+    take."""
 
     architecture: cllm.Architecture
     batch: int = 5  # divided by no micro-batch but 1: the last one is smaller
     time: int | None = 6
     steps: int = 2
     seed: int = 5
+    compute: str = "float32"
 
     def model(self, dtype="float32", seed=0, scale=0.4):
         """With weights far from their start, so that every term of the model and every gradient counts."""
         model, rng = cllm.Model(self.architecture, dtype=dtype), np.random.default_rng(seed)
+        if dtype == "float32":
+            model.compute = self.compute
         for name, parameter in model.parameters.items():
             parameter[...] = rng.normal(0, scale, parameter.shape) + (model.program.parameters[name].init == "ones")
         return model
@@ -131,6 +135,10 @@ FAMILIES = {
     # T = 130 crosses the tiles of attention, 390 rows those of the products; a cut of the batch moves every tile
     "longer than a tile": Family(_gpt(**LONG), 3, 130, 1),
     "crystalline, longer than a tile": Family(_gpt(**LONG, attention="crystalline"), 3, 130, 1),
+    "in bfloat16": Family(_gpt(dropout=0.1), compute="bfloat16"),
+    "in bfloat16, grouped, turned, norms of heads": Family(Llama(**GROUPED, model_type="qwen3", qk_norm="head", rotary=2),
+                                                           compute="bfloat16"),
+    "in bfloat16, longer than a tile": Family(_gpt(**LONG, qkv="lattice"), 3, 130, 1, compute="bfloat16"),
     "encoder": Family(example("encoder").Encoder(n_heads=2, **TOKENS)),
     "mixer": Family(example("mixer").Mixer(side=8, classes=3, **SMALL), time=None),
     "mixture": Family(example("mixture").Mixture(n_heads=2, experts=3, **TOKENS)),

@@ -10,6 +10,7 @@ from cllm.cli.options import architecture_from, json_option, model_options, opti
 from cllm.comparison.tables import console, megabytes, table
 from cllm.models.architecture import Architecture, record_of
 from cllm.planner.ledger import Ledger
+from cllm.program.computing import checked_compute, with_compute
 from cllm.program.workload import OPTIMIZER_STATES, Workload
 from cllm.schedule.build import Schedule
 from cllm.strategies import parse
@@ -23,7 +24,7 @@ _IN_BLOCK = re.compile(r"blocks\.\d+\.")
 @size_options(batch_size=8, seq_len=256)
 @optimizer_option
 @json_option
-def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path, **model):
+def command(strategy, batch_size, seq_len, dtype, compute, threads, optimizer, json_path, **model):
     """Show the bytes of parameters, gradients, optimizer, and activations by site.
 
     No array is made. MB are 10^6 bytes.
@@ -31,7 +32,8 @@ def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path,
     architecture = architecture_from(model, seq_len)
     seq_len = time_of(architecture, seq_len)
     workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
-    ledger = Ledger(architecture.program, workload)
+    checked_compute("memory(--compute)", compute, dtype)
+    ledger = Ledger(with_compute(architecture.program, compute), workload)
     schedule, report = ledger.build(parse(strategy).decide(ledger))
     weights = weight_rows(architecture, workload)
     sites = site_rows(ledger, schedule)
@@ -39,7 +41,8 @@ def command(strategy, batch_size, seq_len, dtype, threads, optimizer, json_path,
               "optimizer": report.optimizer_bytes, "arena": report.arena_bytes, "batch": report.batch_bytes,
               "tables": report.table_bytes, "total": report.total_bytes}
     write_json(json_path, {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-                           "optimizer": optimizer, "strategy": strategy, "weights": weights, "activations": sites,
+                           "compute": compute, "optimizer": optimizer,
+                           "strategy": strategy, "weights": weights, "activations": sites,
                            "total_bytes": totals})
     _print(ledger.n_blocks, optimizer, strategy, weights, sites, totals)
 

@@ -7,7 +7,7 @@ import click
 
 from cllm.cli.files import write_json
 from cllm.cli.loading import load_from
-from cllm.cli.options import json_option
+from cllm.cli.options import compute_option, json_option
 from cllm.corpus import embedded_text, read_text
 from cllm.errors import ConfigError, DataError
 from cllm.executor.executor import Executor
@@ -26,8 +26,9 @@ from cllm.train.evaluation import perplexity_of, window_losses
               help="How many, from the beginning of the text.")
 @click.option("--best", is_flag=True, help="Of a run: the snapshot of the best evaluation instead of the latest.")
 @click.option("--threads", type=int, default=None, show_default="as cllm info says")
+@compute_option
 @json_option
-def command(place, text, tokenizer, seq_len, windows, best, threads, json_path):
+def command(place, text, tokenizer, seq_len, windows, best, threads, compute, json_path):
     """The mean of -log p over a text, and its exponential.
 
     The text is encoded in one piece, without a token before it. Window k is ids[k T : k T + T + 1]: each of its last T tokens
@@ -35,6 +36,7 @@ def command(place, text, tokenizer, seq_len, windows, best, threads, json_path):
     """
     loaded = load_from(place, best)
     model = loaded.model
+    model.compute = compute or model.compute
     if not model.program.head.layer.in_nats:
         raise ConfigError(f"perplexity of {place}", "must be of a model whose loss is -log p", "another loss",
                           "A perplexity is the exponential of a cross entropy.")
@@ -51,4 +53,5 @@ def command(place, text, tokenizer, seq_len, windows, best, threads, json_path):
     click.echo(f"{count} x {seq_len} tokens: {mean:.6f} nats, perplexity {perplexity_of(mean):.3f}, "
                f"{mean * count * seq_len / log(2) / lengths:.4f} bits per byte")
     write_json(json_path, {"model": str(loaded.path), "text": text, "tokens": len(ids), "seq_len": seq_len, "windows": count,
+                           "compute": model.compute,
                            "mean_nll": mean, "perplexity": perplexity_of(mean), "by_window": losses})

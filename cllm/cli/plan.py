@@ -32,8 +32,8 @@ from cllm.program.workload import Workload
 @size_options(batch_size=8, seq_len=256)
 @optimizer_option
 @json_option
-def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq_len, dtype, threads, optimizer, json_path,
-            **model):
+def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq_len, dtype, compute, threads, optimizer,
+            json_path, **model):
     """Show what a strategy decides and what it costs, without running anything.
 
     No array is made and no kernel runs (but for --calibrate); the bytes are exact all the same, the seconds are a
@@ -54,21 +54,22 @@ def command(strategy, memory_budget, whole_curve, plot, measure, batch_size, seq
         click.echo(f"measured, kept in {path}")
     seconds_from = source_of_seconds(architecture, workload)
     job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-           "optimizer": optimizer, "seconds_from": seconds_from}
+           "compute": compute, "optimizer": optimizer, "seconds_from": seconds_from}
     if whole_curve:
-        plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, tell=_tell)
+        plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, tell=_tell, compute=compute)
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
         click.echo(f"seconds: {seconds_from}")
         if plot is not None:
             about = caption({"model": architecture.describe(), "machine": describe_machine(),
-                             "job": {"batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "threads": threads}})
+                             "job": {"batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "threads": threads,
+                                     "compute": compute}})
             curve = planned_curve(Point(p.total_bytes, p.predicted_seconds) for p in plans)
             with place_for(plot) as place:
                 draw_curve([("", [curve])], place, f"{about}\nseconds: {seconds_from}")
         return
     made = plan(architecture, batch_size=batch_size, seq_len=seq_len, strategy=strategy, optimizer=optimizer, dtype=dtype,
-                num_threads=threads, tell=_tell)
+                num_threads=threads, tell=_tell, compute=compute)
     write_json(json_path, {**job, "strategy": strategy, **_costs(made)})
     click.echo(f"{made.table()}\nseconds: {seconds_from}")
 

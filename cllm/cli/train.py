@@ -61,6 +61,7 @@ HELP = {
     "strategy": "What to cache and what to recompute, by name.",
     "memory_budget": "Limit such as 1GB for everything training holds; chooses the strategy.",
     "threads": "Threads of the kernels, by default as many as cllm info says. Results do not depend on it.",
+    "compute": "What products take, float32 or bfloat16; they sum in float32.",
     "snapshot_every": "Steps between snapshots.",
     "keep": "Last snapshots to keep; the best one is kept besides.",
     "max_bad_steps": "So many steps in a row with NaN or infinity end the run.",
@@ -139,7 +140,8 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         budget = budget_of(wanted)
         budget = None if budget is None else budget.read()  # once, while nothing is held
         strategy = budget or wanted.strategy
-        plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads)  # refused before any array
+        plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads,
+             compute=wanted.compute)  # refused before any array
         if measure:
             calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
         model = model_of(architecture, wanted.seed, dtype) if place is None else model_in(place, dtype, architecture)

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cllm.arrays import aligned_empty
+from cllm.arrays import aligned_empty, widened
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
 from cllm.models.model import Model
 from cllm.plans.plan import Plan
-from cllm.program.dims import resolve
+from cllm.program.dims import NARROW, resolve
 from cllm.program.workload import Workload
 from cllm.schedule.arena import Arena, lay_out
 from cllm.schedule.build import Schedule, build_schedule
@@ -31,6 +31,7 @@ class ForwardRuns:
 
     def __init__(self, model: Model, workload: Workload, plan: Plan, slab: np.ndarray, feeds: Feeds):
         self._model, self._workload, self._plan, self._slab, self._feeds = model, workload, plan, slab, feeds
+        self._program = model.program
         self._schedules: dict[str, tuple[Schedule, Arena, np.ndarray]] = {}
         self._bound: dict[tuple[str, int], tuple[Binder, list[Call]]] = {}
 
@@ -45,8 +46,8 @@ class ForwardRuns:
 
     def logits(self) -> np.ndarray:
         """What the head's forward makes of the whole batch; a first axis of N rows becomes B and T."""
-        head, letters = self._model.program.head, self._workload.letters()
-        shape = self._model.program.values[head.output].shape
+        head, letters = self._program.head, self._workload.letters()
+        shape = self._program.values[head.output].shape
         by_row = shape.startswith("N")
         out = np.empty(resolve(shape, letters), self._workload.dtype)
         for start, size in self._feeds.cuts():
@@ -69,7 +70,8 @@ class ForwardRuns:
                 for _, b in op.writes:
                     buffer = binder.schedule.buffers[b]
                     if buffer.kind != "scratch":
-                        yield buffer.label, binder.array(buffer)
+                        array = binder.array(buffer)
+                        yield buffer.label, widened(array) if buffer.dtype == NARROW else array
 
     def _bind(self, mode: str, size: int) -> tuple[Binder, list[Call]]:
         """The calls for micro-batches of `size` sequences, made at first use."""
@@ -84,8 +86,9 @@ class ForwardRuns:
 
     def _schedule(self, mode: str) -> tuple[Schedule, Arena, np.ndarray]:
         if mode not in self._schedules:
-            schedule = build_schedule(self._model.program, self._workload, self._plan, mode)
+            schedule = build_schedule(self._program, self._workload, self._plan, mode)
             arena = lay_out(schedule)
             fits = arena.nbytes <= len(self._slab)
             self._schedules[mode] = schedule, arena, self._slab if fits else aligned_empty(arena.nbytes, np.uint8)
         return self._schedules[mode]
+

@@ -35,6 +35,7 @@ class CrossEntropyHead(Layer):
     bias: bool = False
     scale: float = 1.0
     softcap: float | None = None
+    compute: str = "float32"
 
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
     costless = ("std",)
@@ -42,10 +43,15 @@ class CrossEntropyHead(Layer):
     scratch = (Scratch("workspace", _workspace), Scratch("chunk", _chunk), Scratch("losses", _losses, "float64"))
     reads = {"x": "N C"}
     in_order = True
+    narrow = ("x",)
     in_nats = True
 
+    @property
+    def rounds(self) -> bool:
+        return self.compute == "bfloat16"
+
     def forward(self, x, weight, bias, *, logits, workspace):
-        kernels.linear_backward_input(x, weight, bias, dx=logits, workspace=workspace)
+        kernels.linear_backward_input(x, weight, bias, self.rounds, dx=logits, workspace=workspace)
         if self.scale != 1.0 or self.softcap is not None:
             kernels.scale_and_cap(logits, self.scale, self.softcap, y=logits)
 
@@ -65,10 +71,10 @@ class CrossEntropyHead(Layer):
                 dlogits[...] = logits[rows]
             kernels.cross_entropy_backward(targets[rows], scale, self.scale, self.softcap, logits=dlogits, losses=part)
             kernels.accumulate_losses(part, loss=loss)
-            kernels.linear_backward_weight(dlogits, x[rows], dweight=dweight, dbias=None, workspace=workspace)
+            kernels.linear_backward_weight(dlogits, x[rows], self.rounds, dweight=dweight, dbias=None, workspace=workspace)
             if dbias is not None:
                 kernels.linear_backward_bias(dlogits, dbias=dbias)
-            kernels.linear_forward(dlogits, weight, None, y=dx[rows], workspace=workspace)
+            kernels.linear_forward(dlogits, weight, None, self.rounds, y=dx[rows], workspace=workspace)
 
     def _chunks(self, n, chunk, losses):
         step = len(losses)

@@ -24,6 +24,7 @@ class LayerNorm(Layer):
     params = (Param("weight", "C", "ones"), Param("bias", "C", "zeros"))
     reads = {"x": "N C"}
     in_order = True
+    narrow = ("y",)
     adds = ("dx",)  # its input is the residual stream, whose gradient already has the branch around it
 
     def forward(self, x, weight, bias, *, y, mean, rstd):

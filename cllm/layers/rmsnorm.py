@@ -28,6 +28,7 @@ class RMSNorm(Layer):
     params = (Param("weight", "C", identity),)
     reads = {"x": "N C"}
     in_order = True
+    narrow = ("y",)
     adds = ("dx",)  # its input is the residual stream, whose gradient already has the branch around it
 
     def forward(self, x, weight, *, y, rstd):

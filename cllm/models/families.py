@@ -20,9 +20,9 @@ FOREIGN = (KeyError, ValueError, TypeError, AttributeError, RecursionError)  # w
 FIRST = ModelConfig  # where no family is named; its settings are options of the command line
 
 
-def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32") -> Model:
+def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32", compute: str = "float32") -> Model:
     """The model of an architecture: a `GPT` where it is a `ModelConfig`."""
-    return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype)
+    return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype, compute)
 
 
 def family_of(metadata: Mapping) -> str:
@@ -104,7 +104,8 @@ def load(path: str | Path, architecture: type[Architecture] | None = None) -> Mo
     metadata = read_metadata(path)
     kind = kind_of(metadata, architecture)
     try:
-        model = model_of(architecture_of(metadata, kind), dtype=metadata["dtype"])
+        model = model_of(architecture_of(metadata, kind), dtype=metadata["dtype"],
+                         compute=metadata.get("compute", "float32"))
     except FOREIGN as error:
         if is_callers(kind, error):
             raise

@@ -176,7 +176,7 @@ class GPT(Model):
     Parameters
     ----------
     config : ModelConfig
-    seed, dtype : as of `Model`
+    seed, dtype, compute : as of `Model`
 
     Raises
     ------
@@ -184,11 +184,11 @@ class GPT(Model):
         When an argument is outside what it may be.
     """
 
-    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32"):
+    def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32", compute: str = "float32"):
         if not isinstance(config, ModelConfig):
             raise ConfigError("GPT(config)", "must be a ModelConfig", type(config).__name__,
                               "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")
-        super().__init__(config, seed, dtype)
+        super().__init__(config, seed, dtype, compute)
 
     @property
     def config(self) -> ModelConfig:

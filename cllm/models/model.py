@@ -13,6 +13,7 @@ from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, checked_architecture, metadata_of
 from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
 from cllm.models.saving import Saved, Source, save_directory
+from cllm.program.computing import checked_compute, with_compute
 from cllm.program.program import Program
 from cllm.program.workload import ITEMSIZE
 from cllm.tensors import save_model
@@ -34,6 +35,8 @@ class Model:
         Of the initial weights; None leaves them zero, for weights that are about to be read.
     dtype : {"float32", "float64"}
         float32 trains; float64 is there to prove gradients.
+    compute : {"float32", "bfloat16"}
+        As the attribute of that name.
 
     Raises
     ------
@@ -43,14 +46,16 @@ class Model:
         When the architecture's layers cannot be wired as it says.
     """
 
-    def __init__(self, architecture: Architecture, seed: int | None = 0, dtype: str = "float32"):
+    def __init__(self, architecture: Architecture, seed: int | None = 0, dtype: str = "float32",
+                 compute: str = "float32"):
         name = type(self).__name__
         self._architecture = checked_architecture(f"{name}(architecture)", architecture)
         if not isinstance(dtype, str) or dtype not in ITEMSIZE:
             raise ConfigError(f"{name}(dtype=...)", f"must be one of {', '.join(ITEMSIZE)}", repr(dtype),
                               "Choose one of these.")
         self.dtype = dtype
-        self._program = architecture.program
+        self._compute = checked_compute(f"{name}(compute=...)", compute, dtype)
+        self._program = with_compute(architecture.program, compute)
         if seed is not None:
             seed = checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED)
         self._parameters = initial_parameters(self._program, seed, dtype)
@@ -70,10 +75,10 @@ class Model:
         made = self._made.get("gradients")
         return {"architecture": self._architecture, "dtype": self.dtype, "parameters": dict(self._parameters),
                 "gradients": None if made is None else dict(made), "planned_optimizer": self.planned_optimizer,
-                "source": self.source}
+                "source": self.source, "compute": self._compute}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["architecture"], seed=None, dtype=state["dtype"])
+        self.__init__(state["architecture"], seed=None, dtype=state["dtype"], compute=state["compute"])
         self.planned_optimizer, self.source = state["planned_optimizer"], state["source"]
         for name, values in state["parameters"].items():
             self._parameters[name][...] = values
@@ -89,6 +94,25 @@ class Model:
     def program(self) -> Program:
         """The model as a straight line of wired layers."""
         return self._program
+
+    @property
+    def compute(self) -> str:
+        """What operands of products are: "float32", or "bfloat16", whose sums are float32.
+
+        In bfloat16 the values that layers name in `Layer.narrow` are such arrays, too; parameters, the residual stream,
+        statistics, loss and gradients stay float32. It may be set to another; executors that are there keep theirs.
+
+        Raises
+        ------
+        ConfigError
+            When it is neither, or "bfloat16" of a model of float64.
+        """
+        return self._compute
+
+    @compute.setter
+    def compute(self, compute: str) -> None:
+        self._compute = checked_compute("model.compute", compute, self.dtype)
+        self._program = with_compute(self._architecture.program, compute)
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
@@ -137,8 +161,13 @@ class Model:
                 kernels.fill_zero(x=self.gradient_list)
 
     def copy(self, dtype: str | None = None) -> "Model":
-        """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied."""
-        made = type(self)(self._architecture, seed=None, dtype=dtype or self.dtype)
+        """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied.
+
+        In float64 it computes in float64.
+        """
+        dtype = dtype or self.dtype
+        made = type(self)(self._architecture, seed=None, dtype=dtype,
+                          compute=self._compute if dtype == self.dtype else "float32")
         made.source = self.source
         for name, parameter in self._parameters.items():
             made.parameters[name][...] = parameter
@@ -183,4 +212,4 @@ class Model:
         SnapshotError
             When the file cannot be written.
         """
-        save_model(path, self._parameters, metadata_of(self._architecture, self.dtype))
+        save_model(path, self._parameters, metadata_of(self._architecture, self.dtype, self._compute))

@@ -10,7 +10,7 @@ from cllm.planner.frontier import Frontier
 from cllm.plans.check import check_plan
 from cllm.plans.plan import Estimate, Plan
 from cllm.plans.tree import Tape
-from cllm.program.dims import elements
+from cllm.program.dims import NARROW, elements
 from cllm.program.kinds import Kind
 from cllm.program.program import Program
 from cllm.program.workload import Workload
@@ -45,6 +45,8 @@ class Entry:
     meaning : str
     role : str
         "stream" (a running sum), "statistics" (small, never compressed), or "".
+    narrow : bool
+        It is bfloat16 already: not to be compressed.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Entry:
     is_block_output: bool
     meaning: str
     role: str = ""
+    narrow: bool = False
 
 
 class Ledger:
@@ -159,5 +162,6 @@ class Ledger:
                 entries[value.name] = Entry(value.name, value.key, value.block, value.group, nbytes,
                                             seconds.get(value.step, 0.0), tuple(step.inputs.values()),
                                             tuple(s.name for s in readers), value.optional,
-                                            value.name in program.passed_between, value.meaning, value.role)
+                                            value.name in program.passed_between, value.meaning, value.role,
+                                            value.dtype == NARROW)
         return entries

@@ -18,7 +18,7 @@ class is refused when it is created.
 import inspect
 from abc import ABC
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -197,6 +197,9 @@ class Layer(ABC):
     passes : names of input gradients that are the output's gradient unchanged; backward does not get them, and they
         share its buffer
     overwrites : names of input gradients that backward may write over the output's gradient
+    narrow : names of inputs and sites that may be bfloat16 arrays
+        Where a model computes in bfloat16 (`cllm.program.computing`), a site that is named is one if every layer that
+        reads it names it too. Such an array is uint16, the upper halves of float32, for kernels that take either.
     costless : names of fields that change neither seconds nor bytes, such as the number of a dropout mask; layers that
         differ in any other cost each their own
 
@@ -223,6 +226,7 @@ class Layer(ABC):
     adds: ClassVar[tuple[str, ...]] = ()
     overwrites: ClassVar[tuple[str, ...]] = ()
     passes: ClassVar[tuple[str, ...]] = ()
+    narrow: ClassVar[tuple[str, ...]] = ()
     costless: ClassVar[tuple[str, ...]] = ()
 
     forward_flow: ClassVar[Flow]
@@ -263,6 +267,10 @@ class Layer(ABC):
     def output(self) -> str:
         """Name of the site that other layers read."""
         return self.sites[0].name
+
+    def computing(self, compute: str) -> "Layer":
+        """The layer that takes its products in "float32" or "bfloat16": the same one where it has no field ``compute``."""
+        return replace(self, compute=compute) if any(f.name == "compute" for f in fields(self)) else self
 
     def has(self, param: Param | Table) -> bool:
         """Whether this instance has that parameter or table."""
@@ -352,6 +360,8 @@ def _check_declaration(cls) -> None:
         refuse("backward", "the gradient of every input must be written, or passed", missing)
     if stray := (set(cls.adds) | set(cls.overwrites)) - set(backward.writes):
         refuse("backward", "gradients that are added to or may overwrite dy must be written", stray)
+    if stray := set(cls.narrow) - set(cls.inputs) - {s.name for s in cls.sites if s.dtype is None}:
+        refuse("narrow", "only inputs and sites of the workload's dtype can be named", stray)
     if stray := set(cls.passes) - gradients:
         refuse("passes", "only gradients of inputs can be passed", stray)
     if stray := set(cls.costless) - {name for c in cls.__mro__ for name in c.__dict__.get("__annotations__", ())}:

@@ -12,7 +12,7 @@ import numpy as np
 from cllm.errors import DeclarationError
 from cllm.locate import module_of
 from cllm.program.declare import Feed, Flow, Layer, Table
-from cllm.program.dims import elements
+from cllm.program.dims import NARROW, elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +197,7 @@ class Program:
         what = [[plain(s.layer), s.name, s.block, *(sorted(named.items()) for named in (s.inputs, s.params, s.tables, s.feeds))]
                 for s in self.steps]
         what += [[f.name, f.shape, f.dtype, str(f.low), str(f.high)] for f in self.feeds.values()]
+        what += [[v.name, v.dtype] for v in self.values.values() if v.dtype == NARROW]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     @cached_property
@@ -278,7 +279,7 @@ class Program:
             return place.get(value) or ("outside", self.values[value].shape, self.values[value].dtype)
 
         return tuple((type(s.layer), s.layer.cost_fields, s.rows, tuple(s.shapes.items()), s.layer.passed(),
-                      tuple(sorted(s.params)), tuple(self.values[v].key for v in s.outputs.values()),
+                      tuple(sorted(s.params)), tuple((self.values[v].key, self.values[v].dtype) for v in s.outputs.values()),
                       s.index in self.waiting_steps, tuple(source(v) for v in s.inputs.values())) for s in steps)
 
     def with_blocks(self, chosen: Sequence[int]) -> "Program":

@@ -11,7 +11,7 @@ from cllm.plans.check import check_plan, head_rows
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Cache, Compress, Decision, OnDisk, Recompute, Segment, Tape
 from cllm.program.declare import Flow
-from cllm.program.dims import aligned, elements
+from cllm.program.dims import NARROW, aligned, elements
 from cllm.program.gradients import Cell, wire_gradients
 from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step
@@ -246,10 +246,11 @@ class _Builder:
     # operations and buffers
 
     def cell(self, cell: Cell, move) -> int:
-        """The buffer of a gradient cell: the shape of the value whose gradient it first held."""
+        """The buffer of a gradient cell: the shape of the value whose gradient it first held; none is bfloat16."""
         if cell not in self.cells:
             of = self.program.values.get(cell.of) or self.program.feeds[cell.of]
-            self.cells[cell] = self.buffer(cell.label, of.shape, of.dtype, "gradient", move.step.block)
+            dtype = None if of.dtype == NARROW else of.dtype
+            self.cells[cell] = self.buffer(cell.label, of.shape, dtype, "gradient", move.step.block)
         return self.cells[cell]
 
     def bound(self, step: Step, env: Mapping[str, int], names: Iterable[str] | None = None) -> dict[str, int]:

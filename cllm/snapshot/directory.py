@@ -62,7 +62,7 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
         directory.mkdir(parents=True, exist_ok=True)
         sweep(directory)
         partial.mkdir()
-        meta = metadata_of(model.architecture, model.dtype)
+        meta = metadata_of(model.architecture, model.dtype, model.compute)
         digests = {MODEL: write_sealed(partial / MODEL, model.parameters, meta),
                    OPTIMIZER: write_arrays(partial / OPTIMIZER, optimizer.arrays(), {"kind": optimizer.kind})}
         for name, contents in (files or {}).items():
@@ -128,7 +128,7 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     ----------
     path : str or Path
     model : Model or None
-        To load into; it must be of the snapshot's architecture and dtype. None makes one.
+        To load into; it must be of the snapshot's architecture, dtype and compute. None makes one.
     optimizer : or None
         To load into; of the kind that was saved.
     architecture : class or None
@@ -146,13 +146,15 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     kind = kind_of(state, architecture or (None if model is None else type(model.architecture)))
     try:
         saved = architecture_of(state, kind)
-        model = model_of(saved, dtype=state["dtype"]) if model is None else model
+        compute = state.get("compute", "float32")
+        model = model_of(saved, dtype=state["dtype"], compute=compute) if model is None else model
     except FOREIGN as error:
         if is_callers(kind, error):
             raise
         raise _refused(path, str(error)) from error
-    if (model.architecture, model.dtype) != (saved, state["dtype"]):
-        differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k) != v] or ["dtype"]
+    if (model.architecture, model.dtype, model.compute) != (saved, state["dtype"], compute):
+        differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k) != v]
+        differ += [k for k, v in (("dtype", state["dtype"]), ("compute", compute)) if getattr(model, k) != v]
         raise SnapshotError(f"snapshot {path}", "must be of the model's configuration",
                             f"another {', '.join(differ)}", "Make the model with the snapshot's configuration.")
     if optimizer is not None and optimizer.kind != state["optimizer"]["kind"]:

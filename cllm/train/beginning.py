@@ -44,11 +44,14 @@ def begin(model: Model, text, tokenizer, data, eval_data, budget: MemoryBudget |
     ConfigError, DataError, SnapshotError, BudgetError, or what `data` or `eval_data` raised
     """
     then = None if state is None else state["training"]
+    if model.compute != "float32":
+        asked = {"compute": model.compute, **asked}
     settings = TrainSettings(**asked) if then is None else TrainSettings.restored(then["settings"], asked,
                                                                                   f"resume of {keeper.out}")
     if then is None and settings.hours is not None and "steps" in asked:
         raise ConfigError("train(steps=..., hours=...)", "must not both be given",
                           f"{settings.steps} and {settings.hours:g}", "Leave one of them out.")
+    model.compute = settings.compute
     s, budget = settings, budget or budget_of(settings)
     source = drawn_or_text(model, text, tokenizer, data, eval_data, asked, None if then is None else then["data"])
     # before the optimizer makes its state, and once: what the model has is of the run's own

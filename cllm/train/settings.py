@@ -8,6 +8,7 @@ import numpy as np
 from cllm.checks import LARGEST_SEED, checked_real, checked_size, checked_word, keep, shown
 from cllm.errors import ConfigError
 from cllm.optim.rate import SHAPES, Rate
+from cllm.program.computing import COMPUTES
 from cllm.strategies.memory_budget import checked_limit
 from cllm.threads.counts import checked_threads
 
@@ -56,6 +57,8 @@ class TrainSettings:
         Limit of the total bytes; it then decides instead of `strategy`. "auto" is read once, when the run begins or is
         resumed.
     threads : int or None
+    compute : {"float32", "bfloat16"}
+        What operands of products are, see `Model.compute`, which it sets. Left out, it is the model's.
     snapshot_every, keep : int
         Steps between snapshots, and how many of the last ones stay; the best one stays besides.
     max_bad_steps : int
@@ -97,6 +100,7 @@ class TrainSettings:
     strategy: object = "cache"
     memory_budget: int | str | None = None
     threads: int | None = None
+    compute: str = "float32"
     snapshot_every: int = 100
     keep: int = 3
     max_bad_steps: int = 10
@@ -121,6 +125,7 @@ class TrainSettings:
         keep(self, "train", "val_fraction", checked_real, 0.0, 1.0)
         keep(self, "train", "rate", checked_word, SHAPES)
         keep(self, "train", "clip_by", checked_word, ("all", "each"))
+        keep(self, "train", "compute", checked_word, COMPUTES)
         if self.threads is not None:
             object.__setattr__(self, "threads", checked_threads(self.threads, "train(num_threads=...)"))
         if self.memory_budget is not None:
