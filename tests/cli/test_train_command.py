@@ -78,7 +78,8 @@ def test_a_run_is_resumed_as_it_began_or_not_at_all(arguments, reason, trained):
     (["--memory-budget", "10KB"], "must be at least", 1), (["--memory-budget", "much"], "must be a number of bytes", 1),
     (["--memory-budget", "1GB", "--strategy", "recompute"], "must not both be given", 1),
     (["--compute", "bfloat16", "--dtype", "float64"], "must be 'float32' where dtype is float64", 1),
-    (["--compute", "half"], "must be one of float32, bfloat16", 1), (["--steps", "0"], "train(steps=...)", 1), (["--optimizer", "lion"], "lion", 1), (["--text", "/none"], "/none", 1),
+    (["--compute", "half"], "must be one of float32, bfloat16", 1),
+    (["--steps", "0"], "train(steps=...)", 1), (["--optimizer", "lion"], "lion", 1), (["--text", "/none"], "/none", 1),
     (["--tokenizer", "/none"], "/none", 1), (["--steps", "many"], "--steps", 2)], ids=str)
 def test_what_cannot_be_is_refused_before_anything_is_made(arguments, reason, code, tmp_path):
     assert reason in train("--out", tmp_path / "run", *arguments, code=code)

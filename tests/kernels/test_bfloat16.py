@@ -109,6 +109,29 @@ def test_products_are_their_definition_bit_for_bit(shape):
             assert_same_bits(dw, reference.product(x.T, dy, dweight), "weight, dy in bfloat16")
 
 
+@pytest.mark.parametrize("shape", [(5, 2, 3), (29, 7, 31), (33, 70, 65), (3, 600, 3)])
+def test_sums_that_are_subnormal_are_zero(shape):
+    """Products and sums about the least normal number, starts below it: flushed at every step, to + 0 in the end."""
+    n, i, o = shape
+    sizes = [((n, i), -63), ((i, o), -64), ((n, o), -64), ((o,), -127), ((i, o), -127)]
+    x, weight, dy, bias, start = (draw(s, "float32", k) * np.float32(2.0 ** e) for k, (s, e) in enumerate(sizes))
+    for count in (1, 3):
+        with threads(count):
+            y, dw = np.empty((n, o), np.float32), start.copy()
+            kernels.linear_backward_weight(x, dy, True, dweight=dw, dbias=None, workspace=room(n, i, o))
+            assert_same_bits(dw, reference.product(x.T, dy, start), "weight")
+            kernels.linear_forward(x, weight, bias, True, y=y, workspace=room(n, i, o))
+            expected = reference.product(x, weight, bias)
+            assert_same_bits(y, expected, "forward")
+            assert not np.signbit(y[y == 0]).any() and (y == 0).any() and (np.abs(y[y != 0]) >= reference.LEAST).all()
+    with np.errstate(all="ignore"):
+        acc = np.broadcast_to(bias, (n, o)).astype(np.float32)
+        for k in range(i):
+            acc = (wide(r16(x))[:, k, None] * wide(r16(weight))[None, k]).astype(np.float64) + acc
+            acc = acc.astype(np.float32)
+    assert (acc != expected).any(), "without flushing it would be another function"
+
+
 def test_block_products_are_their_definition():
     n, s, h, d = 389, 2, 3, 14
     shapes = [(n, h * d), (n, s * h * d), (s, h, d, d), (s * h * d,)]
@@ -134,14 +157,15 @@ def test_block_products_are_their_definition():
 def test_weight_gradients_do_not_depend_on_where_the_rows_are_cut(cut):
     """Odd cuts too: that an element is never - 0 hides where the chain has rested."""
     x, dy = magnitudes((101, 19), 1), magnitudes((101, 23), 2)
-    dy[:, :5] = -np.abs(dy[:, :5]) * np.float32(2.0 ** -60)  # products that are flushed to - 0
+    x[:, :4] = np.abs(draw((101, 4), "float32", 3)) * np.float32(2.0 ** -70)
+    dy[:, :5] = -np.abs(draw((101, 5), "float32", 4)) * np.float32(2.0 ** -70)  # products that are flushed to - 0
     whole, parts = np.zeros((19, 23), np.float32), np.zeros((19, 23), np.float32)
     kernels.linear_backward_weight(x, dy, True, dweight=whole, dbias=None, workspace=room(101, 19, 23))
     for rows in (slice(0, cut), slice(cut, None)):
         kernels.linear_backward_weight(misaligned(x[rows]), misaligned(dy[rows]), True, dweight=parts, dbias=None,
                                        workspace=room(101, 19, 23))
     assert_same_bits(parts, whole)
-    assert not np.signbit(whole[whole == 0]).any()
+    assert (whole[:4, :5] == 0).all() and not np.signbit(whole[whole == 0]).any()
 
 
 def test_the_thread_s_own_treatment_of_subnormals_is_put_back():

@@ -111,7 +111,8 @@ def test_bits_depend_on_no_rows_of_the_head_and_no_cut_at_odd_lengths(time):
     tokens, targets = np.random.default_rng(0).integers(0, 67, (2, 3, time))
     whole = cllm.plan(config, 3, time, "cache", compute="bfloat16")
     found = []
-    for plan in (whole, replace(whole, loss_rows=7), replace(whole, micro_batch=1), replace(whole, micro_batch=2, loss_rows=11)):
+    changes = ({}, {"loss_rows": 7}, {"micro_batch": 1}, {"micro_batch": 2, "loss_rows": 11})
+    for plan in (replace(whole, **change) for change in changes):
         model = cllm.Model(config, compute="bfloat16")
         loss = cllm.Executor(model, 3, time, strategy=plan, num_threads=2).loss_and_grad(tokens, targets)
         found.append({"loss": np.array(loss), **model.gradients})
