@@ -78,7 +78,7 @@ class Model:
                 "source": self.source, "compute": self._compute}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["architecture"], seed=None, dtype=state["dtype"], compute=state["compute"])
+        self.__init__(state["architecture"], seed=None, dtype=state["dtype"], compute=state.get("compute", "float32"))
         self.planned_optimizer, self.source = state["planned_optimizer"], state["source"]
         for name, values in state["parameters"].items():
             self._parameters[name][...] = values
