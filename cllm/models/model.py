@@ -92,7 +92,7 @@ class Model:
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(state["architecture"], seed=None, dtype=state["dtype"], trainable=state.get("trainable"),
-                      compute=state["compute"])
+                      compute=state.get("compute", "float32"))
         self.planned_optimizer, self.source = state["planned_optimizer"], state["source"]
         self.torn.reason = state["torn"]
         for name, values in state["parameters"].items():
