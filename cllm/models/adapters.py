@@ -18,8 +18,9 @@ def add_lora(model: Model, rank: int = 8, alpha: float = 16, targets: str | tupl
              rslora: bool = False, dropout: float = 0.0, seed: int = 0) -> Model:
     """A model with low-rank adapters, of which they alone are trained (Hu et al. 2021).
 
-    It computes what `model` does, since every B begins at zero (in bfloat16 but for y, which stays float32); A is drawn as PEFT draws it, uniform within 1 / sqrt(in). The
-    base's arrays are those of `model`, not copies.
+    It computes what `model` does, since every B begins at zero; where products are in bfloat16, but for the results of adapted
+    parts, which stay float32. A is drawn as PEFT draws it, uniform within 1 / sqrt(in). The base's arrays are those of `model`,
+    not copies.
 
     Parameters
     ----------

@@ -11,8 +11,10 @@ from families import FAMILIES, LOSSLESS, fitting
 
 import cllm
 from cllm.errors import ConfigError, DeclarationError, NonFiniteError, PlanError, SnapshotError
-from cllm.layers import CrossEntropyHead, Embedding, GatedActivation, Linear, Residual, RMSNorm
+from cllm.layers import AdaptedLinear, CrossEntropyHead, Embedding, GatedActivation, Linear, Residual, RMSNorm
 from cllm.program.computing import with_compute
+from cllm.program.packed import packed
+from cllm.program.trained import with_trained
 from cllm.proof.gradient_error import gradient_error
 from cllm.sampling import Decoder, Rereader
 from cllm.snapshot import load_snapshot, write_snapshot
@@ -301,3 +303,77 @@ def test_the_laws_would_see_a_reader_of_what_was_not_rounded(monkeypatch):
     monkeypatch.setattr(_kernels, "layernorm_forward", broken)
     with pytest.raises(AssertionError):
         oracle.assert_same_bits(family.train(strategy), expected)
+
+
+def test_forms_of_a_program_go_together():
+    program, narrow_one = SMALL.program, with_compute(SMALL.program, "bfloat16")
+    assert with_compute(program, "float32") is program and with_compute(narrow_one, "bfloat16") is narrow_one
+    assert with_compute(narrow_one, "float32").digest == program.digest
+    ways = (with_compute(packed(with_trained(program, "*.ln*")), "bfloat16"),
+            packed(with_trained(narrow_one, "*.ln*")), with_trained(with_compute(packed(program), "bfloat16"), "*.ln*"))
+    assert len({way.digest for way in ways}) == 1 and all(len(way.trained) == 8 for way in ways)
+    assert with_compute(ways[0], "float32").digest == packed(with_trained(program, "*.ln*")).digest
+
+
+def test_what_is_trained_and_the_mode_are_set_in_any_order():
+    model = cllm.Model(SMALL, trainable="*.ln*")
+    model.compute = "bfloat16"
+    digest = model.program.digest
+    model.trainable = None
+    assert model.program.digest == cllm.Model(SMALL, compute="bfloat16").program.digest
+    model.trainable = "*.ln*"
+    assert model.program.digest == digest and model.program.frozen
+    added = cllm.add_lora(cllm.Model(SMALL, compute="bfloat16"), 2)
+    assert added.compute == "bfloat16" == cllm.merge_adapter(added).compute
+    assert pickle.loads(pickle.dumps(added)).program.digest == added.program.digest
+
+
+def test_operands_of_all_products_of_an_adapted_part_are_rounded():
+    rng = np.random.default_rng(0)
+    n, i, o, k = 5, 7, 6, 2
+    x, weight, a, b, dy = (rng.normal(0, 1, shape).astype(np.float32) for shape in ((n, i), (i, o), (k, i), (k, 3), (n, o)))
+    layer = AdaptedLinear(i, o, k, k, 3, ((2, 5),), 0.5, bias=False).computing("bfloat16")
+    room = {name: np.zeros(size, np.float32)
+            for name, size in (("workspace", 1 << 16), ("low", n * k), ("spread", k * o), ("dropped", 0))}
+    spread = np.zeros((k, o), np.float32)
+    spread[:, 2:5] = b * np.float32(0.5)
+    zero, product = np.float32(0), reference.product
+
+    y = np.zeros((n, o), np.float32)
+    layer.forward(x, weight, None, a, b, None, y=y, **room)
+    u = product(a, x.T, zero)
+    np.testing.assert_array_equal(y, product(u.T, spread, product(x, weight, zero)))
+
+    dx = np.zeros_like(x)
+    layer.backward(dy, weight, a, b, None, dx=dx, **room)
+    g = product(dy, spread.T, zero)
+    np.testing.assert_array_equal(dx, product(g, a, product(dy, weight.T, zero)))
+
+    dweight, da, db = np.zeros_like(weight), np.ones_like(a), np.ones_like(b)
+    layer.accumulate(dy, x, a, b, None, dweight=dweight, dbias=None, dlora_a=da, dlora_b=db, **room)
+    np.testing.assert_array_equal(dweight, product(x.T, dy, zero))
+    np.testing.assert_array_equal(da, product(g.T, x, np.float32(1)))
+    np.testing.assert_array_equal(db, product((u * np.float32(0.5)), dy, np.float32(1))[:, 2:5])
+
+
+def test_a_head_that_leaves_rows_out_reads_bfloat16():
+    rng = np.random.default_rng(0)
+    head = CrossEntropyHead(11, 8, compute="bfloat16")
+    weight, x = rng.normal(0, 1, (11, 8)).astype(np.float32), r16(rng.normal(0, 1, (6, 8)))
+    targets = np.array([3, -1, 0, 10, -1, 7], np.int32)
+
+    def run(x, targets):
+        loss, dx, dweight = np.zeros(1), np.full((len(x), 8), np.nan, np.float32), np.zeros_like(weight)
+        room = {"chunk": np.zeros(4 * 11, np.float32), "losses": np.zeros(4), "workspace": np.zeros(1 << 16, np.float32)}
+        head.backward(x, weight, None, targets, np.array([0.25]), None, loss=loss, dx=dx, dweight=dweight, dbias=None, **room)
+        told = np.zeros(1)
+        head.evaluate(x, weight, None, targets, loss=told, **room)
+        return loss, told, dx, dweight
+
+    loss, told, dx, dweight = run(x, targets)
+    assert loss > 0 and told > 0
+    for found, wanted in zip((loss, told, dx, dweight), run(wide(x), targets), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    used = targets >= 0
+    np.testing.assert_array_equal(dx[used], run(x[used], targets[used])[2])
+    assert not dx[~used].any()
