@@ -170,7 +170,9 @@ cdef void activation_spans(const vec *x, int kind, vec *y, Py_ssize_t size, bint
                     schedule="static"):
         i = p * SPAN
         stop = min(size, i + SPAN)
-        if x_narrow or y_narrow:
+        if x_narrow and y_narrow:
+            activation_kinds(x, kind, y, False, True, True, i, stop)
+        elif x_narrow or y_narrow:
             activation_kinds(x, kind, y, far, x_narrow, y_narrow, i, stop)
         else:
             activation_kinds(x, kind, y, far, False, False, i, stop)

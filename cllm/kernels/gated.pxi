@@ -51,7 +51,9 @@ cdef void gated_pieces(const vec *x, int kind, vec *y, Py_ssize_t n_rows, Py_ssi
                     schedule="static"):
         first = p * rows
         last = min(n_rows, first + rows)
-        if x_narrow or y_narrow:
+        if x_narrow and y_narrow:
+            gated_kinds(x, kind, y, False, True, True, first, last, width)
+        elif x_narrow or y_narrow:
             gated_kinds(x, kind, y, far, x_narrow, y_narrow, first, last, width)
         else:
             gated_kinds(x, kind, y, far, False, False, first, last, width)

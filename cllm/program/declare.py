@@ -283,8 +283,8 @@ class Layer(ABC):
         return self.sites[0].name
 
     def computing(self, compute: str) -> "Layer":
-        """The layer that takes its products in "float32" or "bfloat16": the same one where it has no field ``compute``."""
-        return replace(self, compute=compute) if any(f.name == "compute" for f in fields(self)) else self
+        """The layer that takes its products in `compute`: another where its field of that name says "float32", else itself."""
+        return replace(self, compute=compute) if getattr(self, "compute", None) == "float32" else self
 
     def has(self, param: Param | Table | Feed) -> bool:
         """Whether this instance has that parameter, table or feed."""
