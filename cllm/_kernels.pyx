@@ -3,8 +3,9 @@
 """Compiled kernels: the arithmetic of cllm, free of the GIL.
 
 Contents, one family a file, in the order in which they build on each other: vector types, common checks, the number of
-threads, random numbers, matrix products, attention, layer norm and RMS norm, activations, embeddings, losses, optimizers
-over lists of arrays, compressed copies, calls in turn with the seconds of each, and places for buffers in one slab.
+threads, random numbers, bfloat16, matrix products, attention, layer norm and RMS norm, activations, embeddings,
+losses, optimizers over lists of arrays, compressed copies, calls in turn with the seconds of each, and places for
+buffers in one slab.
 
 Contract. An element's bits depend on its inputs and on the length of its sum alone: not on the number of threads, on
 where its row stands, on the address of a buffer, or on how the batch was cut. Parameters before the bare ``*`` are
@@ -16,10 +17,12 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #   registers   vector ........ the only place that knows a register's width; what is rounded once says `fma`
 #               wide .......... sums along a row: 32 lanes of float64 whatever the register, folded in one order
 #               exponential, normal, random ... functions of one element; random by a counter, so no state is kept
+#               bfloat16 ...... arrays in upper halves of float32, for kernels that read or write either
 #   calls       common ........ every length is checked, no value is        threads ... the number belongs to the caller
 #
 #   products    gemm_tile -> gemm_blocks -> matmul, block_matmul
-#               an element is one chain of fma over ascending k: tiles, blocks and cuts cannot be seen
+#               an element is one chain of fma over ascending k: tiles, blocks and cuts cannot be seen; operands may be
+#               rounded to bfloat16 on their way in
 #   attention   attention_lanes -> _layout, _span -> _tiles, _softmax, _packing -> _heads, _backward -> attention
 #               chains as above; a softmax has the lanes of a line and grows its top every 192 keys     crystal: more terms
 #   rows        layernorm, rmsnorm(_backward), activation, gated, residual, softcap, embedding, loss, squared_error,
@@ -40,6 +43,7 @@ include "kernels/threads.pxi"
 include "kernels/wide.pxi"
 include "kernels/exponential.pxi"
 include "kernels/random.pxi"
+include "kernels/bfloat16.pxi"
 include "kernels/gemm_tile.pxi"
 include "kernels/gemm_blocks.pxi"
 include "kernels/matmul.pxi"

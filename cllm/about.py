@@ -25,7 +25,8 @@ def versions() -> dict[str, object]:
         threads wait;
         ``cpu`` : name of the CPU, None where it does not say; ``cpu_features`` : those that the level may use, by
         their names in /proc/cpuinfo (this CPU has them all); ``cpu_vectors`` : all that this CPU has for vectors, used
-        or not, None where the system does not say.
+        or not, None where the system does not say;
+        ``bfloat16`` : the instruction of products in bfloat16, "emulated" for multiply-adds of float32 on rounded operands.
     """
     level, offered = choice().level, offered_features()
     return {
@@ -47,4 +48,5 @@ def versions() -> dict[str, object]:
         "cpu": cpuinfo_line("model name"),
         "cpu_features": list(level.features),
         "cpu_vectors": None if offered is None else sorted(name for name in offered if name.startswith(VECTORS)),
+        "bfloat16": _kernels.bfloat16_instruction(),
     }

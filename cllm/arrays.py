@@ -1,9 +1,10 @@
-"""Arrays that begin on a cache line, and integers put into narrower ones."""
+"""Arrays that begin on a cache line, values of bfloat16, and integers put into narrower ones."""
 
 import math
 
 import numpy as np
 
+from cllm import _kernels as kernels
 from cllm.errors import TokenError
 from cllm.program.dims import ALIGNMENT
 
@@ -22,6 +23,22 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype="float32") -> np.ndarray:
     array = aligned_empty(shape, dtype)
     array.fill(0)
     return array
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """What an array holds as numbers: of one of uint16, which is bfloat16, as float32."""
+    if array.dtype != np.uint16:
+        return array
+    wide = np.empty(array.shape, np.float32)
+    kernels.copy_values(array.reshape(len(array), -1), y=wide.reshape(len(array), -1))
+    return wide
+
+
+def rounded(array: np.ndarray) -> np.ndarray:
+    """A float32 array as bfloat16, of uint16."""
+    array, bits = np.ascontiguousarray(array), np.empty(array.shape, np.uint16)
+    kernels.copy_values(array.reshape(len(array), -1), y=bits.reshape(len(array), -1))
+    return bits
 
 
 def narrowed(where: str, ids: np.ndarray, dtype, vocab_size: int | None = None) -> np.ndarray:

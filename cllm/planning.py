@@ -10,6 +10,7 @@ from cllm.models.model import Model
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan, checked_states
 from cllm.plans.script import Script
+from cllm.program.computing import checked_compute, with_compute
 from cllm.program.packed import packed as packed_form
 from cllm.program.trained import Patterns, refuse_untrained, with_trained
 from cllm.program.workload import Workload
@@ -58,7 +59,8 @@ def decide(strategy: StrategyLike, ledger: Ledger, states: str | None = None, up
 
 def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
               dtype: str | None = None, num_threads: int | None = None, tell: Callable[[str], None] = lambda text: None,
-              trainable: Patterns = None, packed: bool = False, clip_by: str | None = None) -> Ledger:
+              trainable: Patterns = None, packed: bool = False, clip_by: str | None = None,
+              compute: str | None = None) -> Ledger:
     """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`.
 
     Raises
@@ -74,6 +76,8 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
     refuse_untrained("plan", program)
     program = packed_form(program) if packed else program
     dtype = usual if dtype is None else dtype
+    if compute is not None:
+        program = with_compute(program, checked_compute("plan(compute=...)", compute, dtype))
     return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads, clip_by), held_bytes=held,
                   tell=tell)
 
@@ -81,7 +85,8 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
          strategy: StrategyLike = "cache", optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
          tell: Callable[[str], None] = lambda text: None, trainable: Patterns = None, packed: bool = False,
-         states: str | None = None, update_in_backward: bool | None = None, clip_by: str | None = None) -> Plan:
+         states: str | None = None, update_in_backward: bool | None = None, clip_by: str | None = None,
+         compute: str | None = None) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
     Parameters
@@ -99,6 +104,8 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     trainable : str, several of them, or None
         Patterns as of `Model.trainable`; None is the model's.
     states, update_in_backward, clip_by : as of `Executor`
+    compute : {"float32", "bfloat16"} or None
+        As of `Model`; None takes the model's, or float32.
 
     Returns
     -------
@@ -110,17 +117,17 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     ConfigError, PlanError, BudgetError
     """
     return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell,
-                                      trainable, packed, clip_by), states, update_in_backward)
+                                      trainable, packed, clip_by, compute), states, update_in_backward)
 
 
 def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
-                 strategy: StrategyLike = "cache", dtype: str | None = None,
-                 trainable: Patterns = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
+                 strategy: StrategyLike = "cache", dtype: str | None = None, trainable: Patterns = None,
+                 compute: str | None = None) -> list[tuple[str, str, int, tuple[str, ...]]]:
     """What a plan keeps from forward to backward: (value, how, bytes, steps whose backward reads it), largest first.
 
     Parameters and errors are those of `plan`; bytes are of one micro-batch.
     """
-    ledger = ledger_of(model_or_architecture, batch_size, seq_len, dtype=dtype, trainable=trainable)
+    ledger = ledger_of(model_or_architecture, batch_size, seq_len, dtype=dtype, trainable=trainable, compute=compute)
     schedule, _ = ledger.build(decide(strategy, ledger))
     rows = []
     for buffer in schedule.buffers:
@@ -131,9 +138,10 @@ def saved_values(model_or_architecture: Model | Architecture, batch_size: int, s
 
 
 def print_saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
-                       strategy: StrategyLike = "cache", dtype: str | None = None, trainable: Patterns = None) -> None:
+                       strategy: StrategyLike = "cache", dtype: str | None = None, trainable: Patterns = None,
+                       compute: str | None = None) -> None:
     """Print `saved_values` as a table, with the total."""
-    rows = saved_values(model_or_architecture, batch_size, seq_len, strategy, dtype, trainable)
+    rows = saved_values(model_or_architecture, batch_size, seq_len, strategy, dtype, trainable, compute)
     width = max([len(name) for name, *_ in rows], default=5)
     print(f"{'value':<{width}}  {'how':<9}{'bytes':>14}  read by backward of")
     for name, how, nbytes, readers in rows:
@@ -144,7 +152,8 @@ def print_saved_values(model_or_architecture: Model | Architecture, batch_size: 
 def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
            optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None, most: int = 40,
            allow: tuple[str, ...] = ALLOWED, tell: Callable[[str], None] = lambda text: None,
-           trainable: Patterns = None, clip_by: str | None = None, directory: str | None = None) -> list[Plan]:
+           trainable: Patterns = None, clip_by: str | None = None, directory: str | None = None,
+           compute: str | None = None) -> list[Plan]:
     """Plans from least memory to least time, none beaten in both; errors are those of `plan`.
 
     Parameters
@@ -153,11 +162,11 @@ def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len
         At most so many, spread evenly over the frontier, both ends among them.
     allow : tuple of str
         As of `MemoryBudget`.
-    tell, trainable, clip_by : as of `plan`
+    tell, trainable, clip_by, compute : as of `plan`
     directory : as of `MemoryBudget`
     """
     ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, trainable,
-                       clip_by=clip_by)
+                       clip_by=clip_by, compute=compute)
     if set(allow) & set(WHOLE_STEP):
         points = whole_steps(ledger, allow, directory)
         plan_of, length = (lambda index: points[index].plan), len(points)

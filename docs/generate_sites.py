@@ -81,7 +81,7 @@ def _layer(layer) -> list[str]:
             if method != "forward":
                 lines.pop(-2)
     special = [("added to", layer.adds), ("passed on unchanged", layer.passes),
-               ("may overwrite `dy`", layer.overwrites)]
+               ("may overwrite `dy`", layer.overwrites), ("may be bfloat16", layer.narrow)]
     lines += [f"* {words}: {', '.join(map(_code, names))}" for words, names in special if names]
     lines += [f"* input {_code(name)}: {_code(shape)}" for name, shape in layer.reads.items()]
     facts = [("looks across positions", layer.across), ("sums rows in order", layer.in_order)]

@@ -31,6 +31,7 @@ PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
     "finetune_smollm2": {"": training.tuned},
     "compression": {"": training.curves},
     "mixed_precision_loss": {"": training.curves},
+    "bfloat16_loss": {"": training.curves},
     "crystalline": {"": training.variants},
     "cllm lab": {"": draw_lab},
     COMPARE: {"": bars.draw},

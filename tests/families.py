@@ -23,6 +23,7 @@ from cllm.models.gemma import Gemma
 from cllm.models.llama import Llama, Multipliers
 from cllm.models.neox import NeoX
 from cllm.models.phi import Phi
+from cllm.program.computing import with_compute
 from cllm.program.packed import packed as packed_form
 from cllm.program.trained import with_trained
 
@@ -40,8 +41,8 @@ def example(name):
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture, B and T of its batches, optimizer steps of a run, the seed of its dropout, what is trained, and whether
-    its rows hold several documents."""
+    """An architecture, B and T of its batches, optimizer steps of a run, the seed of its dropout, what is trained, whether its
+    rows hold several documents, and what products in float32 take."""
 
     architecture: cllm.Architecture
     batch: int = 5  # divided by no micro-batch but 1: the last one is smaller
@@ -50,16 +51,18 @@ class Family:
     seed: int = 5
     trainable: tuple[str, ...] | None = None
     packed: bool = False
+    compute: str = "float32"
 
     @property
     def program(self):
         """Of the architecture, with what is frozen, in the form for packed rows where it has them."""
-        program = with_trained(self.architecture.program, self.trainable)
+        program = with_compute(with_trained(self.architecture.program, self.trainable), self.compute)
         return packed_form(program) if self.packed else program
 
     def model(self, dtype="float32", seed=0, scale=0.4):
         """With weights far from their start, so that every term of the model and every gradient counts."""
-        model = cllm.Model(self.architecture, dtype=dtype, trainable=self.trainable)
+        model = cllm.Model(self.architecture, dtype=dtype, trainable=self.trainable,
+                           compute=self.compute if dtype == "float32" else "float32")
         rng = np.random.default_rng(seed)
         for name, parameter in model.parameters.items():
             parameter[...] = rng.normal(0, scale, parameter.shape) + (model.program.parameters[name].init == "ones")
@@ -164,6 +167,13 @@ FAMILIES = {
     "packed mistral": Family(Llama(**GROUPED, model_type="mistral", window=3), time=9, packed=True),
     "packed gemma2": Family(Gemma(**GROUPED, window=3, windowed=(True, False, True), attn_softcap=2.0), time=9, packed=True),
     "packed, longer than a tile": Family(_gpt(**LONG), 3, 130, 1, packed=True),
+    "in bfloat16": Family(_gpt(dropout=0.1), compute="bfloat16"),
+    "in bfloat16, grouped, turned, norms of heads": Family(Llama(**GROUPED, model_type="qwen3", qk_norm="head", rotary=2),
+                                                           compute="bfloat16"),
+    "in bfloat16, longer than a tile": Family(_gpt(**LONG, qkv="lattice"), 3, 130, 1, compute="bfloat16"),
+    "in bfloat16 with adapters": Family(Adapted(_gpt(dropout=0.1), 2, targets=("q", "v", "fc2"), dropout=0.3),
+                                        trainable=("*lora*", "blocks.2.*.bias"), compute="bfloat16"),
+    "in bfloat16, packed": Family(Llama(**GROUPED, model_type="mistral", window=3), time=9, packed=True, compute="bfloat16"),
     "encoder": Family(example("encoder").Encoder(n_heads=2, **TOKENS)),
     "mixer": Family(example("mixer").Mixer(side=8, classes=3, **SMALL), time=None),
     "mixture": Family(example("mixture").Mixture(n_heads=2, experts=3, **TOKENS)),

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 # of all arrays of a call one
 Floating = NDArray[np.float32] | NDArray[np.float64]
+# may be bfloat16, whose bits are uint16
+Rows = Floating | NDArray[np.uint16]
 
 class ArrayList:
     arrays: tuple[NDArray[Any], ...]
@@ -31,10 +33,11 @@ class Threads:
 SCALARS = {"int": "int", "Py_ssize_t": "int", "unsigned int": "int", "long long": "int", "int64_t": "int", "double": "float",
            "bint": "bool", "ArrayList": "ArrayList", "list": "list[Callable[[], object]]", "str": "str"}
 ELEMENTS = {"floating": "Floating", "double": "NDArray[np.float64]", "float": "NDArray[np.float32]"}
-UNTYPED = {"kv_heads": "int | None", "scale": "float | None", "softcap": "float | None", "stop": "int | None",
-           "n": "int"}  # objects, which may be None
+UNTYPED = {**dict.fromkeys(("x", "y", "dy", "qkv"), "Rows"),
+           **dict.fromkeys(("coordinates", "alpha", "beta", "cos", "sin"), "Floating | None"), "kv_heads": "int | None",
+           "scale": "float | None", "softcap": "float | None", "stop": "int | None", "n": "int"}  # objects, which may be None
 RETURNS = {"vector_bytes": "int", "get_threads": "int", "first_fit": "int", "int8_bytes": "int", "before_fork": "bool",
-           "attention_workspace": "int", "linear_workspace": "int", "block_linear_workspace": "int",
+           "attention_workspace": "int", "linear_workspace": "int", "bfloat16_instruction": "str", "block_linear_workspace": "int",
            "nonfinite_arrays": "tuple[int, ...]", "philox4x32": "tuple[int, int, int, int]"}
 DEF = re.compile(r"^def (\w+)\((.*?)\):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 

@@ -24,7 +24,7 @@ from cllm.cli.options import (
     size_options,
     time_of,
 )
-from cllm.cli.sweep import settings, swept
+from cllm.cli.sweep import SIZES, settings, swept
 from cllm.comparison.budgets import budget_strategies, planned_curve
 from cllm.comparison.contestants import labelled
 from cllm.comparison.data import check_data
@@ -134,14 +134,14 @@ def _written(files: dict[Path | None, Callable[[Path], None]]) -> list[str]:
 def _job(sizes: dict, setting: dict, steps: int, text: str | None, seed: int) -> Job:
     options = {**sizes, **{name: value for name, value in setting.items() if name in sizes}}
     fields = {name: value for name, value in setting.items() if name not in sizes}
-    batch_size, seq_len, dtype, threads = (options.pop(name) for name in ("batch_size", "seq_len", "dtype", "threads"))
+    batch_size, seq_len, dtype, threads, compute = (options.pop(name) for name in SIZES)
     place = place_of_weights(options)
     architecture = architecture_from(options, seq_len, fields)
     time = time_of(architecture, seq_len)
     if time is None and "seq_len" in setting:
         raise click.UsageError("--sweep seq_len=...: the model has no time steps")
     job = Job(architecture, batch_size, time, steps, dtype, threads, text, seed,
-              weights=None if place is None else str(place.absolute()))
+              weights=None if place is None else str(place.absolute()), compute=compute)
     check_data(job)
     return job
 

@@ -19,6 +19,7 @@ from cllm.cli.options import (
 from cllm.comparison.tables import console, megabytes, table
 from cllm.models.architecture import Architecture, record_of
 from cllm.planner.ledger import Ledger
+from cllm.program.computing import checked_compute, with_compute
 from cllm.program.trained import Patterns, with_trained
 from cllm.program.workload import OPTIMIZER_STATES, Workload
 from cllm.schedule.build import Schedule
@@ -34,7 +35,7 @@ _IN_BLOCK = re.compile(r"blocks\.\d+\.")
 @optimizer_option
 @trainable_option
 @json_option
-def command(strategy, batch_size, seq_len, dtype, threads, optimizer, trainable, json_path, **model):
+def command(strategy, batch_size, seq_len, dtype, compute, threads, optimizer, trainable, json_path, **model):
     """Show the bytes of parameters, gradients, optimizer, and activations by site.
 
     No array is made. MB are 10^6 bytes.
@@ -42,7 +43,8 @@ def command(strategy, batch_size, seq_len, dtype, threads, optimizer, trainable,
     architecture = architecture_from(model, seq_len)
     seq_len = time_of(architecture, seq_len)
     workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
-    ledger = Ledger(with_trained(architecture.program, trainable), workload)
+    checked_compute("memory(--compute)", compute, dtype)
+    ledger = Ledger(with_compute(with_trained(architecture.program, trainable), compute), workload)
     schedule, report = ledger.build(parse(strategy).decide(ledger))
     weights = weight_rows(architecture, workload, trainable)
     sites = site_rows(ledger, schedule)
@@ -50,8 +52,8 @@ def command(strategy, batch_size, seq_len, dtype, threads, optimizer, trainable,
               "optimizer": report.optimizer_bytes, "arena": report.arena_bytes, "batch": report.batch_bytes,
               "tables": report.table_bytes, "total": report.total_bytes}
     write_json(json_path, {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-                           "optimizer": optimizer, "trainable": trainable, "strategy": strategy, "weights": weights,
-                           "activations": sites,
+                           "compute": compute, "optimizer": optimizer, "trainable": trainable, "strategy": strategy,
+                           "weights": weights, "activations": sites,
                            "total_bytes": totals})
     _print(ledger.n_blocks, optimizer, strategy, weights, sites, totals)
 

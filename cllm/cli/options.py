@@ -16,6 +16,7 @@ from cllm.models.architecture import Architecture
 from cllm.models.choosing import family_named, is_files, made, settings_in
 from cllm.models.families import FAMILIES, FIRST
 from cllm.models.settings import names_of, settings_of
+from cllm.program.computing import COMPUTES
 from cllm.program.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
 
 FIELDS = tuple(names_of(FIRST))
@@ -154,13 +155,21 @@ def _is_given(name: str) -> bool:
 
 
 def size_options(batch_size: int, seq_len: int) -> Callable:
-    """Options ``--batch-size``, ``--seq-len``, ``--dtype`` and ``--threads``."""
+    """Options ``--batch-size``, ``--seq-len``, ``--dtype``, ``--compute`` and ``--threads``."""
     return _all(
         click.option("--batch-size", type=int, default=batch_size, help="Sequences in a batch, B."),
         click.option("--seq-len", type=int, default=seq_len, help="Time steps in a sequence, T; not used by a model without."),
         click.option("--dtype", type=click.Choice(list(ITEMSIZE)), default="float32"),
+        click.option("--compute", type=click.Choice(COMPUTES), default=COMPUTES[0],
+                     help="What products take; they sum in float32."),
         click.option("--threads", type=int, default=None, show_default="as cllm info says",
                      help="Threads of the kernels; results do not depend on it."))
+
+
+def compute_option(command):
+    """Option ``--compute``: what products take, None where it is not given."""
+    return click.option("--compute", type=click.Choice(COMPUTES), default=None, show_default="float32, or the model's",
+                        help="What products take; they sum in float32.")(command)
 
 
 def optimizer_option(command):

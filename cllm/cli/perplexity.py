@@ -7,7 +7,7 @@ import click
 
 from cllm.cli.files import write_json
 from cllm.cli.loading import base_option, load_from
-from cllm.cli.options import json_option
+from cllm.cli.options import compute_option, json_option
 from cllm.corpus import embedded_text, read_text
 from cllm.errors import ConfigError, DataError
 from cllm.executor.executor import Executor
@@ -27,8 +27,9 @@ from cllm.train.evaluation import perplexity_of, window_losses
 @click.option("--best", is_flag=True, help="Of a run: the snapshot of the best evaluation instead of the latest.")
 @click.option("--threads", type=int, default=None, show_default="as cllm info says")
 @base_option
+@compute_option
 @json_option
-def command(place, text, tokenizer, seq_len, windows, best, threads, base, json_path):
+def command(place, text, tokenizer, seq_len, windows, best, threads, base, compute, json_path):
     """The mean of -log p over a text, and its exponential.
 
     The text is encoded in one piece, without a token before it. Window k is ids[k T : k T + T + 1]: each of its last T tokens
@@ -36,6 +37,7 @@ def command(place, text, tokenizer, seq_len, windows, best, threads, base, json_
     """
     loaded = load_from(place, best, base=base)
     model = loaded.model
+    model.compute = compute or model.compute
     if not model.program.head.layer.in_nats:
         raise ConfigError(f"perplexity of {place}", "must be of a model whose loss is -log p", "another loss",
                           "A perplexity is the exponential of a cross entropy.")
@@ -52,4 +54,5 @@ def command(place, text, tokenizer, seq_len, windows, best, threads, base, json_
     click.echo(f"{count} x {seq_len} tokens: {mean:.6f} nats, perplexity {perplexity_of(mean):.3f}, "
                f"{mean * count * seq_len / log(2) / lengths:.4f} bits per byte")
     write_json(json_path, {"model": str(loaded.path), "text": text, "tokens": len(ids), "seq_len": seq_len, "windows": count,
+                           "compute": model.compute,
                            "mean_nll": mean, "perplexity": perplexity_of(mean), "by_window": losses})

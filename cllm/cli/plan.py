@@ -57,7 +57,7 @@ LETTERS = "WGSAX.B"  # of the bar, part by part: weights, gradients, states, act
 @trainable_option
 @json_option
 def command(strategy, memory_budget, whole_curve, plot, measure, states, update_in_backward, allow, clip_by, batch_size,
-            seq_len, dtype, threads, optimizer, trainable, json_path, **model):
+            seq_len, dtype, compute, threads, optimizer, trainable, json_path, **model):
     """Show what a strategy decides and what it costs, without running anything.
 
     No array is made and no kernel runs (but for --calibrate); the bytes are exact all the same, the seconds are a
@@ -84,21 +84,23 @@ def command(strategy, memory_budget, whole_curve, plot, measure, states, update_
         click.echo(f"measured, kept in {path}")
     seconds_from = source_of_seconds(architecture, workload)
     job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-           "optimizer": optimizer, "trainable": trainable, "seconds_from": seconds_from}
+           "compute": compute, "optimizer": optimizer, "trainable": trainable, "seconds_from": seconds_from}
     if whole_curve:
         plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, allow=allowed, tell=_tell,
-                       trainable=trainable, clip_by=clip_by)
+                       trainable=trainable, clip_by=clip_by, compute=compute)
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
         click.echo(f"seconds: {seconds_from}")
         if plot is not None:
             about = caption({"model": architecture.describe(), "machine": describe_machine(),
-                             "job": {"batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "threads": threads}})
+                             "job": {"batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "threads": threads,
+                                     "compute": compute}})
             curve = planned_curve(Point(p.total_bytes, p.predicted_seconds) for p in plans)
             with place_for(plot) as place:
                 draw_curve([("", [curve])], place, f"{about}\nseconds: {seconds_from}")
         return
-    ledger = ledger_of(architecture, batch_size, seq_len, optimizer, dtype, threads, _tell, trainable, clip_by=clip_by)
+    ledger = ledger_of(architecture, batch_size, seq_len, optimizer, dtype, threads, _tell, trainable, clip_by=clip_by,
+                       compute=compute)
     made = decide(deciding, ledger, states, update_in_backward)
     memory = ledger.build(made)[1]
     write_json(json_path, {**job, "strategy": strategy, **_costs(made), "disk_bytes": memory.disk_bytes,

@@ -8,7 +8,7 @@ import click
 
 from cllm.cli.files import write_json
 from cllm.cli.loading import Loaded, base_option, load_from
-from cllm.cli.options import family_option, json_option
+from cllm.cli.options import compute_option, family_option, json_option
 from cllm.errors import ConfigError
 from cllm.models.choosing import family_named
 from cllm.pretrained import Speech
@@ -32,10 +32,11 @@ from cllm.tokenizer import load_tokenizer
 @click.option("--best", is_flag=True, help="Of a run: the snapshot of the best evaluation instead of the latest.")
 @click.option("--threads", type=int, default=None, show_default="as cllm info says")
 @base_option
+@compute_option
 @family_option
 @json_option
 def command(directory, prompt, chat, system, tokenizer, count, temperature, top_k, top_p, seed, best, threads, base,
-            model, json_path):
+            compute, model, json_path):
     """Continue a text by the model in DIRECTORY: a run, one of its snapshots, a file that model.save wrote, a directory with
     config.json and safetensors, or a GGUF file.
 
@@ -45,6 +46,7 @@ def command(directory, prompt, chat, system, tokenizer, count, temperature, top_
     if system is not None and not chat:
         raise click.UsageError("--system is a message of a chat: give --chat as well")
     loaded = load_from(directory, best, None if model is None else family_named(model), base)
+    loaded.model.compute = compute or loaded.model.compute
     speech = loaded.speech() if tokenizer is None else None
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode(errors="surrogateescape")

@@ -88,7 +88,7 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         budget = None if budget is None else budget.read()  # once, while nothing is held
         strategy = budget or wanted.strategy
         plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads,
-             trainable=wanted.trainable, **wanted.whole_step())  # refused before any array
+             trainable=wanted.trainable, compute=wanted.compute, **wanted.whole_step())  # refused before any array
         if measure:
             calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
         model = model_of(architecture, wanted.seed, dtype) if place is None else model_in(place, dtype, architecture)

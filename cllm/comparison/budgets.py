@@ -14,7 +14,7 @@ STEP = 10_000  # bytes: names of budgets are in hundredths of an MB
 
 def planned_curve(job: Job) -> list[dict]:
     """The planner's curve for the job, least memory first: total and arena bytes, and predicted seconds of a step."""
-    plans = pareto(job.architecture, job.batch_size, job.seq_len, dtype=job.dtype, num_threads=job.threads)
+    plans = pareto(job.architecture, job.batch_size, job.seq_len, dtype=job.dtype, num_threads=job.threads, compute=job.compute)
     return [{"total_bytes": p.total_bytes, "arena_bytes": p.arena_bytes, "predicted_step_seconds": p.predicted_seconds}
             for p in plans]
 
@@ -29,7 +29,8 @@ def budget_strategies(job: Job, curve: list[dict], count: int, others: Iterable[
     limits = [least + (most - least) * number // max(1, count - 1) for number in range(count)]
     # The next hundredth above, so that the least limit is one that can be kept.
     names = dict.fromkeys(f"budget:{(floor(limit / STEP) + 1) / 100:.2f}MB" for limit in limits)
-    ledger = ledger_of(job.architecture, job.batch_size, job.seq_len, dtype=job.dtype, num_threads=job.threads)
+    ledger = ledger_of(job.architecture, job.batch_size, job.seq_len, dtype=job.dtype, num_threads=job.threads,
+                       compute=job.compute)
     known = [_schedule(ledger, name) for name in others]
     chosen = []
     for name in names:

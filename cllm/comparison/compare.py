@@ -64,7 +64,8 @@ class Comparison:
 
 def compare(architecture: Architecture, strategies: Iterable, batch_size: int = 8, seq_len: int | None = None, steps: int = 3,
             rounds: int = 2, dtype: str = "float32", num_threads: int | None = None,
-            text: str | os.PathLike | None = None, seed: int = 0, calibrate: bool = True) -> Comparison:
+            text: str | os.PathLike | None = None, seed: int = 0, calibrate: bool = True,
+            compute: str = "float32") -> Comparison:
     """Train one model under several strategies and measure each, as ``cllm compare`` does.
 
     Every run is a fresh process. It finds classes of yours by their file or module: it loads that file up to the first
@@ -92,6 +93,8 @@ def compare(architecture: Architecture, strategies: Iterable, batch_size: int = 
         Of the weights and the batches.
     calibrate : bool
         Measure this machine first where a budget has to be decided on and nothing is stored (some 20 s at most, kept).
+    compute : {"float32", "bfloat16"}
+        As of `Model`.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def compare(architecture: Architecture, strategies: Iterable, batch_size: int = 
         raise ReachedComparison
     chosen = labelled(strategies)
     job = Job(checked_architecture("compare(architecture)", architecture), batch_size, seq_len, steps, dtype, num_threads,
-              None if text is None else os.fspath(text), seed)
+              None if text is None else os.fspath(text), seed, compute=compute)
     rounds = checked_size("compare(rounds=...)", rounds)
     check_data(job)
     if calibrate:

@@ -6,6 +6,7 @@ from math import inf
 from cllm.checks import LARGEST_SEED, checked_real, checked_size, keep
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, record_of
+from cllm.program.computing import checked_compute
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 
@@ -52,12 +53,14 @@ class Job:
     seed: int = 0
     lr: float = 3e-4
     weights: str | None = None
+    compute: str = "float32"
 
     def __post_init__(self):
         work, program = self.workload, self.architecture.program  # checks all that it is made of, and converts it
         for name, value in (("batch_size", work.batch), ("seq_len", work.time), ("threads", work.threads)):
             object.__setattr__(self, name, value)
         work.check(program)
+        checked_compute("Job(compute=...)", self.compute, self.dtype)
         record_of(self.architecture)  # which a report must be able to hold
         keep(self, "Job", "steps", checked_size)
         keep(self, "Job", "seed", checked_size, 0, LARGEST_SEED)

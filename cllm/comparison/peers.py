@@ -48,7 +48,7 @@ def peers_of(job: Job, found: dict) -> dict | None:
     None when the file measured another model, batch or number of threads.
     """
     mine = {**record_of(job.architecture), "batch_size": job.batch_size, "seq_len": job.seq_len, "threads": job.threads}
-    if mine != {name: found[name] for name in mine} or job.dtype != "float32":
+    if mine != {name: found[name] for name in mine} or (job.dtype, job.compute) != ("float32", "float32"):
         return None
     workload = Workload(job.batch_size, job.seq_len, job.dtype)
     parameters = parameter_bytes(job.architecture.program, workload)

@@ -46,6 +46,7 @@ def train(job: Job, strategy, tell: Callable[[int], None], gradients: Path | Non
     rss_start = resident_bytes()
     model = (model_of(job.architecture, seed=job.seed, dtype=job.dtype) if job.weights is None
              else model_in(job.weights, job.dtype, job.architecture))
+    model.compute = job.compute
     executor = Executor(model, batch_size=job.batch_size, seq_len=job.seq_len, strategy=strategy, optimizer="adamw",
                         num_threads=job.threads, seed=job.seed)
     optimizer = AdamW(model, lr=job.lr)

@@ -15,7 +15,7 @@ from cllm.program.kinds import DISK, Kind
 from cllm.program.program import Step
 from cllm.schedule.arena import Arena
 from cllm.schedule.compression import compress_call, expand_call, round_call, stream_of
-from cllm.schedule.operations import Buffer, Op, Schedule
+from cllm.schedule.operations import ITEMSIZES, Buffer, Op, Schedule, storage
 
 Arrays = Mapping[str, np.ndarray]
 Call = Callable[[], None]
@@ -58,8 +58,8 @@ class Binder:
         shape = resolve(buffer.shape, self.whole_letters if buffer.whole else self.letters)
         start = self.arena.offsets[buffer.index]
         nbytes = elements(buffer.shape, self.whole_letters if buffer.whole else self.letters)
-        nbytes *= np.dtype(buffer.dtype).itemsize
-        return self.slab[start:start + nbytes].view(buffer.dtype).reshape(shape)
+        nbytes *= ITEMSIZES[buffer.dtype]
+        return self.slab[start:start + nbytes].view(storage(buffer.dtype)).reshape(shape)
 
     def call(self, op: Op) -> Call:
         """What the operation does, ready to be called."""

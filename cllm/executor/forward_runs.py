@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cllm.arrays import aligned_empty
+from cllm.arrays import aligned_empty, widened
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
 from cllm.models.model import Model
 from cllm.plans.plan import Plan
-from cllm.program.dims import resolve
+from cllm.program.dims import NARROW, resolve
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.arena import Arena, lay_out
@@ -73,7 +73,8 @@ class ForwardRuns:
                 for _, b in op.writes:
                     buffer = binder.schedule.buffers[b]
                     if buffer.kind != "scratch":
-                        yield buffer.label, binder.array(buffer)
+                        array = binder.array(buffer)
+                        yield buffer.label, widened(array) if buffer.dtype == NARROW else array
 
     def _bind(self, mode: str, size: int) -> tuple[Binder, list[Call]]:
         """The calls for micro-batches of `size` sequences, made at first use."""
@@ -93,3 +94,4 @@ class ForwardRuns:
             fits = arena.nbytes <= len(self._slab)
             self._schedules[mode] = schedule, arena, self._slab if fits else aligned_empty(arena.nbytes, np.uint8)
         return self._schedules[mode]
+

@@ -112,66 +112,84 @@ cdef inline vec activate_backward(const vec *like, int kind, vec dy, vec z) noex
     return dy * activate_slope(like, kind, z, &value)
 
 
-cdef inline void activation_span(const vec *x, int kind, vec *y, bint far, Py_ssize_t i,
+cdef inline void activation_span(const vec *x, int kind, vec *y, bint far, bint x_narrow, bint y_narrow, Py_ssize_t i,
                                  Py_ssize_t stop) noexcept nogil:
     cdef Py_ssize_t L = lanes(x)
     while i + L <= stop:
-        store_far(y, i, activate(x, kind, load(x, i)), far)
+        store_as(y, i, activate(x, kind, load_as(x, i, x_narrow)), far, y_narrow)
         i += L
     if i < stop:
-        store_partial(y, i, activate(x, kind, load_partial(x, i, stop - i)), stop - i)
+        store_partial_as(y, i, activate(x, kind, load_partial_as(x, i, stop - i, x_narrow)), stop - i, y_narrow)
 
 
-cdef inline void activation_backward_span(const vec *dy, const vec *x, int kind, vec *dx, bint far, Py_ssize_t i,
-                                          Py_ssize_t stop) noexcept nogil:
+cdef inline void activation_backward_span(const vec *dy, const vec *x, int kind, vec *dx, bint far, bint narrow,
+                                          Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
     cdef Py_ssize_t L = lanes(x)
     while i + L <= stop:
-        store_far(dx, i, activate_backward(x, kind, load(dy, i), load(x, i)), far)
+        store_far(dx, i, activate_backward(x, kind, load(dy, i), load_as(x, i, narrow)), far)
         i += L
     if i < stop:
-        store_partial(dx, i, activate_backward(x, kind, load_partial(dy, i, stop - i), load_partial(x, i, stop - i)),
-                      stop - i)
+        store_partial(dx, i, activate_backward(x, kind, load_partial(dy, i, stop - i),
+                                               load_partial_as(x, i, stop - i, narrow)), stop - i)
 
 
-cdef void activation_spans(const vec *x, int kind, vec *y, Py_ssize_t size) noexcept nogil:
+cdef inline void activation_kinds(const vec *x, int kind, vec *y, bint far, bint x_narrow, bint y_narrow, Py_ssize_t i,
+                                  Py_ssize_t stop) noexcept nogil:
+    """One loop for each kind: the choice is made outside the loop."""
+    if kind == GELU:
+        activation_span(x, GELU, y, far, x_narrow, y_narrow, i, stop)
+    elif kind == RELU:
+        activation_span(x, RELU, y, far, x_narrow, y_narrow, i, stop)
+    elif kind == TANH:
+        activation_span(x, TANH, y, far, x_narrow, y_narrow, i, stop)
+    elif kind == SILU:
+        activation_span(x, SILU, y, far, x_narrow, y_narrow, i, stop)
+    else:
+        activation_span(x, GELU_ERF, y, far, x_narrow, y_narrow, i, stop)
+
+
+cdef inline void activation_backward_kinds(const vec *dy, const vec *x, int kind, vec *dx, bint far, bint narrow,
+                                           Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
+    if kind == GELU:
+        activation_backward_span(dy, x, GELU, dx, far, narrow, i, stop)
+    elif kind == RELU:
+        activation_backward_span(dy, x, RELU, dx, far, narrow, i, stop)
+    elif kind == TANH:
+        activation_backward_span(dy, x, TANH, dx, far, narrow, i, stop)
+    elif kind == SILU:
+        activation_backward_span(dy, x, SILU, dx, far, narrow, i, stop)
+    else:
+        activation_backward_span(dy, x, GELU_ERF, dx, far, narrow, i, stop)
+
+
+cdef void activation_spans(const vec *x, int kind, vec *y, Py_ssize_t size, bint x_narrow,
+                           bint y_narrow) noexcept nogil:
     cdef Py_ssize_t p, i, stop
-    cdef bint far = goes_far(y, size, x)
+    cdef bint far = goes_far(y, size, x) and not y_narrow
     for p in prange((size + SPAN - 1) // SPAN, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM,
                     schedule="static"):
         i = p * SPAN
         stop = min(size, i + SPAN)
-        # One loop for each kind: the choice is made outside the loop.
-        if kind == GELU:
-            activation_span(x, GELU, y, far, i, stop)
-        elif kind == RELU:
-            activation_span(x, RELU, y, far, i, stop)
-        elif kind == TANH:
-            activation_span(x, TANH, y, far, i, stop)
-        elif kind == SILU:
-            activation_span(x, SILU, y, far, i, stop)
+        if x_narrow or y_narrow:
+            activation_kinds(x, kind, y, far, x_narrow, y_narrow, i, stop)
         else:
-            activation_span(x, GELU_ERF, y, far, i, stop)
+            activation_kinds(x, kind, y, far, False, False, i, stop)
         if far:
             stream_end()
 
 
-cdef void activation_backward_spans(const vec *dy, const vec *x, int kind, vec *dx, Py_ssize_t size) noexcept nogil:
+cdef void activation_backward_spans(const vec *dy, const vec *x, int kind, vec *dx, Py_ssize_t size,
+                                    bint narrow) noexcept nogil:
     cdef Py_ssize_t p, i, stop
     cdef bint far = goes_far(dx, size, dy) and dx != x
     for p in prange((size + SPAN - 1) // SPAN, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM,
                     schedule="static"):
         i = p * SPAN
         stop = min(size, i + SPAN)
-        if kind == GELU:
-            activation_backward_span(dy, x, GELU, dx, far, i, stop)
-        elif kind == RELU:
-            activation_backward_span(dy, x, RELU, dx, far, i, stop)
-        elif kind == TANH:
-            activation_backward_span(dy, x, TANH, dx, far, i, stop)
-        elif kind == SILU:
-            activation_backward_span(dy, x, SILU, dx, far, i, stop)
+        if narrow:
+            activation_backward_kinds(dy, x, kind, dx, far, True, i, stop)
         else:
-            activation_backward_span(dy, x, GELU_ERF, dx, far, i, stop)
+            activation_backward_kinds(dy, x, kind, dx, far, False, i, stop)
         if far:
             stream_end()
 
@@ -183,53 +201,62 @@ cdef int check_kind(str kernel, int kind) except -1:
     return 0
 
 
-def activation_forward(const floating[:, ::1] x not None, int kind, *, floating[:, ::1] y not None):
+def activation_forward(x, int kind, *, y):
     """Apply the activation to every element.
 
     Parameters
     ----------
     x : array of shape N F
+        May be bfloat16.
     kind : int
         0 gelu in its tanh form, 1 relu, 2 tanh, 3 silu, 4 gelu in its exact form (erf).
     y : array of shape N F, written
-        May be x itself.
+        May be bfloat16; may be x itself.
     """
-    cdef Py_ssize_t size = x.shape[0] * x.shape[1]
+    cdef Py_ssize_t itemsize = itemsize_of(x), size
+    cdef Rows given, out
+    take_rows("activation_forward", "x", x, itemsize, False, &given)
+    take_rows("activation_forward", "y", y, itemsize, True, &out)
     check_kind("activation_forward", kind)
-    check_length("activation_forward", "len(y)", y.shape[0], x.shape[0])
-    check_length("activation_forward", "y.shape[1]", y.shape[1], x.shape[1])
+    check_length("activation_forward", "len(y)", out.rows, given.rows)
+    check_length("activation_forward", "y.shape[1]", out.columns, given.columns)
+    size = given.rows * given.columns
     if size == 0:
         return
     with nogil:
-        if floating is float:
-            activation_spans(<const vf32*> &x[0, 0], kind, <vf32*> &y[0, 0], size)
+        if itemsize == sizeof(float):
+            activation_spans(<const vf32*> given.at, kind, <vf32*> out.at, size, given.narrow, out.narrow)
         else:
-            activation_spans(<const vf64*> &x[0, 0], kind, <vf64*> &y[0, 0], size)
+            activation_spans(<const vf64*> given.at, kind, <vf64*> out.at, size, False, False)
 
 
-def activation_backward(const floating[:, ::1] dy not None, const floating[:, ::1] x not None, int kind, *,
-                        floating[:, ::1] dx not None):
+def activation_backward(const floating[:, ::1] dy not None, x, int kind, *, floating[:, ::1] dx not None):
     """dx = dy times the activation's derivative at x.
 
     Parameters
     ----------
     dy, x : arrays of shape N F
-        x is the input of the forward.
+        x is the input of the forward, and may be bfloat16.
     kind : int
         As in `activation_forward`; relu's derivative is 0 at the kink.
     dx : array of shape N F, written
         May be dy itself.
     """
-    cdef Py_ssize_t size = x.shape[0] * x.shape[1]
+    cdef Rows given
+    cdef Py_ssize_t size
+    take_rows("activation_backward", "x", x, sizeof(floating), False, &given)
     check_kind("activation_backward", kind)
-    check_length("activation_backward", "len(dy)", dy.shape[0], x.shape[0])
-    check_length("activation_backward", "dy.shape[1]", dy.shape[1], x.shape[1])
-    check_length("activation_backward", "len(dx)", dx.shape[0], x.shape[0])
-    check_length("activation_backward", "dx.shape[1]", dx.shape[1], x.shape[1])
+    check_length("activation_backward", "len(dy)", dy.shape[0], given.rows)
+    check_length("activation_backward", "dy.shape[1]", dy.shape[1], given.columns)
+    check_length("activation_backward", "len(dx)", dx.shape[0], given.rows)
+    check_length("activation_backward", "dx.shape[1]", dx.shape[1], given.columns)
+    size = given.rows * given.columns
     if size == 0:
         return
     with nogil:
         if floating is float:
-            activation_backward_spans(<const vf32*> &dy[0, 0], <const vf32*> &x[0, 0], kind, <vf32*> &dx[0, 0], size)
+            activation_backward_spans(<const vf32*> &dy[0, 0], <const vf32*> given.at, kind, <vf32*> &dx[0, 0], size,
+                                      given.narrow)
         else:
-            activation_backward_spans(<const vf64*> &dy[0, 0], <const vf64*> &x[0, 0], kind, <vf64*> &dx[0, 0], size)
+            activation_backward_spans(<const vf64*> &dy[0, 0], <const vf64*> given.at, kind, <vf64*> &dx[0, 0], size,
+                                      False)

@@ -61,19 +61,17 @@ cdef inline void *aligned(void *p) noexcept nogil:
     return <void *> ((<size_t> p + 63) // 64 * 64)
 
 
-def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads, const int32_t[::1] tokens=None,
-                      const floating[:, ::1] coordinates=None, const floating[::1] alpha=None,
-                      const floating[:, ::1] beta=None, bint turns=False, kv_heads=None, scale=None,
-                      const floating[:, ::1] cos=None, const floating[:, ::1] sin=None,
+def attention_forward(qkv, int batch, int heads, const int32_t[::1] tokens=None, coordinates=None, alpha=None,
+                      beta=None, bint turns=False, kv_heads=None, scale=None, cos=None, sin=None,
                       const int32_t[::1] positions=None, const int32_t[::1] first=None, const int32_t[::1] last=None,
-                      softcap=None, bint documents=False, *, floating[:, ::1] y not None, floating[:, :, ::1] lse not None,
+                      softcap=None, bint documents=False, *, y, floating[:, :, ::1] lse not None,
                       floating[::1] workspace not None):
     """y = softmax(scale q k^T) v for each sequence and head, and the log-sum-exp of each row of scores.
 
     Parameters
     ----------
     qkv : array of shape N (H+2K)D
-        Columns q | k | v, heads beside each other.
+        Columns q | k | v, heads beside each other. May be bfloat16, but not with the terms of crystalline attention.
     batch, heads : int
         B and H; N = B*T, C = H*D.
     tokens : int32 array of shape N, or None
@@ -100,27 +98,34 @@ def attention_forward(const floating[:, ::1] qkv not None, int batch, int heads,
         A sequence holds several documents, in each of which positions count from 0: row i sees no key before
         i - positions[i] of its sequence.
     y : array of shape N C, written
+        May be bfloat16.
     lse : array of shape B H T, written
     workspace : array of at least `attention_workspace` elements, written
     """
     cdef Attention at
     cdef Crystal crystal
-    take_arguments("attention_forward", &at, &crystal, qkv, batch, heads, kv_heads, scale, cos, sin, positions, first,
-                   last, softcap, tokens, coordinates, alpha, beta, turns, documents, workspace)
-    check_rows("attention_forward", &at, "y", y.shape[0], y.shape[1], qkv.shape[0], at.channels)
+    cdef Rows given, out
+    take_rows("attention_forward", "qkv", qkv, sizeof(floating), False, &given)
+    # lse, the first argument that says so, decides between float32 and float64
+    take_arguments[floating]("attention_forward", &at, &crystal, &given, batch, heads, kv_heads, scale, cos, sin,
+                             positions, first, last, softcap, tokens, coordinates, alpha, beta, turns, documents,
+                             workspace)
+    take_rows("attention_forward", "y", y, sizeof(floating), True, &out)
+    check_rows("attention_forward", &at, "y", out.rows, out.columns, given.rows, at.channels)
+    at.y_narrow = out.narrow
     check_scores("attention_forward", &at, "lse", batch, lse.shape[0], lse.shape[1], lse.shape[2])
     if at.time * at.head_dim == 0:
         return
     with nogil:
         if floating is float:
-            forward_heads(<const vf32 *> &qkv[0, 0], batch * at.kv_heads, &at, <vf32 *> &y[0, 0],
+            forward_heads(<const vf32 *> given.at, batch * at.kv_heads, &at, <vf32 *> out.at,
                           <vf32 *> &lse[0, 0, 0], <vf32 *> aligned(&workspace[0]))
         else:
-            forward_heads(<const vf64 *> &qkv[0, 0], batch * at.kv_heads, &at, <vf64 *> &y[0, 0],
+            forward_heads(<const vf64 *> given.at, batch * at.kv_heads, &at, <vf64 *> out.at,
                           <vf64 *> &lse[0, 0, 0], <vf64 *> aligned(&workspace[0]))
 
 
-def attention_probabilities(const floating[:, ::1] qkv not None, const floating[:, :, ::1] lse not None, int batch,
+def attention_probabilities(qkv, const floating[:, :, ::1] lse not None, int batch,
                             int heads, const int32_t[::1] tokens=None, const floating[:, ::1] coordinates=None,
                             const floating[::1] alpha=None, const floating[:, ::1] beta=None, bint turns=False,
                             kv_heads=None, scale=None, const floating[:, ::1] cos=None,
@@ -134,6 +139,7 @@ def attention_probabilities(const floating[:, ::1] qkv not None, const floating[
     Parameters
     ----------
     qkv : array of shape N (H+2K)D
+        May be bfloat16.
     lse : array of shape B H T
     batch, heads, and all that may be left out : as in `attention_forward`
     probs : array of shape B H T T, written
@@ -141,7 +147,9 @@ def attention_probabilities(const floating[:, ::1] qkv not None, const floating[
     """
     cdef Attention at
     cdef Crystal crystal
-    take_arguments("attention_probabilities", &at, &crystal, qkv, batch, heads, kv_heads, scale, cos, sin, positions,
+    cdef Rows given
+    take_rows("attention_probabilities", "qkv", qkv, sizeof(floating), False, &given)
+    take_arguments("attention_probabilities", &at, &crystal, &given, batch, heads, kv_heads, scale, cos, sin, positions,
                    first, last, softcap, tokens, coordinates, alpha, beta, turns, documents, workspace)
     check_scores("attention_probabilities", &at, "lse", batch, lse.shape[0], lse.shape[1], lse.shape[2])
     check_scores("attention_probabilities", &at, "probs", batch, probs.shape[0], probs.shape[1], probs.shape[2])
@@ -150,16 +158,15 @@ def attention_probabilities(const floating[:, ::1] qkv not None, const floating[
         return
     with nogil:
         if floating is float:
-            probabilities_heads(<const vf32 *> &qkv[0, 0], <const vf32 *> &lse[0, 0, 0], batch * at.kv_heads, &at,
+            probabilities_heads(<const vf32 *> given.at, <const vf32 *> &lse[0, 0, 0], batch * at.kv_heads, &at,
                                 <vf32 *> &probs[0, 0, 0, 0], <vf32 *> aligned(&workspace[0]))
         else:
-            probabilities_heads(<const vf64 *> &qkv[0, 0], <const vf64 *> &lse[0, 0, 0], batch * at.kv_heads, &at,
+            probabilities_heads(<const vf64 *> given.at, <const vf64 *> &lse[0, 0, 0], batch * at.kv_heads, &at,
                                 <vf64 *> &probs[0, 0, 0, 0], <vf64 *> aligned(&workspace[0]))
 
 
-def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1] qkv not None,
-                       const floating[:, ::1] y not None, const floating[:, :, ::1] lse not None, int batch, int heads,
-                       const floating[:, :, :, ::1] probs, const int32_t[::1] tokens=None,
+def attention_backward(const floating[:, ::1] dy not None, qkv, y, const floating[:, :, ::1] lse not None,
+                       int batch, int heads, const floating[:, :, :, ::1] probs, const int32_t[::1] tokens=None,
                        const floating[:, ::1] coordinates=None, const floating[::1] alpha=None,
                        const floating[:, ::1] beta=None, bint turns=False, kv_heads=None, scale=None,
                        const floating[:, ::1] cos=None, const floating[:, ::1] sin=None,
@@ -172,6 +179,7 @@ def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1
     ----------
     dy : array of shape N C
     qkv : array of shape N (H+2K)D
+        May be bfloat16, as may y.
     y : array of shape N C
     lse : array of shape B H T
     batch, heads, and all that may be left out : as in `attention_forward`
@@ -183,12 +191,16 @@ def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1
     """
     cdef Attention at
     cdef Crystal crystal
+    cdef Rows given, out
     cdef const floating *kept = NULL
-    take_arguments("attention_backward", &at, &crystal, qkv, batch, heads, kv_heads, scale, cos, sin, positions, first,
-                   last, softcap, tokens, coordinates, alpha, beta, turns, documents, workspace)
-    check_rows("attention_backward", &at, "dy", dy.shape[0], dy.shape[1], qkv.shape[0], at.channels)
-    check_rows("attention_backward", &at, "y", y.shape[0], y.shape[1], qkv.shape[0], at.channels)
-    check_rows("attention_backward", &at, "dqkv", dqkv.shape[0], dqkv.shape[1], qkv.shape[0], qkv.shape[1])
+    take_rows("attention_backward", "qkv", qkv, sizeof(floating), False, &given)
+    take_arguments("attention_backward", &at, &crystal, &given, batch, heads, kv_heads, scale, cos, sin, positions,
+                   first, last, softcap, tokens, coordinates, alpha, beta, turns, documents, workspace)
+    take_rows("attention_backward", "y", y, sizeof(floating), False, &out)
+    check_rows("attention_backward", &at, "dy", dy.shape[0], dy.shape[1], given.rows, at.channels)
+    check_rows("attention_backward", &at, "y", out.rows, out.columns, given.rows, at.channels)
+    check_rows("attention_backward", &at, "dqkv", dqkv.shape[0], dqkv.shape[1], given.rows, given.columns)
+    at.y_narrow = out.narrow
     check_scores("attention_backward", &at, "lse", batch, lse.shape[0], lse.shape[1], lse.shape[2])
     if probs is not None:
         check_scores("attention_backward", &at, "probs", batch, probs.shape[0], probs.shape[1], probs.shape[2])
@@ -202,11 +214,11 @@ def attention_backward(const floating[:, ::1] dy not None, const floating[:, ::1
         crystal.sums = &workspace[workspace.shape[0] - batch * heads * (1 + GROUPS)]
     with nogil:
         if floating is float:
-            backward_heads(<const vf32 *> &dy[0, 0], <const vf32 *> &qkv[0, 0], <const vf32 *> &y[0, 0],
+            backward_heads(<const vf32 *> &dy[0, 0], <const vf32 *> given.at, <const vf32 *> out.at,
                            <const vf32 *> &lse[0, 0, 0], <const vf32 *> kept, batch * at.kv_heads, &at,
                            <vf32 *> &dqkv[0, 0], <vf32 *> aligned(&workspace[0]))
         else:
-            backward_heads(<const vf64 *> &dy[0, 0], <const vf64 *> &qkv[0, 0], <const vf64 *> &y[0, 0],
+            backward_heads(<const vf64 *> &dy[0, 0], <const vf64 *> given.at, <const vf64 *> out.at,
                            <const vf64 *> &lse[0, 0, 0], <const vf64 *> kept, batch * at.kv_heads, &at,
                            <vf64 *> &dqkv[0, 0], <vf64 *> aligned(&workspace[0]))
     if alpha is not None or beta is not None:

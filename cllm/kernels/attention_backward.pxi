@@ -10,10 +10,11 @@
 cdef void pack_keys_backward(const vec *qkv, const Attention *at, Py_ssize_t unit, Py_ssize_t block, vec *work,
                              vec *scratch) noexcept nogil:
     cdef Py_ssize_t rows = block_rows(at, block), first = 0, stop = 0
-    cdef const vec *k = address(qkv, key_place(at, unit, block))
+    cdef const vec *k = place(qkv, key_place(at, unit, block), at.qkv_narrow)
     cdef vec *k_rows = plane(work, at, K_ROWS, block)
-    pack_rows(k, at.stride, rows, at.head_dim, 1.0, k_rows, at.wide)
-    pack_rows(address(k, at.kv_heads * at.head_dim), at.stride, rows, at.head_dim, 1.0, scratch, at.row)
+    pack_rows(k, at.stride, rows, at.head_dim, 1.0, k_rows, at.wide, at.qkv_narrow)
+    pack_rows(place(k, at.kv_heads * at.head_dim, at.qkv_narrow), at.stride, rows, at.head_dim, 1.0, scratch, at.row,
+              at.qkv_narrow)
     finish_keys(at, unit, block, work, k_rows)
     pack_panels(scratch, at.row, rows, at.head_dim, plane_panels(work, at, V_PANELS, block))
     if at.bounded:
@@ -26,29 +27,30 @@ cdef void pack_keys_backward(const vec *qkv, const Attention *at, Py_ssize_t uni
 
 cdef void pack_queries_backward(const vec *qkv, const vec *dy, const vec *y, const Attention *at, Py_ssize_t head,
                                 Py_ssize_t block, vec *work) noexcept nogil:
-    cdef Py_ssize_t i, j, k, left, rows = block_rows(at, block), place = query_place(at, head, block, at.channels)
+    cdef Py_ssize_t i, j, k, left, rows = block_rows(at, block), first = query_place(at, head, block, at.channels)
     cdef vec *dy_rows = plane(work, at, DY_ROWS, block)
     cdef vec *delta = plane(work, at, DELTA, block)
     cdef vec total[LINE_VECTORS]
     pack_queries(qkv, at, head, block, plane(work, at, Q_ROWS, block))
-    pack_rows(address(dy, place), at.channels, rows, at.head_dim, 1.0, dy_rows, at.row)
+    pack_rows(address(dy, first), at.channels, rows, at.head_dim, 1.0, dy_rows, at.row, False)
     if at.bounded:
         clear_rows(plane(work, at, DQ, block), at.wide, rows)
     if at.crystal != NULL:
         clear_term_sums(at, work, block)
-    y = address(y, place)
+    y = place(y, first, at.y_narrow)
     for i in range(rows):
         for k in range(LINE_VECTORS):
             total[k] = splat(y, 0.0)
         for j from 0 <= j <= at.head_dim - line(y) by line(y):
             for k in range(LINE_VECTORS):
                 total[k] = fma(load(dy_rows, i * at.row + j + k * lanes(y)),
-                               load(y, i * at.channels + j + k * lanes(y)), total[k])
+                               load_as(y, i * at.channels + j + k * lanes(y), at.y_narrow), total[k])
         for k in range(LINE_VECTORS):
             left = min(at.head_dim - j - k * lanes(y), <Py_ssize_t> lanes(y))
             if left > 0:
                 total[k] = fma(load(dy_rows, i * at.row + j + k * lanes(y)),
-                               load_partial(y, i * at.channels + j + k * lanes(y), left), total[k])
+                               load_partial_as(y, i * at.channels + j + k * lanes(y), left, at.y_narrow),
+                               total[k])
         put(delta, i, line_sum(<const vec *> total))
 
 
@@ -113,7 +115,7 @@ cdef void unpack_queries(const Attention *at, vec *work, Py_ssize_t head, Py_ssi
         turn_rows(at, head // at.heads, block, True, dq)
     rotate_rows(at, head // at.heads, block, True, dq)
     unpack_rows(dq, at.wide, block_rows(at, block), at.head_dim, at.scale,
-                address(dqkv, query_place(at, head, block, at.stride)), at.stride)
+                address(dqkv, query_place(at, head, block, at.stride)), at.stride, False)
 
 
 cdef void unpack_keys(const Attention *at, vec *work, Py_ssize_t unit, Py_ssize_t block, vec *dqkv) noexcept nogil:
@@ -123,9 +125,9 @@ cdef void unpack_keys(const Attention *at, vec *work, Py_ssize_t unit, Py_ssize_
         turn_rows(at, unit // at.kv_heads, block, True, dk)
     rotate_rows(at, unit // at.kv_heads, block, True, dk)
     dqkv = address(dqkv, key_place(at, unit, block))
-    unpack_rows(dk, at.wide, rows, at.head_dim, 1.0, dqkv, at.stride)
+    unpack_rows(dk, at.wide, rows, at.head_dim, at.scale if at.qkv_narrow else 1.0, dqkv, at.stride, False)
     unpack_rows(plane(work, at, DV, block), at.row, rows, at.head_dim, 1.0, address(dqkv, at.kv_heads * at.head_dim),
-                at.stride)
+                at.stride, False)
 
 
 cdef void backward_unit(const vec *dy, const vec *qkv, const vec *y, const vec *lse, const vec *probs, Py_ssize_t unit,

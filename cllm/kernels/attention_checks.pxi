@@ -53,7 +53,7 @@ cdef int take_rotation(str kernel, Attention *at, Py_ssize_t n_rows, const float
     return 0
 
 
-cdef int take_arguments(str kernel, Attention *at, Crystal *crystal, const floating[:, ::1] qkv, int batch, int heads,
+cdef int take_arguments(str kernel, Attention *at, Crystal *crystal, const Rows *qkv, int batch, int heads,
                         kv_heads, scale, const floating[:, ::1] cos, const floating[:, ::1] sin,
                         const int32_t[::1] positions, const int32_t[::1] first, const int32_t[::1] last, softcap,
                         const int32_t[::1] tokens, const floating[:, ::1] coordinates, const floating[::1] alpha,
@@ -62,7 +62,7 @@ cdef int take_arguments(str kernel, Attention *at, Crystal *crystal, const float
     """Check all that the kernels of attention read but lse and probs, and note it in `at` and `crystal`."""
     cdef int keys = heads if kv_heads is None else kv_heads
     cdef bint bounded = first is not None or last is not None or documents, capped = softcap is not None
-    cdef Py_ssize_t n_rows = qkv.shape[0], n_columns = qkv.shape[1], pieces
+    cdef Py_ssize_t n_rows = qkv.rows, n_columns = qkv.columns, pieces
     if batch < 1 or heads < 1:
         raise ShapeError(kernel, "batch and heads must be at least 1", f"batch={batch}, heads={heads}",
                          "Pass the number of sequences and of heads.")
@@ -78,6 +78,9 @@ cdef int take_arguments(str kernel, Attention *at, Crystal *crystal, const float
     check_room(kernel, "workspace", workspace.shape[0],
                attention_workspace(batch, at.time, heads, at.head_dim, _threads, sizeof(floating), alpha is not None,
                                    beta is not None, keys, bounded, capped))
+    at.qkv_narrow = qkv.narrow
+    if alpha is not None or beta is not None or turns:
+        check_wide(kernel, "qkv", qkv)
     if scale is not None:
         at.scale = scale
     at.cap = checked_cap(kernel, softcap)

@@ -8,10 +8,10 @@ cdef void pack_keys(const vec *qkv, const Attention *at, Py_ssize_t unit, Py_ssi
                     vec *scratch) noexcept nogil:
     """Rows first, one after the other, since they come from far; then the transpose of what lies near."""
     cdef Py_ssize_t rows = block_rows(at, block)
-    cdef const vec *k = address(qkv, key_place(at, unit, block))
-    pack_rows(k, at.stride, rows, at.head_dim, 1.0, scratch, at.wide)
-    pack_rows(address(k, at.kv_heads * at.head_dim), at.stride, rows, at.head_dim, 1.0,
-              plane(work, at, V_PANELS, block), at.row)
+    cdef const vec *k = place(qkv, key_place(at, unit, block), at.qkv_narrow)
+    pack_rows(k, at.stride, rows, at.head_dim, 1.0, scratch, at.wide, at.qkv_narrow)
+    pack_rows(place(k, at.kv_heads * at.head_dim, at.qkv_narrow), at.stride, rows, at.head_dim, 1.0,
+              plane(work, at, V_PANELS, block), at.row, at.qkv_narrow)
     finish_keys(at, unit, block, work, scratch)
 
 
@@ -26,11 +26,18 @@ cdef inline void finish_keys(const Attention *at, Py_ssize_t unit, Py_ssize_t bl
 
 cdef inline void pack_queries(const vec *qkv, const Attention *at, Py_ssize_t head, Py_ssize_t block,
                               vec *q_rows) noexcept nogil:
-    pack_rows(address(qkv, query_place(at, head, block, at.stride)), at.stride, block_rows(at, block), at.head_dim,
-              at.scale, q_rows, at.wide)
+    pack_rows(place(qkv, query_place(at, head, block, at.stride), at.qkv_narrow), at.stride, block_rows(at, block),
+              at.head_dim, 1.0 if at.qkv_narrow else at.scale, q_rows, at.wide, at.qkv_narrow)
     rotate_rows(at, head // at.heads, block, False, q_rows)
     if at.crystal != NULL:
         add_query_terms(at, head, block, q_rows)
+
+
+cdef void scale_scores(double scale, Py_ssize_t rows, vec *s) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef vec factor = splat(s, scale)
+    for i from 0 <= i < rows * BLOCK by lanes(s):
+        store(s, i, load(s, i) * factor)
 
 
 cdef void score_tile(const Attention *at, const vec *work, const vec *q_rows, Py_ssize_t head, Py_ssize_t block,
@@ -38,6 +45,8 @@ cdef void score_tile(const Attention *at, const vec *work, const vec *q_rows, Py
     """The scores of a tile; with distances their logarithms into `far`, with a soft cap its slope into `slope`."""
     cdef Py_ssize_t rows = block_rows(at, block)
     scores(q_rows, at.wide, plane_panels(work, at, K_PANELS, key_block), at.depth, rows, seen, s)
+    if at.qkv_narrow:
+        scale_scores(at.scale, rows, s)
     if at.crystal != NULL and at.crystal.coordinates != NULL:
         fall_off(at, work, head, block, key_block, seen, s, far)
     if at.cap != 0.0:
@@ -75,13 +84,13 @@ cdef void forward_block(const Attention *at, const vec *qkv, const vec *work, Py
         for i in range(tiles):
             mix(address(s, i * BLOCK * BLOCK), plane(work, at, V_PANELS, keys[i]), at.row, rows, &seen[i],
                 keys[i] > 0 or at.bounded, out)
-    y = address(y, query_place(at, head, block, at.channels))
+    y = place(y, query_place(at, head, block, at.channels), at.y_narrow)
     lse = address(lse, head * at.time + block * BLOCK)
     for i in range(rows):
         weight = line_sum(address(total, i * line(s)))
         put(lse, i, element(top, i) + log(weight))
         unpack_rows(address(out, i * at.row), at.row, 1, at.head_dim, 1.0 / weight if weight != 0.0 else 0.0,
-                    address(y, i * at.channels), at.channels)
+                    place(y, i * at.channels, at.y_narrow), at.channels, at.y_narrow)
 
 
 cdef void forward_heads(const vec *qkv, Py_ssize_t n_units, const Attention *at, vec *y, vec *lse,

@@ -31,6 +31,7 @@ cdef struct Attention:
     Py_ssize_t scratch      # elements of one thread's tiles
     double scale
     double cap              # 0 where scores have no soft cap
+    bint qkv_narrow, y_narrow  # these arrays are bfloat16
     # Rotation by position, all NULL where there is none; `half` pairs of channels turn.
     const void *cos         # P x half
     const void *sin

@@ -4,6 +4,8 @@
 # Turning by position (Su et al., 2021, in the form with halves): channels m and m + R/2 of the first R are a pair,
 #
 #     (u, v) -> (u cos - v sin, v cos + u sin),    back: the same with -sin
+#
+# Where qkv is bfloat16, what has been turned is rounded to it again, and the scores are scaled rather than q.
 
 cdef extern from *:
     """
@@ -46,30 +48,30 @@ cdef extern from *:
 
 
 cdef void pack_rows(const vec *x, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t head_dim, double scale, vec *packed,
-                    Py_ssize_t row) noexcept nogil:
+                    Py_ssize_t row, bint narrow) noexcept nogil:
     """packed = scale * x in rows of whole vectors, with rows of zeros up to a multiple of ROWS."""
     cdef Py_ssize_t i, j
     cdef vec factor = splat(x, scale)
     for i in range(rows):
         for j from 0 <= j <= head_dim - lanes(x) by lanes(x):
-            store(packed, i * row + j, load(x, i * stride + j) * factor)
+            store(packed, i * row + j, load_as(x, i * stride + j, narrow) * factor)
         if j < head_dim:
-            store(packed, i * row + j, load_partial(x, i * stride + j, head_dim - j) * factor)
+            store(packed, i * row + j, load_partial_as(x, i * stride + j, head_dim - j, narrow) * factor)
     for i in range(rows, round_up(rows, ROWS)):
         for j from 0 <= j < row by lanes(x):
             store(packed, i * row + j, splat(x, 0.0))
 
 
 cdef void unpack_rows(const vec *packed, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t head_dim, double scale, vec *x,
-                      Py_ssize_t stride) noexcept nogil:
+                      Py_ssize_t stride, bint narrow) noexcept nogil:
     """x = scale * packed."""
     cdef Py_ssize_t i, j
     cdef vec factor = splat(x, scale)
     for i in range(rows):
         for j from 0 <= j <= head_dim - lanes(x) by lanes(x):
-            store(x, i * stride + j, load(packed, i * row + j) * factor)
+            store_as(x, i * stride + j, load(packed, i * row + j) * factor, False, narrow)
         if j < head_dim:
-            store_partial(x, i * stride + j, load(packed, i * row + j) * factor, head_dim - j)
+            store_partial_as(x, i * stride + j, load(packed, i * row + j) * factor, head_dim - j, narrow)
 
 
 cdef inline void turn(const vec *x, Py_ssize_t row, vec *y, Py_ssize_t y_row) noexcept nogil:
@@ -98,8 +100,9 @@ cdef void pack_panels(const vec *x, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t 
 
 cdef void rotate_rows(const Attention *at, Py_ssize_t sequence, Py_ssize_t block, bint back, vec *x) noexcept nogil:
     """Turn packed rows of q or k by their positions, or back; nothing where there is no rotation."""
-    cdef Py_ssize_t i, m, n, at_position, place
+    cdef Py_ssize_t i, m, n, at_position, at_u
     cdef vec u, v, c, s, sign = splat(x, -1.0 if back else 1.0)
+    cdef bint rounds = at.qkv_narrow and not back
     if at.cos == NULL:
         return
     for i in range(block_rows(at, block)):
@@ -108,9 +111,9 @@ cdef void rotate_rows(const Attention *at, Py_ssize_t sequence, Py_ssize_t block
             at_position = at.positions[sequence * at.positions_step + at_position]
         for m from 0 <= m < at.half by lanes(x):
             n = min(at.half - m, <Py_ssize_t> lanes(x))
-            place = i * at.wide + m
-            u, v = load_partial(x, place, n), load_partial(x, place + at.half, n)
+            at_u = i * at.wide + m
+            u, v = load_partial(x, at_u, n), load_partial(x, at_u + at.half, n)
             c = load_partial(<const vec *> at.cos, at_position * at.half + m, n)
             s = load_partial(<const vec *> at.sin, at_position * at.half + m, n) * sign
-            store_partial(x, place, fnma(v, s, u * c), n)
-            store_partial(x, place + at.half, fma(u, s, v * c), n)
+            store_partial(x, at_u, rounded(x, fnma(v, s, u * c), rounds), n)
+            store_partial(x, at_u + at.half, rounded(x, fma(u, s, v * c), rounds), n)

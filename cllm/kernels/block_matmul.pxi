@@ -24,10 +24,10 @@ cdef void block_forward_task(const Product *p, Py_ssize_t heads, Py_ssize_t task
     cdef Py_ssize_t width = heads * p.depth
     cdef Product q = p[0]
     cdef Py_ssize_t part
-    q.a = address(<const vec*> p.a, head * p.depth)
+    q.a = place(<const vec*> p.a, head * p.depth, p.a_narrow)
     for part in range(p.c_row // width):
         q.b = address(<const vec*> p.b, (part * heads + head) * p.depth * p.depth)
-        q.c = address(<vec*> p.c, part * width + head * p.depth)
+        q.c = place(<vec*> p.c, part * width + head * p.depth, p.c_narrow)
         if p.bias != NULL:
             q.bias = address(<const vec*> p.bias, part * width + head * p.depth)
         multiply_piece(&q, row, min(row + TASK_ROWS, p.rows), 0, p.columns, workspace)
@@ -52,7 +52,7 @@ cdef void block_weight_task(const Product *p, Py_ssize_t heads, Py_ssize_t task,
     """One part and one head, all rows."""
     cdef Product q = p[0]
     q.a = address(<const vec*> p.a, task * p.rows)
-    q.b = address(<const vec*> p.b, task % heads * p.rows)
+    q.b = place(<const vec*> p.b, task % heads * p.rows, p.b_narrow)
     q.c = address(<vec*> p.c, task * p.rows * p.rows)
     multiply_piece(&q, 0, p.rows, 0, p.columns, workspace)
 
@@ -72,7 +72,7 @@ cdef void block_multiply(const Product *p, int which, Py_ssize_t heads, Py_ssize
                          vec *workspace) noexcept nogil:
     """All tasks of product `which`; `work` is the multiply-adds of all of them."""
     cdef int pieces = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, min(tasks, work // THREAD_WORK)))
-    cdef Py_ssize_t room = piece_workspace(p.columns, p.depth, VECTOR_BYTES // lanes(workspace))
+    cdef Py_ssize_t room = product_workspace(p, VECTOR_BYTES // lanes(workspace))
     cdef Py_ssize_t task
     if pieces == 1:
         for task in range(tasks):
@@ -83,7 +83,7 @@ cdef void block_multiply(const Product *p, int which, Py_ssize_t heads, Py_ssize
 
 
 def block_linear_workspace(Py_ssize_t n_rows, Py_ssize_t parts, Py_ssize_t heads, Py_ssize_t head_dim, int threads,
-                           int itemsize):
+                           int itemsize, bint narrow=False):
     """Elements of scratch that the three block-diagonal products need.
 
     Parameters
@@ -94,13 +94,23 @@ def block_linear_workspace(Py_ssize_t n_rows, Py_ssize_t parts, Py_ssize_t heads
         Threads that the kernels will use.
     itemsize : int
         Bytes of an element, 4 or 8.
+    narrow : bool
+        Whether ``y`` is bfloat16.
 
     Returns
     -------
     int
         Elements of the array's own type; never smaller for more rows, and bounded by a constant for each thread.
     """
-    return threads * max(piece_workspace(head_dim, head_dim, itemsize), piece_workspace(head_dim, n_rows, itemsize))
+    cdef Py_ssize_t forward = piece_workspace(head_dim, head_dim, itemsize)
+    if narrow:
+        forward += rest_room(n_rows, head_dim, itemsize)
+    return threads * max(forward, piece_workspace(head_dim, n_rows, itemsize))
+
+
+cdef int check_blocks_product(str me, const Product *p, Py_ssize_t room, int itemsize) except -1:
+    check_room(me, "workspace", room, _threads * product_workspace(p, itemsize))
+    return check_mode(me, p, itemsize)
 
 
 cdef int check_blocks(str me, const floating[:, :, :, ::1] weight, Py_ssize_t n_in, Py_ssize_t n_out) except -1:
@@ -111,55 +121,63 @@ cdef int check_blocks(str me, const floating[:, :, :, ::1] weight, Py_ssize_t n_
     return 0
 
 
-def block_linear_forward(const floating[:, ::1] x not None, const floating[:, :, :, ::1] weight not None,
-                         const floating[::1] bias, *, floating[:, ::1] y not None,
-                         floating[::1] workspace not None):
+def block_linear_forward(x, const floating[:, :, :, ::1] weight not None, const floating[::1] bias,
+                         bint rounds=False, *, y, floating[::1] workspace not None):
     """y[n, s*C + h*D + d] = bias + sum over i of weight[s, h, d, i] x[n, h*D + i].
 
     Parameters
     ----------
     x : array of shape N C, C = H*D
+        May be bfloat16, where `rounds`.
     weight : array of shape S H D D
     bias : array of shape S*C, or None
+    rounds : bool
+        As in `linear_forward`.
     y : array of shape N S*C
-        Written.
-    workspace : array of at least ``block_linear_workspace(N, S, H, D, get_threads(), itemsize)`` elements
+        Written. May be bfloat16, where `rounds`.
+    workspace : array of ``block_linear_workspace(N, S, H, D, get_threads(), itemsize, y is bfloat16)`` elements
         Scratch.
     """
     cdef str me = "block_linear_forward"
     cdef Py_ssize_t heads = weight.shape[1]
     cdef Product p
-    check_blocks(me, weight, x.shape[1], y.shape[1])
-    check_length(me, "rows of y", y.shape[0], x.shape[0])
+    cdef Rows left, out
+    take_rows(me, "x", x, sizeof(floating), False, &left)
+    take_rows(me, "y", y, sizeof(floating), True, &out)
+    check_blocks(me, weight, left.columns, out.columns)
+    check_length(me, "rows of y", out.rows, left.rows)
     if bias is not None:
-        check_length(me, "length of bias", bias.shape[0], y.shape[1])
-    p.rows, p.columns, p.depth = x.shape[0], weight.shape[2], weight.shape[2]
-    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth, sizeof(floating)))
-    if p.rows == 0 or y.shape[1] == 0:
+        check_length(me, "length of bias", bias.shape[0], out.columns)
+    p.rows, p.columns, p.depth = left.rows, weight.shape[2], weight.shape[2]
+    p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, left.narrow, False, out.narrow
+    check_blocks_product(me, &p, workspace.shape[0], sizeof(floating))
+    if p.rows == 0 or out.columns == 0:
         return
-    p.a, p.a_row, p.a_col = &x[0, 0], x.shape[1], 1
+    p.a, p.a_row, p.a_col = left.at, left.columns, 1
     p.b, p.b_row, p.b_col = &weight[0, 0, 0, 0], 1, p.depth
-    p.c, p.c_row, p.accumulate = &y[0, 0], y.shape[1], False
+    p.c, p.c_row, p.accumulate = <void*> out.at, out.columns, False
     p.bias = NULL
     if bias is not None:
         p.bias = <const void*> &bias[0]
     with nogil:
         if floating is float:
-            block_multiply(&p, 0, heads, heads * row_tasks(p.rows), p.rows * y.shape[1] * p.depth,
+            block_multiply(&p, 0, heads, heads * row_tasks(p.rows), p.rows * out.columns * p.depth,
                            <vf32*> &workspace[0])
         else:
-            block_multiply(&p, 0, heads, heads * row_tasks(p.rows), p.rows * y.shape[1] * p.depth,
+            block_multiply(&p, 0, heads, heads * row_tasks(p.rows), p.rows * out.columns * p.depth,
                            <vf64*> &workspace[0])
 
 
-def block_linear_backward_input(const floating[:, ::1] dy not None, const floating[:, :, :, ::1] weight not None, *,
-                                floating[:, ::1] dx not None, floating[::1] workspace not None):
+def block_linear_backward_input(const floating[:, ::1] dy not None, const floating[:, :, :, ::1] weight not None,
+                                bint rounds=False, *, floating[:, ::1] dx not None, floating[::1] workspace not None):
     """dx[n, h*D + i] = sum over s, then d, of dy[n, s*C + h*D + d] weight[s, h, d, i].
 
     Parameters
     ----------
     dy : array of shape N S*C, C = H*D
     weight : array of shape S H D D
+    rounds : bool
+        As in `linear_forward`.
     dx : array of shape N C
         Written.
     workspace : array of at least ``block_linear_workspace(N, S, H, D, get_threads(), itemsize)`` elements
@@ -171,7 +189,8 @@ def block_linear_backward_input(const floating[:, ::1] dy not None, const floati
     check_blocks(me, weight, dx.shape[1], dy.shape[1])
     check_length(me, "rows of dx", dx.shape[0], dy.shape[0])
     p.rows, p.columns, p.depth = dy.shape[0], weight.shape[2], weight.shape[2]
-    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth, sizeof(floating)))
+    p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, False, False, False
+    check_blocks_product(me, &p, workspace.shape[0], sizeof(floating))
     if p.rows == 0 or dy.shape[1] == 0:
         dx[:, :] = 0
         return
@@ -188,7 +207,7 @@ def block_linear_backward_input(const floating[:, ::1] dy not None, const floati
                            <vf64*> &workspace[0])
 
 
-def block_linear_backward_weight(const floating[:, ::1] x not None, const floating[:, ::1] dy not None, *,
+def block_linear_backward_weight(x, const floating[:, ::1] dy not None, bint rounds=False, *,
                                  floating[:, :, :, ::1] dweight not None, floating[::1] dbias,
                                  floating[::1] workspace not None):
     """dweight[s, h, d, i] += sum over n of dy[n, s*C + h*D + d] x[n, h*D + i], and dbias += sum over rows of dy.
@@ -196,7 +215,10 @@ def block_linear_backward_weight(const floating[:, ::1] x not None, const floati
     Parameters
     ----------
     x : array of shape N C, C = H*D
+        May be bfloat16, where `rounds`.
     dy : array of shape N S*C
+    rounds : bool
+        As in `linear_forward`; dbias adds what dy holds.
     dweight : array of shape S H D D
         += ; rows of x and dy are added in their order.
     dbias : array of shape S*C, or None
@@ -207,16 +229,19 @@ def block_linear_backward_weight(const floating[:, ::1] x not None, const floati
     cdef str me = "block_linear_backward_weight"
     cdef Py_ssize_t heads = dweight.shape[1]
     cdef Product p
-    check_blocks(me, dweight, x.shape[1], dy.shape[1])
-    check_length(me, "rows of dy", dy.shape[0], x.shape[0])
+    cdef Rows right
+    take_rows(me, "x", x, sizeof(floating), False, &right)
+    check_blocks(me, dweight, right.columns, dy.shape[1])
+    check_length(me, "rows of dy", dy.shape[0], right.rows)
     if dbias is not None:
         check_length(me, "length of dbias", dbias.shape[0], dy.shape[1])
-    p.rows, p.columns, p.depth = dweight.shape[2], dweight.shape[2], x.shape[0]
-    check_room(me, "workspace", workspace.shape[0], _threads * piece_workspace(p.columns, p.depth, sizeof(floating)))
+    p.rows, p.columns, p.depth = dweight.shape[2], dweight.shape[2], right.rows
+    p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, False, right.narrow, False
+    check_blocks_product(me, &p, workspace.shape[0], sizeof(floating))
     if p.depth == 0 or dy.shape[1] == 0:
         return
     p.a, p.a_row, p.a_col = &dy[0, 0], 1, dy.shape[1]
-    p.b, p.b_row, p.b_col = &x[0, 0], x.shape[1], 1
+    p.b, p.b_row, p.b_col = right.at, right.columns, 1
     p.c, p.c_row, p.accumulate = &dweight[0, 0, 0, 0], p.rows, True
     p.bias = NULL
     with nogil:

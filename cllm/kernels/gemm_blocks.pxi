@@ -19,6 +19,9 @@ cdef enum:
     SHARES = 4
     SHARE_BYTES = WIDTH_BYTES * 3 // 4
     SHARE_ROWS = 192
+    # Rows of a C in bfloat16 that rest in float32 until their chains have ended: every block of B is packed once for so
+    # many, and so many of the widest block of columns are 288 KiB, 576 with AVX-512.
+    REST_ROWS = 384
 
 cdef struct Product:
     # C[m, n] = start + A B: a pointer, the step to the next row, the step to the next column, in elements
@@ -35,6 +38,9 @@ cdef struct Product:
     Py_ssize_t rows
     Py_ssize_t columns
     Py_ssize_t depth
+    # Operands are rounded to bfloat16 while they are packed (see matmul.pxi); those that are so already say `narrow`,
+    # as does a C that is rounded in the end.
+    bint rounds, a_narrow, b_narrow, c_narrow
 
 
 cdef struct Ahead:
@@ -66,6 +72,23 @@ cdef inline Py_ssize_t piece_workspace(Py_ssize_t columns, Py_ssize_t depth, int
     return (TILE_ROWS + 1) * tile + left_room(deep, itemsize) + deep * width
 
 
+cdef inline Py_ssize_t rest_width(Py_ssize_t columns, int itemsize) noexcept nogil:
+    """Columns of a C in bfloat16 that rest in float32 at once."""
+    cdef Py_ssize_t tile = TILE_VECTORS * VECTOR_BYTES // itemsize
+    return min(<Py_ssize_t> WIDTH_BYTES // itemsize, (columns + tile - 1) // tile * tile)
+
+
+cdef inline Py_ssize_t rest_room(Py_ssize_t rows, Py_ssize_t columns, int itemsize) noexcept nogil:
+    """Elements of room for them."""
+    return min(<Py_ssize_t> REST_ROWS, rows) * rest_width(columns, itemsize)
+
+
+cdef inline Py_ssize_t product_workspace(const Product *p, int itemsize) noexcept nogil:
+    """Elements that one thread needs for a product."""
+    return (piece_workspace(p.columns, p.depth, itemsize)
+            + (rest_room(p.rows, p.columns, itemsize) if p.c_narrow else 0))
+
+
 cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t column0,
                                 Py_ssize_t column1, Py_ssize_t k0, Py_ssize_t depth, const vec *panel,
                                 const vec *block, const Ahead *ahead, vec *edge) noexcept nogil:
@@ -75,6 +98,8 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
     """
     cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(edge)
     cdef bint by_rows = p.a_col == 1
+    cdef bint ends = p.rounds and k0 + depth == p.depth    # such a chain ends with + 0
+    cdef const vec *zeros = address(edge, TILE_ROWS * tile_columns)
     cdef Py_ssize_t j = column0
     cdef Py_ssize_t columns, i, v, n, start_row
     cdef int vectors
@@ -96,10 +121,12 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
             start = address(<const vec*> p.bias, j)
             start_row = 0
         else:
-            start = address(edge, TILE_ROWS * tile_columns)
+            start = zeros
             start_row = 0
         if columns == vectors * lanes(edge):
             gemm_tile(rows, vectors, by_rows, panel, block, depth, start, start_row, c, p.c_row, next)
+            if ends:
+                gemm_tile(rows, vectors, False, zeros, zeros, 1, c, p.c_row, c, p.c_row, next)
         else:
             n = columns - (vectors - 1) * lanes(edge)
             for i in range(rows):
@@ -108,6 +135,8 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
                           load_partial(start, i * start_row + v * lanes(edge),
                                        n if v == vectors - 1 else <Py_ssize_t> lanes(edge)))
             gemm_tile(rows, vectors, by_rows, panel, block, depth, edge, tile_columns, edge, tile_columns, next)
+            if ends:
+                gemm_tile(rows, vectors, False, zeros, zeros, 1, edge, tile_columns, edge, tile_columns, next)
             for i in range(rows):
                 for v in range(vectors):
                     store_partial(c, i * p.c_row + v * lanes(edge), load(edge, i * tile_columns + v * lanes(edge)),
@@ -125,13 +154,13 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
     cdef vec *block = address(group, left_room(depth, VECTOR_BYTES // lanes(workspace)))
     cdef Py_ssize_t full = (column1 - column0) // tile_columns * tile_columns
     cdef int vectors = <int> ((column1 - column0 - full + lanes(workspace) - 1) // lanes(workspace))
-    cdef const vec *b = address(<const vec*> p.b, k0 * p.b_row + column0 * p.b_col)
-    cdef Py_ssize_t itemsize = VECTOR_BYTES // lanes(workspace)
+    cdef const vec *b = place(<const vec*> p.b, k0 * p.b_row + column0 * p.b_col, p.b_narrow)
+    cdef Py_ssize_t a_bytes = sizeof(uint16_t) if p.a_narrow else VECTOR_BYTES // lanes(workspace)
     cdef Py_ssize_t j, row, rows, end, k
     cdef Ahead ahead
     if p.b_col == 1:
-        pack_right_rows(b, p.b_row, full, TILE_VECTORS, depth, block)
-        pack_right_rows(address(b, full), p.b_row, column1 - column0 - full, vectors, depth,
+        pack_right_rows(b, p.b_row, full, TILE_VECTORS, depth, p.b_narrow, block)
+        pack_right_rows(place(b, full, p.b_narrow), p.b_row, column1 - column0 - full, vectors, depth, p.b_narrow,
                         address(block, full * depth))
     else:
         j = 0
@@ -141,29 +170,38 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
             j += tile_columns
         pack_right_columns(address(b, full * p.b_col), p.b_col, column1 - column0 - full, depth,
                            vectors * lanes(workspace), address(block, full * depth))
+    if p.rounds and not p.b_narrow:
+        round_elements(block, (full + vectors * lanes(workspace)) * depth)
     row = row0
     while row < row1:
         if p.a_col == 1:
             rows = tile_height(row1 - row)
-            pack_left_rows(address(<const vec*> p.a, row * p.a_row + k0), p.a_row, rows, depth, group)
-            ahead.start = address(<const vec*> p.a, (row + rows) * p.a_row + k0)
-            ahead.row_bytes = p.a_row * itemsize
+            pack_left_rows(place(<const vec*> p.a, row * p.a_row + k0, p.a_narrow), p.a_row, rows, depth, p.a_narrow,
+                           group)
+            if p.rounds and not p.a_narrow:
+                for j in range(rows):
+                    round_elements(address(group, j * (PITCH_BYTES // (VECTOR_BYTES // lanes(workspace)))), depth)
+            ahead.start = place(<const vec*> p.a, (row + rows) * p.a_row + k0, p.a_narrow)
+            ahead.row_bytes = p.a_row * a_bytes
             ahead.rows = min(<Py_ssize_t> TILE_ROWS, row1 - row - rows)
-            ahead.nbytes = depth * itemsize
+            ahead.nbytes = depth * a_bytes
             multiply_panel(p, row, rows, column0, column1, k0, depth, group, block, &ahead, edge)
             row += rows
         else:
             end = min(row + GROUP_ROWS, row1)
-            pack_left_columns(address(<const vec*> p.a, row + k0 * p.a_col), p.a_col, end - row, depth, group)
-            ahead.row_bytes = p.a_col * itemsize
-            ahead.nbytes = min(<Py_ssize_t> GROUP_ROWS, row1 - end) * itemsize
+            pack_left_columns(place(<const vec*> p.a, row + k0 * p.a_col, p.a_narrow), p.a_col, end - row, depth,
+                              p.a_narrow, group)
+            if p.rounds and not p.a_narrow:
+                round_elements(group, (end - row + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS * depth)
+            ahead.row_bytes = p.a_col * a_bytes
+            ahead.nbytes = min(<Py_ssize_t> GROUP_ROWS, row1 - end) * a_bytes
             j = 0
             while row < end:
                 # The tiles of a low last panel (4 + 2 + 1 rows) all read it from its own row on.
                 rows = tile_height(end - row)
                 # Each panel of this group asks for its part of the rows of the next.
                 k = depth * j // GROUP_ROWS
-                ahead.start = address(<const vec*> p.a, end + (k0 + k) * p.a_col)
+                ahead.start = place(<const vec*> p.a, end + (k0 + k) * p.a_col, p.a_narrow)
                 ahead.rows = depth * (j + rows) // GROUP_ROWS - k
                 multiply_panel(p, row, rows, column0, column1, k0, depth,
                                address(group, j // TILE_ROWS * TILE_ROWS * depth + j % TILE_ROWS), block, &ahead, edge)
@@ -177,9 +215,9 @@ cdef inline Py_ssize_t even_step(Py_ssize_t length, Py_ssize_t most, Py_ssize_t 
     return max(((length + parts - 1) // parts + unit - 1) // unit * unit, unit)
 
 
-cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0, Py_ssize_t column1,
-                         vec *workspace) noexcept nogil:
-    """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, on one thread."""
+cdef void multiply_wide(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0, Py_ssize_t column1,
+                        vec *workspace) noexcept nogil:
+    """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, whose C is not in bfloat16."""
     cdef Py_ssize_t itemsize = VECTOR_BYTES // lanes(workspace)
     cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(workspace)
     cdef Py_ssize_t most = WIDTH_BYTES // itemsize
@@ -202,6 +240,45 @@ cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_
                 j += j_step
             k += k_step
         strip = strip_end
+
+
+cdef void multiply_narrow(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0, Py_ssize_t column1,
+                          vec *workspace) noexcept nogil:
+    """The same of a C in bfloat16: some rows and columns at a time in float32, which are then rounded."""
+    cdef int itemsize = VECTOR_BYTES // lanes(workspace)
+    cdef Py_ssize_t width = rest_width(p.columns, itemsize), row, column, i, j
+    cdef vec *rest = address(workspace, piece_workspace(p.columns, p.depth, itemsize))
+    cdef Product q = p[0]
+    q.c, q.c_row, q.c_narrow = rest, width, False
+    for row from row0 <= row < row1 by REST_ROWS:
+        q.rows = min(<Py_ssize_t> REST_ROWS, row1 - row)
+        q.a = place(<const vec*> p.a, row * p.a_row, p.a_narrow)
+        for column from column0 <= column < column1 by width:
+            q.columns = min(width, column1 - column)
+            q.b = place(<const vec*> p.b, column * p.b_col, p.b_narrow)
+            if p.bias != NULL:
+                q.bias = address(<const vec*> p.bias, column)
+            multiply_wide(&q, 0, q.rows, 0, q.columns, workspace)
+            for i in range(q.rows):
+                j = 0
+                while j + lanes(workspace) <= q.columns:
+                    store_as(<vec*> p.c, (row + i) * p.c_row + column + j, load(rest, i * width + j), False, True)
+                    j += lanes(workspace)
+                if j < q.columns:
+                    store_partial_as(<vec*> p.c, (row + i) * p.c_row + column + j,
+                                     load_partial(rest, i * width + j, q.columns - j), q.columns - j, True)
+
+
+cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0, Py_ssize_t column1,
+                         vec *workspace) noexcept nogil:
+    """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, on one thread."""
+    cdef size_t before = flush_begin() if p.rounds else 0
+    if p.c_narrow:
+        multiply_narrow(p, row0, row1, column0, column1, workspace)
+    else:
+        multiply_wide(p, row0, row1, column0, column1, workspace)
+    if p.rounds:
+        flush_end(before)
 
 
 cdef inline int pieces_of(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth) noexcept nogil:
@@ -240,7 +317,7 @@ cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
     """
     cdef int pieces = pieces_of(p.rows, p.columns, p.depth)
     cdef Py_ssize_t itemsize = VECTOR_BYTES // lanes(workspace)
-    cdef Py_ssize_t room = piece_workspace(p.columns, p.depth, itemsize)
+    cdef Py_ssize_t room = product_workspace(p, itemsize)
     cdef Py_ssize_t shares = shares_of(p, pieces, itemsize)
     cdef Py_ssize_t share
     if p.rows == 0 or p.columns == 0:

@@ -170,14 +170,6 @@ cdef extern from *:
                                             Py_ssize_t target_row) noexcept nogil
 
 
-cdef inline vec* address(const vec *p, Py_ssize_t i) noexcept nogil:
-    """Address of element i."""
-    if vec is vf32:
-        return <vec*> (<float*> p + i)
-    else:
-        return <vec*> (<double*> p + i)
-
-
 cdef inline void gemm_tile(int rows, int vectors, bint by_rows, const vec *a, const vec *b, Py_ssize_t depth,
                            const vec *start, Py_ssize_t start_row, vec *c, Py_ssize_t c_row,
                            const vec *next) noexcept nogil:
@@ -197,53 +189,61 @@ cdef inline int tile_height(Py_ssize_t rows) noexcept nogil:
 
 
 cdef inline void pack_left_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
-                                vec *panel) noexcept nogil:
+                                bint narrow, vec *panel) noexcept nogil:
     """panel[i, k] = source[i, k], rows PITCH_BYTES apart: for an a whose k is contiguous."""
     cdef Py_ssize_t pitch = PITCH_BYTES // (VECTOR_BYTES // lanes(panel))
     cdef Py_ssize_t i, k
     for i in range(rows):
         k = 0
         while k + lanes(panel) <= depth:
-            store(panel, i * pitch + k, load(source, i * source_row + k))
+            store(panel, i * pitch + k, load_as(source, i * source_row + k, narrow))
             k += lanes(panel)
         if k < depth:
-            store(panel, i * pitch + k, load_partial(source, i * source_row + k, depth - k))
+            store(panel, i * pitch + k, load_partial_as(source, i * source_row + k, depth - k, narrow))
+
+
+cdef inline void pack_run(const vec *source, Py_ssize_t n, bint narrow, vec *target) noexcept nogil:
+    """target[i] = source[i] for a few i; a constant n is few instructions."""
+    if vec is vf32:
+        if narrow:
+            widen_elements(<float*> target, <const uint16_t*> source, n)
+            return
+    copy_bytes(target, source, n * sizeof(float) if vec is vf32 else n * sizeof(double))
 
 
 cdef inline void pack_left_columns(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
-                                   vec *panels) noexcept nogil:
+                                   bint narrow, vec *panels) noexcept nogil:
     """Panels of TILE_ROWS: panel[k, i] = source[k, i], one behind the other: for an a whose rows are k."""
-    cdef Py_ssize_t size = VECTOR_BYTES // lanes(panels)
     cdef Py_ssize_t k, i
     for k in range(depth):
         i = 0
         while i + TILE_ROWS <= rows:
-            copy_bytes(address(panels, i * depth + k * TILE_ROWS), address(source, k * source_row + i),
-                       TILE_ROWS * sizeof(float) if vec is vf32 else TILE_ROWS * sizeof(double))
+            pack_run(place(source, k * source_row + i, narrow), TILE_ROWS, narrow,
+                     address(panels, i * depth + k * TILE_ROWS))
             i += TILE_ROWS
         if i < rows:
-            copy_bytes(address(panels, i * depth + k * TILE_ROWS), address(source, k * source_row + i),
-                       (rows - i) * size)
+            pack_run(place(source, k * source_row + i, narrow), rows - i, narrow,
+                     address(panels, i * depth + k * TILE_ROWS))
 
 
 cdef inline void pack_right_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors,
-                                 Py_ssize_t depth, vec *panels) noexcept nogil:
+                                 Py_ssize_t depth, bint narrow, vec *panels) noexcept nogil:
     """Panels of `vectors` vectors: panel[k, j] = source[k, j], one behind the other; zero beyond `columns`."""
     cdef Py_ssize_t width = vectors * lanes(panels)
     cdef Py_ssize_t k, j, v
     cdef const vec *row
     cdef vec *target
     for k in range(depth):
-        row = address(source, k * source_row)
+        row = place(source, k * source_row, narrow)
         j = 0
         while j < columns:
             target = address(panels, j * depth + k * width)
             v = 0
             while v < width:
                 if j + v + lanes(row) <= columns:
-                    store(target, v, load(row, j + v))
+                    store(target, v, load_as(row, j + v, narrow))
                 else:
-                    store(target, v, load_partial(row, j + v, max(columns - j - v, <Py_ssize_t> 0)))
+                    store(target, v, load_partial_as(row, j + v, max(columns - j - v, <Py_ssize_t> 0), narrow))
                 v += lanes(row)
             j += width
 

@@ -93,21 +93,21 @@ cdef inline void row_statistics(const vec *x, Py_ssize_t start, Py_ssize_t n, do
 
 
 cdef inline void layernorm_row(const vec *x, const vec *weight, const vec *bias, double mean, double rstd, vec *y,
-                               bint far, Py_ssize_t start, Py_ssize_t n_channels) noexcept nogil:
+                               bint far, bint narrow, Py_ssize_t start, Py_ssize_t n_channels) noexcept nogil:
     cdef Py_ssize_t L = lanes(x), i = 0
     cdef vec high = splat(x, mean), scale = splat(x, rstd), rest = splat(x, -low_part(x, mean) * rstd)
     while i + L <= n_channels:
-        store_far(y, start + i, fma(normalized(load(x, start + i), high, scale, rest), load(weight, i), load(bias, i)),
-                  far)
+        store_as(y, start + i, fma(normalized(load(x, start + i), high, scale, rest), load(weight, i), load(bias, i)),
+                 far, narrow)
         i += L
     if i < n_channels:
         L = n_channels - i
-        store_partial(y, start + i, fma(normalized(load_partial(x, start + i, L), high, scale, rest),
-                                        load_partial(weight, i, L), load_partial(bias, i, L)), L)
+        store_partial_as(y, start + i, fma(normalized(load_partial(x, start + i, L), high, scale, rest),
+                                           load_partial(weight, i, L), load_partial(bias, i, L)), L, narrow)
 
 
 cdef inline void layernorm_piece(const vec *x, const vec *weight, const vec *bias, double eps, vec *y, bint far,
-                                 double *mean, double *rstd, Py_ssize_t first, Py_ssize_t last,
+                                 bint narrow, double *mean, double *rstd, Py_ssize_t first, Py_ssize_t last,
                                  Py_ssize_t n_channels) noexcept nogil:
     """Rows first .. last-1."""
     cdef Py_ssize_t n
@@ -115,24 +115,29 @@ cdef inline void layernorm_piece(const vec *x, const vec *weight, const vec *bia
         if n < last:
             row_statistics(x, n * n_channels, n_channels, eps, &mean[n], &rstd[n])
         if n > first:
-            layernorm_row(x, weight, bias, mean[n - 1], rstd[n - 1], y, far, (n - 1) * n_channels, n_channels)
+            layernorm_row(x, weight, bias, mean[n - 1], rstd[n - 1], y, far, narrow, (n - 1) * n_channels,
+                          n_channels)
     if far:
         stream_end()
 
 
 cdef void layernorm_rows(const vec *x, const vec *weight, const vec *bias, double eps, vec *y, double *mean,
-                         double *rstd, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
+                         double *rstd, Py_ssize_t n_rows, Py_ssize_t n_channels, bint narrow) noexcept nogil:
     cdef Py_ssize_t p, rows = rows_per_piece(n_channels)
-    cdef bint far = goes_far(y, n_rows * n_channels, x) and n_channels % lanes(y) == 0
+    cdef bint far = goes_far(y, n_rows * n_channels, x) and n_channels % lanes(y) == 0 and not narrow
     for p in prange((n_rows + rows - 1) // rows, num_threads=_threads, schedule="static",
                     use_threads_if=n_rows * n_channels >= PARALLEL_FROM):
-        layernorm_piece(x, weight, bias, eps, y, far, mean, rstd, p * rows, min(n_rows, (p + 1) * rows),
-                        n_channels)
+        if narrow:
+            layernorm_piece(x, weight, bias, eps, y, False, True, mean, rstd, p * rows, min(n_rows, (p + 1) * rows),
+                            n_channels)
+        else:
+            layernorm_piece(x, weight, bias, eps, y, far, False, mean, rstd, p * rows, min(n_rows, (p + 1) * rows),
+                            n_channels)
 
 
 def layernorm_forward(const floating[:, ::1] x not None, const floating[::1] weight not None,
-                      const floating[::1] bias not None, double eps, *, floating[:, ::1] y not None,
-                      double[::1] mean not None, double[::1] rstd not None):
+                      const floating[::1] bias not None, double eps, *, y, double[::1] mean not None,
+                      double[::1] rstd not None):
     """Normalise each row, scale and shift it.
 
     Parameters
@@ -142,14 +147,17 @@ def layernorm_forward(const floating[:, ::1] x not None, const floating[::1] wei
     eps : float
         Added to the variance, inside the root.
     y : array of shape N C, written
+        May be bfloat16.
     mean, rstd : float64 arrays of shape N, written
         The statistics that the backward reads.
     """
     cdef Py_ssize_t n_rows = x.shape[0], n_channels = x.shape[1]
+    cdef Rows out
+    take_rows("layernorm_forward", "y", y, sizeof(floating), True, &out)
     check_length("layernorm_forward", "len(weight)", weight.shape[0], n_channels)
     check_length("layernorm_forward", "len(bias)", bias.shape[0], n_channels)
-    check_length("layernorm_forward", "len(y)", y.shape[0], n_rows)
-    check_length("layernorm_forward", "y.shape[1]", y.shape[1], n_channels)
+    check_length("layernorm_forward", "len(y)", out.rows, n_rows)
+    check_length("layernorm_forward", "y.shape[1]", out.columns, n_channels)
     check_length("layernorm_forward", "len(mean)", mean.shape[0], n_rows)
     check_length("layernorm_forward", "len(rstd)", rstd.shape[0], n_rows)
     if n_rows == 0 or n_channels == 0:
@@ -157,10 +165,10 @@ def layernorm_forward(const floating[:, ::1] x not None, const floating[::1] wei
     with nogil:
         if floating is float:
             layernorm_rows(<const vf32*> &x[0, 0], <const vf32*> &weight[0], <const vf32*> &bias[0], eps,
-                           <vf32*> &y[0, 0], &mean[0], &rstd[0], n_rows, n_channels)
+                           <vf32*> out.at, &mean[0], &rstd[0], n_rows, n_channels, out.narrow)
         else:
             layernorm_rows(<const vf64*> &x[0, 0], <const vf64*> &weight[0], <const vf64*> &bias[0], eps,
-                           <vf64*> &y[0, 0], &mean[0], &rstd[0], n_rows, n_channels)
+                           <vf64*> out.at, &mean[0], &rstd[0], n_rows, n_channels, False)
 
 
 cdef inline void layernorm_terms(const vec *dy, const vec *x, const vec *weight, vec high, vec scale, vec rest,

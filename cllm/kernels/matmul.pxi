@@ -4,6 +4,18 @@
 #
 # Each is one call of `multiply` (gemm_blocks.pxi) with A, B and C read through their own steps, so that nothing is
 # transposed but on its way into a packed block.
+#
+# Products in bfloat16 (`rounds`) take r16 of both operands (bfloat16.pxi), which are rounded while they are packed
+# unless they are kept so, and sum in float32. The definition, for any processor: an element is the chain
+#
+#     acc = flush(fma(r16(a[k]), r16(b[k]), acc)), k ascending,   and last acc + 0;   flush: subnormals become zero
+#
+# and so does what the chain starts at. By its description VDPBF16PS computes the same where the even k of a pair are in
+# its high half, which it adds first; its rounding and flushing are these, and it looks at no setting of the thread. The
+# sum with + 0 makes a zero of either sign + 0: neither that an odd depth is filled up with a pair of zeros can be seen,
+# nor where a batch is cut. A processor without fused multiply-add differs only where the product alone, which float32
+# holds exactly, leaves its range; one that flushes before it rounds (Arm) only where a sum rounds up to the least
+# number that is not subnormal.
 
 
 cdef void add_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t column0, Py_ssize_t column1,
@@ -41,7 +53,8 @@ cdef void sum_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, vec *dbia
                      share_start(columns, unit, piece + 1, pieces), dbias)
 
 
-def linear_workspace(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, int threads, int itemsize):
+def linear_workspace(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, int threads, int itemsize,
+                     bint narrow=False):
     """Elements of scratch that the three products of a linear layer need.
 
     Parameters
@@ -52,44 +65,67 @@ def linear_workspace(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, int t
         Threads that the kernels will use.
     itemsize : int
         Bytes of an element, 4 or 8.
+    narrow : bool
+        Whether ``y`` is bfloat16.
 
     Returns
     -------
     int
         Elements of the array's own type; never smaller for more rows, and bounded by a constant for each thread.
     """
-    return threads * max(piece_workspace(n_out, n_in, itemsize), piece_workspace(n_in, n_out, itemsize),
-                         piece_workspace(n_out, n_rows, itemsize))
+    cdef Py_ssize_t forward = piece_workspace(n_out, n_in, itemsize)
+    if narrow:
+        forward += rest_room(n_rows, n_out, itemsize)
+    return threads * max(forward, piece_workspace(n_in, n_out, itemsize), piece_workspace(n_out, n_rows, itemsize))
+
+
+cdef int check_product(str kernel, Product *p, Py_ssize_t room, int itemsize) except -1:
+    """Scratch is long enough, and what is bfloat16 is asked for."""
+    check_room(kernel, "workspace", room, pieces_of(p.rows, p.columns, p.depth) * product_workspace(p, itemsize))
+    return check_mode(kernel, p, itemsize)
+
+
+cdef int check_mode(str kernel, const Product *p, int itemsize) except -1:
+    if (p.a_narrow or p.b_narrow or p.c_narrow) and not p.rounds or p.rounds and itemsize != sizeof(float):
+        raise DtypeError(kernel, "must have rounds=True where an array is bfloat16, and not in float64",
+                         f"rounds={p.rounds}, {itemsize} bytes an element", "Products in bfloat16 sum in float32.")
+    return 0
 
 
 @cython.boundscheck(False)  # the address of an empty operand is taken, and not used
-def linear_forward(const floating[:, ::1] x not None, const floating[:, ::1] weight not None,
-                   const floating[::1] bias, *, floating[:, ::1] y not None, floating[::1] workspace not None):
+def linear_forward(x, const floating[:, ::1] weight not None, const floating[::1] bias, bint rounds=False, *, y,
+                   floating[::1] workspace not None):
     """y = x W + bias.
 
     Parameters
     ----------
     x : array of shape N I
+        May be bfloat16, where `rounds`.
     weight : array of shape I O
     bias : array of shape O, or None
+    rounds : bool
+        Both operands are rounded to bfloat16; sums, and what is not bfloat16 already, are float32.
     y : array of shape N O
-        Written.
-    workspace : array of at least ``linear_workspace(N, I, O, get_threads(), itemsize)`` elements
+        Written. May be bfloat16, where `rounds`.
+    workspace : array of at least ``linear_workspace(N, I, O, get_threads(), itemsize, y is bfloat16)`` elements
         Scratch.
     """
     cdef str me = "linear_forward"
     cdef Product p
-    check_length(me, "rows of weight", weight.shape[0], x.shape[1])
-    check_length(me, "rows of y", y.shape[0], x.shape[0])
-    check_length(me, "columns of y", y.shape[1], weight.shape[1])
+    cdef Rows left, out
+    take_rows(me, "x", x, sizeof(floating), False, &left)
+    take_rows(me, "y", y, sizeof(floating), True, &out)
+    check_length(me, "rows of weight", weight.shape[0], left.columns)
+    check_length(me, "rows of y", out.rows, left.rows)
+    check_length(me, "columns of y", out.columns, weight.shape[1])
     if bias is not None:
         check_length(me, "length of bias", bias.shape[0], weight.shape[1])
-    p.rows, p.columns, p.depth = y.shape[0], y.shape[1], x.shape[1]
-    check_room(me, "workspace", workspace.shape[0],
-               pieces_of(p.rows, p.columns, p.depth) * piece_workspace(p.columns, p.depth, sizeof(floating)))
-    p.a, p.a_row, p.a_col = &x[0, 0], p.depth, 1
+    p.rows, p.columns, p.depth = out.rows, out.columns, left.columns
+    p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, left.narrow, False, out.narrow
+    check_product(me, &p, workspace.shape[0], sizeof(floating))
+    p.a, p.a_row, p.a_col = left.at, p.depth, 1
     p.b, p.b_row, p.b_col = &weight[0, 0], p.columns, 1
-    p.c, p.c_row, p.accumulate = &y[0, 0], p.columns, False
+    p.c, p.c_row, p.accumulate = <void*> out.at, p.columns, False
     p.bias = NULL
     if bias is not None:
         p.bias = <const void*> &bias[0]
@@ -101,16 +137,18 @@ def linear_forward(const floating[:, ::1] x not None, const floating[:, ::1] wei
 
 
 @cython.boundscheck(False)  # the address of an empty operand is taken, and not used
-def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, ::1] weight not None,
-                          const floating[::1] bias=None, *, floating[:, ::1] dx not None,
-                          floating[::1] workspace not None):
+def linear_backward_input(dy, const floating[:, ::1] weight not None, const floating[::1] bias=None,
+                          bint rounds=False, *, floating[:, ::1] dx not None, floating[::1] workspace not None):
     """dx = dy W^T, or, as the forward of a layer whose weight is kept (out, in), dy W^T + bias.
 
     Parameters
     ----------
     dy : array of shape N O
+        May be bfloat16, where `rounds`.
     weight : array of shape I O
     bias : array of shape I, or None
+    rounds : bool
+        As in `linear_forward`.
     dx : array of shape N I
         Written.
     workspace : array of at least ``linear_workspace(N, I, O, get_threads(), itemsize)`` elements
@@ -118,15 +156,17 @@ def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, 
     """
     cdef str me = "linear_backward_input"
     cdef Product p
-    check_length(me, "columns of weight", weight.shape[1], dy.shape[1])
-    check_length(me, "rows of dx", dx.shape[0], dy.shape[0])
+    cdef Rows left
+    take_rows(me, "dy", dy, sizeof(floating), False, &left)
+    check_length(me, "columns of weight", weight.shape[1], left.columns)
+    check_length(me, "rows of dx", dx.shape[0], left.rows)
     check_length(me, "columns of dx", dx.shape[1], weight.shape[0])
     if bias is not None:
         check_length(me, "length of bias", bias.shape[0], weight.shape[0])
-    p.rows, p.columns, p.depth = dx.shape[0], dx.shape[1], dy.shape[1]
-    check_room(me, "workspace", workspace.shape[0],
-               pieces_of(p.rows, p.columns, p.depth) * piece_workspace(p.columns, p.depth, sizeof(floating)))
-    p.a, p.a_row, p.a_col = &dy[0, 0], p.depth, 1
+    p.rows, p.columns, p.depth = dx.shape[0], dx.shape[1], left.columns
+    p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, left.narrow, False, False
+    check_product(me, &p, workspace.shape[0], sizeof(floating))
+    p.a, p.a_row, p.a_col = left.at, p.depth, 1
     p.b, p.b_row, p.b_col = &weight[0, 0], 1, p.depth
     p.c, p.c_row, p.accumulate = &dx[0, 0], p.columns, False
     p.bias = NULL
@@ -140,14 +180,18 @@ def linear_backward_input(const floating[:, ::1] dy not None, const floating[:, 
 
 
 @cython.boundscheck(False)  # the address of an empty operand is taken, and not used
-def linear_backward_weight(const floating[:, ::1] x not None, const floating[:, ::1] dy not None, *,
-                           floating[:, ::1] dweight not None, floating[::1] dbias, floating[::1] workspace not None):
+def linear_backward_weight(x, dy, bint rounds=False, *, floating[:, ::1] dweight not None, floating[::1] dbias,
+                           floating[::1] workspace not None):
     """dW += x^T dy and dbias += sum over rows of dy.
 
     Parameters
     ----------
     x : array of shape N I
+        May be bfloat16, where `rounds`.
     dy : array of shape N O
+        May be bfloat16, where `rounds` and dbias is None.
+    rounds : bool
+        As in `linear_forward`; dbias adds what dy holds.
     dweight : array of shape I O
         += ; rows of x and dy are added in their order.
     dbias : array of shape O, or None
@@ -157,27 +201,31 @@ def linear_backward_weight(const floating[:, ::1] x not None, const floating[:, 
     """
     cdef str me = "linear_backward_weight"
     cdef Product p
-    check_length(me, "rows of dy", dy.shape[0], x.shape[0])
-    check_length(me, "rows of dweight", dweight.shape[0], x.shape[1])
-    check_length(me, "columns of dweight", dweight.shape[1], dy.shape[1])
+    cdef Rows left, right
+    take_rows(me, "x", x, sizeof(floating), False, &left)
+    take_rows(me, "dy", dy, sizeof(floating), False, &right)
+    check_length(me, "rows of dy", right.rows, left.rows)
+    check_length(me, "rows of dweight", dweight.shape[0], left.columns)
+    check_length(me, "columns of dweight", dweight.shape[1], right.columns)
     if dbias is not None:
-        check_length(me, "length of dbias", dbias.shape[0], dy.shape[1])
-    p.rows, p.columns, p.depth = dweight.shape[0], dweight.shape[1], x.shape[0]
-    check_room(me, "workspace", workspace.shape[0],
-               pieces_of(p.rows, p.columns, p.depth) * piece_workspace(p.columns, p.depth, sizeof(floating)))
-    p.a, p.a_row, p.a_col = &x[0, 0], 1, p.rows
-    p.b, p.b_row, p.b_col = &dy[0, 0], p.columns, 1
+        check_length(me, "length of dbias", dbias.shape[0], right.columns)
+        check_wide(me, "dy", &right)
+    p.rows, p.columns, p.depth = dweight.shape[0], dweight.shape[1], left.rows
+    p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, left.narrow, right.narrow, False
+    check_product(me, &p, workspace.shape[0], sizeof(floating))
+    p.a, p.a_row, p.a_col = left.at, 1, p.rows
+    p.b, p.b_row, p.b_col = right.at, p.columns, 1
     p.c, p.c_row, p.accumulate = &dweight[0, 0], p.columns, True
     p.bias = NULL
     with nogil:
         if floating is float:
             multiply(&p, <vf32*> &workspace[0])
             if dbias is not None:
-                sum_rows(<const vf32*> &dy[0, 0], p.depth, p.columns, <vf32*> &dbias[0])
+                sum_rows(<const vf32*> right.at, p.depth, p.columns, <vf32*> &dbias[0])
         else:
             multiply(&p, <vf64*> &workspace[0])
             if dbias is not None:
-                sum_rows(<const vf64*> &dy[0, 0], p.depth, p.columns, <vf64*> &dbias[0])
+                sum_rows(<const vf64*> right.at, p.depth, p.columns, <vf64*> &dbias[0])
 
 
 def linear_backward_bias(const floating[:, ::1] dy not None, *, floating[::1] dbias not None):

@@ -1,6 +1,6 @@
 # Some rows of an array, close together, and back to where they came from.
 #
-#     pick:    y[k] = x[rows[k]]
+#     pick:    y[k] = x[rows[k]], as float32 where x is bfloat16
 #     spread:  x[rows[k]] = x[k] in place, zero in all other rows
 #
 # rows ascend, so rows[k] >= k: from the last to the first, no row is written before it has been read. Nothing is
@@ -13,12 +13,16 @@ cdef enum:
     SPREAD_COLUMNS = 256     # columns in one piece
 
 
-cdef void pick_pieces(const int32_t *rows, const char *x, char *y, Py_ssize_t n_picked,
-                      Py_ssize_t row_bytes) noexcept nogil:
+cdef void pick_pieces(const int32_t *rows, const char *x, char *y, Py_ssize_t n_picked, Py_ssize_t row_bytes,
+                      bint narrow) noexcept nogil:
     cdef Py_ssize_t k
     for k in prange(n_picked, num_threads=_threads, use_threads_if=n_picked * row_bytes >= 4 * PARALLEL_FROM,
                     schedule="static"):
-        memcpy(y + k * row_bytes, x + rows[k] * row_bytes, row_bytes)
+        if narrow:
+            widen_elements(<float *> (y + k * row_bytes), <const uint16_t *> (x + rows[k] * (row_bytes // 2)),
+                           row_bytes // 4)
+        else:
+            memcpy(y + k * row_bytes, x + rows[k] * row_bytes, row_bytes)
 
 
 cdef void spread_pieces(const int32_t *rows, char *x, Py_ssize_t n_picked, Py_ssize_t n_rows, Py_ssize_t row_bytes,
@@ -48,24 +52,28 @@ cdef int check_picked(str kernel, const int32_t[::1] rows, Py_ssize_t n_rows) ex
     return 0
 
 
-def pick_rows(const floating[:, ::1] x not None, const int32_t[::1] rows not None, *, floating[:, ::1] y not None):
+def pick_rows(x, const int32_t[::1] rows not None, *, floating[:, ::1] y not None):
     """Copy some rows, one after the other.
 
     Parameters
     ----------
     x : array of shape N C
+        May be bfloat16.
     rows : int32 array of shape K
         Ascending.
     y : array of shape K C, written
     """
-    cdef Py_ssize_t n_channels = x.shape[1]
-    check_picked("pick_rows", rows, x.shape[0])
+    cdef Rows given
+    take_rows("pick_rows", "x", x, sizeof(floating), False, &given)
+    cdef Py_ssize_t n_channels = given.columns
+    check_picked("pick_rows", rows, given.rows)
     check_length("pick_rows", "len(y)", y.shape[0], rows.shape[0])
     check_length("pick_rows", "y.shape[1]", y.shape[1], n_channels)
     if rows.shape[0] == 0 or n_channels == 0:
         return
     with nogil:
-        pick_pieces(&rows[0], <const char *> &x[0, 0], <char *> &y[0, 0], rows.shape[0], n_channels * sizeof(floating))
+        pick_pieces(&rows[0], <const char *> given.at, <char *> &y[0, 0], rows.shape[0], n_channels * sizeof(floating),
+                    given.narrow)
 
 
 def spread_rows(const int32_t[::1] rows not None, *, floating[:, ::1] x not None):

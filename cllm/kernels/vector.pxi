@@ -224,6 +224,14 @@ cdef inline int lanes(const vec *p) noexcept nogil:
         return LANES_F64
 
 
+cdef inline vec* address(const vec *p, Py_ssize_t i) noexcept nogil:
+    """Address of element i."""
+    if vec is vf32:
+        return <vec*> (<float*> p + i)
+    else:
+        return <vec*> (<double*> p + i)
+
+
 cdef inline vec load(const vec *p, Py_ssize_t i) noexcept nogil:
     """Elements i .. i+lanes-1."""
     if vec is vf32:

@@ -63,7 +63,8 @@ def run(job: Job, out: Path, kinds: Iterable[str] | None = None, limits: int = 6
     kinds = [k for k in KINDS if k != "checkmate" or steps <= SOLVED] if kinds is None else list(kinds)
     if calibrate and any(kind in (*UNDER_A_LIMIT, "knapsack") for kind in kinds):
         calibrate_where_wanted(job.architecture, job.workload, (), tell, always=True)
-    ledger = ledger_of(job.architecture, job.batch_size, job.seq_len, dtype=job.dtype, num_threads=job.threads)
+    ledger = ledger_of(job.architecture, job.batch_size, job.seq_len, dtype=job.dtype, num_threads=job.threads,
+                       compute=job.compute)
     asked = {"job": job.to_dict(), "kinds": kinds, "limits": limits, "more": {k: repr(v) for k, v in (more or {}).items()}}
 
     def make():

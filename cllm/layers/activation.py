@@ -19,6 +19,7 @@ class Activation(Layer):
     sites = (Site("y", "N F", "act(x)", group="act"),)
     reads = {"x": "N F"}
     overwrites = ("dx",)
+    narrow = ("x", "y")
 
     def forward(self, x, *, y):
         kernels.activation_forward(x, self.codes[self.kind], y=y)

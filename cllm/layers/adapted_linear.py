@@ -37,7 +37,8 @@ class AdaptedLinear(Layer):
         Probability of dropping an element of what the adapters read.
     stream : int
         Number of that mask.
-    bias, group, std : as of `Linear`
+    bias, group, std, compute : as of `Linear`; in bfloat16 the operands of all products are rounded, those of adapters too,
+        and x and y stay float32
     """
 
     I: int  # noqa: E741 (the letter of the shape)
@@ -52,6 +53,7 @@ class AdaptedLinear(Layer):
     bias: bool = True
     group: str = ""
     std: float = 0.02
+    compute: str = "float32"
 
     sites = (Site("y", "N O", "x W + b, with what adapters add"),)
     costless = ("group", "std", "scale", "stream")
@@ -65,15 +67,19 @@ class AdaptedLinear(Layer):
     in_order = True
     spares = {"dweight": ("x",), "dbias": (), "dlora_a": ("x",), "dlora_b": ("x",)}
 
+    @property
+    def rounds(self) -> bool:
+        return self.compute == "bfloat16"
+
     def forward(self, x, weight, bias, lora_a, lora_b, key, *, y, workspace, low, spread, dropped):
-        kernels.linear_forward(x, weight, bias, y=y, workspace=workspace)
+        kernels.linear_forward(x, weight, bias, self.rounds, y=y, workspace=workspace)
         u = low[:self.U * len(x)].reshape(self.U, len(x))  # turned, as the product that adds to y takes it
-        kernels.linear_backward_input(lora_a, self._dropped(x, key, dropped), dx=u, workspace=workspace)
-        kernels.linear_backward_weight(u, self._spread(lora_b, spread), dweight=y, dbias=None, workspace=workspace)
+        kernels.linear_backward_input(lora_a, self._dropped(x, key, dropped), None, self.rounds, dx=u, workspace=workspace)
+        kernels.linear_backward_weight(u, self._spread(lora_b, spread), self.rounds, dweight=y, dbias=None, workspace=workspace)
 
     def accumulate(self, dy, x, lora_a, lora_b, key, *, dweight, dbias, dlora_a, dlora_b, workspace, low, spread, dropped):
         if dweight is not None:
-            kernels.linear_backward_weight(x, dy, dweight=dweight, dbias=dbias, workspace=workspace)
+            kernels.linear_backward_weight(x, dy, self.rounds, dweight=dweight, dbias=dbias, workspace=workspace)
         elif dbias is not None:
             kernels.linear_backward_bias(dy, dbias=dbias)
         if dlora_a is None and dlora_b is None:
@@ -81,28 +87,28 @@ class AdaptedLinear(Layer):
         rows = low[:len(x) * self.U].reshape(len(x), self.U)
         x = self._dropped(x, key, dropped)
         if dlora_a is not None:
-            kernels.linear_backward_input(dy, self._spread(lora_b, spread), dx=rows, workspace=workspace)
-            kernels.linear_backward_weight(rows, x, dweight=dlora_a, dbias=None, workspace=workspace)
+            kernels.linear_backward_input(dy, self._spread(lora_b, spread), None, self.rounds, dx=rows, workspace=workspace)
+            kernels.linear_backward_weight(rows, x, self.rounds, dweight=dlora_a, dbias=None, workspace=workspace)
         if dlora_b is not None:
-            kernels.linear_backward_input(x, lora_a, dx=rows, workspace=workspace)
+            kernels.linear_backward_input(x, lora_a, None, self.rounds, dx=rows, workspace=workspace)
             rows *= rows.dtype.type(self.scale)
             sums = self._spread(dlora_b, spread, 1.0)  # begins with what it holds, so that rows are added in order
-            kernels.linear_backward_weight(rows, dy, dweight=sums, dbias=None, workspace=workspace)
+            kernels.linear_backward_weight(rows, dy, self.rounds, dweight=sums, dbias=None, workspace=workspace)
             for rows, columns, at in self.adapters():
                 dlora_b[:, columns] = sums[rows, at]
 
     def backward(self, dy, weight, lora_a, lora_b, key, *, dx, workspace, low, spread, dropped):
-        kernels.linear_backward_input(dy, weight, dx=dx, workspace=workspace)
+        kernels.linear_backward_input(dy, weight, None, self.rounds, dx=dx, workspace=workspace)
         spread = self._spread(lora_b, spread)
         if not self.rate:
             g = low[:self.U * len(dy)].reshape(self.U, len(dy))
-            kernels.linear_backward_input(spread, dy, dx=g, workspace=workspace)
-            kernels.linear_backward_weight(g, lora_a, dweight=dx, dbias=None, workspace=workspace)
+            kernels.linear_backward_input(spread, dy, None, self.rounds, dx=g, workspace=workspace)
+            kernels.linear_backward_weight(g, lora_a, self.rounds, dweight=dx, dbias=None, workspace=workspace)
             return
         g = low[:len(dy) * self.U].reshape(len(dy), self.U)
-        kernels.linear_backward_input(dy, spread, dx=g, workspace=workspace)
+        kernels.linear_backward_input(dy, spread, None, self.rounds, dx=g, workspace=workspace)
         dropped = dropped[:dx.size].reshape(dx.shape)
-        kernels.linear_forward(g, lora_a, None, y=dropped, workspace=workspace)
+        kernels.linear_forward(g, lora_a, None, self.rounds, y=dropped, workspace=workspace)
         kernels.dropout_backward(dropped, key, self.stream, self.rate, dx=dropped)
         kernels.add_in_place(dropped.reshape(-1), y=dx.reshape(-1))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cllm import _kernels as kernels
+from cllm.arrays import widened
 from cllm.program.declare import Feed, Layer, Scratch, Site
 
 
@@ -30,6 +31,7 @@ class Attention(Layer):
     feeds = (Feed("positions", "N", "int32", 0, when="packed"),)
     reads = {"qkv": "N 3C"}
     across = True
+    narrow = ("qkv", "y")
 
     def forward(self, qkv, positions=None, *, y, lse, probs, workspace):
         where = {"positions": positions, "documents": self.packed}
@@ -47,7 +49,7 @@ class Attention(Layer):
 
     def extend(self, state, position, qkv):
         """Attended values of new rows, which see themselves and all rows before `position`."""
-        n, stop = len(qkv), position + len(qkv)
+        n, stop, qkv = len(qkv), position + len(qkv), widened(qkv)
         q, k, v = qkv.reshape(n, 3, self.H, self.D).transpose(1, 2, 0, 3)
         state["keys"][:, position:stop], state["values"][:, position:stop] = k, v
         if position == 0:

@@ -7,7 +7,7 @@ from cllm.program.declare import Layer, Param, Scratch, Site
 
 
 def _workspace(layer, letters, threads, itemsize):
-    return kernels.block_linear_workspace(letters["N"], layer.S, layer.H, layer.D, threads, itemsize)
+    return kernels.block_linear_workspace(letters["N"], layer.S, layer.H, layer.D, threads, itemsize, layer.rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class BlockLinear(Layer):
     bias: bool = True
     group: str = ""
     std: float = 0.02
+    compute: str = "float32"
 
     sites = (Site("y", "N O", "the S products side by side"),)
     costless = ("group", "std")
@@ -29,18 +30,23 @@ class BlockLinear(Layer):
     reads = {"x": "N HD"}
     in_order = True
     spares = {"dweight": ("x",), "dbias": ()}
+    narrow = ("x", "y")
+
+    @property
+    def rounds(self) -> bool:
+        return self.compute == "bfloat16"
 
     def forward(self, x, weight, bias, *, y, workspace):
-        kernels.block_linear_forward(x, weight, bias, y=y, workspace=workspace)
+        kernels.block_linear_forward(x, weight, bias, self.rounds, y=y, workspace=workspace)
 
     def accumulate(self, dy, x, *, dweight, dbias, workspace):
         if dweight is not None:
-            kernels.block_linear_backward_weight(x, dy, dweight=dweight, dbias=dbias, workspace=workspace)
+            kernels.block_linear_backward_weight(x, dy, self.rounds, dweight=dweight, dbias=dbias, workspace=workspace)
         elif dbias is not None:
             kernels.linear_backward_bias(dy, dbias=dbias)
 
     def backward(self, dy, weight, *, dx, workspace):
-        kernels.block_linear_backward_input(dy, weight, dx=dx, workspace=workspace)
+        kernels.block_linear_backward_input(dy, weight, self.rounds, dx=dx, workspace=workspace)
 
     def forward_flops(self, letters):
         return 2.0 * letters["N"] * self.S * self.H * self.D * self.D

@@ -47,6 +47,7 @@ class CrossEntropyHead(Layer):
     bias: bool = False
     scale: float = 1.0
     softcap: float | None = None
+    compute: str = "float32"
 
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
     costless = ("std",)
@@ -55,10 +56,15 @@ class CrossEntropyHead(Layer):
     reads = {"x": "N C"}
     in_order = True
     spares = {"dweight": (), "dbias": (), "dx": ()}
+    narrow = ("x",)
     in_nats = True
 
+    @property
+    def rounds(self) -> bool:
+        return self.compute == "bfloat16"
+
     def forward(self, x, weight, bias, *, logits, workspace):
-        kernels.linear_backward_input(x, weight, bias, dx=logits, workspace=workspace)
+        kernels.linear_backward_input(x, weight, bias, self.rounds, dx=logits, workspace=workspace)
         if self.scale != 1.0 or self.softcap is not None:
             kernels.scale_and_cap(logits, self.scale, self.softcap, y=logits)
 
@@ -98,11 +104,12 @@ class CrossEntropyHead(Layer):
             kernels.cross_entropy_backward(targets[rows], scale, self.scale, self.softcap, logits=dlogits, losses=part)
             kernels.accumulate_losses(part, loss=loss)
             if dweight is not None:
-                kernels.linear_backward_weight(dlogits, x[rows], dweight=dweight, dbias=None, workspace=workspace)
+                kernels.linear_backward_weight(dlogits, x[rows], self.rounds, dweight=dweight, dbias=None,
+                                               workspace=workspace)
             if dbias is not None:
                 kernels.linear_backward_bias(dlogits, dbias=dbias)
             if dx is not None:
-                kernels.linear_forward(dlogits, weight, None, y=dx[rows], workspace=workspace)
+                kernels.linear_forward(dlogits, weight, None, self.rounds, y=dx[rows], workspace=workspace)
         if skips:
             kernels.spread_rows(used, x=dx)
 

@@ -19,6 +19,7 @@ class GatedActivation(Layer):
 
     sites = (Site("y", "N F", "act(gate) * up", group="act"),)
     reads = {"x": "N 2F"}
+    narrow = ("x", "y")
 
     def forward(self, x, *, y):
         kernels.gated_forward(x, self.codes[self.kind], y=y)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cllm import _kernels as kernels
+from cllm.arrays import rounded, widened
 from cllm.layers.rope import Rope
 from cllm.program.declare import Feed, Layer, Scratch, Site, Table
 
@@ -64,6 +65,7 @@ class GroupedAttention(Layer):
     feeds = (Feed("positions", "N", "int32", 0, "P", when="packed"),)
     reads = {"qkv": "N ED"}
     across = True
+    narrow = ("qkv", "y")
 
     @property
     def turns(self) -> bool:
@@ -92,11 +94,13 @@ class GroupedAttention(Layer):
 
         `cos`, `sin` and `first` begin with the row of `position`.
         """
-        n, stop, group = len(qkv), position + len(qkv), self.H // self.K
+        n, stop, group, narrow = len(qkv), position + len(qkv), self.H // self.K, qkv.dtype == np.uint16
+        qkv = widened(qkv)
         heads = qkv.reshape(n, self.E, self.D).transpose(1, 0, 2)
         q, k, v = np.split(heads, (self.H, self.H + self.K))
         if cos is not None:
             q, k = (self._turned(a, cos[:n], sin[:n]) for a in (q, k))
+            q, k = (widened(rounded(a)) for a in (q, k)) if narrow else (q, k)
         state["keys"][:, position:stop], state["values"][:, position:stop] = k, v
         lowest = 0 if first is None else int(first[0])
         keys, values = state["keys"][:, lowest:stop], state["values"][:, lowest:stop]

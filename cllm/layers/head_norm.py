@@ -38,6 +38,7 @@ class HeadNorm(Layer):
     in_order = True
     overwrites = ("dqkv",)
     spares = {"dq_weight": (), "dk_weight": ()}
+    narrow = ("qkv", "y")
 
     @classmethod
     def of(cls, H: int, K: int, D: int, each: bool, **settings) -> "HeadNorm":
@@ -46,7 +47,7 @@ class HeadNorm(Layer):
         return cls(H=H, K=K, D=D, E=H + 2 * K, **pieces, **settings)
 
     def forward(self, qkv, q_weight, k_weight, *, y, q_rstd, k_rstd):
-        y[...] = qkv
+        kernels.copy_values(qkv, y=y)
         for columns, weight, rstd in zip(self._columns(), (q_weight, k_weight), (q_rstd, k_rstd), strict=True):
             kernels.rmsnorm_forward(qkv, weight, self.eps, self.unit_offset, *columns, y=y, rstd=rstd)
 

@@ -25,6 +25,7 @@ class LayerNorm(Layer):
     reads = {"x": "N C"}
     in_order = True
     spares = {"dweight": (), "dbias": ()}
+    narrow = ("y",)
     adds = ("dx",)  # its input is the residual stream, whose gradient already has the branch around it
 
     def forward(self, x, weight, bias, *, y, mean, rstd):

@@ -7,18 +7,19 @@ from cllm.program.declare import Layer, Param, Scratch, Site
 
 
 def _workspace(layer, letters, threads, itemsize):
-    return kernels.linear_workspace(letters["N"], layer.I, layer.O, threads, itemsize)
+    return kernels.linear_workspace(letters["N"], layer.I, layer.O, threads, itemsize, layer.rounds)
 
 
 @dataclass(frozen=True, slots=True)
 class Linear(Layer):
-    """I columns to O columns; `std` is the standard deviation of the initial weights."""
+    """I columns to O columns; `std` is the standard deviation of the initial weights, `compute` the dtype of operands."""
 
     I: int  # noqa: E741 (the letter of the shape)
     O: int  # noqa: E741
     bias: bool = True
     group: str = ""
     std: float = 0.02
+    compute: str = "float32"
 
     sites = (Site("y", "N O", "x W + b"),)
     costless = ("group", "std")
@@ -27,18 +28,23 @@ class Linear(Layer):
     reads = {"x": "N I"}
     in_order = True
     spares = {"dweight": ("x",), "dbias": ()}
+    narrow = ("x", "y")
+
+    @property
+    def rounds(self) -> bool:
+        return self.compute == "bfloat16"
 
     def forward(self, x, weight, bias, *, y, workspace):
-        kernels.linear_forward(x, weight, bias, y=y, workspace=workspace)
+        kernels.linear_forward(x, weight, bias, self.rounds, y=y, workspace=workspace)
 
     def accumulate(self, dy, x, *, dweight, dbias, workspace):
         if dweight is not None:
-            kernels.linear_backward_weight(x, dy, dweight=dweight, dbias=dbias, workspace=workspace)
+            kernels.linear_backward_weight(x, dy, self.rounds, dweight=dweight, dbias=dbias, workspace=workspace)
         elif dbias is not None:
             kernels.linear_backward_bias(dy, dbias=dbias)
 
     def backward(self, dy, weight, *, dx, workspace):
-        kernels.linear_backward_input(dy, weight, dx=dx, workspace=workspace)
+        kernels.linear_backward_input(dy, weight, None, self.rounds, dx=dx, workspace=workspace)
 
     def forward_flops(self, letters):
         return 2.0 * letters["N"] * self.I * self.O

@@ -29,6 +29,7 @@ class RMSNorm(Layer):
     reads = {"x": "N C"}
     in_order = True
     spares = {"dweight": ()}
+    narrow = ("y",)
     adds = ("dx",)  # its input is the residual stream, whose gradient already has the branch around it
 
     def forward(self, x, weight, *, y, rstd):

@@ -25,6 +25,7 @@ class SquaredErrorHead(Layer):
     V: int
     C: int
     std: float = 0.02
+    compute: str = "float32"
 
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
     costless = ("std",)
@@ -34,7 +35,7 @@ class SquaredErrorHead(Layer):
     in_order = True
 
     def forward(self, x, weight, *, logits, workspace):
-        kernels.linear_backward_input(x, weight, dx=logits, workspace=workspace)
+        kernels.linear_backward_input(x, weight, None, self.compute == "bfloat16", dx=logits, workspace=workspace)
 
     def evaluate(self, x, embedding, targets, *, loss, losses):
         kernels.squared_error_forward(x, embedding, targets.reshape(-1), losses=losses[:len(x)])

@@ -18,7 +18,7 @@ def add_lora(model: Model, rank: int = 8, alpha: float = 16, targets: str | tupl
              rslora: bool = False, dropout: float = 0.0, seed: int = 0) -> Model:
     """A model with low-rank adapters, of which they alone are trained (Hu et al. 2021).
 
-    It computes what `model` does, since every B begins at zero; A is drawn as PEFT draws it, uniform within 1 / sqrt(in). The
+    It computes what `model` does, since every B begins at zero (in bfloat16 but for y, which stays float32); A is drawn as PEFT draws it, uniform within 1 / sqrt(in). The
     base's arrays are those of `model`, not copies.
 
     Parameters
@@ -50,7 +50,7 @@ def add_lora(model: Model, rank: int = 8, alpha: float = 16, targets: str | tupl
 
 def with_adapters(model: Model, adapted: Adapted, seed: int | None) -> Model:
     """The model with adapters begun from a seed, or at zero; it has the arrays of the base."""
-    made = model_of(adapted, seed, model.dtype, TRAINED, model.parameters)
+    made = model_of(adapted, seed, model.dtype, TRAINED, model.parameters, model.compute)
     made.source = model.source
     return made
 
@@ -76,7 +76,7 @@ def merge_adapter(model: Model) -> Model:
                 name = step.params["weight"]
                 arrays[name] = _merged(step.layer, *(model.parameters[step.params[n]] for n in ("weight", "lora_a", "lora_b")))
     frozen = not all(array.flags.writeable for array in arrays.values())
-    made = model_of(base, None, model.dtype, () if frozen else None, arrays)
+    made = model_of(base, None, model.dtype, () if frozen else None, arrays, model.compute)
     made.source = model.source
     return made
 

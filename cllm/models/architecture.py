@@ -167,10 +167,11 @@ def record_of(architecture: Architecture) -> dict:
                           "Make them numbers, texts and tuples, or give the class its own to_dict.") from error
 
 
-def metadata_of(architecture: Architecture, dtype: str) -> dict[str, str]:
-    """What a file of weights says of its model: family, settings and dtype, as texts."""
+def metadata_of(architecture: Architecture, dtype: str, compute: str = "float32") -> dict[str, str]:
+    """What a file of weights says of its model: family, settings, dtype, and how it computes where not in that; as texts."""
     record = record_of(architecture)
-    return {"family": record["family"], "config": json.dumps(record["config"]), "dtype": dtype}
+    return {"family": record["family"], "config": json.dumps(record["config"]), "dtype": dtype,
+            **({"compute": compute} if compute != "float32" else {})}
 
 
 def family_name(kind: type[Architecture]) -> str:

@@ -27,9 +27,9 @@ FIRST = ModelConfig  # where no family is named; its settings are options of the
 
 
 def model_of(architecture: Architecture, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None,
-             arrays: Mapping[str, np.ndarray] | None = None) -> Model:
+             arrays: Mapping[str, np.ndarray] | None = None, compute: str = "float32") -> Model:
     """The model of an architecture: a `GPT` where it is a `ModelConfig`."""
-    return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype, trainable, arrays)
+    return (GPT if isinstance(architecture, ModelConfig) else Model)(architecture, seed, dtype, trainable, arrays, compute)
 
 
 def family_of(metadata: Mapping) -> str:
@@ -125,7 +125,8 @@ def load(path: str | Path, architecture: type[Architecture] | None = None, mappe
     try:
         found, dtype = architecture_of(metadata, architecture), metadata["dtype"]
         arrays = mapped_arrays(path, found.program, dtype) if mapped else {}
-        model = model_of(found, None if mapped else 0, dtype, () if mapped else None, arrays)
+        model = model_of(found, None if mapped else 0, dtype, () if mapped else None, arrays,
+                         metadata.get("compute", "float32"))
     except FOREIGN as error:
         if is_callers(kind, error):
             raise

@@ -179,7 +179,7 @@ class GPT(Model):
     Parameters
     ----------
     config : ModelConfig
-    seed, dtype, trainable, arrays : as of `Model`
+    seed, dtype, trainable, arrays, compute : as of `Model`
 
     Raises
     ------
@@ -188,11 +188,11 @@ class GPT(Model):
     """
 
     def __init__(self, config: ModelConfig, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None,
-                 arrays: Mapping[str, np.ndarray] | None = None):
+                 arrays: Mapping[str, np.ndarray] | None = None, compute: str = "float32"):
         if not isinstance(config, ModelConfig):
             raise ConfigError("GPT(config)", "must be a ModelConfig", type(config).__name__,
                               "Make one with cllm.ModelConfig(...) or ModelConfig.preset(name).")
-        super().__init__(config, seed, dtype, trainable, arrays)
+        super().__init__(config, seed, dtype, trainable, arrays, compute)
 
     @property
     def config(self) -> ModelConfig:

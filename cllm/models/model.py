@@ -14,6 +14,7 @@ from cllm.models.architecture import Architecture, checked_architecture, metadat
 from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
 from cllm.models.saving import Saved, Source, save_directory
 from cllm.models.torn import Torn
+from cllm.program.computing import checked_compute, with_compute
 from cllm.program.program import Program
 from cllm.program.trained import Patterns, checked_patterns, with_trained
 from cllm.program.workload import ITEMSIZE
@@ -41,6 +42,8 @@ class Model:
     arrays : arrays by name, or None
         Parameters that are there already, of the model's shapes and dtype: it has these very arrays. Read-only ones must be
         frozen.
+    compute : {"float32", "bfloat16"}
+        As the attribute of that name.
 
     Raises
     ------
@@ -53,7 +56,7 @@ class Model:
     """
 
     def __init__(self, architecture: Architecture, seed: int | None = 0, dtype: str = "float32", trainable: Patterns = None,
-                 arrays: Mapping[str, np.ndarray] | None = None):
+                 arrays: Mapping[str, np.ndarray] | None = None, compute: str = "float32"):
         name = type(self).__name__
         self._architecture = checked_architecture(f"{name}(architecture)", architecture)
         if not isinstance(dtype, str) or dtype not in ITEMSIZE:
@@ -61,7 +64,8 @@ class Model:
                               "Choose one of these.")
         self.dtype = dtype
         self._trainable = checked_patterns(f"{name}(trainable=...)", trainable)
-        self._program = with_trained(architecture.program, self._trainable, f"{name}(trainable=...)")
+        self._compute = checked_compute(f"{name}(compute=...)", compute, dtype)
+        self._program = with_compute(with_trained(architecture.program, self._trainable, f"{name}(trainable=...)"), compute)
         if seed is not None:
             seed = checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED)
         self._parameters = initial_parameters(self._program, seed, dtype, arrays or {})
@@ -84,10 +88,11 @@ class Model:
         made = self._made.get("gradients")
         return {"architecture": self._architecture, "dtype": self.dtype, "parameters": dict(self._parameters),
                 "gradients": None if made is None else dict(made), "planned_optimizer": self.planned_optimizer,
-                "source": self.source, "trainable": self._trainable, "torn": self.torn.reason}
+                "source": self.source, "trainable": self._trainable, "compute": self._compute, "torn": self.torn.reason}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["architecture"], seed=None, dtype=state["dtype"], trainable=state.get("trainable"))
+        self.__init__(state["architecture"], seed=None, dtype=state["dtype"], trainable=state.get("trainable"),
+                      compute=state.get("compute", "float32"))
         self.planned_optimizer, self.source = state["planned_optimizer"], state["source"]
         self.torn.reason = state["torn"]
         for name, values in state["parameters"].items():
@@ -104,6 +109,26 @@ class Model:
     def program(self) -> Program:
         """The model as a straight line of wired layers, which know what is frozen."""
         return self._program
+
+    @property
+    def compute(self) -> str:
+        """What operands of products are: "float32", or "bfloat16", whose sums are float32.
+
+        In bfloat16 the values that layers name in `Layer.narrow` are such arrays, too; parameters, the residual stream,
+        statistics, loss and gradients stay float32. It may be set to another; executors that are there keep theirs.
+
+        Raises
+        ------
+        ConfigError
+            When it is neither, or "bfloat16" of a model of float64.
+        """
+        return self._compute
+
+    @compute.setter
+    def compute(self, compute: str) -> None:
+        compute = checked_compute("model.compute", compute, self.dtype)
+        with self.turn():
+            self._compute, self._program = compute, with_compute(self._program, compute)
 
     @property
     def trainable(self) -> tuple[str, ...] | None:
@@ -123,7 +148,7 @@ class Model:
     @trainable.setter
     def trainable(self, patterns: Patterns) -> None:
         patterns = checked_patterns("model.trainable", patterns)
-        program = with_trained(self._architecture.program, patterns, "model.trainable")
+        program = with_compute(with_trained(self._architecture.program, patterns, "model.trainable"), self._compute)
         self._refuse_read_only(program)
         with self.turn():
             if program.trained != self._program.trained:
@@ -203,8 +228,13 @@ class Model:
                 kernels.fill_zero(x=self.gradient_list)
 
     def copy(self, dtype: str | None = None) -> "Model":
-        """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied."""
-        made = type(self)(self._architecture, seed=None, dtype=dtype or self.dtype, trainable=self._trainable)
+        """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied.
+
+        In float64 it computes in float64.
+        """
+        dtype = dtype or self.dtype
+        made = type(self)(self._architecture, seed=None, dtype=dtype, trainable=self._trainable,
+                          compute=self._compute if dtype == self.dtype else "float32")
         made.source = self.source
         for name, parameter in self.parameters.items():
             made.parameters[name][...] = parameter
@@ -249,4 +279,4 @@ class Model:
         SnapshotError
             When the file cannot be written.
         """
-        save_model(path, self.parameters, metadata_of(self._architecture, self.dtype))
+        save_model(path, self.parameters, metadata_of(self._architecture, self.dtype, self._compute))

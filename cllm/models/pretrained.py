@@ -30,6 +30,8 @@ def read_architecture(directory: str | Path, **changes) -> tuple[Architecture, d
     Parameters
     ----------
     directory : str or Path
+    compute : {"float32", "bfloat16"}
+        As of `Model`.
     **changes
         Settings of the family in place of the config's, such as ``dropout=0.1``.
 
@@ -54,7 +56,7 @@ def read_architecture(directory: str | Path, **changes) -> tuple[Architecture, d
 
 
 def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Patterns = None, mapped: bool = False,
-                    **changes: Any) -> Model:
+                    compute: str = "float32", **changes: Any) -> Model:
     """The model of a directory with config.json and safetensors, as transformers saves it.
 
     Nothing but the model and one tensor is in memory at a time; narrow dtypes are widened without loss. Every tensor must be
@@ -71,6 +73,8 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Pa
         Frozen parameters that the files hold as they stand (of the model's dtype, not turned, in one piece: embeddings and
         norms of most families, all of GPT-2's) are their bytes, mapped read-only; without `trainable`, all are frozen. Save
         the model with `Model.save` and load that with ``mapped=True`` to map every one.
+    compute : {"float32", "bfloat16"}
+        As of `Model`.
     **changes
         Settings of the family in place of the config's, such as ``dropout=0.1``.
 
@@ -96,7 +100,7 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Pa
                                 "Download it again, or check that config.json belongs to these files.")
     trainable = () if mapped and trainable is None else trainable
     arrays = _as_they_stand(parts, tensors, with_trained(architecture.program, trainable), dtype) if mapped else {}
-    model = model_of(architecture, seed=None, dtype=dtype, trainable=trainable, arrays=arrays)
+    model = model_of(architecture, seed=None, dtype=dtype, trainable=trainable, arrays=arrays, compute=compute)
     for name, part in parts.items():
         if part.parameter in arrays:
             continue

@@ -13,7 +13,7 @@ from cllm.plans.check import check_plan, head_rows
 from cllm.plans.plan import Estimate, Plan
 from cllm.plans.script import Script
 from cllm.plans.tree import Tape
-from cllm.program.dims import elements
+from cllm.program.dims import NARROW, elements
 from cllm.program.kinds import Kind
 from cllm.program.program import Program
 from cllm.program.workload import Workload
@@ -49,6 +49,8 @@ class Entry:
     meaning : str
     role : str
         "stream" (a running sum), "statistics" (small, never compressed), or "".
+    narrow : bool
+        It is bfloat16 already: not to be compressed.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Entry:
     is_block_output: bool
     meaning: str
     role: str = ""
+    narrow: bool = False
 
 
 class Ledger:
@@ -212,5 +215,6 @@ class Ledger:
                 entries[value.name] = Entry(value.name, value.key, value.block, value.group, nbytes,
                                             seconds.get(value.step, 0.0), tuple(step.inputs.values()),
                                             tuple(s.name for s in readers), value.optional,
-                                            value.name in program.passed_between, value.meaning, value.role)
+                                            value.name in program.passed_between, value.meaning, value.role,
+                                            value.dtype == NARROW)
         return entries

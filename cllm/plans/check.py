@@ -4,6 +4,7 @@ from cllm.errors import PlanError
 from cllm.plans.plan import Plan, checked_states
 from cllm.plans.script import check_script
 from cllm.plans.tree import WORDS, Compress, Decision, Recompute, Segment, Tape
+from cllm.program.dims import NARROW
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 
@@ -48,6 +49,10 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
                "Keep gradients, or take a smaller batch.")
     checked_states("Plan(states=...)", plan.states)
     before, blocks, after = program.regions
+    narrow = {b for b, v in enumerate(program.block_inputs[:-1]) if program.values[v].dtype == NARROW}
+    if bad := narrow & set(_compressed_inputs(plan.children)):
+        refuse("Plan", "the input of a block that is bfloat16 already may not be compressed", f"that of block {min(bad)}",
+               "The model computes in bfloat16: keep it, or put it on disk.")
     for tape in plan.tapes():
         _check_decisions(program, blocks[tape.block], dict(tape.decisions), f"Plan block {tape.block}", refuse, "key")
     _check_decisions(program, (*before, *after), dict(plan.ends), "Plan(ends=...)", refuse, "name")
@@ -75,6 +80,17 @@ def _check_nodes(nodes, refuse) -> None:
                    "Write Tape(0, (('ln1.y', Recompute()),)).")
 
 
+def _compressed_inputs(nodes):
+    """Blocks whose input is kept compressed."""
+    for node in nodes:
+        if isinstance(node, Segment):
+            if isinstance(node.input, Compress):
+                yield node.blocks.start
+            yield from _compressed_inputs(node.children)
+        elif isinstance(dict(node.decisions).get("input"), Compress):
+            yield node.block
+
+
 def _are_decisions(pairs) -> bool:
     return isinstance(pairs, tuple) and all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs)
 
@@ -87,6 +103,9 @@ def _check_decisions(program, steps, decisions: dict, where: str, refuse, field:
         if name not in allowed:
             refuse(where, f"decisions may name {', '.join(sorted(allowed))}", name,
                    "Name values that backward reads; the outputs of blocks are decided by the segments.")
+        if isinstance(decision, Compress) and name in named and named[name].dtype == NARROW:
+            refuse(where, "a value that is bfloat16 already may not be compressed", name,
+                   "The model computes in bfloat16: keep or drop it, or put it on disk.")
         statistics = name in named and (named[name].dtype is not None or named[name].role == "statistics")
         if isinstance(decision, Compress) and statistics:
             refuse(where, "row statistics may not be compressed", name, "They are small: keep or drop them.")

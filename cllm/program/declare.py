@@ -19,7 +19,7 @@ import inspect
 import sys
 from abc import ABC
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -210,6 +210,9 @@ class Layer(ABC):
     spares : dict of tuple of names by gradient
         Gradients that a method leaves out where it is handed None for them, as for a parameter that is frozen or an input
         below which nothing is trained; and what it reads for them alone. Others are made for nobody, in the arena.
+    narrow : names of inputs and sites that may be bfloat16 arrays
+        Where a model computes in bfloat16 (`cllm.program.computing`), a site that is named is one if every layer that
+        reads it names it too. Such an array is uint16, the upper halves of float32, for kernels that take either.
     costless : names of fields that change neither seconds nor bytes, such as the number of a dropout mask; layers that
         differ in any other cost each their own
 
@@ -237,6 +240,7 @@ class Layer(ABC):
     overwrites: ClassVar[tuple[str, ...]] = ()
     passes: ClassVar[tuple[str, ...]] = ()
     spares: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    narrow: ClassVar[tuple[str, ...]] = ()
     costless: ClassVar[tuple[str, ...]] = ()
 
     forward_flow: ClassVar[Flow]
@@ -277,6 +281,10 @@ class Layer(ABC):
     def output(self) -> str:
         """Name of the site that other layers read."""
         return self.sites[0].name
+
+    def computing(self, compute: str) -> "Layer":
+        """The layer that takes its products in "float32" or "bfloat16": the same one where it has no field ``compute``."""
+        return replace(self, compute=compute) if any(f.name == "compute" for f in fields(self)) else self
 
     def has(self, param: Param | Table | Feed) -> bool:
         """Whether this instance has that parameter, table or feed."""
@@ -384,6 +392,8 @@ def _check_declaration(cls) -> None:
         refuse("spares", "only gradients that accumulate or backward writes can be left out", stray)
     if stray := {n for names in cls.spares.values() for n in names} - {*accumulate.reads, *backward.reads}:
         refuse("spares", "only what accumulate or backward reads can be left out with them", stray)
+    if stray := set(cls.narrow) - set(cls.inputs) - {s.name for s in cls.sites if s.dtype is None}:
+        refuse("narrow", "only inputs and sites of the workload's dtype can be named", stray)
     if stray := set(cls.passes) - gradients:
         refuse("passes", "only gradients of inputs can be passed", stray)
     if stray := set(cls.costless) - {name for c in cls.__mro__ for name in _annotated(c)}:

@@ -12,7 +12,7 @@ import numpy as np
 from cllm.errors import DeclarationError
 from cllm.locate import module_of
 from cllm.program.declare import Feed, Flow, Layer, Table
-from cllm.program.dims import elements
+from cllm.program.dims import NARROW, elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +260,7 @@ class Program:
                 for s in self.steps]
         what += [[f.name, f.shape, f.dtype, str(f.low), str(f.high)] for f in self.feeds.values()]
         what += [["frozen", *sorted(self.frozen)]] if self.frozen else []
+        what += [[v.name, v.dtype] for v in self.values.values() if v.dtype == NARROW]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     @cached_property
@@ -341,7 +342,7 @@ class Program:
             return place.get(value) or ("outside", self.values[value].shape, self.values[value].dtype)
 
         return tuple((type(s.layer), s.layer.cost_fields, s.rows, tuple(s.shapes.items()), s.layer.passed(),
-                      tuple(sorted(s.params)), tuple(self.values[v].key for v in s.outputs.values()),
+                      tuple(sorted(s.params)), tuple((self.values[v].key, self.values[v].dtype) for v in s.outputs.values()),
                       s.index in self.waiting_steps, s.frozen, s.unwanted,
                       tuple(source(v) for v in s.inputs.values())) for s in steps)
 

@@ -12,6 +12,7 @@ from cllm.executor.executor import Executor
 from cllm.models.model import Model
 from cllm.planning import decide, ledger_of
 from cllm.plans.plan import Plan
+from cllm.program.computing import checked_compute
 from cllm.program.packed import fed_by
 from cllm.proof.closeness import Closeness, closeness
 from cllm.schedule.compression import PACKED
@@ -20,9 +21,9 @@ from cllm.strategies import MemoryBudget, RecomputeAll, StrategyLike
 
 def gradient_error(model: Model, tokens: ArrayLike | None = None, targets: ArrayLike | None = None,
                    strategy: StrategyLike = "cache", num_threads: int | None = None, seed: int = 0,
-                   **feeds: ArrayLike) -> float:
-    """Relative error of the whole gradient: ``|g - exact| / |exact|`` in the Euclidean norm over all parameters;
-    infinite where the exact one is zero and the other is not.
+                   against: str | None = None, by_layer: bool = False, **feeds: ArrayLike) -> float | dict[str, float]:
+    """Relative error of the gradient: ``|g - exact| / |exact|`` in the Euclidean norm over all parameters, or those of each
+    layer; infinite where the exact one is zero and the other is not.
 
     A copy of the model does the work, so `model` and its gradients stay as they are; it needs twice the gradients and an
     exact plan's arena while it runs.
@@ -34,6 +35,11 @@ def gradient_error(model: Model, tokens: ArrayLike | None = None, targets: Array
         The batch on which it is measured, as `Executor.loss_and_grad` takes it.
     strategy : strategy, Plan or name
     num_threads, seed : as of `Executor`
+    against : {"float32", "bfloat16"} or None
+        How the exact gradient is computed (`Model.compute`); None is as the model computes. So "float32" tells of a model in
+        bfloat16 what that costs.
+    by_layer : bool
+        Return the error of each layer by its name, such as ``blocks.0.attn.qkv``, instead of one for all.
 
     Raises
     ------
@@ -49,10 +55,16 @@ def gradient_error(model: Model, tokens: ArrayLike | None = None, targets: Array
         executor.loss_and_grad(**batch)
         return copy.gradients
 
+    copy.compute = model.compute if against is None else checked_compute("gradient_error(against=...)", against, model.dtype)
     exact = {name: g.copy() for name, g in gradients(RecomputeAll(micro_batch=1)).items()}
+    copy.compute = model.compute
     found = gradients(strategy)
-    error = sum((closeness(g, found[name]) for name, g in exact.items()), Closeness()).relative_error
-    return inf if error is None else error
+    sums: dict[str, Closeness] = {}
+    for name, g in exact.items():
+        layer = name.rpartition(".")[0] if by_layer else ""
+        sums[layer] = sums.get(layer, Closeness()) + closeness(g, found[name])
+    errors = {layer: inf if pair.relative_error is None else pair.relative_error for layer, pair in sums.items()}
+    return errors if by_layer else errors.get("", 0.0)
 
 
 def plan_within_error(model: Model, tokens: ArrayLike | None = None, targets: ArrayLike | None = None,

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from cllm import _kernels as kernels
+from cllm.arrays import rounded
 from cllm.errors import ConfigError, ShapeError, TokenError
 from cllm.executor.executor import Executor
 from cllm.models.model import Model
 from cllm.program.declare import Flow, Param, Table
-from cllm.program.dims import batch_letters, resolve
+from cllm.program.dims import NARROW, batch_letters, resolve
 from cllm.program.program import Program, Step
+from cllm.schedule.operations import storage
 from cllm.threads.counts import checked_threads
 
 SERVED = {"tokens", "key"}  # what a decoder can hand to a layer
@@ -98,11 +100,13 @@ class Decoder:
                  **{d.name: self._own(step, d, n) for d in (*layer.params, *layer.tables)}}
         if layer.across:
             reads = [name for name in Flow.of(type(layer).extend).reads if name not in ("state", "position")]
-            return layer.extend(self._states[step.index], self.position, *[given[name] for name in reads])
+            y = layer.extend(self._states[step.index], self.position, *[given[name] for name in reads])
+            return rounded(y) if self._model.program.values[step.output].dtype == NARROW else y
         dtype = self._model.dtype
         itemsize = np.dtype(dtype).itemsize
         head = layer.evaluate_flow.exists
-        made = {s.name: np.empty(shapes[s.name], s.dtype or dtype) for s in layer.sites if head or not s.optional}
+        dtypes = {site: storage(self._model.program.values[value].dtype or dtype) for site, value in step.outputs.items()}
+        made = {s.name: np.empty(shapes[s.name], dtypes[s.name]) for s in layer.sites if head or not s.optional}
         scratch = {s.name: np.empty(s.elements(layer, letters, self._threads, itemsize), s.dtype or dtype)
                    for s in layer.scratch}
         writes = {name: made.get(name, scratch.get(name)) for name in layer.forward_flow.writes}

@@ -12,7 +12,7 @@ from cllm.plans.plan import Plan
 from cllm.plans.script import MAKES, Script
 from cllm.plans.tree import Cache, Compress, Decision, OnDisk, Recompute, Segment, Tape
 from cllm.program.declare import Flow
-from cllm.program.dims import aligned, elements
+from cllm.program.dims import NARROW, aligned, elements
 from cllm.program.gradients import Cell, GradientStep, wire_gradients
 from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step
@@ -284,12 +284,12 @@ class _Builder:
     # operations and buffers
 
     def cell(self, cell: Cell, move) -> int:
-        """The buffer of a gradient cell: the shape of the value whose gradient it first held."""
+        """The buffer of a gradient cell: the shape of the value whose gradient it first held; none is bfloat16."""
         if cell not in self.cells:
             of = self.program.values.get(cell.of) or self.program.feeds.get(cell.of)
             shape, dtype = (of.shape, of.dtype) if of is not None else (
                 " ".join(map(str, self.program.parameters[cell.of].shape)), None)
-            self.cells[cell] = self.buffer(cell.label, shape, dtype, "gradient", move.step.block)
+            self.cells[cell] = self.buffer(cell.label, shape, None if dtype == NARROW else dtype, "gradient", move.step.block)
         return self.cells[cell]
 
     def bound(self, step: Step, env: Mapping[str, int], names: Iterable[str] | None = None) -> dict[str, int]:

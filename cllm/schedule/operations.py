@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cllm.program.dims import NARROW
 from cllm.program.kinds import Kind
 from cllm.program.program import Step
 from cllm.program.workload import ITEMSIZE
 
-ITEMSIZES = {**ITEMSIZE, "int32": 4, "int64": 8, "uint64": 8, "uint16": 2, "uint8": 1}
+ITEMSIZES = {**ITEMSIZE, "int32": 4, "int64": 8, "uint64": 8, "uint16": 2, "uint8": 1, NARROW: 2}
+
+
+def storage(dtype: str) -> str:
+    """NumPy's dtype of arrays of that dtype."""
+    return "uint16" if dtype == NARROW else dtype
 
 
 @dataclass(frozen=True, slots=True)

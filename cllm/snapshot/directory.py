@@ -69,7 +69,7 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
         directory.mkdir(parents=True, exist_ok=True)
         sweep(directory)
         partial.mkdir()
-        meta = metadata_of(model.architecture, model.dtype)
+        meta = metadata_of(model.architecture, model.dtype, model.compute)
         weights, arrays = _weights_of(model, None if base is None else base.to_dict())
         digests = {weights: write_sealed(partial / weights, arrays, meta),
                    OPTIMIZER: write_arrays(partial / OPTIMIZER, optimizer.arrays(), {"kind": optimizer.kind})}
@@ -138,7 +138,7 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     ----------
     path : str or Path
     model : Model or None
-        To load into; it must be of the snapshot's architecture and dtype. None makes one.
+        To load into; it must be of the snapshot's architecture, dtype and compute. None makes one.
     optimizer : or None
         To load into; of the kind that was saved.
     architecture : class or None
@@ -159,18 +159,21 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
     kind = kind_of(state, given)
     try:
         saved = architecture_of(state, given)
+        compute = state.get("compute", "float32")
         trained = with_trained(saved.program, state.get("trainable")).trained
         kept = None if state.get("base") is None else Base.restored(state["base"], base)
         if model is None and kept is None:
-            model = model_of(saved, dtype=state["dtype"], trainable=state.get("trainable"))
+            model = model_of(saved, dtype=state["dtype"], trainable=state.get("trainable"), compute=compute)
     except FOREIGN as error:
         if is_callers(kind, error):
             raise
         raise _refused(path, str(error)) from error
     if model is None:
         model = kept.model(saved, state["dtype"], state.get("trainable"))
-    if (model.architecture, model.dtype) != (saved, state["dtype"]):
-        differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k, None) != v] or ["dtype"]
+        model.compute = compute
+    if (model.architecture, model.dtype, model.compute) != (saved, state["dtype"], compute):
+        differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k, None) != v]
+        differ += [k for k, v in (("dtype", state["dtype"]), ("compute", compute)) if getattr(model, k) != v]
         raise SnapshotError(f"snapshot {path}", "must be of the model's configuration",
                             f"another {', '.join(differ)}", "Make the model with the snapshot's configuration.")
     if optimizer is not None and optimizer.kind != state["optimizer"]["kind"]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from cllm.errors import ConfigError
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
-from cllm.plans.tree import Cache, Decision, Segment, Tape
+from cllm.plans.tree import Cache, Compress, Decision, Segment, Tape
 from cllm.strategies.naming import named
 
 SMALL_SHARE = 1 / 256  # a value this small beside its block's is not worth an operation of its own
@@ -18,7 +18,8 @@ def keep_as(decision: Decision, sites: tuple[str, ...] | None, base, micro_batch
     Parameters
     ----------
     sites : tuple of str or None
-        Groups, names inside a block, or "input"; None is all but row statistics and what is too small to matter.
+        Groups, names inside a block, or "input"; None is all but row statistics, what is too small to matter, and for
+        copies what is bfloat16 already.
     but_last : bool
         Leave the last block as it is.
 
@@ -40,7 +41,8 @@ def keep_as(decision: Decision, sites: tuple[str, ...] | None, base, micro_batch
     if sites is None:
         block_bytes = max((sum(e.nbytes for e in ledger.in_block(b)) for b in range(ledger.n_blocks)), default=0)
         chosen = {(e.block, e.key) for e in ledger.entries.values()
-                  if e.role != "statistics" and e.nbytes > block_bytes * SMALL_SHARE}
+                  if e.role != "statistics" and e.nbytes > block_bytes * SMALL_SHARE
+                  and not (e.narrow and isinstance(decision, Compress))}
     else:
         chosen = {(e.block, e.key) for e in named(ledger, tuple(s for s in sites if s != "input"), f"{where}(sites=...)",
                                                   optional=False)}

@@ -49,6 +49,8 @@ def begin(model: Model, text, tokenizer, data, eval_data, base, budget: MemoryBu
     trainable = checked_patterns("train(trainable=...)", asked.get("trainable"))
     trainable = model.trainable if trainable is None else trainable
     asked = {**{n: v for n, v in asked.items() if n != "trainable"}, **({} if trainable is None else {"trainable": trainable})}
+    if model.compute != "float32":
+        asked = {"compute": model.compute, **asked}
     settings = TrainSettings(**asked) if then is None else TrainSettings.restored(then["settings"], asked,
                                                                                   f"resume of {keeper.out}")
     if then is None and settings.hours is not None and "steps" in asked:
@@ -56,6 +58,7 @@ def begin(model: Model, text, tokenizer, data, eval_data, base, budget: MemoryBu
                           f"{settings.steps} and {settings.hours:g}", "Leave one of them out.")
     model.trainable = settings.trainable
     refuse_untrained("train", model.program)
+    model.compute = settings.compute
     s, budget = settings, budget or budget_of(settings)
     source = drawn_or_text(model, text, tokenizer, data, eval_data, asked, None if then is None else then["data"])
     # before the optimizer makes its state, and once: what the model has is of the run's own

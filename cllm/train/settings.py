@@ -9,6 +9,7 @@ from cllm.checks import LARGEST_SEED, checked_real, checked_size, checked_word, 
 from cllm.errors import ConfigError
 from cllm.optim.rate import SHAPES, Rate
 from cllm.plans.plan import checked_states
+from cllm.program.computing import COMPUTES
 from cllm.program.trained import checked_patterns
 from cllm.strategies.memory_budget import checked_limit
 from cllm.threads.counts import checked_threads
@@ -60,6 +61,8 @@ class TrainSettings:
     states : str or None
         Where the optimizer's states are: "memory" or "disk:DIR"; None is in memory, unless a budget moves them.
     threads : int or None
+    compute : {"float32", "bfloat16"}
+        What operands of products are, see `Model.compute`, which it sets. Left out, it is the model's.
     snapshot_every, keep : int
         Steps between snapshots, and how many of the last ones stay; the best one stays besides.
     max_bad_steps : int
@@ -104,6 +107,7 @@ class TrainSettings:
     memory_budget: int | str | None = None
     states: str | None = None
     threads: int | None = None
+    compute: str = "float32"
     snapshot_every: int = 100
     keep: int = 3
     max_bad_steps: int = 10
@@ -131,6 +135,7 @@ class TrainSettings:
         keep(self, "train", "clip_by", checked_word, ("all", "each"))
         if self.states is not None:
             checked_states("train(states=...)", self.states)
+        keep(self, "train", "compute", checked_word, COMPUTES)
         if self.threads is not None:
             object.__setattr__(self, "threads", checked_threads(self.threads, "train(num_threads=...)"))
         if self.memory_budget is not None:

@@ -36,10 +36,13 @@ class Variant:
         Of the executor.
     working_copy : callable or None
         What forward and backward see of a matrix; the optimizer goes on from the master weights.
+    compute : {"float32", "bfloat16"}
+        As of `cllm.Model`.
     """
 
     strategy: object = field(default_factory=cllm.CacheAll)
     working_copy: Callable[[np.ndarray], np.ndarray] | None = None
+    compute: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def trained(job: Job, variant: Variant, seed: int) -> dict:
     """
     config, B, T = job.config, job.batch_size, job.config.max_seq_len
     train, validation = corpus.split(np.frombuffer(corpus.embedded_text(), np.uint8), 0.1, T)
-    model = cllm.GPT(config, seed=seed)
+    model = cllm.GPT(config, seed=seed, compute=variant.compute)
     ex = cllm.Executor(model, batch_size=B, seq_len=T, strategy=variant.strategy, num_threads=job.threads, seed=seed)
     opt = cllm.AdamW(model, lr=job.lr)
     rate = Rate(job.lr, total=job.steps, warmup=max(1, job.steps // 20), min_lr=job.lr / 10)
@@ -146,10 +149,10 @@ def print_rows(rows: list[dict]) -> None:
               f"{'' if row['within'] else '  NOT within'}")
 
 
-def publish(script: str, job: Job, rows: list[dict], arguments) -> int:
-    """Print, write and draw the rows; returns the exit code, 1 when a curve leaves the spread of seeds."""
+def publish(script: str, job: Job, rows: list[dict], arguments, more: dict | None = None) -> int:
+    """Print, write and draw the rows, `more` beside them; returns the exit code, 1 when a curve leaves the spread of seeds."""
     print_rows(rows)
-    path = record.write_result(script, arguments.threads, {**job.to_dict(), "rows": rows}, arguments.out)
+    path = record.write_result(script, arguments.threads, {**job.to_dict(), **(more or {}), "rows": rows}, arguments.out)
     pictures = draw.draw(path)
     print(draw.told(path, pictures))
     return int(not all(row["within"] for row in rows))

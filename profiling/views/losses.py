@@ -44,9 +44,17 @@ def _tuned(data: dict) -> Table:
         for one in data["evaluations"]]
 
 
+def _by_layer(data: dict) -> Table:
+    """Error of the first gradient in bfloat16, layer by layer."""
+    return ("layer", "relative error of its gradient"), [(code(name), f"{error:.1e}")
+                                                         for name, error in data["gradient_errors"].items()]
+
+
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("compression", ""): _curves,
     ("mixed_precision_loss", ""): _curves,
+    ("bfloat16_loss", ""): _curves,
+    ("bfloat16_loss", "layers"): _by_layer,
     ("crystalline", ""): variants,
     ("training", ""): _trained,
     ("finetune_smollm2", "plans"): _plans,

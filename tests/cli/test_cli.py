@@ -55,6 +55,26 @@ def test_compare_end_to_end(tmp_path):
     assert not list(tmp_path.glob("*partial*"))
 
 
+def test_compare_plan_and_memory_in_bfloat16(tmp_path):
+    """By the width of what is kept; the cut makes the scratch of products small beside it."""
+    arenas = {}
+    for compute in ("float32", "bfloat16"):
+        for command, more in (("plan", ["--strategy", "cache"]), ("memory", [])):
+            done = run(command, "--preset", "tiny", "--compute", compute, *more, "--json", tmp_path / "out.json")
+            assert done.exit_code == 0, done.stderr
+            found = json.loads((tmp_path / "out.json").read_text())
+            arenas[command, compute] = found.get("arena_bytes") or found["total_bytes"]["arena"]
+    assert arenas["plan", "bfloat16"] == arenas["memory", "bfloat16"] < 0.8 * arenas["plan", "float32"]
+    done = run("compare", *SMALL_JOB, "--steps", 1, "--rounds", 1, "--strategies", "recompute,cache@1", "--threads", 1,
+               "--sweep", "compute=float32,bfloat16", "--json", tmp_path / "out.json")
+    assert done.exit_code == 0, done.stderr
+    points = json.loads((tmp_path / "out.json").read_text())["points"]
+    digests = [[row["grad_sha256"] for row in point["rows"]] for point in points]
+    assert [len(set(found)) for found in digests] == [1, 1] and digests[0] != digests[1]
+    assert "products in bfloat16" in done.output
+    assert "must be 'float32' where dtype is float64" in run("plan", "--compute", "bfloat16", "--dtype", "float64").stderr
+
+
 def test_compare_on_a_file_with_other_settings(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("What a fine day. " * 30)

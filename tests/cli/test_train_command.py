@@ -68,7 +68,7 @@ def test_resume_on_nothing_on_a_finished_run_and_on_a_longer_one(tmp_path):
 @pytest.mark.parametrize("arguments, reason", [
     (["--lr", "0.5"], "got lr 0.001 there, 0.5 now"), (["--layers", "2"], "got n_layers 1 there, 2 now"),
     (["--preset", "small"], "n_layers 1 there, 6 now"), (["--dtype", "float64"], "dtype float32 there"),
-    (["--clip", "0"], "got clip 1.0 there, None now"),
+    (["--clip", "0"], "got clip 1.0 there, None now"), (["--compute", "bfloat16"], "compute 'float32' there, 'bfloat16' now"),
     (["--text", "/none"], "must be a file that can be read")], ids=str)
 def test_a_run_is_resumed_as_it_began_or_not_at_all(arguments, reason, trained):
     assert reason in run("train", "--out", trained, "--resume", "--steps", 9, *arguments, code=1)
@@ -77,6 +77,8 @@ def test_a_run_is_resumed_as_it_began_or_not_at_all(arguments, reason, trained):
 @pytest.mark.parametrize("arguments, reason, code", [
     (["--memory-budget", "10KB"], "must be at least", 1), (["--memory-budget", "much"], "must be a number of bytes", 1),
     (["--memory-budget", "1GB", "--strategy", "recompute"], "must not both be given", 1),
+    (["--compute", "bfloat16", "--dtype", "float64"], "must be 'float32' where dtype is float64", 1),
+    (["--compute", "half"], "must be one of float32, bfloat16", 1),
     (["--steps", "0"], "train(steps=...)", 1), (["--optimizer", "lion"], "lion", 1), (["--text", "/none"], "/none", 1),
     (["--tokenizer", "/none"], "/none", 1), (["--steps", "many"], "--steps", 2)], ids=str)
 def test_what_cannot_be_is_refused_before_anything_is_made(arguments, reason, code, tmp_path):
@@ -93,6 +95,20 @@ def test_every_setting_is_an_option(tmp_path):
     assert "2 x 16" not in out and "4 x 16" in out
     settings = json.loads((tmp_path / "run" / "step-000003" / "state.json").read_text())["training"]["settings"]
     assert settings["betas"] == [0.8, 0.9] and settings["clip"] is None and settings["rate"] == "linear"
+
+
+def test_a_run_in_bfloat16_is_measured_and_sampled_so_unless_told_otherwise(tmp_path):
+    out = tmp_path / "run"
+    train("--out", out, "--steps", 3, "--compute", "bfloat16")
+    assert json.loads((out / "step-000003" / "state.json").read_text())["compute"] == "bfloat16"
+    assert "resumed after step 3" in run("train", "--out", out, "--resume", "--steps", 4)
+    found = {}
+    for name, more in (("own", []), ("same", ["--compute", "bfloat16"]), ("other", ["--compute", "float32"])):
+        run("perplexity", "--model", out, "--seq-len", 16, "--windows", 2, "--json", tmp_path / name, *more)
+        found[name] = json.loads((tmp_path / name).read_text())
+        run("sample", out, "--tokens", 2, *more)
+    assert found["own"] == found["same"] and found["own"]["mean_nll"] != found["other"]["mean_nll"]
+    assert (found["own"]["compute"], found["other"]["compute"]) == ("bfloat16", "float32")
 
 
 def test_sample_continues_a_prompt(trained, tmp_path):

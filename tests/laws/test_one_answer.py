@@ -23,12 +23,16 @@ FAMILIES = {
 DIGESTS = {
     ("gpt", "float32"): "2c4d9d82740fd54a",
     ("gpt", "float64"): "c314c419143143ab",
+    ("gpt", "bfloat16"): "f54dc08809131888",
     ("gpt, untied, tanh", "float32"): "bf40f2f50e207bc9",
     ("gpt, untied, tanh", "float64"): "97f30baf084e30fa",
+    ("gpt, untied, tanh", "bfloat16"): "16f4b2c26d5ee8e0",
     ("crystalline", "float32"): "b56a5093468f8fa1",
     ("crystalline", "float64"): "208168a157e2547e",
+    ("crystalline", "bfloat16"): "7965947107ba7142",
     ("llama", "float32"): "17e9251fdff44369",
     ("llama", "float64"): "e423c41bbe950a6c",
+    ("llama", "bfloat16"): "bb3f3e9f2470253f",
 }
 PACKED = {
     ("gpt", "float32"): "874d660841f7e4d2",
@@ -57,7 +61,8 @@ def digest_of(architecture, dtype, batch, seq_len, threads, packed=False):
     places, one of 97 and one of the rest."""
     place = np.arange(seq_len)
     fed = {"positions": np.tile(place - np.array([0, 61, 158])[np.searchsorted([61, 158], place, "right")], (batch, 1))}
-    model = cllm.Model(architecture, seed=None, dtype=dtype)
+    compute, dtype = (dtype, "float32") if dtype == "bfloat16" else ("float32", dtype)
+    model = cllm.Model(architecture, seed=None, dtype=dtype, compute=compute)
     for index, parameter in enumerate(model.parameters.values()):
         parameter[...] = ((whole_numbers(parameter.size, index) - 32768) / 2.0 ** 18).reshape(parameter.shape)
         if parameter.ndim == 1:
@@ -77,7 +82,7 @@ def digest_of(architecture, dtype, batch, seq_len, threads, packed=False):
     return digest.hexdigest()[:16]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bits_are_those_that_are_written_down(family, dtype):
     """T = 200 crosses the tiles of attention of every processor, and the keys after which a row's largest score may grow."""
