@@ -95,7 +95,7 @@ def solve(graph: Graph, room: int, seconds: float, gap: float = 0.0) -> Solved:
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import coo_array
     except ImportError as error:
-        raise BuildError("Checkmate", "needs scipy's integer programming", "no scipy", "Install cllm[lab].") from error
+        raise BuildError("Checkmate", "needs scipy's integer programming", "no scipy", "Install cllm-train[lab].") from error
     program = _Program(graph, room)
     if not program.feasible:
         return Solved(None, inf, inf, True, 0)

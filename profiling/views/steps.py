@@ -83,8 +83,11 @@ def _first_roofline(data: dict) -> Table:
 
 
 def _contested(data: dict) -> Table:
-    header = ("contestant", "step s (least to most)", _against(data), "growth MB", "arena MB", "first loss")
+    peaks = any("peak_bytes" in row for row in data["rows"])
+    header = ("contestant", "step s (least to most)", _against(data), "growth MB", *(["peak MB"] if peaks else []),
+              "arena MB", "first loss")
     return header, [(code(row["name"]), spread(row["seconds"]), row["ratio_text"], megabytes(row["growth_bytes"]),
+                     *([megabytes(row["peak_bytes"])] if peaks else []),
                      megabytes(row.get("arena_bytes")), f"{row['loss']:.6f}") for row in data["rows"]]
 
 

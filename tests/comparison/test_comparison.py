@@ -255,7 +255,7 @@ def test_picture_refuses_an_unknown_ending(tmp_path):
 
 def test_picture_names_the_extra_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(DataError, match=r"cllm\[plot\]"):
+    with pytest.raises(DataError, match=r"\[plot\]"):
         check_picture(tmp_path / "picture.png")
 
 

@@ -107,7 +107,7 @@ def test_drawn_scripts_over_every_family_give_equal_bits_and_write_up_to_the_pea
         ex = family.executor(model, strategy)
         if poison:
             for size in {size for _, size in ex._feeds.cuts()}:
-                ex._calls[size] = poisoned(ex, ex._bound(size))
+                ex._calls["train", size] = poisoned(ex, ex._bound(size))
             ex._slab.bytes.fill(toys.POISON)
         loss = ex.loss_and_grad(**family.draw(0))
         if not poison:

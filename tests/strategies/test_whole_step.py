@@ -133,7 +133,7 @@ def test_plans_that_a_disk_has_no_room_for_are_left_out(disk, monkeypatch):
 @pytest.mark.parametrize("name", list(FAMILIES)[::6])
 def test_every_point_trains_to_the_same_bits_within_its_bytes(name, disk):
     family = FAMILIES[name]
-    made = ledger_of(family.model(), family.batch, family.time, num_threads=2)
+    made = ledger_of(family.model(), family.batch, family.time, num_threads=2, packed=family.packed)
     points = whole_steps(made, ALL, disk)
     seen = set()
     for point in points[::max(1, len(points) // 4)]:

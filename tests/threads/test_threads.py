@@ -184,7 +184,7 @@ def test_scopes_lie_in_each_other_and_end_with_an_error():
 def with_call(ex, call):
     """Let the executor make a call in the middle of its steps, as a layer written in Python may."""
     calls = ex._bound(B)
-    ex._calls[B] = [*calls[:5], call, *calls[5:]]
+    ex._calls["train", B] = [*calls[:5], call, *calls[5:]]
 
 
 def test_a_layer_may_use_another_executor_with_another_number():
@@ -218,7 +218,7 @@ def test_a_layer_may_not_use_its_own_executor_or_change_its_model(what):
     with pytest.raises(cllm.CllmError, match="must not be used from within a step of its own"):
         ex.loss_and_grad(*batch())
     before = kernels.get_threads()
-    del ex._calls[B]
+    del ex._calls["train", B]
     model.zero_grad()
     assert np.isfinite(ex.loss_and_grad(*batch())) and kernels.get_threads() == before
 
