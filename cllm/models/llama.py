@@ -182,8 +182,8 @@ class Llama(Architecture):
               {"weight": "tok_emb.weight" if self.tied else "head.weight"}, x=h)
 
     def describe(self) -> str:
-        return (f"{self.model_type}, {self.n_layers} layer{'' if self.n_layers == 1 else 's'}, C {self.d_model}, H {self.n_heads} "
-                f"over {self.n_kv_heads}, F {self.d_ff}, V {self.vocab_size}")
+        return (f"{self.model_type}, {self.n_layers} layer{'' if self.n_layers == 1 else 's'}, C {self.d_model}, "
+                f"H {self.n_heads} over {self.n_kv_heads}, F {self.d_ff}, V {self.vocab_size}")
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Llama":

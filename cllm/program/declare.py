@@ -283,8 +283,8 @@ class Layer(ABC):
         return self.sites[0].name
 
     def computing(self, compute: str) -> "Layer":
-        """The layer that takes its products in `compute`: another where its field of that name says "float32", else itself."""
-        return replace(self, compute=compute) if getattr(self, "compute", None) == "float32" else self
+        """The layer that takes its products in `compute`: where it has a field of that name that says one of them."""
+        return replace(self, compute=compute) if getattr(self, "compute", None) in ("float32", "bfloat16") else self
 
     def has(self, param: Param | Table | Feed) -> bool:
         """Whether this instance has that parameter, table or feed."""

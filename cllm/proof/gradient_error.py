@@ -47,11 +47,12 @@ def gradient_error(model: Model, tokens: ArrayLike | None = None, targets: Array
     """
     copy, batch = model.copy(), _batch(tokens, targets, feeds)
     program = fed_by(copy.program, batch)
+    packed = program is not copy.program
 
     def gradients(of) -> dict[str, np.ndarray]:
         copy.zero_grad()
         executor = Executor(copy, *sizes_of(program, batch), strategy=of, num_threads=num_threads, seed=seed,
-                            packed=program is not copy.program)
+                            packed=packed)
         executor.loss_and_grad(**batch)
         return copy.gradients
 

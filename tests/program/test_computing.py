@@ -143,6 +143,11 @@ def test_the_gradient_is_near_that_in_float32_layer_by_layer():
         gradient_error(model, **family.draw(), against="half")
 
 
+def test_the_gradient_of_packed_rows_is_compared_between_the_modes():
+    family = FAMILIES["in bfloat16, packed"]
+    assert 0 < gradient_error(family.model(scale=0.1), **family.draw(), against="float32") < 0.05
+
+
 def test_a_plan_is_for_one_way_of_computing():
     plan = cllm.plan(SMALL, 2, 6, "selective", compute="bfloat16")
     model = cllm.Model(SMALL)
