@@ -39,8 +39,20 @@ def main() -> int:
     parser.add_argument("--together", type=int, default=None, metavar="N",
                         help="contestants alive at once, where memory does not hold all of them (default: all); the first "
                              "one stands in every group, and ratios to it are of the same group")
+    parser.add_argument("--lora", type=options.positive, default=None, metavar="RANK",
+                        help=f"train adapters of this rank on {' and '.join(models.TARGETS)} alone, of a model in other "
+                             "people's files; cllm maps the base from a file, PyTorch's side is PEFT's")
     arguments = options.parsed(parser)
-    model = models.asked(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(arguments, models.asked(arguments), Path(folder))
+
+
+def compare(arguments, model: dict, folder: Path) -> int:
+    """Measure, print, write; `folder` is for the weights of the base."""
+    if arguments.lora is not None:
+        if models.file_form(model).endswith(".npz"):
+            raise SystemExit("--lora: name a model in other people's files, --model DIR")
+        model = models.adapted(model, arguments.lora, str(folder / "base"))
     names = options.strategies_of(arguments) + [f"torch {mode}" for mode in arguments.peers.split(",") if mode]
     disks = [disk.bandwidth(folder) for folder in spill_directories(names) if Path(folder).is_dir()]
     rows, problems = [], []

@@ -206,9 +206,10 @@ def _resumed(out: Path, state: dict, place: Path | None, files, valid, rank: int
         raise ConfigError(f"resume of {out}", "must go on with the model and examples it began with", ", ".join(differ),
                           "Leave these options out, or start afresh in another directory.")
     if place is None:
-        source = state.get("base") or {"place": (state.get("source") or {}).get("directory")}
-        place = Path(source["place"])
-    speech = _speech(tokenizer or ("bytes" if state["training"]["data"]["tokenizer"] == "bytes" else kept["speech"]), place)
+        found = (state.get("base") or {}).get("place") or (state.get("source") or {}).get("directory")
+        place = out if found is None else Path(found)
+    named = "bytes" if state["training"]["data"]["tokenizer"] == "bytes" else kept["speech"]
+    speech = _speech(tokenizer or (named if named == "bytes" or Path(named).exists() else None), place)
     how = {name: kept[name] for name in (*OF_DATA, "seed")}
     other = state["training"]["data"].get("eval_data")
     held_back = valid or (other["files"] if other else ())

@@ -79,7 +79,11 @@ def load_from(path: Path, best: bool = False, family: type[Architecture] | None 
         if best:
             path = _best_of(keeper, state)
     model, state = load_snapshot(path, architecture=family, base=base)
-    return Loaded(model, snapshot_tokenizer(path, state), path, None if model.source is None else model.source.directory)
+    source = None if model.source is None else model.source.directory
+    if source is None:  # a run on examples may have had its tokenizer from elsewhere
+        speech = state["training"].get("data", {}).get("data", {}).get("speech")
+        source = Path(speech) if speech and Path(speech).exists() else None
+    return Loaded(model, snapshot_tokenizer(path, state), path, source)
 
 
 def write_pretrained(loaded: Loaded, model: Model, directory: Path, dtype: str | None) -> Saved:

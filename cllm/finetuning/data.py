@@ -140,7 +140,9 @@ class FineTuningData:
 
     def describe(self) -> dict:
         """What a snapshot keeps, to make the same again."""
-        return {"files": [str(path.absolute()) for path in self.paths], "speech": self.speech.where,
+        where = self.speech.where
+        where = str(Path(where).absolute()) if Path(where).exists() else where
+        return {"files": [str(path.absolute()) for path in self.paths], "speech": where,
                 "batch_size": self.batch_size, "seq_len": self.seq_len, "packing": self.packing, "turns": self.turns,
                 "seed": self.seed}
 

@@ -3,6 +3,7 @@
 import argparse
 
 PRESET = "small"
+TARGETS = ("q", "v")  # of adapters
 
 
 def add_options(made: argparse.ArgumentParser, preset: str | None = PRESET) -> None:
@@ -78,12 +79,27 @@ def architecture(model: dict):
 
 
 def weighted(model: dict, dtype: str = "float32", seed: int = 0):
-    """The `cllm.Model` that `asked` described: with the weights of other people's files, or with drawn ones."""
+    """The `cllm.Model` that `asked` described: with the weights of other people's files, or with drawn ones; after `adapted`,
+    its adapters beside a base that is mapped from the file."""
     import cllm
     from cllm.models.choosing import is_files, model_in
 
     made = architecture(model)
+    if "lora" in model:
+        return cllm.add_lora(cllm.load(model["base"], mapped=True), rank=model["lora"], targets=TARGETS, seed=seed)
     return model_in(model["source"], dtype, made) if is_files(model["source"]) else cllm.Model(made, seed=seed, dtype=dtype)
+
+
+def adapted(model: dict, rank: int, base: str) -> dict:
+    """The same model, of which adapters on `TARGETS` alone are trained; the file `base` is written and holds its weights."""
+    weighted(model).save(base)
+    about = f"{model['model']}, adapters of rank {rank} on {' and '.join(TARGETS)}"
+    return {**model, "lora": rank, "base": base, "model": about}
+
+
+def base_of(model: dict) -> dict:
+    """The model without adapters."""
+    return {name: value for name, value in model.items() if name not in ("lora", "base")}
 
 
 def file_form(model: dict) -> str:
@@ -93,7 +109,7 @@ def file_form(model: dict) -> str:
 
 def recorded(model: dict) -> dict:
     """What a result file keeps of it."""
-    return {name: model[name] for name in ("family", "config", "model")}
+    return {name: model[name] for name in ("family", "config", "model", "lora") if name in model}
 
 
 class _Given(argparse.Action):

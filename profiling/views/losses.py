@@ -50,6 +50,14 @@ def _by_layer(data: dict) -> Table:
                                                          for name, error in data["gradient_errors"].items()]
 
 
+def _dates(data: dict) -> Table:
+    """What `examples/finetune_dates.py` taught: answers that are right to the letter."""
+    share = [(name, data[f"right_{name}"]) for name in ("before", "after")]
+    return ("", "right", "of held back", "loss, nats per target"), [
+        (name, str(right), str(data["held_back"]), f"{data['evaluations'][at]['val_loss']:.4f}")
+        for (name, right), at in zip(share, (0, -1), strict=True)]
+
+
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("compression", ""): _curves,
     ("mixed_precision_loss", ""): _curves,
@@ -59,4 +67,5 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("training", ""): _trained,
     ("finetune_smollm2", "plans"): _plans,
     ("finetune_smollm2", "losses"): _tuned,
+    ("finetune_dates", ""): _dates,
 }

@@ -17,7 +17,7 @@ import cllm
 from cllm.cli import main
 from cllm.models.llama import Llama
 from cllm.sampling import stream_text
-from cllm.snapshot import load_snapshot, read_state
+from cllm.snapshot import load_snapshot, read_state, snapshots, step_of
 from cllm.train import read_lines
 from cllm.weights.directory import find_tensors
 
@@ -142,24 +142,26 @@ def test_a_run_that_goes_on_equals_the_straight_one(how, packing, place, tmp_pat
 
 def test_a_killed_run_and_ctrl_c_go_on_to_the_same_bits(place, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(Path(cllm.__file__).parent.parent)}
-    more = [*LORA, "--steps", 40, "--warmup", 0, "--snapshot-every", 2, "--log-every", 1]
-    place.tune(*more, out=tmp_path / "straight")
+    more = [*LORA, "--warmup", 0, "--rate", "constant"]
     for number, end in enumerate((signal.SIGKILL, signal.SIGINT)):
-        command = [sys.executable, "-m", "cllm", *map(str, place.command(*more, out=tmp_path / f"run{number}"))]
-        process = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out = tmp_path / f"run{number}"
+        command = place.command(*more, "--steps", 1_000_000, "--snapshot-every", 2, "--log-every", 1, out=out)
+        process = subprocess.Popen([sys.executable, "-m", "cllm", *map(str, command)], env=env, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for line in process.stdout:
-            if line.startswith(("step      9", "step     10")):
+            if line.startswith("step      9"):
                 break
         process.send_signal(end)
-        out, err = process.communicate(timeout=60)
+        said, err = process.communicate(timeout=60)
         if end == signal.SIGINT:
             assert process.returncode == 0 and not err, err
-            assert out.rstrip().endswith(f"go on with:\n  cllm finetune --out {tmp_path / 'run1'} --resume")
-        assert not (tmp_path / f"run{number}" / "step-000040").exists()
-        run("finetune", "--out", tmp_path / f"run{number}", "--resume")
+            assert said.rstrip().endswith(f"go on with:\n  cllm finetune --out {out} --resume")
+        steps = step_of(snapshots(out)[-1]) + 5
+        run("finetune", "--out", out, "--resume", "--steps", steps)
+        place.tune(*more, "--steps", steps, out=tmp_path / f"straight{number}")
         for name in ("trained.safetensors", "optimizer.safetensors"):
-            assert (tmp_path / f"run{number}" / "step-000040" / name).read_bytes() == (
-                tmp_path / "straight" / "step-000040" / name).read_bytes()
+            assert (out / f"step-{steps:06d}" / name).read_bytes() == (
+                tmp_path / f"straight{number}" / f"step-{steps:06d}" / name).read_bytes()
 
 
 def test_merged_and_exported(place, tmp_path):
@@ -304,3 +306,12 @@ def test_a_chat_is_tuned_sampled_and_merged_with_its_tokenizer(place, tmp_path):
     run("merge", place.out, tmp_path / "whole", "--dtype", "float32")
     shutil.rmtree(place.model)
     assert run("sample", tmp_path / "whole", *asked).output == answer
+
+
+def test_all_weights_of_a_file_of_ours_are_tuned_and_go_on(place, tmp_path):
+    cllm.from_pretrained(place.model).save(tmp_path / "base")
+    command = ["finetune", "--data", place.data, "--tokenizer", "bytes", *SIZES, "--out", tmp_path / "x"]
+    run(*command, "--model", tmp_path / "base", "--steps", 2)
+    (tmp_path / "base").unlink()
+    assert "resumed after step 2" in run("finetune", "--out", tmp_path / "x", "--resume", "--steps", 3).output
+    assert (tmp_path / "x" / "step-000003" / "model.safetensors").exists()

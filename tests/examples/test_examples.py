@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import EXAMPLES, example
+from letters import speech
 
 import cllm
+from cllm.models.llama import Llama
 from cllm.testing import check_layer
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -19,7 +21,8 @@ LEARNS = {  # what is measured before and after training, as the script returns 
     "your_own_layer": lambda progress: progress[0] > 5.4 and np.mean(progress[-5:]) < 2.8,
     "your_own_model": lambda progress: progress[0] > 5.4 and np.mean(progress[-5:]) < 3.0,
 }
-OF_WEIGHTS = {"get_smollm2", "finetune_smollm2"}  # run where there are weights: tests/pretrained/test_smollm2.py
+# whole where there are weights: tests/pretrained/test_smollm2.py
+OF_WEIGHTS = {"get_smollm2", "finetune_smollm2", "finetune_dates"}
 LIMITS = {"encoder": 2_000_000, "mixer": 3_000_000, "mixture": 4_000_000, "your_own_layer": 2_000_000,
           "your_own_model": 3_000_000}
 LAYERS = {
@@ -97,3 +100,39 @@ def test_the_classes_of_a_page_are_those_of_its_example(page):
     assert set(theirs) == declared
     for name, body in theirs.items():
         assert body.strip() in source, f"{name}: the page and the example differ"
+
+
+def test_dates_are_taught_by_adapters_inside_the_budget(tmp_path, capsys):
+    module, words = example("finetune_dates"), speech()
+    asked = module.arguments(["none", str(tmp_path), "--examples", "30", "--held-back", "4", "--steps", "6", "--seq-len", "128",
+                              "--rank", "2", "--memory-budget", "4MB", "--threads", "1", "--lr", "1e-2"])
+    base = cllm.Model(Llama(vocab_size=words.tokenizer.vocab_size, n_layers=1, d_model=16, n_heads=2, d_ff=32, max_seq_len=128,
+                            n_kv_heads=2, tied=True))
+    before = {name: values.copy() for name, values in base.parameters.items()}
+    found = module.tune(base, words, asked)
+    assert found["total_bytes"] <= found["budget_bytes"] == 4_000_000
+    assert [one["step"] for one in found["evaluations"]] == [0, 1, 2, 3, 4, 5, 6] and len(found["losses"]) == 6
+    assert found["evaluations"][-1]["val_loss"] < found["evaluations"][0]["val_loss"]
+    assert found["right_before"] == sum(said[1] == wanted(said[0]) for said in found["answers"])
+    assert found["right_after"] == sum(said[2] == wanted(said[0]) for said in found["answers"])
+    assert all((values == before[name]).all() for name, values in base.parameters.items())
+    again = cllm.load_adapter(base, tmp_path / "adapter")
+    assert sum(again.parameters[name].size for name in again.program.trained) == found["trained"]
+    assert "after: " in capsys.readouterr().out
+
+
+def wanted(question):
+    """The date of a question, read in another way than it was written."""
+    year, day = re.search(r"\d{4}", question)[0], re.search(r"\b(\d{1,2})(?!\d)", question)[1]
+    months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+    month = next(number for number, name in enumerate(months, 1) if f" {name}" in question)
+    return f"{year}-{month:02}-{int(day):02}"
+
+
+def test_dates_are_different_and_answers_are_right():
+    module = example("finetune_dates")
+    made = [one["messages"] for one in module.conversations(500, 3)]
+    assert len({answer["content"] for _, answer in made}) == 500
+    assert all(answer["content"] == wanted(question["content"]) for question, answer in made)
+    assert module.right([answer["content"] for _, answer in made], [{"messages": one} for one in made]) == 500
+    assert module.right(["1999-1-1", ""], [{"messages": one} for one in made[:2]]) == 0

@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import own_model
 import pytest
 from profiling_scripts import FOLDER, IN_A_CHECKOUT, script
 
+import cllm
+from cllm.models.llama import Llama
 from cllm.strategies import STRATEGIES
 
 harness = script("harness")
@@ -329,3 +332,37 @@ def test_share_of_a_copy_is_the_time_of_the_copy_over_that_of_the_kernel():
     peers = {"cllm": Fake(4.0), "copy": Fake(1.0)}
     row = kernels._row("scale", (8,), peers, {name: {"seconds": one.seconds} for name, one in peers.items()}, 1, Fake(0.0))
     assert row["share_of_copy"]["value"] == 0.25 and row["time_against"] == {}
+
+
+@pytest.mark.parametrize("more, reason", [(["--model", "gpt"], "--lora: name a model in other people's files")])
+def test_adapters_are_of_a_model_in_files(more, reason, monkeypatch):
+    compare = script("compare")
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--lora", "2", "--preset", "tiny", *more])
+    with pytest.raises(SystemExit, match=reason):
+        compare.main()
+
+
+def test_contestants_train_the_adapters_of_a_base_that_is_mapped(tmp_path):
+    models, process = script("jobs.models"), script("peers.process")
+    base = Llama(vocab_size=300, n_layers=1, d_model=16, n_heads=4, d_ff=24, max_seq_len=32, n_kv_heads=2, tied=True)
+    cllm.Model(base, seed=1).save_pretrained(tmp_path / "model")
+    plain = models.told(base, str(tmp_path / "model"))
+    model = models.adapted(plain, 2, str(tmp_path / "base"))
+    assert models.recorded(model)["lora"] == 2 and "base" not in models.recorded(model)
+    made = models.weighted(model)
+    assert not made.parameters["tok_emb.weight"].flags.writeable and len(made.program.trained) == 2
+    with process.Peer("peers/cllm/steps.py", 1) as peer:
+        facts = peer.ask("make", model=model, batch_size=1, seq_len=16, strategy="recompute", threads=1)
+        assert peer.ask("watched_burst", repeats=1)["high_water_bytes"] == facts["arena_bytes"]
+        peer.ask("export", model=model, batch_size=1, seq_len=16, weights=str(tmp_path / "weights"),
+                 data=str(tmp_path / "data.npz"))
+    theirs = cllm.load_adapter(cllm.from_pretrained(tmp_path / "weights"), tmp_path / "weights" / "adapter")
+    assert all((values == theirs.parameters[name]).all() for name, values in made.parameters.items())
+    executor, optimizer = cllm.Executor(made, 1, 16), cllm.AdamW(made, lr=3e-4)
+    with np.load(tmp_path / "data.npz") as feeds:
+        for _ in range(2):
+            made.zero_grad()
+            loss = executor.loss_and_grad(feeds["tokens"], feeds["targets"])
+            cllm.clip_grad_norm(made, 1.0)
+            optimizer.step()
+    assert facts["loss"] == loss  # of the second step: the first is that of the base

@@ -31,9 +31,10 @@ class Training:
                                       strategy=strategy_of(strategy, architecture), num_threads=threads, seed=0)
         self.optimizer = cllm.AdamW(self.model, lr=3e-4)
         self.clip = cllm.clip_grad_norm
-        loss = self.step()
+        # with adapters the first loss is that of the base, whatever they do
+        losses = [self.step() for _ in range(2 if "lora" in model else 1)]
         memory = self.executor.memory
-        return {"loss": loss, "rss_start_bytes": self.rss_start, "rss_model_bytes": rss_model,
+        return {"loss": losses[-1], "rss_start_bytes": self.rss_start, "rss_model_bytes": rss_model,
                 "arena_bytes": int(memory.arena_bytes), "total_bytes": int(memory.total_bytes),
                 "predicted_seconds": self.executor.plan.predicted_seconds, "exact": self.executor.plan.exact}
 
@@ -126,7 +127,11 @@ def export(model: dict, batch_size: int, seq_len: int, weights: str, data: str) 
     """Write the weights and the batch that `Training.make` starts from, for a contestant without cllm."""
     import numpy as np
 
-    write_weights(models.weighted(model), weights)
+    import cllm
+
+    if "lora" in model:  # as PEFT reads it, beside the base
+        cllm.save_adapter(models.weighted(model), f"{weights}/adapter")
+    write_weights(models.weighted(models.base_of(model)), weights)
     np.savez(data, **first_batch(models.architecture(model), batch_size, seq_len))
 
 
