@@ -146,8 +146,8 @@ def test_a_killed_run_and_ctrl_c_go_on_to_the_same_bits(place, tmp_path):
     for number, end in enumerate((signal.SIGKILL, signal.SIGINT)):
         out = tmp_path / f"run{number}"
         command = place.command(*more, "--steps", 1_000_000, "--snapshot-every", 2, "--log-every", 1, out=out)
-        process = subprocess.Popen([sys.executable, "-m", "cllm", *map(str, command)], env=env, text=True, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-m", "cllm", *map(str, command)], env=env, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for line in process.stdout:
             if line.startswith("step      9"):
                 break
