@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 
-from cllm.checks import checked_real, keep
+from cllm.checks import checked_real, installing, keep
 from cllm.errors import BuildError, PlanError
 from cllm.planner.graph import Graph, Move, Node
 from cllm.planner.ledger import Ledger
@@ -95,7 +95,7 @@ def solve(graph: Graph, room: int, seconds: float, gap: float = 0.0) -> Solved:
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import coo_array
     except ImportError as error:
-        raise BuildError("Checkmate", "needs scipy's integer programming", "no scipy", "Install cllm-train[lab].") from error
+        raise BuildError("Checkmate", "needs scipy's integer programming", "no scipy", installing("lab")) from error
     program = _Program(graph, room)
     if not program.feasible:
         return Solved(None, inf, inf, True, 0)

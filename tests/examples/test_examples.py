@@ -21,8 +21,7 @@ LEARNS = {  # what is measured before and after training, as the script returns 
     "your_own_layer": lambda progress: progress[0] > 5.4 and np.mean(progress[-5:]) < 2.8,
     "your_own_model": lambda progress: progress[0] > 5.4 and np.mean(progress[-5:]) < 3.0,
 }
-# whole where there are weights: tests/pretrained/test_smollm2.py
-OF_WEIGHTS = {"get_smollm2", "finetune_smollm2", "finetune_dates"}
+OF_WEIGHTS = {"get_smollm2", "finetune_smollm2", "finetune_dates"}  # run where there are weights
 LIMITS = {"encoder": 2_000_000, "mixer": 3_000_000, "mixture": 4_000_000, "your_own_layer": 2_000_000,
           "your_own_model": 3_000_000}
 LAYERS = {
@@ -124,8 +123,8 @@ def test_dates_are_taught_by_adapters_inside_the_budget(tmp_path, capsys):
 def wanted(question):
     """The date of a question, read in another way than it was written."""
     year, day = re.search(r"\d{4}", question)[0], re.search(r"\b(\d{1,2})(?!\d)", question)[1]
-    months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
-    month = next(number for number, name in enumerate(months, 1) if f" {name}" in question)
+    names = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+    month = next(number for number, name in enumerate(names, 1) if f" {name}" in question)
     return f"{year}-{month:02}-{int(day):02}"
 
 

@@ -35,7 +35,9 @@ def test_adapters_begin_as_nothing_in_every_family(name):
     assert all(model.parameters[n] is array for n, array in base.parameters.items())
     feeds = family.draw()
     one, two = family.executor(base), family.executor(model)
-    assert one.loss(**feeds) == pytest.approx(two.loss(**feeds), rel=1e-7)
+    # in bfloat16 the base rounds what its product leaves, an adapted one does not
+    rel = 1e-7 if base.compute == "float32" else 2e-2
+    assert one.loss(**feeds) == pytest.approx(two.loss(**feeds), rel=rel)
     two.loss_and_grad(**feeds)
     a, b = (np.concatenate([g.ravel() for n, g in model.gradients.items() if f"lora_{w}" in n]) for w in "ab")
     assert not a.any() and b.any()

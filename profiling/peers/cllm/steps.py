@@ -31,7 +31,7 @@ class Training:
                                       strategy=strategy_of(strategy, architecture), num_threads=threads, seed=0)
         self.optimizer = cllm.AdamW(self.model, lr=3e-4)
         self.clip = cllm.clip_grad_norm
-        # with adapters the first loss is that of the base, whatever they do
+        # adapters begin with what the base computes: their second step tells more
         losses = [self.step() for _ in range(2 if "lora" in model else 1)]
         memory = self.executor.memory
         return {"loss": losses[-1], "rss_start_bytes": self.rss_start, "rss_model_bytes": rss_model,

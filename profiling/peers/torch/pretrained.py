@@ -7,9 +7,11 @@ from pathlib import Path
 
 
 def loaded(directory: str):
-    """The model in float32, with the adapters of its folder ``adapter`` by PEFT where there is one, as a `torch.nn.Module` with
-    the calls of `steps.build`'s: attention is PyTorch's fused one, the
-    loss is of the logits of all rows, as transformers' own."""
+    """The model in float32, with the adapters of its folder ``adapter`` by PEFT where there is one.
+
+    A `torch.nn.Module` with the calls of `steps.build`'s: attention is PyTorch's fused one, the loss is of the
+    logits of all rows, as transformers' own.
+    """
     import torch
     import torch.nn.functional as F
     from transformers import AutoModelForCausalLM
