@@ -178,7 +178,7 @@ def test_checkmate_without_time_or_scipy_says_so(monkeypatch):
     with pytest.raises(cllm.PlanError, match="must leave the solver time to find a schedule"):
         cllm.Checkmate(sum(totals(ledger)) // 2, seconds=1e-3).decide(ledger)
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(cllm.BuildError, match=r"Install cllm\[lab\]"):
+    with pytest.raises(cllm.BuildError, match=r"cllm-train\[lab\]"):
         cllm.Checkmate("1MB").decide(ledger)
 
 
