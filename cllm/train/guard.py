@@ -46,7 +46,9 @@ def beginning_in(directory: Path | None) -> Iterator[None]:
         yield
         return
     made = [path for path in (directory, *directory.parents) if not os.path.exists(path)]
-    before = set(os.listdir(directory)) if os.path.isdir(directory) else set()
+    before = set()
+    with suppress(FileNotFoundError, NotADirectoryError):  # asked in one call: another refused run may take it away meanwhile
+        before = set(os.listdir(directory))
     with only_run_in(directory):
         try:
             yield
