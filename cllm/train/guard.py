@@ -47,7 +47,7 @@ def beginning_in(directory: Path | None) -> Iterator[None]:
         return
     made = [path for path in (directory, *directory.parents) if not os.path.exists(path)]
     before = set()
-    with suppress(FileNotFoundError, NotADirectoryError):  # asked in one call: another refused run may take it away meanwhile
+    with suppress(OSError, ValueError):  # in one call, as another refused run may take it away; what cannot be is refused below
         before = set(os.listdir(directory))
     with only_run_in(directory):
         try:
