@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cllm.errors import SnapshotError
+from cllm.errors import ConfigError, SnapshotError
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import is_files, model_in
 from cllm.models.families import load
@@ -87,7 +87,16 @@ def load_from(path: Path, best: bool = False, family: type[Architecture] | None 
 
 
 def write_pretrained(loaded: Loaded, model: Model, directory: Path, dtype: str | None) -> Saved:
-    """Save a model in other people's form, with its tokenizer, and say so."""
+    """Save a model in other people's form, with its tokenizer, and say so.
+
+    Raises
+    ------
+    ConfigError
+        When the directory is that of the base, without which the run could not be read again.
+    """
+    if loaded.model.program.frozen and loaded.source is not None and loaded.source.resolve() == directory.resolve():
+        raise ConfigError(f"save into {directory}", "must not be the place of the base, which the run needs as it is",
+                          "that place", "Choose another directory.")
     saved = model.save_pretrained(directory, dtype)
     if isinstance(loaded.tokenizer, BPETokenizer) and not (directory / TOKENIZER).exists():
         loaded.tokenizer.save(directory / TOKENIZER)

@@ -182,6 +182,7 @@ def test_merged_and_exported(place, tmp_path):
     logits = [cllm.Executor(one, 1, 20).logits(ids) for one in (model, again)]
     assert (logits[0] == logits[1]).all()
     assert "--dtype is of whole models" in run("export", place.out, tmp_path / "x", "--dtype", "bfloat16", code=2).stderr
+    assert "must not be the place of the base" in run("merge", place.out, place.model, code=1).stderr
     assert "must be a model with adapters" in run("merge", place.model, tmp_path / "x", code=1).stderr
 
     place.tune("--steps", 2, "--trainable", "*fc1*", out=tmp_path / "part")
