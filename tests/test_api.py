@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import cllm
+from cllm.cli import main
 
 PACKAGE = Path(cllm.__file__).parent
 
@@ -239,18 +240,24 @@ def test_strategies_are_frozen_data(make):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["info", "--help"]], ids=" ".join)
-def test_the_command_has_help(arguments):
-    run = subprocess.run([sys.executable, "-m", "cllm", *arguments], text=True, capture_output=True, timeout=60,
-                         cwd=PACKAGE.parent)
-    assert run.returncode == 0 and "Usage" in run.stdout, run.stderr
+def test_the_command_has_help(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0 and "Usage" in capsys.readouterr().out
+
+
+def test_the_process_fails_with_a_reason_and_no_traceback():
+    run = subprocess.run([sys.executable, "-m", "cllm", "compare", "--preset", "nonsense"], text=True, capture_output=True,
+                         timeout=60, cwd=PACKAGE.parent)
+    assert run.returncode == 2 and "Traceback" not in run.stderr and "nonsense" in run.stderr
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["compare", "--steps", "0"], ["compare", "--preset", "nonsense"],
                                        ["compare", "--strategies", "nonsense"]], ids=" ".join)
-def test_the_command_fails_with_a_reason_and_no_traceback(arguments):
-    run = subprocess.run([sys.executable, "-m", "cllm", *arguments], text=True, capture_output=True, timeout=60,
-                         cwd=PACKAGE.parent)
-    assert run.returncode != 0 and "Traceback" not in run.stderr and (run.stderr + run.stdout).strip()
+def test_the_command_fails_with_a_reason(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code in (1, 2) and capsys.readouterr().err.strip()
 
 
 def test_versions_name_what_was_built():
