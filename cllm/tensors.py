@@ -128,9 +128,9 @@ def _parts(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Ite
     header: dict = {"__metadata__": dict(metadata)}
     start = 0
     for name, array in arrays.items():
-        header[name] = {"dtype": CODES[str(array.dtype)], "shape": list(array.shape),
-                        "data_offsets": [start, start + array.nbytes]}
-        start += array.nbytes
+        nbytes = array.size * array.dtype.itemsize  # expanded, where a file of another's holds it otherwise
+        header[name] = {"dtype": CODES[str(array.dtype)], "shape": list(array.shape), "data_offsets": [start, start + nbytes]}
+        start += nbytes
     text = json.dumps(header).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
     yield len(text).to_bytes(8, "little")

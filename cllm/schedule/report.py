@@ -16,7 +16,7 @@ from cllm.schedule.operations import ITEMSIZES, Buffer, Schedule
 
 def parameter_bytes(program: Program, workload: Workload) -> int:
     """Bytes of all parameters."""
-    return sum(prod(p.shape) for p in program.parameters.values()) * workload.itemsize
+    return sum(p.nbytes(workload.itemsize) for p in program.parameters.values())
 
 
 def gradient_bytes(program: Program, workload: Workload) -> int:

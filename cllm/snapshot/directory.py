@@ -131,7 +131,7 @@ def read_state(path: str | Path) -> dict:
 
 def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
                   architecture: type[Architecture] | None = None,
-                  base: str | Path | None = None) -> tuple[Model, dict]:
+                  base: str | Path | None = None, mapped: bool = False) -> tuple[Model, dict]:
     """Model and state of a snapshot.
 
     Parameters
@@ -145,6 +145,8 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
         The family, where it is a user's own and `model` is not given.
     base : path or None
         Where the base is now, of a snapshot that has one; None is where it was.
+    mapped : bool
+        As of `from_pretrained`, of a base.
 
     Raises
     ------
@@ -169,7 +171,7 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
             raise
         raise _refused(path, str(error)) from error
     if model is None:
-        model = kept.model(saved, state["dtype"], state.get("trainable"))
+        model = kept.model(saved, state["dtype"], state.get("trainable"), mapped)
         model.compute = compute
     if (model.architecture, model.dtype, model.compute) != (saved, state["dtype"], compute):
         differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k, None) != v]

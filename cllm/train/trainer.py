@@ -293,7 +293,7 @@ class Trainer:
     def snapshot_bytes(self) -> int:
         """Bytes of one snapshot, but for some kilobytes."""
         left = set() if self.keeper.base is None else set(base_names(self.model))
-        parameters = sum(array.nbytes for name, array in self.model.parameters.items() if name not in left)
+        parameters = sum(a.size * a.dtype.itemsize for name, a in self.model.parameters.items() if name not in left)
         return parameters + sum(a.nbytes for a in self.optimizer.arrays().values())
 
     @property
