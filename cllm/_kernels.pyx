@@ -20,9 +20,10 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #               bfloat16 ...... arrays in upper halves of float32, for kernels that read or write either
 #   calls       common ........ every length is checked, no value is        threads ... the number belongs to the caller
 #
-#   products    gemm_tile -> stored -> gemm_blocks -> matmul, block_matmul
+#   products    gemm_tile, stored, pairs -> gemm_blocks -> matmul, block_matmul
 #               an element is one chain of fma over ascending k: tiles, blocks and cuts cannot be seen; operands may be
-#               rounded to bfloat16 on their way in, weights read from the rows or quantised blocks of a file
+#               rounded to bfloat16 on their way in, and then be taken two at a time by an instruction (pairs); weights may be
+#               read from the rows or quantised blocks of a file (stored)
 #   attention   attention_lanes -> _layout, _span -> _tiles, _softmax, _packing -> _heads, _backward -> attention
 #               chains as above; a softmax has the lanes of a line and grows its top every 192 keys     crystal: more terms
 #   rows        layernorm, rmsnorm(_backward), activation, gated, residual, softcap, embedding, loss, squared_error,
@@ -46,6 +47,7 @@ include "kernels/random.pxi"
 include "kernels/bfloat16.pxi"
 include "kernels/gemm_tile.pxi"
 include "kernels/stored.pxi"
+include "kernels/pairs.pxi"
 include "kernels/gemm_blocks.pxi"
 include "kernels/matmul.pxi"
 include "kernels/block_matmul.pxi"
