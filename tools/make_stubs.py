@@ -24,6 +24,11 @@ class ArrayList:
     def __init__(self, arrays: Iterable[NDArray[Any]]) -> None: ...
     def __len__(self) -> int: ...
 
+class CodeList:
+    arrays: tuple[NDArray[Any], ...]
+    def __init__(self, arrays: Iterable[NDArray[Any]]) -> None: ...
+    def __len__(self) -> int: ...
+
 class Threads:
     def __init__(self, n: int) -> None: ...
     def __enter__(self) -> None: ...
@@ -31,8 +36,9 @@ class Threads:
 
 '''
 SCALARS = {"int": "int", "Py_ssize_t": "int", "unsigned int": "int", "long long": "int", "int64_t": "int", "double": "float",
-           "bint": "bool", "ArrayList": "ArrayList", "list": "list[Callable[[], object]]", "str": "str"}
-ELEMENTS = {"floating": "Floating", "double": "NDArray[np.float64]", "float": "NDArray[np.float32]"}
+           "bint": "bool", "ArrayList": "ArrayList", "CodeList": "CodeList", "list": "list[Callable[[], object]]", "str": "str"}
+ELEMENTS = {"floating": "Floating", "double": "NDArray[np.float64]", "long long": "NDArray[np.int64]",
+            "float": "NDArray[np.float32]"}
 # objects: arrays that may be bfloat16, and what may be None
 UNTYPED = {**dict.fromkeys(("x", "y", "dy", "qkv"), "Rows"),
            **dict.fromkeys(("coordinates", "alpha", "beta", "cos", "sin"), "Floating | None"), "kv_heads": "int | None",

@@ -3,6 +3,6 @@
 `VIEWS` maps (script, view) to a function of the result's data. `tables.py` puts them into pages.
 """
 
-from views import kernels, lab, losses, plans, precision, steps
+from views import kernels, lab, losses, plans, precision, steps, whole_steps
 
-VIEWS = {**steps.VIEWS, **plans.VIEWS, **kernels.VIEWS, **precision.VIEWS, **losses.VIEWS, **lab.VIEWS}
+VIEWS = {**steps.VIEWS, **plans.VIEWS, **kernels.VIEWS, **precision.VIEWS, **losses.VIEWS, **lab.VIEWS, **whole_steps.VIEWS}
