@@ -29,7 +29,7 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #   rows        layernorm, rmsnorm(_backward), activation, gated, residual, softcap, embedding, loss, squared_error,
 #               picked_rows
 #               a row is one piece of work; gradients of parameters add rows in order, threads share the columns
-#   lists       array_list -> gradient_lists, optimizer   all parameters in one call, pieces cut by shape
+#   lists       array_list -> gradient_lists, optimizer, optimizer_8bit, adafactor   all parameters in one call, pieces cut by shape
 #   plans       compress (narrow copies)   clock (calls in turn, timed)   first_fit (places in a slab)
 #
 # What stands to the right of an arrow calls what stands to its left; a .pxi with a `def` is a door for Python.
@@ -77,6 +77,8 @@ include "kernels/squared_error.pxi"
 include "kernels/array_list.pxi"
 include "kernels/gradient_lists.pxi"
 include "kernels/optimizer.pxi"
+include "kernels/optimizer_8bit.pxi"
+include "kernels/adafactor.pxi"
 include "kernels/compress.pxi"
 include "kernels/clock.pxi"
 include "kernels/first_fit.pxi"
