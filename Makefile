@@ -134,6 +134,7 @@ docs: $(VENV)/extra-docs
 lint: $(VENV)/extra-lint
 	$(BIN)/ruff check .
 	PATH=$(abspath $(BIN)):$$PATH cython-lint cllm
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 clean:
 	rm -rf $(VENV) build dist out cllm.egg-info cllm/_build_info.py cllm/_kernels*.so cllm/levels
