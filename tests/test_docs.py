@@ -1,5 +1,4 @@
 """What the pages say is so: code runs, generated parts are in sync, names are complete, links lead somewhere."""
-import ast
 import functools
 import importlib.util
 import json
@@ -120,15 +119,6 @@ def test_a_block_that_fails_is_seen():
     with pytest.raises(AssertionError):
         exec(compile(block, "page", "exec"), {})
     assert block.splitlines()[3] == "assert 1 == 2"
-
-
-def test_python_blocks_of_other_pages_can_be_read_and_import_what_there_is():
-    """Such as a training run of minutes, on a file that is the reader's."""
-    for page in PAGES:
-        for block in code_blocks(page.read_text(encoding="utf-8")):
-            lines = ast.parse(block, str(page)).body
-            imports = ast.Module([line for line in lines if isinstance(line, ast.Import | ast.ImportFrom)], [])
-            exec(compile(imports, str(page), "exec"), {})
 
 
 # generated parts
