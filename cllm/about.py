@@ -23,10 +23,12 @@ def versions() -> dict[str, object]:
         ``vector_bytes`` : bytes in one vector register as the kernels use it;
         ``threads``, ``threads_because``, ``waiting`` : the number where none is given, why it is that, and how idle
         threads wait;
+        ``scaling`` : the command that measures how much faster steps are on more threads, None where there is but one;
         ``cpu`` : name of the CPU, None where it does not say; ``cpu_features`` : those that the level may use, by
         their names in /proc/cpuinfo (this CPU has them all); ``cpu_vectors`` : all that this CPU has for vectors, used
         or not, None where the system does not say;
-        ``bfloat16`` : the instruction of products in bfloat16, "emulated" for multiply-adds of float32 on rounded operands.
+        ``bfloat16`` : what makes products in bfloat16: "avx512_bf16" where its instruction is used, "emulated" for
+        multiply-adds of float32 on rounded operands.
     """
     level, offered = choice().level, offered_features()
     return {
@@ -45,8 +47,15 @@ def versions() -> dict[str, object]:
         "threads": default_threads(),
         "threads_because": describe_threads(),
         "waiting": describe_waiting(),
+        "scaling": scaling_command(default_threads()),
         "cpu": cpuinfo_line("model name"),
         "cpu_features": list(level.features),
         "cpu_vectors": None if offered is None else sorted(name for name in offered if name.startswith(VECTORS)),
         "bfloat16": _kernels.bfloat16_instruction(),
     }
+
+
+def scaling_command(threads: int) -> str | None:
+    """``cllm compare --threads 1,2,4,...`` up to so many."""
+    counts = [1 << power for power in range(threads.bit_length()) if 1 << power < threads]
+    return f"cllm compare --threads {','.join(map(str, (*counts, threads)))}" if threads > 1 else None

@@ -35,6 +35,11 @@ class StoredRows:
     @property
     def shape(self) -> tuple[int, int]: ...
 
+class CodeList:
+    arrays: tuple[NDArray[Any], ...]
+    def __init__(self, arrays: Iterable[NDArray[Any]]) -> None: ...
+    def __len__(self) -> int: ...
+
 class Threads:
     def __init__(self, n: int) -> None: ...
     def __enter__(self) -> None: ...
@@ -43,8 +48,9 @@ class Threads:
 '''
 SCALARS = {"int": "int", "Py_ssize_t": "int", "unsigned int": "int", "long long": "int", "int64_t": "int", "double": "float",
            "bint": "bool", "list": "list[Callable[[], object]]", "str": "str",
-           **{name: name for name in ("ArrayList", "StoredRows")}}
-ELEMENTS = {"floating": "Floating", "double": "NDArray[np.float64]", "float": "NDArray[np.float32]"}
+           **{name: name for name in ("ArrayList", "CodeList", "StoredRows")}}
+ELEMENTS = {"floating": "Floating", "double": "NDArray[np.float64]", "long long": "NDArray[np.int64]",
+            "float": "NDArray[np.float32]"}
 # objects: arrays that may be bfloat16, weights as they lie in a file, and what may be None
 UNTYPED = {"weight": "Floating | StoredRows", **dict.fromkeys(("bias", "positions"), "Floating | None"),
            **dict.fromkeys(("x", "y", "dy", "qkv"), "Rows"),

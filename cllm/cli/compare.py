@@ -61,7 +61,7 @@ def named_strategies(_ctx, param: click.Parameter, text: str) -> dict[str, str]:
 @click.option("--steps", type=click.IntRange(1), default=3, help="Timed steps of each run, after one that is not.")
 @click.option("--rounds", type=click.IntRange(1), default=2, help="Fresh processes of each strategy.")
 @model_options("small")
-@size_options(batch_size=8, seq_len=256)
+@size_options(batch_size=8, seq_len=256, several_threads=True)
 @click.option("--text", type=click.Path(exists=True, dir_okay=False), default=None, show_default="the embedded text",
               help="Train on this file.")
 @click.option("--seed", type=int, default=0, help="Of the weights and the batches.")
@@ -90,6 +90,8 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     """
     if plot is not None:
         check_picture(plot)
+    if isinstance(sizes["threads"], tuple):  # a sweep by another name
+        sweep, sizes["threads"] = (*sweep, f"threads={','.join(map(str, sizes['threads']))}"), None
     values = swept(ctx, sweep, asked_of(dict(sizes))[0])
     jobs = [(setting, _job(sizes, setting, steps, text, seed)) for setting in settings(values)]
     for _, job in jobs if measure else ():

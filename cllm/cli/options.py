@@ -17,7 +17,8 @@ from cllm.models.choosing import family_named, is_files, made, settings_in
 from cllm.models.families import FAMILIES, FIRST
 from cllm.models.settings import names_of, settings_of
 from cllm.program.computing import COMPUTES
-from cllm.program.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
+from cllm.program.optimizer_states import OPTIMIZER_STATES
+from cllm.program.workload import ITEMSIZE, Workload
 
 FIELDS = tuple(names_of(FIRST))
 # Names that differ from the field's: what people type.
@@ -154,16 +155,29 @@ def _is_given(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def size_options(batch_size: int, seq_len: int) -> Callable:
-    """Options ``--batch-size``, ``--seq-len``, ``--dtype``, ``--compute`` and ``--threads``."""
+class ThreadCounts(click.ParamType):
+    """A number of threads, or several with commas between: then a tuple."""
+
+    name = "N[,N...]"
+
+    def convert(self, value, param, ctx):
+        if not isinstance(value, str):
+            return value
+        counts = tuple(click.INT.convert(one.strip(), param, ctx) for one in value.split(","))
+        return counts if len(counts) > 1 else counts[0]
+
+
+def size_options(batch_size: int, seq_len: int, several_threads: bool = False) -> Callable:
+    """Options ``--batch-size``, ``--seq-len``, ``--dtype``, ``--compute`` and ``--threads``, which may take several numbers."""
     return _all(
         click.option("--batch-size", type=int, default=batch_size, help="Sequences in a batch, B."),
         click.option("--seq-len", type=int, default=seq_len, help="Time steps in a sequence, T; not used by a model without."),
         click.option("--dtype", type=click.Choice(list(ITEMSIZE)), default="float32"),
         click.option("--compute", type=click.Choice(COMPUTES), default=COMPUTES[0],
                      help="What products take; they sum in float32."),
-        click.option("--threads", type=int, default=None, show_default="as cllm info says",
-                     help="Threads of the kernels; results do not depend on it."))
+        click.option("--threads", type=ThreadCounts() if several_threads else int, default=None,
+                     show_default="as cllm info says", help="Threads of the kernels; results do not depend on it."
+                     + several_threads * " Several numbers, such as 1,2,4,8,16, compare at each and show how steps scale."))
 
 
 def compute_option(command):

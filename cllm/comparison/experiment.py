@@ -79,7 +79,8 @@ def report_of(experiments: Sequence[Experiment], done: Sequence[Runs], machine: 
     dict
         ``date``, ``command``, and where nothing is swept, all of `summarise`, with ``curve``, ``peers`` and
         ``predicted_from``. Else ``machine``, ``sweep`` (values by key), ``points`` (one such report for each point, with its
-        ``setting``), ``interrupted`` and ``problems``.
+        ``setting``), ``interrupted`` and ``problems``; where threads are swept, rows have ``speedup``, how many times as
+        fast a step is as on the first number of them.
     """
     reports = [{**summarise(runs, machine), "setting": one.setting, "curve": one.curve, "peers": one.peers,
                 "predicted_from": one.predicted_from} for one, runs in zip(experiments, done, strict=True)]
@@ -90,8 +91,23 @@ def report_of(experiments: Sequence[Experiment], done: Sequence[Runs], machine: 
                          for sentence in report[kind]] for kind in ("problems", "doubts"))
     for report in reports:
         del report["machine"]
+    if "threads" in swept:
+        _add_speedups(reports, swept["threads"][0])
     return {**asked, "machine": machine, "sweep": swept, "points": reports, "problems": problems, "doubts": doubts,
             "interrupted": any(runs.interrupted for runs in done)}
+
+
+def _add_speedups(points: list[dict], first: int) -> None:
+    """Fill in ``speedup`` of every row: None where it or that on `first` threads was not measured."""
+    def medians(point: dict) -> dict[str, float]:
+        return {row["strategy"]: row["step_seconds"]["median"] for row in point["rows"] if row["step_seconds"]}
+
+    known = [(point["setting"], medians(point)) for point in points]
+    for point, (setting, mine) in zip(points, known, strict=True):
+        base = next(found for other, found in known if other == {**setting, "threads": first})
+        for row in point["rows"]:
+            name = row["strategy"]
+            row["speedup"] = base[name] / mine[name] if name in base and name in mine else None
 
 
 def points_of(report: dict) -> list[dict]:

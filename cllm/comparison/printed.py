@@ -22,6 +22,22 @@ def print_report(report: dict, by_parameter: bool, out: Console) -> None:
         _print_rows(point, out)
         if by_parameter:
             _print_parameters(point, out)
+    if "threads" in report.get("sweep", ()):
+        _print_scaling(report, out)
+
+
+def _print_scaling(report: dict, out: Console) -> None:
+    """Speed-up by number of threads, and what share that is of what so many more could gain."""
+    points, first = report["points"], report["sweep"]["threads"][0]
+    names = list(dict.fromkeys(row["strategy"] for point in points for row in point["rows"]))
+    title = f"Speed-up over {first} thread{'s' * (first > 1)}, and its share of as many times"
+    shown = table("setting", *(f"{name}: speed-up" for name in names), title=title)
+    for point in points:
+        gained = {row["strategy"]: row["speedup"] for row in point["rows"]}
+        more = point["setting"]["threads"] / first
+        shown.add_row(setting_name(point["setting"]), *(
+            "-" if gained.get(name) is None else f"{gained[name]:.2f} ({gained[name] / more:.0%})" for name in names))
+    out.print(shown)
 
 
 def titled(point: dict) -> str:

@@ -29,6 +29,15 @@ QUANTITIES = (
 )
 
 
+SPEEDUP = Quantity("Speed-up", "times as fast as on the first number of threads", 1.0, lambda row: row.get("speedup"),
+                   lambda row: None)
+
+
+def quantities_of(points: list[dict]) -> tuple[Quantity, ...]:
+    """What is followed through a sweep: where threads are swept, the speed-up, too."""
+    return (*QUANTITIES, SPEEDUP) if "threads" in points[0]["setting"] else QUANTITIES
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A strategy's values from point to point; None where it failed or was not reached."""
@@ -71,14 +80,17 @@ def draw_sweep(points: list[dict], path: Path, caption: str = "") -> None:
     from matplotlib.figure import Figure  # no pyplot: no display, no state
 
     places, labels, name = places_of(points)
-    figure = Figure(figsize=(WIDTH, 0.6 + 4 * len(QUANTITIES)), layout="constrained")
+    quantities = quantities_of(points)
+    figure = Figure(figsize=(WIDTH, 0.6 + 4 * len(quantities)), layout="constrained")
     figure.suptitle(caption, fontsize=10)
-    for axis, quantity in zip(figure.subplots(len(QUANTITIES), 1), QUANTITIES, strict=True):
+    for axis, quantity in zip(figure.subplots(len(quantities), 1), quantities, strict=True):
         for number, line in enumerate(lines_of(points, quantity)):
             colour, mark = STYLES[number % len(STYLES)]
             for values, dash, label in ((line.predicted, "--", None), (line.measured, "-", line.strategy)):
                 axis.plot(places, [float("nan") if v is None else v for v in values], linestyle=dash, marker=mark,
                           color=colour, markerfacecolor=colour if label else "none", label=label)
+        if quantity is SPEEDUP and name == "threads":
+            axis.plot(places, [place / places[0] for place in places], color="#999999", linewidth=1, label="ideal")
         axis.set_title(quantity.title, fontsize=11)
         axis.set_ylabel(quantity.unit)
         axis.set_xlabel(name)

@@ -4,7 +4,13 @@
 # all tiles of the head before it in the group: so dq adds keys in ascending order, dk and dv add queries in ascending
 # order, head by head. As in the forward, as many units as fill all threads are done a unit at a time. The rest go
 # together, head after head of their groups, tile by tile: the tiles (or squares of tiles) with equal i + j are free of
-# each other, and each sum keeps the order that it has on one thread.
+# each other, and each sum keeps the order that it has on one thread. Where threads are many and tiles few, that leaves
+# threads idle and has a parallel region for every i + j; then the blocks of keys and the blocks of queries are shared out
+# instead, all at once, and each makes the p and ds that it needs for itself: seven products a tile rather than five.
+
+cdef enum:
+    FOR_KEYS = 1            # what is made of a tile: dk and dv,
+    FOR_QUERIES = 2         # dq, or both
 
 
 cdef void pack_keys_backward(const vec *qkv, const Attention *at, Py_ssize_t unit, Py_ssize_t block, vec *work,
@@ -64,8 +70,8 @@ cdef void load_tile(const Attention *at, const vec *probs, Py_ssize_t head, Py_s
 
 
 cdef void backward_tile(const Attention *at, vec *work, const vec *lse, const vec *probs, Py_ssize_t head,
-                        Py_ssize_t block, Py_ssize_t key_block, vec *scratch) noexcept nogil:
-    """What tile (block, key_block) adds to dq of its queries and to dk and dv of its keys."""
+                        Py_ssize_t block, Py_ssize_t key_block, int wanted, vec *scratch) noexcept nogil:
+    """What tile (block, key_block) adds to dq of its queries and to dk and dv of its keys, as far as wanted."""
     cdef Py_ssize_t rows = block_rows(at, block)
     # With bounds anything may come first, and sums start from zeros; without, tiles of the diagonal and of keys 0 do.
     cdef bint add_to_keys = at.bounded or block > key_block or head % at.group > 0
@@ -94,9 +100,11 @@ cdef void backward_tile(const Attention *at, vec *work, const vec *lse, const ve
         soften_backward(slope, rows, &seen, ds)
     if distance:
         add_falls(at, work, block, &seen, ds, far)
-    mix_transposed(p, dy, at.row, rows, &seen, add_to_keys, plane(work, at, DV, key_block))
-    mix_transposed(ds, q, at.wide, rows, &seen, add_to_keys, plane(work, at, DK, key_block))
-    mix(ds, plane(work, at, K_ROWS, key_block), at.wide, rows, &seen, add_to_queries, plane(work, at, DQ, block))
+    if wanted & FOR_KEYS:
+        mix_transposed(p, dy, at.row, rows, &seen, add_to_keys, plane(work, at, DV, key_block))
+        mix_transposed(ds, q, at.wide, rows, &seen, add_to_keys, plane(work, at, DK, key_block))
+    if wanted & FOR_QUERIES:
+        mix(ds, plane(work, at, K_ROWS, key_block), at.wide, rows, &seen, add_to_queries, plane(work, at, DQ, block))
 
 
 cdef void backward_square(const Attention *at, vec *work, const vec *lse, const vec *probs, Py_ssize_t head,
@@ -106,7 +114,7 @@ cdef void backward_square(const Attention *at, vec *work, const vec *lse, const 
     for key_block in range(key_block0, min(key_block0 + side, at.blocks)):
         for block in range(block0, min(block0 + side, at.blocks)):
             if meets(work, at, block, key_block):
-                backward_tile(at, work, lse, probs, head, block, key_block, scratch)
+                backward_tile(at, work, lse, probs, head, block, key_block, FOR_KEYS | FOR_QUERIES, scratch)
 
 
 cdef void unpack_queries(const Attention *at, vec *work, Py_ssize_t head, Py_ssize_t block, vec *dqkv) noexcept nogil:
@@ -148,13 +156,55 @@ cdef void backward_unit(const vec *dy, const vec *qkv, const vec *y, const vec *
         unpack_keys(at, work, unit, block, dqkv)
 
 
+cdef inline Py_ssize_t square_side(const Attention *at) noexcept nogil:
+    """Side of the squares of tiles that are one piece of work, so that the threads meet seldom: four squares along the time
+    for each thread."""
+    return max(<Py_ssize_t> 1, at.blocks // (4 * _threads))
+
+
+cdef bint blocks_are_faster(const Attention *at, Py_ssize_t rest) noexcept nogil:
+    """Whether `backward_blocks` ends before `backward_tiles`, counted in products of a tile.
+
+    One takes about four microseconds, a parallel region of 16 threads as long. Terms of crystal.pxi add to sums of their own,
+    tile by tile.
+    """
+    cdef Py_ssize_t side = square_side(at), squares = (at.blocks + side - 1) // side, step, items
+    cdef Py_ssize_t tiles = at.blocks * (at.blocks + 1) // 2 if at.last == NULL else at.blocks * at.blocks
+    cdef double waves = 0.0
+    if at.crystal != NULL:
+        return False
+    for step in range(2 * squares - 1):
+        items = rest * ((step // 2 if at.last == NULL else min(step, squares - 1)) - max(<Py_ssize_t> 0, step - squares + 1) + 1)
+        waves += 5.0 * side * side * ((items + _threads - 1) // _threads) + _threads / 16.0
+    return max(7.0 * rest * tiles / _threads, 4.0 * at.blocks) + 2.0 + _threads / 16.0 < waves
+
+
+cdef void backward_block(const Attention *at, vec *work, const vec *lse, const vec *probs, Py_ssize_t head, Py_ssize_t block,
+                         int wanted, vec *scratch) noexcept nogil:
+    """dk and dv of a block of keys, or dq of a block of queries."""
+    cdef Py_ssize_t other
+    for other in range(at.blocks):
+        if wanted == FOR_KEYS and meets(work, at, other, block):
+            backward_tile(at, work, lse, probs, head, other, block, wanted, scratch)
+        elif wanted == FOR_QUERIES and meets(work, at, block, other):
+            backward_tile(at, work, lse, probs, head, block, other, wanted, scratch)
+
+
+cdef void backward_blocks(const vec *lse, const vec *probs, const Attention *at, Py_ssize_t head0, Py_ssize_t rest,
+                          vec *workspace) noexcept nogil:
+    """One head of each of the last `rest` units: block by block, those with most tiles first."""
+    cdef Py_ssize_t item, unit, place
+    for item in prange(2 * rest * at.blocks, schedule="dynamic", num_threads=_threads):
+        unit, place = item % rest, item // rest
+        backward_block(at, share(workspace, at, unit), lse, probs, head0 + unit * at.group,
+                       place // 2 if place % 2 == 0 else at.blocks - 1 - place // 2,
+                       FOR_KEYS if place % 2 == 0 else FOR_QUERIES, address(share(workspace, at, threadid()), at.work))
+
+
 cdef void backward_tiles(const vec *lse, const vec *probs, const Attention *at, Py_ssize_t head0, Py_ssize_t rest,
                          vec *workspace) noexcept nogil:
     """One head of each of the last `rest` units, head0, head0 + group, ...: tile by tile."""
-    cdef Py_ssize_t step, first, last, item, side, squares
-    # Squares of `side` tiles, so that the threads meet seldom; four squares along the time for each thread.
-    side = max(<Py_ssize_t> 1, at.blocks // (4 * _threads))
-    squares = (at.blocks + side - 1) // side
+    cdef Py_ssize_t step, first, last, item, side = square_side(at), squares = (at.blocks + side - 1) // side
     for step in range(2 * squares - 1):
         first = max(<Py_ssize_t> 0, step - squares + 1)  # keys of square first .. last meet queries of step - that
         last = step // 2 if at.last == NULL else min(step, squares - 1)
@@ -178,7 +228,10 @@ cdef void backward_heads(const vec *dy, const vec *qkv, const vec *y, const vec 
         for item in prange(rest * at.blocks, num_threads=_threads):
             pack_queries_backward(qkv, dy, y, at, head0 + item % rest * at.group, item // rest,
                                   share(workspace, at, item % rest))
-        backward_tiles(lse, probs, at, head0, rest, workspace)
+        if blocks_are_faster(at, rest):
+            backward_blocks(lse, probs, at, head0, rest, workspace)
+        else:
+            backward_tiles(lse, probs, at, head0, rest, workspace)
         for item in prange(rest * at.blocks, num_threads=_threads):
             unpack_queries(at, share(workspace, at, item % rest), head0 + item % rest * at.group, item // rest, dqkv)
         for item in range(rest):

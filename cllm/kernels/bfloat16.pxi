@@ -41,6 +41,18 @@ cdef extern from *:
         const cllm_vu32 kept = ((rounded & ~nan) | ((u | 0x00400000u) & nan)) & 0xffff0000u;
         return (cllm_vf32)((kept & ~tiny) | (u & 0x80000000u & tiny));
     }
+    /* GCC takes __builtin_convertvector to 16 bits apart, element by element; where an instruction packs, it is named. */
+    static inline __attribute__((always_inline)) cllm_vu16 cllm_upper_halves(cllm_vu32 u)
+    {
+    #if defined(CLLM_AVX512)
+        return (cllm_vu16)_mm512_cvtepi32_epi16((__m512i)(u >> 16));
+    #elif defined(CLLM_AVX) && defined(__AVX2__)
+        const __m256i packed = _mm256_packus_epi32((__m256i)(u >> 16), (__m256i)(u >> 16));
+        return (cllm_vu16)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+    #else
+        return __builtin_convertvector(u >> 16, cllm_vu16);
+    #endif
+    }
     static inline __attribute__((always_inline)) cllm_vf32 cllm_load_narrow(const void *p, Py_ssize_t i)
     {
         cllm_vu16 h;
@@ -55,12 +67,12 @@ cdef extern from *:
     }
     static inline __attribute__((always_inline)) void cllm_store_narrow(void *p, Py_ssize_t i, cllm_vf32 v)
     {
-        const cllm_vu16 h = __builtin_convertvector((cllm_vu32)cllm_r16(v) >> 16, cllm_vu16);
+        const cllm_vu16 h = cllm_upper_halves((cllm_vu32)cllm_r16(v));
         memcpy((uint16_t *)p + i, &h, sizeof h);
     }
     static inline void cllm_store_partial_narrow(void *p, Py_ssize_t i, cllm_vf32 v, Py_ssize_t n)
     {
-        const cllm_vu16 h = __builtin_convertvector((cllm_vu32)cllm_r16(v) >> 16, cllm_vu16);
+        const cllm_vu16 h = cllm_upper_halves((cllm_vu32)cllm_r16(v));
         memcpy((uint16_t *)p + i, &h, (size_t)n * 2);
     }
     static inline void cllm_widen(float *target, const uint16_t *source, Py_ssize_t n)
@@ -258,8 +270,3 @@ def copy_values(x, *, y):
             copy_pieces(<const vf32*> given.at, <vf32*> out.at, given.rows * given.columns, given.narrow, out.narrow)
         else:
             copy_pieces(<const vf64*> given.at, <vf64*> out.at, given.rows * given.columns, False, False)
-
-
-def bfloat16_instruction():
-    """The instruction of products in bfloat16: "emulated", which is multiply-adds of float32 on rounded operands."""
-    return "emulated"

@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 
 cdef enum:
-    EMBEDDING_COLUMNS = 128     # columns of the gradients in one piece
+    EMBEDDING_COLUMNS = 128     # columns of the gradients in one piece, a quarter of them where threads were idle
 
 
 cdef inline Py_ssize_t place_of(const int32_t *places, Py_ssize_t n, Py_ssize_t time) noexcept nogil:
@@ -154,11 +154,12 @@ cdef inline void add_piece(const vec *dy, Py_ssize_t at, double scale, vec *out,
 
 cdef void embedding_columns(const int32_t *tokens, const int32_t *places, const vec *dy, Py_ssize_t time, double scale,
                             vec *dweight, vec *dpositions, Py_ssize_t n_rows, Py_ssize_t n_channels) noexcept nogil:
-    cdef Py_ssize_t n, p, left, width, pieces = (n_channels + EMBEDDING_COLUMNS - 1) // EMBEDDING_COLUMNS
+    cdef Py_ssize_t most = EMBEDDING_COLUMNS if n_channels > EMBEDDING_COLUMNS * (_threads - 1) else EMBEDDING_COLUMNS // 4
+    cdef Py_ssize_t n, p, left, width, pieces = (n_channels + most - 1) // most
     for p in prange(pieces, num_threads=_threads, use_threads_if=n_rows * n_channels >= PARALLEL_FROM,
                     schedule="static"):
-        left = p * EMBEDDING_COLUMNS
-        width = min(EMBEDDING_COLUMNS, n_channels - left)
+        left = p * most
+        width = min(most, n_channels - left)
         for n in range(n_rows):
             if dweight != NULL:
                 add_piece(dy, n * n_channels + left, scale, dweight, tokens[n] * n_channels + left, width)

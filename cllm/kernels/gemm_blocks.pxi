@@ -14,8 +14,8 @@ cdef enum:
     STRIP_BYTES = 8 << 20
     # Work that is worth waking a thread for: 2^19 multiply-adds take about 10 microseconds, a parallel region 2 to 5.
     THREAD_WORK = 1 << 19
-    # A product is shared out in at most so many shares a thread, none much narrower than a block of B or lower than so
-    # many rows: every block packs A again, every share of rows B.
+    # A product is shared out in at most so many shares a thread, while none is much narrower than a block of B or lower
+    # than so many rows: every block packs A again, every share of rows B.
     SHARES = 4
     SHARE_BYTES = WIDTH_BYTES * 3 // 4
     SHARE_ROWS = 192
@@ -39,11 +39,12 @@ cdef struct Product:
     Py_ssize_t columns
     Py_ssize_t depth
     # Operands are rounded to bfloat16 while they are packed (see matmul.pxi); those that are so already say `narrow`,
-    # as does a C that is rounded in the end.
+    # as does a C that is rounded in the end. `way` of pairs.pxi is filled in by multiply_piece.
     bint rounds, a_narrow, b_narrow, c_narrow
     const StoredMatrix *stored  # what B is read from, b being no address then: its rows are B's, or
     bint stored_turned          # B's columns,
     Py_ssize_t stored_column    # and B's first column is this one
+    int way
 
 
 cdef struct Ahead:
@@ -109,6 +110,7 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
     cdef vec *c
     cdef const vec *next
     cdef const vec *start
+    cdef Py_ssize_t steps = depth if p.way == SINGLES else (depth + 1) // 2
     cdef Py_ssize_t tile = 0, tiles = (column1 - column0 + tile_columns - 1) // tile_columns
     while j < column1:
         fetch_share(ahead, tile, tiles)
@@ -127,7 +129,7 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
             start = zeros
             start_row = 0
         if columns == vectors * lanes(edge):
-            gemm_tile(rows, vectors, by_rows, panel, block, depth, start, start_row, c, p.c_row, next)
+            product_tile(p.way, rows, vectors, by_rows, panel, block, steps, start, start_row, c, p.c_row, next)
             if ends:
                 gemm_tile(rows, vectors, False, zeros, zeros, 1, c, p.c_row, c, p.c_row, next)
         else:
@@ -137,14 +139,14 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
                     store(edge, i * tile_columns + v * lanes(edge),
                           load_partial(start, i * start_row + v * lanes(edge),
                                        n if v == vectors - 1 else <Py_ssize_t> lanes(edge)))
-            gemm_tile(rows, vectors, by_rows, panel, block, depth, edge, tile_columns, edge, tile_columns, next)
+            product_tile(p.way, rows, vectors, by_rows, panel, block, steps, edge, tile_columns, edge, tile_columns, next)
             if ends:
                 gemm_tile(rows, vectors, False, zeros, zeros, 1, edge, tile_columns, edge, tile_columns, next)
             for i in range(rows):
                 for v in range(vectors):
                     store_partial(c, i * p.c_row + v * lanes(edge), load(edge, i * tile_columns + v * lanes(edge)),
                                   n if v == vectors - 1 else <Py_ssize_t> lanes(edge))
-        block = address(block, depth * vectors * lanes(edge))
+        block = address(block, steps * vectors * lanes(edge))
         j += columns
 
 
@@ -176,6 +178,7 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
     cdef Py_ssize_t full = (column1 - column0) // tile_columns * tile_columns
     cdef int vectors = <int> ((column1 - column0 - full + lanes(workspace) - 1) // lanes(workspace))
     cdef const vec *b = place(<const vec*> p.b, k0 * p.b_row + column0 * p.b_col, p.b_narrow)
+    cdef Py_ssize_t pairs = (depth + 1) // 2, pitch = PITCH_BYTES // (VECTOR_BYTES // lanes(workspace))
     cdef Py_ssize_t a_bytes = sizeof(uint16_t) if p.a_narrow else VECTOR_BYTES // lanes(workspace)
     cdef Py_ssize_t j, row, rows, end, k
     cdef Ahead ahead
@@ -195,6 +198,14 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
                            vectors * lanes(workspace), address(block, full * depth))
     if p.rounds and not p.b_narrow:
         round_elements(block, (full + vectors * lanes(workspace)) * depth)
+    if p.way != SINGLES:
+        j = 0
+        while j < full:
+            join_rows(<const uint32_t*> address(block, j * depth), tile_columns, depth,
+                      <uint32_t*> address(block, j * pairs))
+            j += tile_columns
+        join_rows(<const uint32_t*> address(block, full * depth), vectors * lanes(workspace), depth,
+                  <uint32_t*> address(block, full * pairs))
     row = row0
     while row < row1:
         if p.a_col == 1:
@@ -203,7 +214,10 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
                            group)
             if p.rounds and not p.a_narrow:
                 for j in range(rows):
-                    round_elements(address(group, j * (PITCH_BYTES // (VECTOR_BYTES // lanes(workspace)))), depth)
+                    round_elements(address(group, j * pitch), depth)
+            if p.way != SINGLES:
+                for j in range(rows):
+                    join_rows(<const uint32_t*> address(group, j * pitch), 1, depth, <uint32_t*> address(group, j * pitch))
             ahead.start = place(<const vec*> p.a, (row + rows) * p.a_row + k0, p.a_narrow)
             ahead.row_bytes = p.a_row * a_bytes
             ahead.rows = min(<Py_ssize_t> TILE_ROWS, row1 - row - rows)
@@ -216,6 +230,10 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
                               p.a_narrow, group)
             if p.rounds and not p.a_narrow:
                 round_elements(group, (end - row + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS * depth)
+            if p.way != SINGLES:
+                for j from 0 <= j < end - row by TILE_ROWS:
+                    join_rows(<const uint32_t*> address(group, j * depth), TILE_ROWS, depth,
+                              <uint32_t*> address(group, j * depth))
             ahead.row_bytes = p.a_col * a_bytes
             ahead.nbytes = min(<Py_ssize_t> GROUP_ROWS, row1 - end) * a_bytes
             j = 0
@@ -297,10 +315,12 @@ cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_
                          vec *workspace) noexcept nogil:
     """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, on one thread."""
     cdef size_t before = flush_begin() if p.rounds else 0
+    cdef Product q = p[0]
+    q.way = bfloat16_way if p.rounds else SINGLES
     if p.c_narrow:
-        multiply_narrow(p, row0, row1, column0, column1, workspace)
+        multiply_narrow(&q, row0, row1, column0, column1, workspace)
     else:
-        multiply_wide(p, row0, row1, column0, column1, workspace)
+        multiply_wide(&q, row0, row1, column0, column1, workspace)
     if p.rounds:
         flush_end(before)
 
@@ -315,23 +335,53 @@ cdef inline Py_ssize_t share_start(Py_ssize_t length, Py_ssize_t unit, Py_ssize_
     return min(length, (length + unit - 1) // unit * piece // pieces * unit)
 
 
-cdef inline Py_ssize_t shares_of(const Product *p, int pieces, Py_ssize_t itemsize) noexcept nogil:
-    """Into how many shares a product on `pieces` threads is cut: equally many for each."""
-    cdef Py_ssize_t most = p.columns * itemsize // SHARE_BYTES if p.columns >= p.rows else p.rows // SHARE_ROWS
-    return pieces * max(<Py_ssize_t> 1, min(<Py_ssize_t> SHARES, most // pieces))
+cdef struct Grid:
+    # Into how many parts the rows and the columns of a product are cut; each pair of them is one share of the work.
+    Py_ssize_t rows, columns
 
 
-cdef void multiply_share(const Product *p, Py_ssize_t share, Py_ssize_t shares, vec *own) noexcept nogil:
-    """Share number `share` of a product shared out over its longer side."""
+cdef inline double share_cost(const Product *p, Py_ssize_t row_parts, Py_ssize_t column_parts,
+                              Py_ssize_t itemsize) noexcept nogil:
+    """Time of a share over that of its multiply-adds: lanes and rows of tiles that nobody needs, and the packing.
+
+    An element of A is packed once for every block of columns, one of B once for all rows. To pack a vector takes the
+    time of some four multiply-adds: read, rearranged or waited for, written.
+    """
+    cdef Py_ssize_t n_lanes = VECTOR_BYTES // itemsize
+    cdef Py_ssize_t rows = ((p.rows + TILE_ROWS - 1) // TILE_ROWS + row_parts - 1) // row_parts * TILE_ROWS
+    cdef Py_ssize_t columns = ((p.columns + n_lanes - 1) // n_lanes + column_parts - 1) // column_parts * n_lanes
+    return ((<double> rows * row_parts / p.rows) * (<double> columns * column_parts / p.columns)
+            * (1.0 + 4.0 / min(columns, <Py_ssize_t> WIDTH_BYTES // itemsize) + 4.0 / rows))
+
+
+cdef inline Grid grid_of(const Product *p, int pieces, Py_ssize_t itemsize) noexcept nogil:
+    """How a product is cut on `pieces` threads: into equally many shares for each.
+
+    Over its longer side alone where that is long enough, so that the operand which all shares read is packed in the
+    order in which it lies. Else over both: slices for 16 threads would be so thin that packing takes their time.
+    """
     cdef bint by_columns = p.columns >= p.rows
-    cdef Py_ssize_t length = p.columns if by_columns else p.rows
-    cdef Py_ssize_t unit = lanes(own) if by_columns else TILE_ROWS
-    cdef Py_ssize_t begin = share_start(length, unit, share, shares)
-    cdef Py_ssize_t end = share_start(length, unit, share + 1, shares)
-    if by_columns:
-        multiply_piece(p, 0, p.rows, begin, end, own)
-    else:
-        multiply_piece(p, begin, end, 0, p.columns, own)
+    cdef Py_ssize_t most = p.columns * itemsize // SHARE_BYTES if by_columns else p.rows // SHARE_ROWS
+    cdef Py_ssize_t area = p.rows * p.columns * itemsize // (SHARE_ROWS * SHARE_BYTES)
+    cdef Py_ssize_t parts = pieces * max(<Py_ssize_t> 1, min(<Py_ssize_t> SHARES, (most if most >= pieces else area) // pieces))
+    cdef Py_ssize_t row_parts
+    cdef Grid best
+    best.rows = 1 if by_columns else parts
+    best.columns = parts if by_columns else 1
+    if most < pieces:
+        for row_parts in range(1, parts + 1):
+            if parts % row_parts == 0 and (share_cost(p, row_parts, parts // row_parts, itemsize)
+                                           < share_cost(p, best.rows, best.columns, itemsize)):
+                best.rows, best.columns = row_parts, parts // row_parts
+    return best
+
+
+cdef void multiply_share(const Product *p, Py_ssize_t share, Grid grid, vec *own) noexcept nogil:
+    """Share number `share` of a product: shares that follow each other read the same columns of B."""
+    cdef Py_ssize_t row = share % grid.rows, column = share // grid.rows
+    multiply_piece(p, share_start(p.rows, TILE_ROWS, row, grid.rows), share_start(p.rows, TILE_ROWS, row + 1, grid.rows),
+                   share_start(p.columns, lanes(own), column, grid.columns),
+                   share_start(p.columns, lanes(own), column + 1, grid.columns), own)
 
 
 cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
@@ -342,12 +392,13 @@ cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
     cdef int pieces = pieces_of(p.rows, p.columns, p.depth)
     cdef Py_ssize_t itemsize = VECTOR_BYTES // lanes(workspace)
     cdef Py_ssize_t room = product_workspace(p, itemsize)
-    cdef Py_ssize_t shares = shares_of(p, pieces, itemsize)
     cdef Py_ssize_t share
+    cdef Grid grid
     if p.rows == 0 or p.columns == 0:
         return
     if pieces == 1:
-        multiply_share(p, 0, 1, workspace)
+        multiply_piece(p, 0, p.rows, 0, p.columns, workspace)
     else:
-        for share in prange(shares, num_threads=pieces, schedule="dynamic"):
-            multiply_share(p, share, shares, address(workspace, threadid() * room))
+        grid = grid_of(p, pieces, itemsize)
+        for share in prange(grid.rows * grid.columns, num_threads=pieces, schedule="dynamic"):
+            multiply_share(p, share, grid, address(workspace, threadid() * room))

@@ -2,7 +2,7 @@
 # scaling, the search for NaN and infinity. Sums over an array are float64, pieces of fixed size added in order.
 
 cdef enum:
-    SUM_PIECES = 256        # pieces whose results are held before they are taken in order
+    SUM_PIECES = 4096       # pieces whose results are held before they are taken in order: 32 KiB of the stack
 
 
 cdef inline double piece_squares(const vec *like, Flats x, Py_ssize_t p) noexcept nogil:

@@ -39,8 +39,13 @@ cdef extern from *:
         LN_VECTORS "CLLM_LN_VECTORS"
 
 cdef enum:
-    LN_PIECES = 16          # spans of rows in a block, of each of dy, x and dx 512 KiB in float32: within two L2
-    LN_COLUMNS = 128        # columns of dweight and dbias in one strip
+    LN_PIECES = 8           # spans of rows in a block for each thread, at least two: dy, x and dx within its level 2
+    LN_COLUMNS = 128        # columns of dweight and dbias in one strip, a quarter of them where threads were idle
+
+
+cdef inline Py_ssize_t block_pieces(int n_threads) noexcept nogil:
+    """Spans of rows in a block, after which all threads wait for each other."""
+    return LN_PIECES * max(n_threads, 2)
 
 
 cdef inline vec normalized(vec x, vec high, vec rstd, vec rest) noexcept nogil:
@@ -331,9 +336,9 @@ cdef inline void layernorm_last_columns(const vec *dy, const vec *x, const doubl
 
 cdef inline void layernorm_strip(const vec *dy, const vec *x, const double *mean, const double *rstd, vec *dweight,
                                  vec *dbias, Py_ssize_t n_channels, Py_ssize_t first, Py_ssize_t last,
-                                 Py_ssize_t left) noexcept nogil:
-    """Rows first .. last-1 into the LN_COLUMNS columns from `left` on, or as many as there are."""
-    cdef Py_ssize_t L = lanes(x), right = min(n_channels, left + LN_COLUMNS)
+                                 Py_ssize_t left, Py_ssize_t right) noexcept nogil:
+    """Rows first .. last-1 into the columns left .. right-1."""
+    cdef Py_ssize_t L = lanes(x)
     while left + LN_VECTORS * L <= right:
         layernorm_columns(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, left, LN_VECTORS)
         left += LN_VECTORS * L
@@ -349,16 +354,18 @@ cdef void layernorm_backward_blocks(const vec *dy, const vec *x, const double *m
                                     Py_ssize_t n_channels) noexcept nogil:
     cdef Py_ssize_t rows = rows_per_piece(n_channels), first = 0, last, p, strips = 0
     cdef int n_threads = _threads if n_rows * n_channels >= PARALLEL_FROM else 1
+    cdef Py_ssize_t columns = LN_COLUMNS if n_threads <= 2 or n_channels > LN_COLUMNS * (n_threads - 1) else LN_COLUMNS // 4
     if dweight != NULL or dbias != NULL:
-        strips = (n_channels + LN_COLUMNS - 1) // LN_COLUMNS
+        strips = (n_channels + columns - 1) // columns
     while first < n_rows:
-        last = min(n_rows, first + LN_PIECES * rows)
+        last = min(n_rows, first + block_pieces(n_threads) * rows)
         with parallel(num_threads=n_threads):
             for p in prange((last - first + rows - 1) // rows, schedule="static"):
                 layernorm_piece_backward(dy, x, mean, rstd, weight, dx, first + p * rows,
                                          min(last, first + (p + 1) * rows), n_channels)
             for p in prange(strips, schedule="static"):
-                layernorm_strip(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, p * LN_COLUMNS)
+                layernorm_strip(dy, x, mean, rstd, dweight, dbias, n_channels, first, last, p * columns,
+                                min(n_channels, (p + 1) * columns))
         first = last
 
 

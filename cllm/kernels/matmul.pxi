@@ -89,6 +89,8 @@ cdef int check_mode(str kernel, const Product *p, int itemsize) except -1:
     if (p.a_narrow or p.b_narrow or p.c_narrow) and not p.rounds or p.rounds and itemsize != sizeof(float):
         raise DtypeError(kernel, "must have rounds=True where an array is bfloat16, and not in float64",
                          f"rounds={p.rounds}, {itemsize} bytes an element", "Products in bfloat16 sum in float32.")
+    if p.rounds:
+        decided_way()
     return 0
 
 

@@ -154,14 +154,14 @@ cdef void rms_either_strip(const vec *dy, const vec *x, Py_ssize_t width, const 
 cdef void rms_backward_blocks(const vec *dy, const vec *x, Py_ssize_t width, const double *rstd, const vec *weight,
                               double offset, bint add, vec *dx, vec *dweight, Py_ssize_t n_rows, Py_ssize_t heads,
                               Py_ssize_t n_channels, bint narrow) noexcept nogil:
+    cdef int n_threads = _threads if n_rows * heads * n_channels >= PARALLEL_FROM else 1
     # A head is narrower than a strip of the columns of a row, and has to make work for several threads, too.
-    cdef Py_ssize_t columns = LN_COLUMNS if n_channels > 2 * LN_COLUMNS else LN_COLUMNS // 4
+    cdef Py_ssize_t columns = LN_COLUMNS if n_channels > LN_COLUMNS * max(2, n_threads - 1) else LN_COLUMNS // 4
     cdef Py_ssize_t rows = rows_per_piece(heads * n_channels), first = 0, last, p
     cdef Py_ssize_t strips = (n_channels + columns - 1) // columns if dweight != NULL else 0
-    cdef int n_threads = _threads if n_rows * heads * n_channels >= PARALLEL_FROM else 1
     cdef bint columns_first = dx == dy
     while first < n_rows:
-        last = min(n_rows, first + LN_PIECES * rows)
+        last = min(n_rows, first + block_pieces(n_threads) * rows)
         with parallel(num_threads=n_threads):
             for p in prange(strips if columns_first else 0, schedule="static"):
                 rms_either_strip(dy, x, width, rstd, dweight, first, last, heads, n_channels, p * columns,

@@ -32,8 +32,6 @@ def read_architecture(directory: str | Path, **changes) -> tuple[Architecture, d
     Parameters
     ----------
     directory : str or Path
-    compute : {"float32", "bfloat16"}
-        As of `Model`.
     **changes
         Settings of the family in place of the config's, such as ``dropout=0.1``.
 

@@ -1,6 +1,7 @@
 """The loop: draw, zero, differentiate, clip, step; evaluate, snapshot, resume."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import inf
 from os import PathLike
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import psutil
 
 from cllm.checks import checked_size, shown
-from cllm.errors import ConfigError, NonFiniteError, SnapshotError
+from cllm.errors import CllmError, ConfigError, NonFiniteError, SnapshotError
 from cllm.models.model import Model
 from cllm.sampling import stream_text
 from cllm.snapshot import base_names, load_snapshot, step_of
@@ -325,7 +326,8 @@ class Trainer:
         except Exception as error:  # whatever it is: `data` is the caller's own
             self._fail(error)
             if self.model.torn:
-                self._restored()
+                with suppress(CllmError):  # a disk that fails on may keep it torn; snapshots are whole, the first error is told
+                    self._restored()
             return False
         return self.step > before
 

@@ -416,3 +416,35 @@ def test_json_keeps_plain_lists_on_one_line(tmp_path):
 def test_draw_sweep_refuses_other_endings(tmp_path):
     with pytest.raises(DataError, match="png or .svg"):
         draw_sweep([], tmp_path / "a.jpg")
+
+
+def test_several_numbers_of_threads_are_a_sweep_that_shows_how_steps_scale(quick, tmp_path):
+    asked, _ = quick
+    path, html = tmp_path / "out.json", tmp_path / "out.html"
+    done = run(*SMALL, "--strategies", "cache,recompute", "--threads", "1,2,4", "--json", path, "--html", html)
+    assert done.exit_code == 0, done.stderr
+    assert [job.threads for job, strategy, _ in asked if strategy == "cache"] == [1, 2, 4]
+    report = json.loads(path.read_text())
+    assert report["sweep"] == {"threads": [1, 2, 4]}
+    assert [row["speedup"] for point in report["points"] for row in point["rows"]] == [1.0] * 6
+    assert "threads=4" in done.stdout and "1.00 (25%)" in done.stdout
+    assert "Speed-up" in html.read_text()
+    pytest.importorskip("matplotlib")
+    draw_sweep(report["points"], tmp_path / "out.png")
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+
+
+def test_speedups_are_against_the_first_number_of_threads_at_the_same_other_settings():
+    def point(threads, seq_len, seconds):
+        rows = [{"strategy": name, "step_seconds": None if value is None else {"median": value}}
+                for name, value in zip(("cache", "recompute"), seconds, strict=True)]
+        return {"setting": {"threads": threads, "seq_len": seq_len}, "rows": rows}
+
+    points = [point(2, 8, (4.0, None)), point(2, 16, (6.0, 1.0)), point(8, 8, (1.0, 1.0)), point(8, 16, (2.0, None))]
+    experiments._add_speedups(points, 2)
+    assert [[row["speedup"] for row in one["rows"]] for one in points] == [[1, None], [1, 1], [4, None], [3, None]]
+
+
+def test_a_number_of_threads_that_is_none_is_refused():
+    done = run(*SMALL, "--threads", "1,two")
+    assert done.exit_code == 2 and "'two' is not a valid integer" in done.stderr

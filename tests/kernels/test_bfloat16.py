@@ -17,6 +17,14 @@ AWKWARD = np.array([0, -0.0, 1, -1, 2.0 ** -126, -2.0 ** -126, 1e-40, -1e-40, 2.
                     1 + 2.0 ** -8, 1 + 3 * 2.0 ** -8, 1 + 2.0 ** -8 + 2.0 ** -23], np.float32)
 
 
+@pytest.fixture(params=["decide", "halves"])
+def way(request):
+    """Products as this processor makes them, and as pairs by float32: those of the instruction but for the instruction."""
+    kernels.take_bfloat16(request.param)
+    yield request.param
+    kernels.take_bfloat16("decide")
+
+
 def magnitudes(shape, seed):
     """Numbers of every size, so that sums cancel, vanish in others and leave the range of float32 below."""
     rng = np.random.default_rng(seed)
@@ -85,6 +93,7 @@ def test_rounding_is_the_reference_s():
     assert_same_bits(copied(r16(x)), r16(x))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_are_their_definition_bit_for_bit(shape):
     n, i, o = shape
@@ -109,6 +118,7 @@ def test_products_are_their_definition_bit_for_bit(shape):
             assert_same_bits(dw, reference.product(x.T, dy, dweight), "weight, dy in bfloat16")
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("shape", [(5, 2, 3), (29, 7, 31), (33, 70, 65), (3, 600, 3)])
 def test_sums_that_are_subnormal_are_zero(shape):
     """Products and sums about the least normal number, starts below it: flushed at every step, to + 0 in the end."""
@@ -132,6 +142,7 @@ def test_sums_that_are_subnormal_are_zero(shape):
     assert (acc != expected).any(), "without flushing it would be another function"
 
 
+@pytest.mark.usefixtures("way")
 def test_block_products_are_their_definition():
     n, s, h, d = 389, 2, 3, 14
     shapes = [(n, h * d), (n, s * h * d), (s, h, d, d), (s * h * d,)]
@@ -153,6 +164,7 @@ def test_block_products_are_their_definition():
             assert_same_bits(dx[:, head * d:head * d + d].copy(), reference.product(both, np.concatenate(weight[:, head]), 0))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("cut", [1, 2, 33, 50])
 def test_weight_gradients_do_not_depend_on_where_the_rows_are_cut(cut):
     """Odd cuts too: that an element is never - 0 hides where the chain has rested."""
@@ -297,3 +309,8 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(CllmError, match="qkv must be float32 here"):
         kernels.attention_forward(qkv, 1, 2, np.zeros(4, np.int32), turns=True, y=np.empty((4, 4), np.float32), lse=lse,
                                   workspace=room_of_attention)
+
+
+def test_a_way_that_is_not_known_is_refused():
+    with pytest.raises(CllmError, match="must be one of decide, singles, halves; got vdpbf16ps"):
+        kernels.take_bfloat16("vdpbf16ps")

@@ -2,7 +2,7 @@
 
 from cllm.comparison.axes import Linear, round_marks
 from cllm.comparison.html.svg import Frame, element, escape, number
-from cllm.comparison.sweeps import QUANTITIES, Line, Quantity, lines_of, places_of
+from cllm.comparison.sweeps import QUANTITIES, Line, Quantity, lines_of, places_of, quantities_of
 
 WIDTH, HEIGHT = 400, 280
 COLOURS = 6  # of the style sheet
@@ -13,7 +13,7 @@ def figures(points: list[dict]) -> str:
     names = [line.strategy for line in lines_of(points, QUANTITIES[0])]
     legend = "".join(element("li", _sample(number), " ", escape(name)) for number, name in enumerate(names))
     made = "".join(element("figure", element("h4", escape(quantity.title)), _picture(points, quantity))
-                   for quantity in QUANTITIES)
+                   for quantity in quantities_of(points))
     return element("ul", legend, element("li", "solid: measured; dashed: predicted"), class_="legend") \
         + element("div", made, class_="side-by-side")
 

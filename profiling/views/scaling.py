@@ -1,0 +1,34 @@
+"""Views of what a step consists of on many threads."""
+
+from collections.abc import Callable
+
+from words import Table, code
+
+
+def _steps(data: dict) -> Table:
+    """A row for each strategy and number of threads."""
+    first = {row["strategy"]: row for row in reversed(data["rows"])}
+    header = ("strategy", "threads", "regions", "barriers", "shares", "serial ms", "busiest thread ms", "opening ms",
+              "predicted ms", "measured ms, least", "speed-up predicted", "evenness")
+    return header, [(
+        code(row["strategy"]), str(row["threads"]), *(f"{row[name]:,}" for name in ("regions", "barriers", "shares")),
+        *(f"{row[name] * 1e3:.1f}" for name in ("serial", "busiest", "opening", "predicted")),
+        "" if row["measured"] is None else f"{row['measured']['min'] * 1e3:.1f}",
+        f"{first[row['strategy']]['predicted'] / row['predicted']:.2f}",
+        f"{row['all_threads'] / (row['threads'] * row['busiest']):.2f}" if row["busiest"] else "") for row in data["rows"]]
+
+
+def _loops(data: dict) -> Table:
+    """The kernels' loops on the most threads, those first that lose most, of the first strategy."""
+    row = max((row for row in data["rows"] if row["strategy"] == data["rows"][0]["strategy"]), key=lambda one: one["threads"])
+    lost = {name: one["busiest"] - one["all_threads"] / row["threads"] for name, one in row["by_loop"].items()}
+    header = ("loop", "regions", "shares", "busiest thread ms", "lost to unevenness ms")
+    return header, [(code(name), f"{row['by_loop'][name]['regions']:,}", f"{row['by_loop'][name]['shares']:,}",
+                     f"{row['by_loop'][name]['busiest'] * 1e3:.2f}", f"{lost[name] * 1e3:.2f}")
+                    for name in sorted(lost, key=lost.get, reverse=True)]
+
+
+VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
+    ("regions", ""): _steps,
+    ("regions", "loops"): _loops,
+}
