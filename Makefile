@@ -14,6 +14,7 @@
 #                  proved in an empty environment; ARGS="--beside sklearn torch" proves it in one process with these
 #   make test-aarch64   the kernels cross-compiled for aarch64, their tests under qemu-user; needs Debian, root, minutes
 #   make types     mypy --strict on a program of a user, stubs against the compiled module, whole signatures
+#   make docs      the site with the reference into build/site, its links checked; nothing is fetched when it is read
 #   make lint      the style checks
 #   make clean     take away all that was made
 # PYTHON chooses the interpreter (3.11 or later); ARGS is handed to pytest or to cllm compare. The build's switches
@@ -33,7 +34,7 @@ AGAINST = $(MEASURE)/compare.py --rounds 3 --together 7 --peer-python $(PEER_PYT
 OURS := cache,recompute,selective
 PEERS := eager,checkpoint,micro:1,micro:2,micro:4,compile,compile:0.5,compile:0.1
 
-.PHONY: build test laws check-builds wheels test-aarch64 types compare lab profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
+.PHONY: build test laws check-builds wheels test-aarch64 types docs compare lab profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
@@ -126,9 +127,14 @@ experiments: $(VENV)/extra-plot $(VENV)/extra-profile
 types: $(VENV)/extra-test $(VENV)/extra-types
 	$(BIN)/python -m pytest --numprocesses 0 tests/test_types.py $(ARGS)
 
+docs: $(VENV)/extra-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	$(BIN)/python tools/check_site.py build/site
+
 lint: $(VENV)/extra-lint
 	$(BIN)/ruff check .
 	PATH=$(abspath $(BIN)):$$PATH cython-lint cllm
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 clean:
 	rm -rf $(VENV) build dist out cllm.egg-info cllm/_build_info.py cllm/_kernels*.so cllm/levels

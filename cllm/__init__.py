@@ -42,7 +42,7 @@ from cllm.models.gguf import from_gguf  # noqa: E402
 from cllm.models.gpt import GPT, ModelConfig  # noqa: E402
 from cllm.models.model import Model  # noqa: E402
 from cllm.models.pretrained import from_pretrained  # noqa: E402
-from cllm.optim import SGD, Adam, AdamW, Grouped, clip_each_grad_norm, clip_grad_norm  # noqa: E402
+from cllm.optim import SGD, Adafactor, Adam, AdamW, AdamW8bit, Grouped, clip_each_grad_norm, clip_grad_norm  # noqa: E402
 from cllm.optim.rate import Rate  # noqa: E402
 from cllm.planning import plan, print_saved_values  # noqa: E402
 from cllm.plans.plan import Estimate, Plan  # noqa: E402
@@ -79,7 +79,8 @@ from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402
 from cllm.weight_gradient import accumulate_weight_gradient  # noqa: E402
 
 __all__ = [
-    "Adam", "AdamW", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError", "ByteTokenizer", "Cache",
+    "Adafactor", "Adam", "AdamW", "AdamW8bit", "Architecture", "BPETokenizer", "Binomial", "BudgetError", "BuildError",
+    "ByteTokenizer", "Cache",
     "CacheAll", "Callback", "Checkmate", "ChenGreedy", "CllmError", "Comparison", "Compress", "Compressed",
     "ConfigError", "DTR", "DataError", "DeclarationError", "DtypeError", "Estimate", "EveryNth", "Executor", "Feed",
     "FineTuningData", "GPT", "Grouped", "KeepProducts", "Knapsack", "KorthikantiSelective", "Layer", "LayoutError",

@@ -20,15 +20,16 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #               bfloat16 ...... arrays in upper halves of float32, for kernels that read or write either
 #   calls       common ........ every length is checked, no value is        threads ... the number belongs to the caller
 #
-#   products    gemm_tile, pairs -> gemm_blocks -> matmul, block_matmul
+#   products    gemm_tile, stored, pairs -> gemm_blocks -> matmul, block_matmul
 #               an element is one chain of fma over ascending k: tiles, blocks and cuts cannot be seen; operands may be
-#               rounded to bfloat16 on their way in, and then be taken two at a time by an instruction (pairs)
+#               rounded to bfloat16 on their way in, and then be taken two at a time by an instruction (pairs); weights may be
+#               read from the rows or quantised blocks of a file (stored)
 #   attention   attention_lanes -> _layout, _span -> _tiles, _softmax, _packing -> _heads, _backward -> attention
 #               chains as above; a softmax has the lanes of a line and grows its top every 192 keys     crystal: more terms
 #   rows        layernorm, rmsnorm(_backward), activation, gated, residual, softcap, embedding, loss, squared_error,
 #               picked_rows
 #               a row is one piece of work; gradients of parameters add rows in order, threads share the columns
-#   lists       array_list -> gradient_lists, optimizer   all parameters in one call, pieces cut by shape
+#   lists       array_list -> gradient_lists, optimizer, optimizer_8bit, adafactor   all parameters in one call, pieces cut by shape
 #   plans       compress (narrow copies)   clock (calls in turn, timed)   first_fit (places in a slab)
 #
 # What stands to the right of an arrow calls what stands to its left; a .pxi with a `def` is a door for Python.
@@ -45,6 +46,7 @@ include "kernels/exponential.pxi"
 include "kernels/random.pxi"
 include "kernels/bfloat16.pxi"
 include "kernels/gemm_tile.pxi"
+include "kernels/stored.pxi"
 include "kernels/pairs.pxi"
 include "kernels/gemm_blocks.pxi"
 include "kernels/matmul.pxi"
@@ -75,6 +77,8 @@ include "kernels/squared_error.pxi"
 include "kernels/array_list.pxi"
 include "kernels/gradient_lists.pxi"
 include "kernels/optimizer.pxi"
+include "kernels/optimizer_8bit.pxi"
+include "kernels/adafactor.pxi"
 include "kernels/compress.pxi"
 include "kernels/clock.pxi"
 include "kernels/first_fit.pxi"

@@ -1,6 +1,6 @@
 """From what a user asks for to a plan: `plan()`, and the same decision inside an executor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from cllm.checks import shown
@@ -12,6 +12,8 @@ from cllm.plans.plan import Plan, checked_states
 from cllm.plans.script import Script
 from cllm.program.computing import checked_compute, with_compute
 from cllm.program.packed import packed as packed_form
+from cllm.program.program import StoredForm
+from cllm.program.stored import refuse_trained, with_stored
 from cllm.program.trained import Patterns, refuse_untrained, with_trained
 from cllm.program.workload import Workload
 from cllm.strategies import StrategyLike, parse
@@ -60,8 +62,9 @@ def decide(strategy: StrategyLike, ledger: Ledger, states: str | None = None, up
 def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
               dtype: str | None = None, num_threads: int | None = None, tell: Callable[[str], None] = lambda text: None,
               trainable: Patterns = None, packed: bool = False, clip_by: str | None = None,
-              compute: str | None = None) -> Ledger:
-    """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`.
+              compute: str | None = None, stored: Mapping[str, StoredForm] | None = None) -> Ledger:
+    """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`, and how frozen matrices
+    will be stored, where that is an architecture's (`cllm.models.choosing.forms_at`).
 
     Raises
     ------
@@ -73,6 +76,8 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
         program, usual, held = checked_architecture("model_or_architecture", model).program, "float32", 0
     if trainable is not None:
         program = with_trained(program, trainable)
+    program = program if stored is None else with_stored(program, stored, "plan(trainable=...)")
+    refuse_trained("plan(trainable=...)", program)
     refuse_untrained("plan", program)
     program = packed_form(program) if packed else program
     dtype = usual if dtype is None else dtype
@@ -153,7 +158,7 @@ def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len
            optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None, most: int = 40,
            allow: tuple[str, ...] = ALLOWED, tell: Callable[[str], None] = lambda text: None,
            trainable: Patterns = None, clip_by: str | None = None, directory: str | None = None,
-           compute: str | None = None) -> list[Plan]:
+           compute: str | None = None, stored: Mapping[str, StoredForm] | None = None) -> list[Plan]:
     """Plans from least memory to least time, none beaten in both; errors are those of `plan`.
 
     Parameters
@@ -164,9 +169,10 @@ def pareto(model_or_architecture: Model | Architecture, batch_size: int, seq_len
         As of `MemoryBudget`.
     tell, trainable, clip_by, compute : as of `plan`
     directory : as of `MemoryBudget`
+    stored : as of `ledger_of`
     """
     ledger = ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell, trainable,
-                       clip_by=clip_by, compute=compute)
+                       clip_by=clip_by, compute=compute, stored=stored)
     if set(allow) & set(WHOLE_STEP):
         points = whole_steps(ledger, allow, directory)
         plan_of, length = (lambda index: points[index].plan), len(points)

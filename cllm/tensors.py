@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from cllm.errors import SnapshotError
 from cllm.files import CHUNK, whole, write_file
 
-CODES = {"float32": "F32", "float64": "F64"}  # how safetensors calls them
+CODES = {"float32": "F32", "float64": "F64", "uint8": "U8"}  # how safetensors calls them
 SEAL, UNSEALED = "sha256", "0" * 64
 # Metadata of the files that version 0.1.0 wrote, without a seal.
 FIRST_FORM = {"config", "dtype"}
@@ -118,6 +118,11 @@ def read_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> No
             array[...] = file.get_tensor(name)
 
 
+def pieces_of(array) -> Iterator[np.ndarray]:
+    """An array's elements in order, as flat arrays: one of an array in memory, some of one on disk (`StoredArray`)."""
+    return array.pieces() if hasattr(array, "pieces") else iter([np.ascontiguousarray(array).reshape(-1)])
+
+
 def foreign(path: str | os.PathLike, error: Exception) -> SnapshotError:
     """The refusal of a file that is no model of ours, for the reason that `error` gives."""
     return SnapshotError(f"load({_named(path)})", "must be a model that cllm saved", _reason(error), AGAIN)
@@ -128,15 +133,16 @@ def _parts(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Ite
     header: dict = {"__metadata__": dict(metadata)}
     start = 0
     for name, array in arrays.items():
-        header[name] = {"dtype": CODES[str(array.dtype)], "shape": list(array.shape),
-                        "data_offsets": [start, start + array.nbytes]}
-        start += array.nbytes
+        nbytes = array.size * array.dtype.itemsize  # expanded, where a file of another's holds it otherwise
+        header[name] = {"dtype": CODES[str(array.dtype)], "shape": list(array.shape), "data_offsets": [start, start + nbytes]}
+        start += nbytes
     text = json.dumps(header).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
     yield len(text).to_bytes(8, "little")
     yield text
     for array in arrays.values():
-        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        for piece in pieces_of(array):
+            yield piece.view(np.uint8).data
 
 
 def _named(path) -> str:

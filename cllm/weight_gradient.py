@@ -12,6 +12,8 @@ from cllm.threads.counts import checked_threads
 def accumulate_weight_gradient(x: np.ndarray, dy: np.ndarray, out: np.ndarray, num_threads: int | None = None) -> np.ndarray:
     """Add x^T dy to `out`, row by row in order, so that any cut of the rows into calls gives the same bits.
 
+    All arrays are C-contiguous and of one dtype, float32 or float64.
+
     Parameters
     ----------
     x : array of shape N I
@@ -21,8 +23,6 @@ def accumulate_weight_gradient(x: np.ndarray, dy: np.ndarray, out: np.ndarray, n
         ``out[h, d, i] += sum over n of dy[n, h D + d] * x[n, h D + i]``.
     num_threads : int or None
         None takes the default, see `set_num_threads`.
-
-    All three are C-contiguous and of one dtype, float32 or float64.
 
     Returns
     -------

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.record import RESULTS
-from pictures import memory, speed, training
+from pictures import memory, speed, training, whole_steps
 
 from cllm.comparison import picture as bars
 from cllm.lab.picture import draw_lab
@@ -32,6 +32,8 @@ PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
     "compression": {"": training.curves},
     "mixed_precision_loss": {"": training.curves},
     "bfloat16_loss": {"": training.curves},
+    "optimizers": {"": training.curves},
+    "whole_step": {"": whole_steps.curve, "-step": whole_steps.steps},
     "crystalline": {"": training.variants},
     "cllm lab": {"": draw_lab},
     COMPARE: {"": bars.draw},

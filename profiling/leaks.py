@@ -5,9 +5,10 @@
 
 Each strategy trains a tiny model in a fresh process, whole steps with clipping, optimizer and an evaluation; so does one
 with gradients in the arena and states on disk. After some steps that warm up, what the process holds is written down at
-even distances: resident bytes, bytes that Python's allocators hand out, threads (the system's count), open descriptors. A
-thread or a descriptor more is growth, and so are resident bytes that rise by more than allocators and interpreter caches
-move about: 2 MiB. A kept value that was lost at every step would show as many times that.
+even distances: resident bytes, bytes that Python's allocators hand out, threads (the system's count), open descriptors, files
+in the directory for what is on disk. A thread, a descriptor or a file more is growth, and so are resident bytes that rise by
+more than allocators and interpreter caches move about: 2 MiB. A kept value that was lost at every step would show as many
+times that.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def main() -> int:
             harness.say(name)
             with process.Peer("peers/cllm/leaks.py", arguments.threads) as peer:
                 samples = peer.ask("train", model=model, batch_size=BATCH, seq_len=arguments.seq_len, strategy=strategy,
-                                   steps=arguments.steps, threads=arguments.threads, states=states)
+                                   steps=arguments.steps, threads=arguments.threads, states=states, folder=folder)
             rows.append({"name": name, "samples": samples, **judged(samples)})
     harness.say("")
     path = record.write_result("leaks", arguments.threads, {
@@ -44,7 +45,7 @@ def main() -> int:
     for row in rows:
         print(f"{row['name']:10s} after {arguments.steps} steps: resident {row['resident_growth_bytes']:+,} bytes, Python "
               f"{row['python_growth_bytes']:+,} bytes, threads {row['threads_growth']:+d}, descriptors "
-              f"{row['descriptors_growth']:+d}{'' if row['holds'] else '  GREW'}")
+              f"{row['descriptors_growth']:+d}, files {row['files_growth']:+d}{'' if row['holds'] else '  GREW'}")
     print(f"\nwritten: {path}")
     return int(not all(row["holds"] for row in rows))
 
@@ -52,9 +53,9 @@ def main() -> int:
 def judged(samples: list[dict]) -> dict:
     """Growth from the first sample to the last, and whether that is none."""
     grown = {f"{name}_growth{'_bytes' if name in ('resident', 'python') else ''}": samples[-1][name] - samples[0][name]
-             for name in ("resident", "python", "threads", "descriptors")}
-    holds = (grown["threads_growth"] == grown["descriptors_growth"] == 0 and grown["resident_growth_bytes"] < NOISE_BYTES
-             and grown["python_growth_bytes"] < NOISE_BYTES)
+             for name in ("resident", "python", "threads", "descriptors", "files")}
+    holds = (grown["threads_growth"] == grown["descriptors_growth"] == grown["files_growth"] == 0
+             and grown["resident_growth_bytes"] < NOISE_BYTES and grown["python_growth_bytes"] < NOISE_BYTES)
     return {**grown, "holds": holds}
 
 

@@ -30,6 +30,7 @@ hypothesis.settings.load_profile("cllm")
 def pytest_addoption(parser):
     parser.addoption("--whole", action="store_true", help="the laws over the whole product of families, strategies, cuts "
                      "and dtypes, not over pairs alone")
+    parser.addoption("--turn", type=int, help="of the builds of make check-builds, the one whose turn it is at this count")
 
 
 def pytest_generate_tests(metafunc):

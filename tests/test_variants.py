@@ -64,7 +64,10 @@ def expected(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_bit_is_that_of_the_build_at_hand(name, expected, tmp_path):
+def test_every_bit_is_that_of_the_build_at_hand(name, request, tmp_path):
+    turn = request.config.getoption("turn")
+    if turn is not None and name != list(VARIANTS)[turn % len(VARIANTS)]:
+        pytest.skip("not its turn")
     if shutil.which(VARIANTS[name].get("CC", "cc")) is None:
         pytest.skip(f"no {VARIANTS[name]['CC']}")
     built = ("*.so", "_build_info.py", "__pycache__")
@@ -75,6 +78,7 @@ def test_every_bit_is_that_of_the_build_at_hand(name, expected, tmp_path):
     done = subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=tmp_path, text=True,
                           capture_output=True, env={**os.environ, **VARIANTS[name]})
     assert done.returncode == 0, done.stderr[-4000:]
+    expected = request.getfixturevalue("expected")
     finite = "vectors" in name  # other tiles, in which NaN spreads otherwise
     for level in runnable_levels(tmp_path, running(name)):
         found = bits(tmp_path, tmp_path / "theirs.json", CLLM_ISA=level, **running(name))

@@ -24,6 +24,22 @@ class ArrayList:
     def __init__(self, arrays: Iterable[NDArray[Any]]) -> None: ...
     def __len__(self) -> int: ...
 
+# bytes of how many elements of a row, by kind
+STORED_KINDS: dict[str, tuple[int, int]]
+
+class StoredRows:
+    pieces: tuple[tuple[str, NDArray[np.uint8], NDArray[np.int32] | None], ...]
+    turned: bool
+    def __init__(self, pieces: Iterable[tuple[str, NDArray[np.uint8], NDArray[np.int32] | None]], length: int,
+                 turned: bool = ...) -> None: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+class CodeList:
+    arrays: tuple[NDArray[Any], ...]
+    def __init__(self, arrays: Iterable[NDArray[Any]]) -> None: ...
+    def __len__(self) -> int: ...
+
 class Threads:
     def __init__(self, n: int) -> None: ...
     def __enter__(self) -> None: ...
@@ -31,10 +47,13 @@ class Threads:
 
 '''
 SCALARS = {"int": "int", "Py_ssize_t": "int", "unsigned int": "int", "long long": "int", "int64_t": "int", "double": "float",
-           "bint": "bool", "ArrayList": "ArrayList", "list": "list[Callable[[], object]]", "str": "str"}
-ELEMENTS = {"floating": "Floating", "double": "NDArray[np.float64]", "float": "NDArray[np.float32]"}
-# objects: arrays that may be bfloat16, and what may be None
-UNTYPED = {**dict.fromkeys(("x", "y", "dy", "qkv"), "Rows"),
+           "bint": "bool", "list": "list[Callable[[], object]]", "str": "str",
+           **{name: name for name in ("ArrayList", "CodeList", "StoredRows")}}
+ELEMENTS = {"floating": "Floating", "double": "NDArray[np.float64]", "long long": "NDArray[np.int64]",
+            "float": "NDArray[np.float32]"}
+# objects: arrays that may be bfloat16, weights as they lie in a file, and what may be None
+UNTYPED = {"weight": "Floating | StoredRows", **dict.fromkeys(("bias", "positions"), "Floating | None"),
+           **dict.fromkeys(("x", "y", "dy", "qkv"), "Rows"),
            **dict.fromkeys(("coordinates", "alpha", "beta", "cos", "sin"), "Floating | None"), "kv_heads": "int | None",
            "scale": "float | None", "softcap": "float | None", "stop": "int | None", "n": "int"}
 RETURNS = {"vector_bytes": "int", "get_threads": "int", "first_fit": "int", "int8_bytes": "int", "before_fork": "bool",

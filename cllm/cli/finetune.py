@@ -19,15 +19,16 @@ from cllm.cli.training import (
 from cllm.cli.tuning_plan import plan_in_words
 from cllm.errors import ConfigError
 from cllm.finetuning import FineTuningData
-from cllm.models.adapted import Adapted
+from cllm.models.adapted import Adapted, trained_of
 from cllm.models.adapters import TRAINED, with_adapters
 from cllm.models.architecture import Architecture
-from cllm.models.choosing import described_at, is_files, model_at
+from cllm.models.choosing import described_at, forms_at, is_files, model_at
 from cllm.models.families import architecture_of, model_of
 from cllm.models.model import Model
 from cllm.optim import optimizer_kind
-from cllm.planning import plan
+from cllm.planning import decide, ledger_of
 from cllm.pretrained import Speech
+from cllm.program.program import StoredForm
 from cllm.program.workload import Workload
 from cllm.tokenizer import ByteTokenizer
 from cllm.train import Trainer, TrainSettings
@@ -65,14 +66,23 @@ class Job:
     def is_adapted(self) -> bool:
         return isinstance(self.architecture, Adapted)
 
+    @property
+    def base(self) -> Architecture:
+        return self.architecture.base if self.is_adapted else self.architecture
+
     def model(self, seed: int | None, mapped: bool) -> Model:
         """The base's weights, and adapters begun from a seed, or zero."""
-        base = self.architecture.base if self.is_adapted else self.architecture
+        trained = trained_of(self.architecture, self.trainable)
+        mapped = mapped and trained is not None
         if not self.is_adapted:
-            return model_at(self.place, "float32", base, self.trainable, mapped)
-        made = with_adapters(model_at(self.place, "float32", base, () if mapped else None, mapped), self.architecture, seed)
+            return model_at(self.place, "float32", self.base, trained, mapped)
+        made = with_adapters(model_at(self.place, "float32", self.base, trained, mapped), self.architecture, seed)
         made.trainable = self.trainable
         return made
+
+    def forms(self, mapped: bool) -> dict[str, StoredForm]:
+        """How its frozen matrices will be stored."""
+        return forms_at(self.place, self.base, trained_of(self.architecture, self.trainable)) if mapped else {}
 
 
 @click.command("finetune")
@@ -103,8 +113,9 @@ class Job:
 @click.option("--turns", type=click.Choice(["all", "last"]), default=None, show_default="all",
               help="Answers of a chat that are trained on.")
 @click.option("--epochs", type=float, default=None, show_default="1", help="Passes over the examples, in place of --steps.")
-@click.option("--mapped", is_flag=True,
-              help="Map frozen weights from their file, as far as it holds them as they are used: runs then share them.")
+@click.option("--mapped/--copied", default=None, show_default="mapped where weights are frozen",
+              help="Read frozen weights from their file, in the dtype or blocks that it has, which runs then share; or copy "
+                   "and expand them first.")
 @click.option("--show-examples", "shown", type=click.IntRange(0), default=0, metavar="N",
               help="First print the first N examples: each token, and whether it is trained on.")
 @settings_options(WITHOUT, WORDS)
@@ -129,6 +140,7 @@ def command(place, files, valid, out, resume, rank, tokenizer, epochs, mapped, s
     given = {name: value for name, value in options.items() if value is not None}
     if mapped and rank is None and "trainable" not in settings and not resume:
         raise click.UsageError("--mapped is of frozen weights: give --lora or --trainable as well")
+    mapped = mapped is not False
     if "targets" in given:
         given["targets"] = patterns_in(given["targets"])
     state = Keeper(out).find() if resume else None
@@ -150,9 +162,9 @@ def command(place, files, valid, out, resume, rank, tokenizer, epochs, mapped, s
         work = Workload(job.data.batch_size, job.data.seq_len, "float32", optimizer_kind(wanted.optimizer), wanted.threads)
         budget = budget_of(wanted)
         budget = None if budget is None else budget.read()  # once, while nothing is held
-        plan(job.architecture, work.batch, work.time, budget or wanted.strategy, work.optimizer, "float32", work.threads,
-             trainable=job.trainable, packed=job.data.packing,
-             compute=wanted.compute)  # refused before any weight is read
+        ledger = ledger_of(job.architecture, work.batch, work.time, work.optimizer, "float32", work.threads,
+                           trainable=job.trainable, packed=job.data.packing, compute=wanted.compute, stored=job.forms(mapped))
+        decide(budget or wanted.strategy, ledger)  # refused before any weight is read
         if measure:
             calibrate_first(job.architecture, work, [budget or wanted.strategy], None if budget is None else budget.nbytes)
     if state is None or state.get("base") is not None:

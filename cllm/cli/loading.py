@@ -78,7 +78,7 @@ def load_from(path: Path, best: bool = False, family: type[Architecture] | None 
         path = keeper.latest
         if best:
             path = _best_of(keeper, state)
-    model, state = load_snapshot(path, architecture=family, base=base)
+    model, state = load_snapshot(path, architecture=family, base=base, mapped=True)
     source = None if model.source is None else model.source.directory
     if source is None:  # a run on examples may have had its tokenizer from elsewhere
         speech = state["training"].get("data", {}).get("data", {}).get("speech")

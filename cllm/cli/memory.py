@@ -20,8 +20,9 @@ from cllm.comparison.tables import console, megabytes, table
 from cllm.models.architecture import Architecture, record_of
 from cllm.planner.ledger import Ledger
 from cllm.program.computing import checked_compute, with_compute
+from cllm.program.optimizer_states import state_bytes, state_parts
 from cllm.program.trained import Patterns, with_trained
-from cllm.program.workload import OPTIMIZER_STATES, Workload
+from cllm.program.workload import Workload
 from cllm.schedule.build import Schedule
 from cllm.strategies import parse
 
@@ -64,13 +65,14 @@ def weight_rows(architecture: Architecture, workload: Workload, trainable: Patte
     `Architecture.parameter_groups`, or the first word of the parameters' names."""
     program = with_trained(architecture.program, trainable)
     groups = architecture.parameter_groups
-    inside, outside = ({part: np.zeros(2, int) for part in groups} for _ in range(2))  # elements, and those trained
+    inside, outside = ({part: np.zeros(3, int) for part in groups} for _ in range(2))  # elements, those trained, bytes of state
     for parameter in program.parameters.values():
         name = _IN_BLOCK.sub("", parameter.name, count=1)
         sizes = outside if name == parameter.name else inside
         part = next((word for word, starts in groups.items() if name.startswith(starts)), name.partition(".")[0])
         size = prod(parameter.shape)
-        sizes[part] = sizes.get(part, 0) + np.array([size, 0 if parameter.name in program.frozen else size])
+        states = state_bytes(state_parts(workload.optimizer, parameter.name), parameter.shape, workload.dtype)
+        sizes[part] = sizes.get(part, 0) + np.array([size, *((0, 0) if parameter.name in program.frozen else (size, states))])
     inside, outside = ({part: elements for part, elements in sizes.items() if elements[0]} for sizes in (inside, outside))
     blocks = program.n_blocks
     rows = [_weight_row(part, elements, workload, blocks) for part, elements in inside.items()]
@@ -82,11 +84,11 @@ def weight_rows(architecture: Architecture, workload: Workload, trainable: Patte
 
 
 def _weight_row(part: str, elements: np.ndarray, workload: Workload, n_blocks: int | None) -> dict:
-    """`elements` are all and those trained; `n_blocks` is None for what is not in blocks."""
-    count, trained = map(int, elements)
+    """`elements` are all, those trained and the bytes of their state; `n_blocks` is None for what is not in blocks."""
+    count, trained, states = map(int, elements)
     gradients = trained * workload.itemsize
     return {"part": part, "elements": count, "parameter_bytes": count * workload.itemsize, "gradient_bytes": gradients,
-            "optimizer_bytes": gradients * OPTIMIZER_STATES[workload.optimizer],
+            "optimizer_bytes": states,
             "gradient_bytes_per_layer": gradients // n_blocks if n_blocks else None}
 
 

@@ -17,7 +17,8 @@ from cllm.models.choosing import family_named, is_files, made, settings_in
 from cllm.models.families import FAMILIES, FIRST
 from cllm.models.settings import names_of, settings_of
 from cllm.program.computing import COMPUTES
-from cllm.program.workload import ITEMSIZE, OPTIMIZER_STATES, Workload
+from cllm.program.optimizer_states import OPTIMIZER_STATES
+from cllm.program.workload import ITEMSIZE, Workload
 
 FIELDS = tuple(names_of(FIRST))
 # Names that differ from the field's: what people type.

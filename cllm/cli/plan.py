@@ -21,7 +21,10 @@ from cllm.comparison.machine import describe_machine
 from cllm.comparison.picture import caption, check_picture
 from cllm.comparison.series import Point, planned_curve
 from cllm.comparison.tables import console, megabytes, seconds, table
+from cllm.models.adapted import Adapted, trained_of
+from cllm.models.adapters import TRAINED
 from cllm.models.architecture import record_of
+from cllm.models.choosing import forms_at, is_files
 from cllm.planning import decide, ledger_of, pareto
 from cllm.plans.plan import Plan
 from cllm.program.workload import CLIP_BY, Workload
@@ -51,13 +54,17 @@ LETTERS = "WGSAX.B"  # of the bar, part by part: weights, gradients, states, act
                    "exact).")
 @click.option("--clip-by", type=click.Choice(["none", *CLIP_BY]), default="none",
               help="How steps clip gradients: the norm of all takes a second backward where parameters move in the first.")
+@click.option("--lora", "rank", type=int, default=None, metavar="RANK",
+              help="Of the model with adapters of this rank on q and v, which alone are trained unless --trainable says more.")
+@click.option("--mapped", is_flag=True,
+              help="Frozen weights are read from the files of --model as they lie there, as cllm finetune does.")
 @model_options("small")
 @size_options(batch_size=8, seq_len=256)
 @optimizer_option
 @trainable_option
 @json_option
 def command(strategy, memory_budget, whole_curve, plot, measure, states, update_in_backward, allow, clip_by, batch_size,
-            seq_len, dtype, compute, threads, optimizer, trainable, json_path, **model):
+            seq_len, dtype, compute, threads, optimizer, trainable, rank, mapped, json_path, **model):
     """Show what a strategy decides and what it costs, without running anything.
 
     No array is made and no kernel runs (but for --calibrate); the bytes are exact all the same, the seconds are a
@@ -72,7 +79,16 @@ def command(strategy, memory_budget, whole_curve, plot, measure, states, update_
     budget = strategy.startswith("budget:")
     deciding = MemoryBudget(strategy.removeprefix("budget:"), allowed) if budget else strategy
     clip_by = None if clip_by == "none" else clip_by
+    place = model["model"]
+    if mapped and not (place and is_files(place)):
+        raise click.UsageError("--mapped is of a model in files: give its directory or GGUF file with --model")
     architecture = architecture_from(model, seq_len)
+    stored = None
+    if rank is not None:
+        architecture, trainable = Adapted(architecture, rank), trainable or TRAINED
+    if mapped:
+        base = architecture.base if rank is not None else architecture
+        stored = forms_at(place, base, trained_of(architecture, trainable)) if dtype == "float32" else {}
     seq_len = time_of(architecture, seq_len)
     if plot is not None:
         if not whole_curve:
@@ -84,10 +100,10 @@ def command(strategy, memory_budget, whole_curve, plot, measure, states, update_
         click.echo(f"measured, kept in {path}")
     seconds_from = source_of_seconds(architecture, workload)
     job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-           "compute": compute, "optimizer": optimizer, "trainable": trainable, "seconds_from": seconds_from}
+           "compute": compute, "optimizer": optimizer, "trainable": trainable, "mapped": mapped, "seconds_from": seconds_from}
     if whole_curve:
         plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, allow=allowed, tell=_tell,
-                       trainable=trainable, clip_by=clip_by, compute=compute)
+                       trainable=trainable, clip_by=clip_by, compute=compute, stored=stored)
         write_json(json_path, {**job, "plans": [_costs(made) for made in plans]})
         _print_curve(plans)
         click.echo(f"seconds: {seconds_from}")
@@ -100,7 +116,7 @@ def command(strategy, memory_budget, whole_curve, plot, measure, states, update_
                 draw_curve([("", [curve])], place, f"{about}\nseconds: {seconds_from}")
         return
     ledger = ledger_of(architecture, batch_size, seq_len, optimizer, dtype, threads, _tell, trainable, clip_by=clip_by,
-                       compute=compute)
+                       compute=compute, stored=stored)
     made = decide(deciding, ledger, states, update_in_backward)
     memory = ledger.build(made)[1]
     write_json(json_path, {**job, "strategy": strategy, **_costs(made), "disk_bytes": memory.disk_bytes,

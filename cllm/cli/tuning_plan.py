@@ -7,6 +7,7 @@ import numpy as np
 from cllm.models.adapted import Adapted
 from cllm.models.architecture import record_of
 from cllm.models.model import Model
+from cllm.program.stored import forms_of
 from cllm.train import Trainer
 
 MOST_SITES = 6  # listed of what is kept
@@ -53,7 +54,9 @@ def _frozen(model: Model) -> str:
         return "nothing"
     mapped = sum(model.parameters[name].nbytes for name in frozen if _is_mapped(model.parameters[name]))
     nbytes = sum(model.parameters[name].nbytes for name in frozen)
-    return f"{_count(model, frozen)} parameters, {_mb(nbytes)} MB, {_mb(mapped)} of them mapped from the file"
+    kinds = dict.fromkeys(form.kinds for form in forms_of(model.program).values())
+    told = f"{_count(model, frozen)} parameters, {_mb(nbytes)} MB, {_mb(mapped)} of them mapped from the file"
+    return told + (f", in {', '.join(kinds)}" if kinds else "")
 
 
 def _kept(memory) -> str:

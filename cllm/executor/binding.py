@@ -135,8 +135,8 @@ class Binder:
 
 
 def _read_only(array: np.ndarray | None) -> np.ndarray | None:
-    """A view through which nothing can be written: what a method reads it cannot change."""
-    if array is not None:
+    """A view through which nothing can be written: what a method reads it cannot change. What is stored is so already."""
+    if isinstance(array, np.ndarray):
         array = array.view()
         array.flags.writeable = False
     return array

@@ -13,6 +13,7 @@ from cllm.errors import ConfigError, PlanError
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
 from cllm.executor.forward_runs import ForwardRuns
+from cllm.executor.interrupts import held_interrupts
 from cllm.executor.nonfinite import DIVERGED, check_gradients, check_loss
 from cllm.executor.rebuild_check import RebuildCheck
 from cllm.executor.spilling import SpillFile
@@ -196,8 +197,10 @@ class Executor:
             What is on disk cannot be read or written. If some parameters had moved, the error says so.
         TornError
             An earlier step was broken off when some parameters had moved: load a snapshot.
+        KeyboardInterrupt
+            After the step, where Ctrl-C came within it; a second one breaks it off.
         """
-        with self._turn(), self._model.turn(), kernels.Threads(self.workload.threads):
+        with held_interrupts(), self._turn(), self._model.turn(), kernels.Threads(self.workload.threads):
             self._refuse_others("train_step")
             self._model.torn.refuse()
             self._model.threads = self.workload.threads

@@ -5,14 +5,17 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
 
 import numpy as np
 
+from cllm.arrays import aligned_empty
 from cllm.errors import SpillError
 from cllm.planner.disks import check_directory
+
+PIECE_BYTES = 4 << 20  # that are read or written at a time where arrays are copied to or from a file (profiling/disk.py)
 
 
 class SpillFile:
@@ -95,12 +98,21 @@ class SpillFile:
         self._refuse_child()
         self._flying.pop((way, key, at)).result()
 
-    def mapped(self, shapes: Mapping[Hashable, tuple[int, ...]], dtype: str) -> dict[Hashable, np.ndarray]:
-        """The places of these keys as arrays that live in the file: what is read and written there goes through the system's
-        cache of files, and is what was written last."""
+    def mapped(self, forms: Mapping[Hashable, tuple[tuple[int, ...], str]]) -> dict[Hashable, np.ndarray]:
+        """The places of these keys as arrays, of a shape and a dtype each, that live in the file: what is read and written
+        there goes through the system's cache of files, and is what was written last. An error of the disk ends the process
+        (SIGBUS), so what must survive one goes through `stored`."""
         memory = mmap.mmap(self._file.fileno(), self._nbytes)
         return {key: np.frombuffer(memory, dtype, prod(shape), self._places[key]).reshape(shape)
-                for key, shape in shapes.items()}
+                for key, (shape, dtype) in forms.items()}
+
+    def stored(self, key: Hashable, shape: tuple[int, ...], dtype: str) -> "StoredArray":
+        """The place of a key as an array that is read and written by calls."""
+        return StoredArray(self, self._places[key], shape, np.dtype(dtype))
+
+    def move(self, kind: str, array: np.ndarray, place: int) -> None:
+        """Read or write an array now ("read", "write"), from byte `place` of the file on, in the thread that calls."""
+        (self._read if kind == "read" else self._write)(_bytes(array), place)
 
     def settle(self) -> None:
         """Wait for whatever is under way, whatever became of it; the arena may be written again afterwards."""
@@ -153,6 +165,43 @@ class SpillFile:
         return SpillError(self._where, f"must be able to {what}", str(error),
                           "Make room, choose another directory, or keep them in memory." if self._lasts else
                           "Make room, choose another directory, or plan without spilling; parameters are unchanged.")
+
+
+class StoredArray:
+    """An array in a `SpillFile` that is read and written piece by piece, by calls: an error of the disk is a `SpillError`.
+
+    Attributes
+    ----------
+    shape, dtype, size, nbytes : as of NumPy's arrays
+    """
+
+    __slots__ = ("_file", "_place", "dtype", "nbytes", "shape", "size")
+
+    def __init__(self, file: SpillFile, place: int, shape: tuple[int, ...], dtype: np.dtype):
+        self._file, self._place, self.shape, self.dtype = file, place, shape, dtype
+        self.size = prod(shape)
+        self.nbytes = self.size * dtype.itemsize
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """What is in it, some elements at a time; an array is good until the next one."""
+        room = aligned_empty(min(self.nbytes, PIECE_BYTES), np.uint8)
+        for start in range(0, self.nbytes, PIECE_BYTES):
+            piece = room[:min(PIECE_BYTES, self.nbytes - start)]
+            self._file.move("read", piece, self._place + start)
+            yield piece.view(self.dtype)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """All of it, in memory."""
+        whole = aligned_empty(self.shape, self.dtype)
+        self._file.move("read", whole, self._place)
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+    def __setitem__(self, where, values: np.ndarray) -> None:
+        """``stored[...] = values``, all of them."""
+        if where is not ...:
+            raise TypeError("a stored array is written whole: stored[...] = values")
+        values = np.ascontiguousarray(np.broadcast_to(np.asarray(values, self.dtype), self.shape))
+        self._file.move("write", values, self._place)
 
 
 def _bytes(array: np.ndarray) -> memoryview:

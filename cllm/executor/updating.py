@@ -1,6 +1,6 @@
 """What a whole step does to parameters: gradients are zeroed, their norms found, scaled, used; states come and go."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import isfinite, prod, sqrt
 
@@ -12,7 +12,8 @@ from cllm.errors import CllmError, ConfigError, NonFiniteError, OptimizerError
 from cllm.executor.spilling import SpillFile
 from cllm.models.model import Model
 from cllm.program.kinds import Kind
-from cllm.program.workload import CLIP_BY, Workload, state_arrays
+from cllm.program.optimizer_states import state_bytes, state_parts
+from cllm.program.workload import CLIP_BY, Workload
 from cllm.schedule.operations import Op
 
 Call = Callable[[], None]
@@ -79,10 +80,7 @@ class Updating:
         if optimizer is not self._optimizer:
             by_name = optimizer.by_name()
             for name, one in by_name.items():
-                planned = state_arrays(self._workload.optimizer, name)
-                if one.state_count > planned:
-                    raise OptimizerError("train_step(optimizer)", f"must keep at most {planned} arrays for {name}, as planned",
-                                         str(one.state_count), f"Make the executor with optimizer={optimizer.kind!r}.")
+                self._refuse_unplanned(name, one, optimizer.kind)
             self._optimizer, self._by_name = optimizer, by_name
         optimizer.check_step(planned=True)
         optimizer.keep_states(states)
@@ -90,6 +88,17 @@ class Updating:
             file.begin()
         self._moved.clear()
         self.measuring = False
+
+    def _refuse_unplanned(self, name: str, one, kind: str) -> None:
+        """Refuse an optimizer that keeps more for a parameter than was planned, or goes over it in other pieces."""
+        planned, shape = state_parts(self._workload.optimizer, name), self._model.program.parameters[name].shape
+        mine, theirs = (state_bytes(parts, shape, self._workload.dtype) for parts in (one.parts, planned))
+        if mine > theirs:
+            raise OptimizerError("train_step(optimizer)", f"must keep at most {theirs:,} bytes for {name}, as planned",
+                                 f"{mine:,}", f"Make the executor with optimizer={kind!r}.")
+        if one.parts != planned and any(part.per != 1 for part in one.parts):
+            raise OptimizerError("train_step(optimizer)", f"must be what was planned for {name}", one.kind,
+                                 f"Make the executor with optimizer={kind!r}.")
 
     def files(self) -> list[SpillFile]:
         """The files of states on disk."""
@@ -133,17 +142,14 @@ class Updating:
             return self._update_all
         name = op.params[0]
         start, stop = op.piece or (0, prod(self._model.program.parameters[name].shape))
-        window = None
-        if "states" in arrays:
-            planned = state_arrays(self._workload.optimizer, name)
-            window = arrays["states"].view(self._workload.dtype).reshape(planned, stop - start)
+        window = arrays.get("states")
         if op.kind == Kind.UPDATE:
             gradient = self._model.gradients[name] if gradient is None else gradient
             parameter = self._model.parameters[name].reshape(-1)[start:stop]
             return partial(self._update, name, gradient.reshape(-1)[start:stop], parameter, window, start, stop)
         way = "read" if op.kind in (Kind.LOAD_START, Kind.LOAD_WAIT) else "write"
         waits = op.kind in (Kind.LOAD_WAIT, Kind.STORE_WAIT)
-        return partial(self._move, way, waits, name, window, start * self._workload.itemsize)
+        return partial(self._move, way, waits, name, window, start, stop)
 
     def _clip(self, name: str, gradient: kernels.ArrayList) -> None:
         """One parameter's gradient."""
@@ -190,25 +196,35 @@ class Updating:
         if self.measuring or one is None:
             return
         if window is None:
-            states = tuple(part.reshape(-1)[start:stop] for part in one.states.arrays()[name]) if one.state_count else ()
+            states = tuple(part.reshape(-1) for part in one.states.arrays()[name]) if one.parts else ()
         else:
-            states = tuple(window[:one.state_count])
+            states = tuple(view for view, _ in self._views(window, one, name, start, stop))
         if not self._moved:
             self._moved.append(name)
             self._optimizer.begin_step()
         self._moved.append(name)
         one.update(name, gradient, parameter, states)
 
-    def _move(self, way: str, waits: bool, name: str, window: np.ndarray, at: int) -> None:
+    def _views(self, window: np.ndarray, one, name: str, start: int, stop: int) -> Iterator[tuple[np.ndarray, int]]:
+        """What a window on elements start .. stop - 1 has of each part, one after another, and the byte of the part at which it
+        begins."""
+        shape, place = self._model.program.parameters[name].shape, 0
+        for part in one.parts:
+            cut = part.cut(shape, start, stop)
+            end = place + part.bytes_of(cut.stop - cut.start, self._workload.dtype)
+            yield window[place:end].view(part.dtype or self._workload.dtype), part.bytes_of(cut.start, self._workload.dtype)
+            place = end
+
+    def _move(self, way: str, waits: bool, name: str, window: np.ndarray, start: int, stop: int) -> None:
         """States of a piece between disk and window."""
         one = self._by_name.get(name)
         if self.measuring or one is None:
             return
         file = one.states.file
-        for part in range(one.state_count):
+        for number, (view, at) in enumerate(self._views(window, one, name, start, stop)):
             if waits:
-                file.wait(way, (name, part), at)
+                file.wait(way, (name, number), at)
             elif way == "read":
-                file.read((name, part), window[part], at)
+                file.read((name, number), view, at)
             else:
-                file.write((name, part), window[part], at)
+                file.write((name, number), view, at)

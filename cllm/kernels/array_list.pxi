@@ -51,6 +51,26 @@ cdef inline Piece piece_of(Flats x, Py_ssize_t p) noexcept nogil:
     return found
 
 
+cdef int bind_flats(Flats *bound, tuple views) except -1:
+    """Places and pieces of the arrays behind `views`; what is allocated is freed by who holds the list."""
+    cdef const Py_buffer *buffer
+    cdef Flat *flat
+    cdef Py_ssize_t k
+    bound.n = len(views)
+    bound.flats = <Flat*> PyMem_Calloc(bound.n + 1, sizeof(Flat))
+    if bound.flats == NULL:
+        raise MemoryError("a list of arrays")
+    for k, view in enumerate(views):
+        buffer = PyMemoryView_GET_BUFFER(view)
+        flat = &bound.flats[k]
+        flat.data = buffer.buf
+        flat.size = buffer.len // buffer.itemsize
+        flat.first = bound.n_pieces
+        bound.n_pieces += (flat.size + SPAN - 1) // SPAN
+        bound.size += flat.size
+    return 0
+
+
 cdef class ArrayList:
     """Arrays of any shapes, bound once, that kernels go over in one call.
 
@@ -76,8 +96,6 @@ cdef class ArrayList:
     cdef bint is_double
 
     def __cinit__(self, arrays):
-        cdef const Py_buffer *buffer
-        cdef Flat *flat
         cdef Py_ssize_t k
         self.arrays = tuple(arrays)
         self.views = tuple([memoryview(array) for array in self.arrays])
@@ -91,23 +109,59 @@ cdef class ArrayList:
                 raise LayoutError(f"ArrayList(arrays)[{k}]", "must be C-contiguous and writable",
                                   "a read-only array" if view.readonly else f"strides {view.strides}",
                                   "Bind the array that holds the values, whole.")
-        self.bound.flats = <Flat*> PyMem_Calloc(self.bound.n + 1, sizeof(Flat))
-        if self.bound.flats == NULL:
-            raise MemoryError("ArrayList(arrays)")
-        for k, view in enumerate(self.views):
-            buffer = PyMemoryView_GET_BUFFER(view)
-            flat = &self.bound.flats[k]
-            flat.data = buffer.buf
-            flat.size = buffer.len // buffer.itemsize
-            flat.first = self.bound.n_pieces
-            self.bound.n_pieces += (flat.size + SPAN - 1) // SPAN
-            self.bound.size += flat.size
+        bind_flats(&self.bound, self.views)
 
     def __dealloc__(self):
         PyMem_Free(self.bound.flats)
 
     def __len__(self):
         return self.bound.n
+
+
+cdef class CodeList:
+    """Arrays of bytes, bound once: what `ArrayList` is to numbers.
+
+    Parameters
+    ----------
+    arrays : iterable of arrays
+        C-contiguous, writable, of uint8.
+
+    Raises
+    ------
+    DtypeError, LayoutError
+    """
+
+    cdef readonly tuple arrays
+    cdef tuple views
+    cdef Flats bound
+
+    def __cinit__(self, arrays):
+        cdef Py_ssize_t k
+        self.arrays = tuple(arrays)
+        self.views = tuple([memoryview(array) for array in self.arrays])
+        for k, view in enumerate(self.views):
+            if view.format != "B":
+                raise DtypeError(f"CodeList(arrays)[{k}]", "must be uint8", str(self.arrays[k].dtype), "Bind arrays of bytes.")
+            if view.readonly or not view.c_contiguous:
+                raise LayoutError(f"CodeList(arrays)[{k}]", "must be C-contiguous and writable",
+                                  "a read-only array" if view.readonly else f"strides {view.strides}",
+                                  "Bind the array that holds the bytes, whole.")
+        bind_flats(&self.bound, self.views)
+
+    def __dealloc__(self):
+        PyMem_Free(self.bound.flats)
+
+    def __len__(self):
+        return self.bound.n
+
+
+cdef int check_sizes(str kernel, str name, Flats got, Flats must, Py_ssize_t per=1) except -1:
+    """Refuse a list whose arrays are not as many as those of another, with an element for each `per` of theirs."""
+    cdef Py_ssize_t k
+    check_length(kernel, f"len({name})", got.n, must.n)
+    for k in range(must.n):
+        check_length(kernel, f"{name}[{k}].size", got.flats[k].size, (must.flats[k].size + per - 1) // per)
+    return 0
 
 
 cdef int check_list(str kernel, str name, ArrayList got, ArrayList must) except -1:

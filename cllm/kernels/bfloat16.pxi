@@ -148,6 +148,24 @@ cdef int take_rows(str kernel, str name, array, Py_ssize_t itemsize, bint writte
     return 0
 
 
+cdef int take_bias(str kernel, array, Py_ssize_t itemsize, Py_ssize_t must, const void **at) except -1:
+    """Where a vector of so many elements of `itemsize` bytes lies; None is nowhere. The caller's reference keeps the memory."""
+    cdef Py_buffer view
+    at[0] = NULL
+    if array is None:
+        return 0
+    PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
+    try:
+        if view.ndim != 1 or view.format[1] != 0 or view.format[0] != (c"f" if itemsize == sizeof(float) else c"d"):
+            raise DtypeError(kernel, f"bias must be a vector of {'float32' if itemsize == sizeof(float) else 'float64'}",
+                             f"{view.ndim} axes of {view.format.decode()}", "Pass arrays of one dtype.")
+        check_length(kernel, "length of bias", view.shape[0], must)
+        at[0] = view.buf
+    finally:
+        PyBuffer_Release(&view)
+    return 0
+
+
 cdef int check_wide(str kernel, str name, const Rows *rows) except -1:
     if rows.narrow:
         raise DtypeError(kernel, f"{name} must be float32 here", "bfloat16", "Widen it first.")

@@ -142,6 +142,7 @@ def block_linear_forward(x, const floating[:, :, :, ::1] weight not None, const 
     cdef Py_ssize_t heads = weight.shape[1]
     cdef Product p
     cdef Rows left, out
+    memset(&p, 0, sizeof(p))
     take_rows(me, "x", x, sizeof(floating), False, &left)
     take_rows(me, "y", y, sizeof(floating), True, &out)
     check_blocks(me, weight, left.columns, out.columns)
@@ -186,6 +187,7 @@ def block_linear_backward_input(const floating[:, ::1] dy not None, const floati
     cdef str me = "block_linear_backward_input"
     cdef Py_ssize_t heads = weight.shape[1]
     cdef Product p
+    memset(&p, 0, sizeof(p))
     check_blocks(me, weight, dx.shape[1], dy.shape[1])
     check_length(me, "rows of dx", dx.shape[0], dy.shape[0])
     p.rows, p.columns, p.depth = dy.shape[0], weight.shape[2], weight.shape[2]
@@ -230,6 +232,7 @@ def block_linear_backward_weight(x, const floating[:, ::1] dy not None, bint rou
     cdef Py_ssize_t heads = dweight.shape[1]
     cdef Product p
     cdef Rows right
+    memset(&p, 0, sizeof(p))
     take_rows(me, "x", x, sizeof(floating), False, &right)
     check_blocks(me, dweight, right.columns, dy.shape[1])
     check_length(me, "rows of dy", dy.shape[0], right.rows)

@@ -49,16 +49,30 @@ cdef inline void embedding_row(const vec *weight, Py_ssize_t token_at, const vec
         store_partial(y, at + i, fma(load_partial(weight, token_at + i, L), factor, place), L)
 
 
-def embedding_forward(const int32_t[::1] tokens not None, const floating[:, ::1] weight not None,
-                      const floating[:, ::1] positions, Py_ssize_t time, double scale=1.0,
-                      const int32_t[::1] places=None, *, floating[:, ::1] y not None):
+cdef void embedding_stored(const int32_t *tokens, const int32_t *places, const StoredMatrix *weight,
+                           const vf32 *positions, Py_ssize_t time, double scale, vf32 *y, Py_ssize_t n_rows,
+                           Py_ssize_t n_channels) noexcept nogil:
+    """The same of rows as they lie in a file: each is expanded where its result belongs."""
+    cdef Py_ssize_t n, p, rows = rows_per_piece(n_channels), pieces = (n_rows + rows - 1) // rows
+    for p in prange(pieces, num_threads=_threads, use_threads_if=n_rows * n_channels >= PARALLEL_FROM,
+                    schedule="static"):
+        for n in range(p * rows, min(n_rows, (p + 1) * rows)):
+            unpack_row(weight, tokens[n], 0, n_channels, address(y, n * n_channels))
+            if positions != NULL or scale != 1.0:
+                embedding_row(y, n * n_channels, positions, place_of(places, n, time) * n_channels, scale, y,
+                              n * n_channels, n_channels)
+
+
+def embedding_forward(const int32_t[::1] tokens not None, weight not None,
+                      positions, Py_ssize_t time, double scale=1.0, const int32_t[::1] places=None, *,
+                      floating[:, ::1] y not None):
     """Look up token rows and add position rows.
 
     Parameters
     ----------
     tokens : int32 array of shape N
         Each at least 0 and below V; not checked here.
-    weight : array of shape V C
+    weight : array of shape V C, or StoredRows of that shape that are not turned
     positions : array of shape Tmax C, or None
         Row places[n] is added.
     time : int
@@ -69,27 +83,43 @@ def embedding_forward(const int32_t[::1] tokens not None, const floating[:, ::1]
         Each at least 0 and below Tmax; not checked here. None is n mod T.
     y : array of shape N C, written
     """
-    cdef Py_ssize_t n_rows = tokens.shape[0], n_channels = weight.shape[1]
-    cdef const floating *p = NULL
+    cdef Py_ssize_t n_rows = tokens.shape[0], n_channels
+    cdef const void *p = NULL
     cdef const int32_t *at = NULL
+    cdef const StoredMatrix *stored = NULL
+    cdef Rows given, table
+    if isinstance(weight, StoredRows):
+        if sizeof(floating) != sizeof(float) or (<StoredRows> weight).turned:
+            raise DtypeError("embedding_forward", "weight must be an array in float64, and its rows those of tokens",
+                             "rows of a file", "Expand it: numpy.asarray(weight).")
+        stored = &(<StoredRows> weight).bound
+        given.columns = stored.length
+    else:
+        take_rows("embedding_forward", "weight", weight, sizeof(floating), False, &given)
+        check_wide("embedding_forward", "weight", &given)
+    n_channels = given.columns
     check_length("embedding_forward", "len(y)", y.shape[0], n_rows)
     check_length("embedding_forward", "y.shape[1]", y.shape[1], n_channels)
     check_time("embedding_forward", n_rows, time)
     if positions is not None:
-        check_length("embedding_forward", "positions.shape[1]", positions.shape[1], n_channels)
-        check_places("embedding_forward", places, n_rows, positions.shape[0], time)
+        take_rows("embedding_forward", "positions", positions, sizeof(floating), False, &table)
+        check_wide("embedding_forward", "positions", &table)
+        check_length("embedding_forward", "positions.shape[1]", table.columns, n_channels)
+        check_places("embedding_forward", places, n_rows, table.rows, time)
+        p = table.at
     if n_rows == 0 or n_channels == 0:
         return
     if places is not None:
         at = &places[0]
-    if positions is not None:
-        p = &positions[0, 0]
     with nogil:
         if floating is float:
-            embedding_rows(&tokens[0], at, <const vf32*> &weight[0, 0], <const vf32*> p, time, scale, <vf32*> &y[0, 0],
-                           n_rows, n_channels)
+            if stored != NULL:
+                embedding_stored(&tokens[0], at, stored, <const vf32*> p, time, scale, <vf32*> &y[0, 0], n_rows, n_channels)
+            else:
+                embedding_rows(&tokens[0], at, <const vf32*> given.at, <const vf32*> p, time, scale, <vf32*> &y[0, 0],
+                               n_rows, n_channels)
         else:
-            embedding_rows(&tokens[0], at, <const vf64*> &weight[0, 0], <const vf64*> p, time, scale, <vf64*> &y[0, 0],
+            embedding_rows(&tokens[0], at, <const vf64*> given.at, <const vf64*> p, time, scale, <vf64*> &y[0, 0],
                            n_rows, n_channels)
 
 

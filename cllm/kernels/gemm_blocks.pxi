@@ -41,6 +41,9 @@ cdef struct Product:
     # Operands are rounded to bfloat16 while they are packed (see matmul.pxi); those that are so already say `narrow`,
     # as does a C that is rounded in the end. `way` of pairs.pxi is filled in by multiply_piece.
     bint rounds, a_narrow, b_narrow, c_narrow
+    const StoredMatrix *stored  # what B is read from, b being no address then: its rows are B's, or
+    bint stored_turned          # B's columns,
+    Py_ssize_t stored_column    # and B's first column is this one
     int way
 
 
@@ -147,6 +150,24 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
         j += columns
 
 
+cdef inline void pack_stored(const Product *p, Py_ssize_t k0, Py_ssize_t depth, Py_ssize_t column0, Py_ssize_t column1,
+                             Py_ssize_t full, int vectors, vec *block) noexcept nogil:
+    """A block of B whose last panel, behind `full` columns, has `vectors` vectors."""
+    cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(block)
+    cdef Py_ssize_t first = p.stored_column + column0, j = 0
+    if vec is vf32:
+        if not p.stored_turned:
+            pack_stored_rows(p.stored, k0, first, full, TILE_VECTORS, depth, block)
+            pack_stored_rows(p.stored, k0, first + full, column1 - column0 - full, vectors, depth,
+                             address(block, full * depth))
+            return
+        while j < full:
+            pack_stored_columns(p.stored, first + j, k0, tile_columns, depth, tile_columns, address(block, j * depth))
+            j += tile_columns
+        pack_stored_columns(p.stored, first + full, k0, column1 - column0 - full, depth, vectors * lanes(block),
+                            address(block, full * depth))
+
+
 cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0,
                                 Py_ssize_t column1, Py_ssize_t k0, Py_ssize_t depth, vec *workspace) noexcept nogil:
     """Pack a block of B, columns column0 .. column1-1 of k0 .. k0+depth-1, and multiply all rows of A with it."""
@@ -161,7 +182,9 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
     cdef Py_ssize_t a_bytes = sizeof(uint16_t) if p.a_narrow else VECTOR_BYTES // lanes(workspace)
     cdef Py_ssize_t j, row, rows, end, k
     cdef Ahead ahead
-    if p.b_col == 1:
+    if p.stored != NULL:
+        pack_stored(p, k0, depth, column0, column1, full, vectors, block)
+    elif p.b_col == 1:
         pack_right_rows(b, p.b_row, full, TILE_VECTORS, depth, p.b_narrow, block)
         pack_right_rows(place(b, full, p.b_narrow), p.b_row, column1 - column0 - full, vectors, depth, p.b_narrow,
                         address(block, full * depth))
@@ -274,6 +297,7 @@ cdef void multiply_narrow(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py
         for column from column0 <= column < column1 by width:
             q.columns = min(width, column1 - column)
             q.b = place(<const vec*> p.b, column * p.b_col, p.b_narrow)
+            q.stored_column = column
             if p.bias != NULL:
                 q.bias = address(<const vec*> p.bias, column)
             multiply_wide(&q, 0, q.rows, 0, q.columns, workspace)

@@ -95,16 +95,35 @@ cdef int check_mode(str kernel, const Product *p, int itemsize) except -1:
     return 0
 
 
+cdef int take_weight(str kernel, weight, Py_ssize_t itemsize, bint transposed, Product *p, Rows *rows) except -1:
+    """B is a weight, or its transpose: an array, or `StoredRows`. Its shape is left in `rows`.
+
+    The caller's own reference keeps the memory.
+    """
+    if not isinstance(weight, StoredRows):
+        take_rows(kernel, "weight", weight, itemsize, False, rows)
+        check_wide(kernel, "weight", rows)
+        p.b = rows.at
+        p.b_row = 1 if transposed else rows.columns
+        p.b_col = rows.columns if transposed else 1
+        return 0
+    if itemsize != sizeof(float):
+        raise DtypeError(kernel, "weight must be an array in float64", "rows of a file", "Expand it: numpy.asarray(weight).")
+    rows.rows, rows.columns = weight.shape
+    p.stored = &(<StoredRows> weight).bound
+    p.stored_turned = (<StoredRows> weight).turned != transposed
+    return 0
+
+
 @cython.boundscheck(False)  # the address of an empty operand is taken, and not used
-def linear_forward(x, const floating[:, ::1] weight not None, const floating[::1] bias, bint rounds=False, *, y,
-                   floating[::1] workspace not None):
+def linear_forward(x, weight not None, bias, bint rounds=False, *, y, floating[::1] workspace not None):
     """y = x W + bias.
 
     Parameters
     ----------
     x : array of shape N I
         May be bfloat16, where `rounds`.
-    weight : array of shape I O
+    weight : array of shape I O, or StoredRows of that shape
     bias : array of shape O, or None
     rounds : bool
         Both operands are rounded to bfloat16; sums, and what is not bfloat16 already, are float32.
@@ -115,23 +134,20 @@ def linear_forward(x, const floating[:, ::1] weight not None, const floating[::1
     """
     cdef str me = "linear_forward"
     cdef Product p
-    cdef Rows left, out
+    cdef Rows left, right, out
+    memset(&p, 0, sizeof(p))
     take_rows(me, "x", x, sizeof(floating), False, &left)
+    take_weight(me, weight, sizeof(floating), False, &p, &right)
     take_rows(me, "y", y, sizeof(floating), True, &out)
-    check_length(me, "rows of weight", weight.shape[0], left.columns)
+    check_length(me, "rows of weight", right.rows, left.columns)
     check_length(me, "rows of y", out.rows, left.rows)
-    check_length(me, "columns of y", out.columns, weight.shape[1])
-    if bias is not None:
-        check_length(me, "length of bias", bias.shape[0], weight.shape[1])
+    check_length(me, "columns of y", out.columns, right.columns)
+    take_bias(me, bias, sizeof(floating), right.columns, &p.bias)
     p.rows, p.columns, p.depth = out.rows, out.columns, left.columns
     p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, left.narrow, False, out.narrow
     check_product(me, &p, workspace.shape[0], sizeof(floating))
     p.a, p.a_row, p.a_col = left.at, p.depth, 1
-    p.b, p.b_row, p.b_col = &weight[0, 0], p.columns, 1
     p.c, p.c_row, p.accumulate = <void*> out.at, p.columns, False
-    p.bias = NULL
-    if bias is not None:
-        p.bias = <const void*> &bias[0]
     with nogil:
         if floating is float:
             multiply(&p, <vf32*> &workspace[0])
@@ -140,15 +156,15 @@ def linear_forward(x, const floating[:, ::1] weight not None, const floating[::1
 
 
 @cython.boundscheck(False)  # the address of an empty operand is taken, and not used
-def linear_backward_input(dy, const floating[:, ::1] weight not None, const floating[::1] bias=None,
-                          bint rounds=False, *, floating[:, ::1] dx not None, floating[::1] workspace not None):
+def linear_backward_input(dy, weight not None, bias=None, bint rounds=False, *, floating[:, ::1] dx not None,
+                          floating[::1] workspace not None):
     """dx = dy W^T, or, as the forward of a layer whose weight is kept (out, in), dy W^T + bias.
 
     Parameters
     ----------
     dy : array of shape N O
         May be bfloat16, where `rounds`.
-    weight : array of shape I O
+    weight : array of shape I O, or StoredRows of that shape
     bias : array of shape I, or None
     rounds : bool
         As in `linear_forward`.
@@ -159,22 +175,19 @@ def linear_backward_input(dy, const floating[:, ::1] weight not None, const floa
     """
     cdef str me = "linear_backward_input"
     cdef Product p
-    cdef Rows left
+    cdef Rows left, right
+    memset(&p, 0, sizeof(p))
     take_rows(me, "dy", dy, sizeof(floating), False, &left)
-    check_length(me, "columns of weight", weight.shape[1], left.columns)
+    take_weight(me, weight, sizeof(floating), True, &p, &right)
+    check_length(me, "columns of weight", right.columns, left.columns)
     check_length(me, "rows of dx", dx.shape[0], left.rows)
-    check_length(me, "columns of dx", dx.shape[1], weight.shape[0])
-    if bias is not None:
-        check_length(me, "length of bias", bias.shape[0], weight.shape[0])
+    check_length(me, "columns of dx", dx.shape[1], right.rows)
+    take_bias(me, bias, sizeof(floating), right.rows, &p.bias)
     p.rows, p.columns, p.depth = dx.shape[0], dx.shape[1], left.columns
     p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, left.narrow, False, False
     check_product(me, &p, workspace.shape[0], sizeof(floating))
     p.a, p.a_row, p.a_col = left.at, p.depth, 1
-    p.b, p.b_row, p.b_col = &weight[0, 0], 1, p.depth
     p.c, p.c_row, p.accumulate = &dx[0, 0], p.columns, False
-    p.bias = NULL
-    if bias is not None:
-        p.bias = <const void*> &bias[0]
     with nogil:
         if floating is float:
             multiply(&p, <vf32*> &workspace[0])
@@ -205,6 +218,7 @@ def linear_backward_weight(x, dy, bint rounds=False, *, floating[:, ::1] dweight
     cdef str me = "linear_backward_weight"
     cdef Product p
     cdef Rows left, right
+    memset(&p, 0, sizeof(p))
     take_rows(me, "x", x, sizeof(floating), False, &left)
     take_rows(me, "dy", dy, sizeof(floating), False, &right)
     check_length(me, "rows of dy", right.rows, left.rows)

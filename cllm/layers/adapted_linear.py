@@ -57,8 +57,8 @@ class AdaptedLinear(Layer):
 
     sites = (Site("y", "N O", "x W + b, with what adapters add"),)
     costless = ("group", "std", "scale", "stream")
-    params = (Param("weight", "I O"), Param("bias", "O", "zeros", when="bias"), Param("lora_a", "U I", "fan_in"),
-              Param("lora_b", "K W", "zeros"))
+    params = (Param("weight", "I O", stored=True), Param("bias", "O", "zeros", when="bias"),
+              Param("lora_a", "U I", "fan_in"), Param("lora_b", "K W", "zeros"))
     scratch = (Scratch("workspace", _workspace),
                Scratch("low", lambda layer, letters, threads, itemsize: letters["N"] * layer.U),
                Scratch("spread", lambda layer, letters, threads, itemsize: layer.U * layer.O),

@@ -51,7 +51,7 @@ class CrossEntropyHead(Layer):
 
     sites = (Site("logits", "N V", "scores of every token", group="logits", optional=True),)
     costless = ("std",)
-    params = (Param("weight", "V C"), Param("bias", "V", "zeros", when="bias"))
+    params = (Param("weight", "V C", stored=True), Param("bias", "V", "zeros", when="bias"))
     scratch = (Scratch("workspace", _workspace), Scratch("chunk", _chunk), Scratch("losses", _losses, "float64"))
     reads = {"x": "N C"}
     in_order = True

@@ -30,7 +30,8 @@ class Embedding(Layer):
 
     sites = (Site("y", "N C", "embedded tokens", group="residual", role="stream"),)
     costless = ("std", "pad")
-    params = (Param("weight", "V C", constant="pad"), Param("positions", "P C", when="is_learned", by_position=True))
+    params = (Param("weight", "V C", constant="pad", stored=True),
+              Param("positions", "P C", when="is_learned", by_position=True))
     in_order = True
     spares = {"dweight": (), "dpositions": ()}
     tables = (Table("table", "P C", _table, when="is_fixed", by_position=True),)

@@ -23,7 +23,7 @@ class Linear(Layer):
 
     sites = (Site("y", "N O", "x W + b"),)
     costless = ("group", "std")
-    params = (Param("weight", "I O"), Param("bias", "O", "zeros", when="bias"))
+    params = (Param("weight", "I O", stored=True), Param("bias", "O", "zeros", when="bias"))
     scratch = (Scratch("workspace", _workspace),)
     reads = {"x": "N I"}
     in_order = True

@@ -14,6 +14,7 @@ from cllm.layers import AdaptedLinear
 from cllm.models.architecture import Architecture, checked_architecture, record_of
 from cllm.models.linear_parts import chosen_parts
 from cllm.program.program import Parameter, Program
+from cllm.program.trained import Patterns, checked_patterns, with_trained
 from cllm.program.wiring import Wiring
 from cllm.weights.parts import Part
 
@@ -107,6 +108,13 @@ class Adapted(Architecture):
         """None: the ecosystem's files hold a base, and its adapters beside it."""
         raise ConfigError("save_pretrained", "must be of a model without adapters", "one with some",
                           "Keep the adapters with cllm.save_adapter, or merge them with cllm.merge_adapter first.")
+
+
+def trained_of(architecture: Architecture, trainable: Patterns) -> tuple[str, ...] | None:
+    """What patterns train of an architecture, or of the base of one with adapters: patterns, or names; None is all."""
+    if not isinstance(architecture, Adapted):
+        return checked_patterns("trainable", trainable)
+    return tuple(n for n in with_trained(architecture.program, trainable).trained if n in architecture.base.program.parameters)
 
 
 def refuse_adapted(where: str, architecture: Architecture) -> None:

@@ -10,10 +10,11 @@ from cllm.errors import ConfigError
 from cllm.locate import load_module
 from cllm.models.architecture import Architecture, checked_architecture
 from cllm.models.families import FAMILIES, architecture_of, load
-from cllm.models.gguf import ENDING, from_gguf, read_gguf_architecture
+from cllm.models.gguf import ENDING, forms_in_gguf, from_gguf, read_gguf_architecture
 from cllm.models.gpt import ModelConfig
 from cllm.models.model import Model
-from cllm.models.pretrained import from_pretrained, read_architecture
+from cllm.models.pretrained import forms_in_directory, from_pretrained, read_architecture
+from cllm.program.program import StoredForm
 from cllm.program.trained import Patterns
 from cllm.tensors import read_metadata
 from cllm.weights.directory import CONFIG
@@ -91,23 +92,23 @@ def model_at(place: str | Path, dtype: str = "float32", architecture: Architectu
     Raises
     ------
     ConfigError, SnapshotError
-        As `from_pretrained`, `from_gguf` and `load`; when a GGUF file is to be mapped, or our own file is of another dtype.
+        As `from_pretrained`, `from_gguf` and `load`; when our own file is of another dtype.
     """
     if not is_files(place):
-        model = load(place, None if architecture is None else type(architecture), mapped)
+        model = load(place, None if architecture is None else type(architecture), mapped, trainable)
         if model.dtype != dtype:
             raise ConfigError(f"model {place}", f"must be of {dtype}", model.dtype,
                               f"Save a copy: model.copy({dtype!r}).save(...).")
-    elif Path(place).suffix == ENDING:
-        if mapped:
-            raise ConfigError(f"model {place}", "must be a directory, or a file of ours, to be mapped", "a GGUF file",
-                              "Leave mapped out, or save it once: cllm.from_gguf(path).save(file).")
-        model = model_in(place, dtype, architecture)
-    else:
-        return from_pretrained(place, dtype, trainable, mapped, **_settings_of(architecture))
-    if trainable is not None:
-        model.trainable = trainable
-    return model
+        return model
+    read = from_gguf if Path(place).suffix == ENDING else from_pretrained
+    return read(place, dtype, trainable, mapped, **_settings_of(architecture))
+
+
+def forms_at(place: str | Path, architecture: Architecture, trainable: Patterns = None) -> dict[str, StoredForm]:
+    """How frozen matrices of the model at a place of `model_at` are stored where it is mapped; only headers are read."""
+    if not is_files(place):
+        return {}
+    return (forms_in_gguf if Path(place).suffix == ENDING else forms_in_directory)(place, architecture, trainable)
 
 
 def described_at(place: str | Path) -> Architecture:

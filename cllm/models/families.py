@@ -1,7 +1,8 @@
 """The families that are built in, and the way back from a file to a model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from cllm.models.model import Model
 from cllm.models.neox import NeoX
 from cllm.models.phi import Phi
 from cllm.program.program import Program
-from cllm.program.trained import Patterns
-from cllm.tensors import DAMAGE, check_arrays, foreign, load_model, read_metadata
+from cllm.program.trained import Patterns, with_trained
+from cllm.tensors import DAMAGE, check_arrays, foreign, load_model, read_arrays, read_metadata
 from cllm.weights.header import read_header
 
 FAMILIES: dict[str, type[Architecture]] = {kind.family: kind for kind in (ModelConfig, Crystalline, Llama, Gemma, NeoX, Phi)}
@@ -101,7 +102,8 @@ def is_callers(kind: type[Architecture], error: Exception) -> bool:
     return isinstance(error, CllmError) and kind not in FAMILIES.values()
 
 
-def load(path: str | Path, architecture: type[Architecture] | None = None, mapped: bool = False) -> Model:
+def load(path: str | Path, architecture: type[Architecture] | None = None, mapped: bool = False,
+         trainable: Patterns = None) -> Model:
     """The model that `Model.save` wrote.
 
     Parameters
@@ -110,8 +112,11 @@ def load(path: str | Path, architecture: type[Architecture] | None = None, mappe
     architecture : class or None
         The family, where it is a user's own. Nothing that the file names is executed.
     mapped : bool
-        Parameters are the file's own bytes, mapped read-only: processes that map one file share them, and the system reads
-        them again where memory is short. All are frozen (adapters can be added); the file must stay as it is meanwhile.
+        Frozen parameters are the file's own bytes, mapped read-only: processes that map one file share them, and the system
+        reads them again where memory is short. Without `trainable`, all are frozen (adapters can be added); the file must stay
+        as it is meanwhile.
+    trainable : str, several of them, or None
+        As of `Model`.
 
     Raises
     ------
@@ -122,26 +127,38 @@ def load(path: str | Path, architecture: type[Architecture] | None = None, mappe
     """
     metadata = read_metadata(path)
     kind = kind_of(metadata, architecture)
-    try:
+    with _refusing(path, kind):
         found, dtype = architecture_of(metadata, architecture), metadata["dtype"]
-        arrays = mapped_arrays(path, found.program, dtype) if mapped else {}
-        model = model_of(found, None if mapped else 0, dtype, () if mapped else None, arrays,
-                         metadata.get("compute", "float32"))
+        program = found.program
+    trainable = () if mapped and trainable is None else trainable
+    program = with_trained(program, trainable)
+    with _refusing(path, kind):
+        arrays = mapped_arrays(path, program, dtype) if mapped else {}
+        model = model_of(found, None if mapped else 0, dtype, trainable, arrays, metadata.get("compute", "float32"))
+    if not mapped:
+        load_model(path, model.parameters)
+    elif arrays.keys() != model.parameters.keys():
+        read_arrays(path, {name: array for name, array in model.parameters.items() if name not in arrays})
+    return model
+
+
+@contextmanager
+def _refusing(path: str | Path, kind: type[Architecture]) -> Iterator[None]:
+    """A file whose settings make no model is none of ours, unless the caller's class says so."""
+    try:
+        yield
     except FOREIGN as error:
         if is_callers(kind, error):
             raise
         raise foreign(path, error) from error
-    if not mapped:
-        load_model(path, model.parameters)
-    return model
 
 
 def mapped_arrays(path: str | Path, program: Program, dtype: str) -> dict[str, np.ndarray]:
-    """Parameters of a file of ours, read-only, as its bytes hold them."""
+    """Frozen parameters of a file of ours, read-only, as its bytes hold them."""
     shapes = {name: np.broadcast_to(np.zeros(1, dtype), p.shape) for name, p in program.parameters.items()}
     try:
         check_arrays(path, shapes)
     except DAMAGE as error:
         raise foreign(path, error) from error
     tensors, _ = read_header(Path(path))
-    return {name: np.asarray(tensors[name].raw()) for name in program.parameters}
+    return {name: np.asarray(tensors[name].raw()) for name in sorted(program.frozen)}

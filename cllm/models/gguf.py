@@ -14,11 +14,16 @@ import numpy as np
 from cllm.errors import ConfigError, SnapshotError
 from cllm.models import llama_files
 from cllm.models.architecture import Architecture
+from cllm.models.as_they_lie import as_they_lie
 from cllm.models.families import model_of
 from cllm.models.llama import Llama
 from cllm.models.model import Model
+from cllm.models.parameters import forms_in
 from cllm.models.saving import Source
-from cllm.weights.gguf import GGUF, read_gguf
+from cllm.program.program import StoredForm
+from cllm.program.trained import Patterns, with_trained
+from cllm.weights.gguf import GGUF, Block, read_gguf
+from cllm.weights.parts import Part
 
 ENDING = ".gguf"
 PERMUTED = ("llama",)  # whose q and k rows are in the other order
@@ -47,13 +52,20 @@ def read_gguf_architecture(path: str | Path, **changes) -> tuple[Architecture, d
     return replace(Llama.from_config(config), **changes), config, file
 
 
-def from_gguf(path: str | Path, dtype: str = "float32", **changes: Any) -> Model:
-    """The model of a GGUF file; quantised weights are expanded.
+def from_gguf(path: str | Path, dtype: str = "float32", trainable: Patterns = None, mapped: bool = False,
+              compute: str = "float32", **changes: Any) -> Model:
+    """The model of a GGUF file; quantised weights are expanded, unless they are mapped.
 
     Parameters
     ----------
     path : str or Path
     dtype : {"float32", "float64"}
+    trainable : str, several of them, or None
+        As of `Model`.
+    mapped : bool
+        As of `from_pretrained`; in float32 quantised matrices that are frozen stay in their blocks.
+    compute : {"float32", "bfloat16"}
+        As of `Model`.
     **changes
         Settings of the family in place of the file's.
 
@@ -70,25 +82,44 @@ def from_gguf(path: str | Path, dtype: str = "float32", **changes: Any) -> Model
         When the file is missing or damaged, or holds other tensors than its settings say.
     """
     architecture, config, file = read_gguf_architecture(path, **changes)
-    parts = architecture.tensors(None)
-    found = {_theirs(name): tensor for name, tensor in file.tensors.items()}
-    for names, what in ((sorted(set(parts) - set(found)), "hold every parameter"),
-                        (sorted(set(found) - set(parts)), "hold no unknown tensors")):
-        if names:
-            raise SnapshotError(str(path), f"must {what}", ", ".join(names[:MOST_NAMES]), "Convert the model again.")
-    model = model_of(architecture, seed=None, dtype=dtype)
+    parts, found, orders = _tensors(file, architecture)
+    trainable = () if mapped and trainable is None else trainable
+    arrays = as_they_lie(parts, found, with_trained(architecture.program, trainable), dtype, orders) if mapped else {}
+    model = model_of(architecture, None, dtype, trainable, arrays, compute)
     for name, part in parts.items():
+        if part.parameter in arrays:
+            continue
         parameter, tensor = model.parameters[part.parameter], found[name]
         if tensor.shape != part.shape(parameter.shape):
             raise SnapshotError(f"{path}, {name}", f"must be of shape {part.shape(parameter.shape)}", str(tensor.shape),
                                 "Convert the model again.")
         values = tensor.values()
-        heads = {"q_proj": architecture.n_heads, "k_proj": architecture.n_kv_heads}.get(name.split(".")[-2])
-        if heads is not None and file["general.architecture"] in PERMUTED:
-            values = halves(values, heads)
-        part.write(parameter, values)
+        part.write(parameter, values[orders[name]] if name in orders else values)
     model.source = Source(Path(path), config, {})
     return model
+
+
+def forms_in_gguf(path: str | Path, architecture: Architecture, trainable: Patterns) -> dict[str, StoredForm]:
+    """How the frozen matrices of a file are stored where it is mapped; no tensor is read, errors as `from_gguf`."""
+    parts, found, orders = _tensors(read_gguf(path), architecture)
+    return forms_in(as_they_lie(parts, found, with_trained(architecture.program, trainable), "float32", orders))
+
+
+def _tensors(file: GGUF, architecture: Architecture) -> tuple[dict[str, Part], dict[str, Block], dict[str, np.ndarray]]:
+    """By transformers' name which part of which parameter each tensor is, the tensor, and the order of its rows where that is
+    another; a file that holds others, or not all, is refused."""
+    parts = architecture.tensors(None)
+    found = {_theirs(name): tensor for name, tensor in file.tensors.items()}
+    for names, what in ((sorted(set(parts) - set(found)), "hold every parameter"),
+                        (sorted(set(found) - set(parts)), "hold no unknown tensors")):
+        if names:
+            raise SnapshotError(str(file.path), f"must {what}", ", ".join(names[:MOST_NAMES]), "Convert the model again.")
+    orders = {}
+    for name, part in parts.items() if file["general.architecture"] in PERMUTED else ():
+        heads = {"q_proj": architecture.n_heads, "k_proj": architecture.n_kv_heads}.get(name.split(".")[-2])
+        if heads is not None:
+            orders[name] = halves(np.arange(part.shape(architecture.program.parameters[part.parameter].shape)[0]), heads)
+    return parts, found, orders
 
 
 def halves(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -11,16 +11,18 @@ from cllm import _kernels as kernels
 from cllm.checks import LARGEST_SEED, checked_size
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, checked_architecture, metadata_of
-from cllm.models.parameters import constant_tables, initial_parameters, zero_gradients
+from cllm.models.parameters import constant_tables, forms_in, initial_parameters, zero_gradients
 from cllm.models.saving import Saved, Source, save_directory
 from cllm.models.torn import Torn
 from cllm.program.computing import checked_compute, with_compute
 from cllm.program.program import Program
+from cllm.program.stored import with_stored
 from cllm.program.trained import Patterns, checked_patterns, with_trained
 from cllm.program.workload import ITEMSIZE
 from cllm.tensors import save_model
 from cllm.threads.counts import default_threads
 from cllm.threads.turns import Turn
+from cllm.weights.stored import Stored
 
 
 class Model:
@@ -41,7 +43,7 @@ class Model:
         As the attribute of that name.
     arrays : arrays by name, or None
         Parameters that are there already, of the model's shapes and dtype: it has these very arrays. Read-only ones must be
-        frozen.
+        frozen, as must those that are stored as they lie in files (`cllm.weights.stored.Stored`).
     compute : {"float32", "bfloat16"}
         As the attribute of that name.
 
@@ -65,7 +67,8 @@ class Model:
         self.dtype = dtype
         self._trainable = checked_patterns(f"{name}(trainable=...)", trainable)
         self._compute = checked_compute(f"{name}(compute=...)", compute, dtype)
-        self._program = with_compute(with_trained(architecture.program, self._trainable, f"{name}(trainable=...)"), compute)
+        self._stored = forms_in(arrays or {})
+        self._program = self._with(self._trainable, f"{name}(trainable=...)")
         if seed is not None:
             seed = checked_size(f"{name}(seed=...)", seed, 0, LARGEST_SEED)
         self._parameters = initial_parameters(self._program, seed, dtype, arrays or {})
@@ -91,12 +94,13 @@ class Model:
                 "source": self.source, "trainable": self._trainable, "compute": self._compute, "torn": self.torn.reason}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["architecture"], seed=None, dtype=state["dtype"], trainable=state.get("trainable"),
+        kept = {name: array for name, array in state["parameters"].items() if isinstance(array, Stored)}
+        self.__init__(state["architecture"], seed=None, dtype=state["dtype"], trainable=state.get("trainable"), arrays=kept,
                       compute=state.get("compute", "float32"))
         self.planned_optimizer, self.source = state["planned_optimizer"], state["source"]
         self.torn.reason = state["torn"]
-        for name, values in state["parameters"].items():
-            self._parameters[name][...] = values
+        for name in state["parameters"].keys() - kept:
+            self._parameters[name][...] = state["parameters"][name]
         for name, values in (state["gradients"] or {}).items():
             self.gradients[name][...] = values
 
@@ -148,7 +152,7 @@ class Model:
     @trainable.setter
     def trainable(self, patterns: Patterns) -> None:
         patterns = checked_patterns("model.trainable", patterns)
-        program = with_compute(with_trained(self._architecture.program, patterns, "model.trainable"), self._compute)
+        program = self._with(patterns, "model.trainable")
         self._refuse_read_only(program)
         with self.turn():
             if program.trained != self._program.trained:
@@ -160,7 +164,8 @@ class Model:
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        """Live arrays by name; assign into them (``parameters[name][...] = values``).
+        """Live arrays by name; assign into them (``parameters[name][...] = values``). Those that are stored as they lie in
+        files are read-only `Stored`, which ``numpy.asarray`` expands.
 
         Raises
         ------
@@ -169,6 +174,11 @@ class Model:
         """
         self.torn.refuse()
         return self._parameters
+
+    def _with(self, patterns: Patterns, where: str) -> Program:
+        """The architecture's program with these patterns trained, computed and stored as the model is."""
+        return with_stored(with_compute(with_trained(self._architecture.program, patterns, where), self._compute), self._stored,
+                           where)
 
     def _refuse_read_only(self, program: Program) -> None:
         """Refuse to train parameters that are mapped from a file."""
@@ -230,14 +240,16 @@ class Model:
     def copy(self, dtype: str | None = None) -> "Model":
         """A model of the same architecture and weights, of another dtype if one is named; gradients are not copied.
 
-        In float64 it computes in float64.
+        In float64 it computes in float64. What is stored as it lies in files, which nobody can write, is shared; in another
+        dtype it is expanded.
         """
         dtype = dtype or self.dtype
-        made = type(self)(self._architecture, seed=None, dtype=dtype, trainable=self._trainable,
+        kept = {name: self.parameters[name] for name in self._stored} if dtype == self.dtype else {}
+        made = type(self)(self._architecture, seed=None, dtype=dtype, trainable=self._trainable, arrays=kept,
                           compute=self._compute if dtype == self.dtype else "float32")
         made.source = self.source
-        for name, parameter in self.parameters.items():
-            made.parameters[name][...] = parameter
+        for name in self.parameters.keys() - kept:
+            made.parameters[name][...] = self.parameters[name]
         return made
 
     def shared(self) -> "Model":

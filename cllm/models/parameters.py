@@ -7,7 +7,8 @@ import numpy as np
 
 from cllm.arrays import aligned_empty, aligned_zeros
 from cllm.errors import ShapeError
-from cllm.program.program import Parameter, Program
+from cllm.program.program import Parameter, Program, StoredForm
+from cllm.weights.stored import Stored
 
 
 def initial_parameters(program: Program, seed: int | None, dtype: str,
@@ -30,10 +31,17 @@ def initial_parameters(program: Program, seed: int | None, dtype: str,
 
 
 def _checked(parameter: Parameter, array: np.ndarray, dtype: str) -> np.ndarray:
-    if array.shape != parameter.shape or array.dtype != dtype or not array.flags.c_contiguous or not array.dtype.isnative:
+    as_array = isinstance(array, Stored) or array.flags.c_contiguous and array.dtype.isnative
+    if array.shape != parameter.shape or array.dtype != dtype or not as_array:
         raise ShapeError(f"Model(arrays=...), {parameter.name}", f"must be {dtype} of shape {parameter.shape}, C-contiguous",
-                         f"{array.dtype} of shape {array.shape}, strides {array.strides}", "Convert it with ascontiguousarray.")
+                         f"{array.dtype} of shape {array.shape}" + (f", strides {array.strides}" if not as_array else ""),
+                         "Convert it with ascontiguousarray.")
     return array
+
+
+def forms_in(arrays: Mapping[str, np.ndarray]) -> dict[str, StoredForm]:
+    """How those are stored that are no arrays."""
+    return {name: array.form for name, array in arrays.items() if isinstance(array, Stored)}
 
 
 def zero_gradients(parameters: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

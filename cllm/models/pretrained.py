@@ -10,13 +10,15 @@ import numpy as np
 from cllm.errors import ConfigError, SnapshotError
 from cllm.models import hub
 from cllm.models.architecture import Architecture
+from cllm.models.as_they_lie import as_they_lie
 from cllm.models.families import FAMILIES, model_of
 from cllm.models.model import Model
+from cllm.models.parameters import forms_in
 from cllm.models.saving import Source
-from cllm.program.program import Program
+from cllm.program.program import StoredForm
 from cllm.program.trained import Patterns, with_trained
 from cllm.weights.directory import find_tensors, read_config
-from cllm.weights.dtypes import NAMES, RAW, widened
+from cllm.weights.dtypes import RAW, widened
 from cllm.weights.header import Tensor
 from cllm.weights.parts import Part
 
@@ -30,8 +32,6 @@ def read_architecture(directory: str | Path, **changes) -> tuple[Architecture, d
     Parameters
     ----------
     directory : str or Path
-    compute : {"float32", "bfloat16"}
-        As of `Model`.
     **changes
         Settings of the family in place of the config's, such as ``dropout=0.1``.
 
@@ -70,9 +70,9 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Pa
     trainable : str, several of them, or None
         As of `Model`.
     mapped : bool
-        Frozen parameters that the files hold as they stand (of the model's dtype, not turned, in one piece: embeddings and
-        norms of most families, all of GPT-2's) are their bytes, mapped read-only; without `trainable`, all are frozen. Save
-        the model with `Model.save` and load that with ``mapped=True`` to map every one.
+        Frozen parameters are the files' own bytes, mapped read-only and never copied: matrices of any dtype, turned or in
+        several pieces, which products expand while they pack them, and vectors in the model's dtype. Without `trainable`,
+        all are frozen. Processes that map the same files share them; they must stay as they are meanwhile.
     compute : {"float32", "bfloat16"}
         As of `Model`.
     **changes
@@ -91,15 +91,9 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Pa
         When files are missing, damaged, or hold other tensors.
     """
     architecture, config, tensors = read_architecture(directory, **changes)
-    parts = architecture.tensors(set(tensors))
-    for names, what in ((sorted(set(parts) - set(tensors)), "hold every parameter"),
-                        (sorted(set(tensors) - set(parts)), "hold no unknown tensors")):
-        if names:
-            listed = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
-            raise SnapshotError(str(directory), f"must {what}", f"{'missing' if 'every' in what else 'unknown'}: {listed}",
-                                "Download it again, or check that config.json belongs to these files.")
+    parts = _parts(directory, architecture, tensors)
     trainable = () if mapped and trainable is None else trainable
-    arrays = _as_they_stand(parts, tensors, with_trained(architecture.program, trainable), dtype) if mapped else {}
+    arrays = as_they_lie(parts, tensors, with_trained(architecture.program, trainable), dtype) if mapped else {}
     model = model_of(architecture, seed=None, dtype=dtype, trainable=trainable, arrays=arrays, compute=compute)
     for name, part in parts.items():
         if part.parameter in arrays:
@@ -113,12 +107,23 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Pa
     return model
 
 
-def _as_they_stand(parts: Mapping[str, Part], tensors: Mapping[str, Tensor], program: Program,
-                   dtype: str) -> dict[str, np.ndarray]:
-    """The frozen parameters that are a tensor as it stands, mapped read-only."""
-    return {part.parameter: np.asarray(tensors[name].raw()) for name, part in parts.items()
-            if part.parameter in program.frozen and part.columns is None and not part.transposed
-            and tensors[name].code == NAMES[dtype] and tensors[name].shape == program.parameters[part.parameter].shape}
+def forms_in_directory(directory: str | Path, architecture: Architecture, trainable: Patterns) -> dict[str, StoredForm]:
+    """How frozen matrices of a directory are stored where it is mapped; only headers are read, errors as `from_pretrained`."""
+    _, _, tensors = read_architecture(directory)
+    parts = _parts(Path(directory), architecture, tensors)
+    return forms_in(as_they_lie(parts, tensors, with_trained(architecture.program, trainable), "float32"))
+
+
+def _parts(directory: str | Path, architecture: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Part]:
+    """Which part of which parameter each tensor is; a directory that holds others, or not all, is refused."""
+    parts = architecture.tensors(set(tensors))
+    for names, what in ((sorted(set(parts) - set(tensors)), "hold every parameter"),
+                        (sorted(set(tensors) - set(parts)), "hold no unknown tensors")):
+        if names:
+            listed = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
+            raise SnapshotError(str(directory), f"must {what}", f"{'missing' if 'every' in what else 'unknown'}: {listed}",
+                                "Download it again, or check that config.json belongs to these files.")
+    return parts
 
 
 def _repeats(tensors: dict[str, Tensor], head: str, architecture: Architecture) -> bool:

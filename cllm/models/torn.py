@@ -41,10 +41,11 @@ class Torn:
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """Within, everything is written anew; the mark goes when that succeeds."""
+        """Within, everything is written anew; the mark goes when that succeeds, and where it does not, one that was made within
+        stays."""
         reason, self.reason = self.reason, ""
         try:
             yield
         except BaseException:
-            self.reason = reason
+            self.reason = self.reason or reason
             raise

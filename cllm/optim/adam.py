@@ -26,8 +26,6 @@ class Adam(Optimizer):
         Patterns of the parameters to move ("*emb.weight"); None is all.
     """
 
-    state_names = ("m", "v")
-
     def __init__(self, model: Model, lr: float = 3e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0.0, names: str | tuple[str, ...] | None = None):
         super().__init__(model, lr, weight_decay, names)
@@ -41,7 +39,7 @@ class Adam(Optimizer):
     def kind(self) -> str:
         return "adam" if self.couples_decay else "adamw"
 
-    def _update(self, grads, params, state, weight_decay):
+    def _update(self, names, grads, params, state, weight_decay):
         kernels.adamw_update(grads, self.lr, *self.betas, self.eps, weight_decay, self.couples_decay, self.steps,
                              params=params, m=state[0], v=state[1])
 

@@ -4,7 +4,7 @@ Zeroing gradients belongs to the loop, never to a step: gradients may be added u
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import ClassVar
@@ -13,11 +13,13 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.checks import checked_real
+from cllm.executor.spilling import StoredArray
 from cllm.models.model import Model
 from cllm.models.torn import Torn
 from cllm.optim.checks import checked_model, matching, refuse_nonfinite, refuse_stale, refuse_unplanned
 from cllm.optim.states import States
 from cllm.plans.plan import checked_states
+from cllm.program.optimizer_states import OPTIMIZER_STATES, Part
 
 
 class Optimizer(ABC):
@@ -35,10 +37,9 @@ class Optimizer(ABC):
     names : tuple of str
         Parameters that it moves.
     state : Mapping
-        By parameter name, arrays of the parameter's shape.
+        By parameter name, the arrays that `parts` tells of.
     """
 
-    state_names: ClassVar[tuple[str, ...]] = ()
     couples_decay: ClassVar[bool] = True
 
     def __init__(self, model: Model, lr: float, weight_decay: float, names: str | tuple[str, ...] | None):
@@ -77,13 +78,18 @@ class Optimizer(ABC):
     def states(self) -> States:
         """Where the state is."""
         if self._states is None:
-            self._states = States(self._model, self.names, self.state_count)
+            self._states = States(self._model, self.names, self.parts)
         return self._states
 
     @property
-    def state_count(self) -> int:
-        """Arrays that it keeps for each parameter."""
-        return len(self.state_names)
+    def parts(self) -> tuple[Part, ...]:
+        """The arrays that it keeps for each parameter."""
+        return OPTIMIZER_STATES[self.kind]
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What these are called."""
+        return tuple(part.name for part in self.parts)
 
     @property
     def model(self) -> Model:
@@ -96,15 +102,20 @@ class Optimizer(ABC):
         """The name under which its state is counted: what `Executor` takes as ``optimizer``."""
 
     @abstractmethod
-    def _update(self, grads: kernels.ArrayList, params: kernels.ArrayList, state: tuple[kernels.ArrayList, ...],
-                weight_decay: np.ndarray) -> None:
-        """Move `params`, and `state` by its parts; `weight_decay` of each array is 0 for those that do not decay."""
+    def _update(self, names: tuple[str, ...], grads: kernels.ArrayList, params: kernels.ArrayList,
+                state: tuple[kernels.ArrayList | kernels.CodeList, ...], weight_decay: np.ndarray) -> None:
+        """Move `params`, those of `names`, and `state` by its parts; `weight_decay` of each array is 0 for those that do not
+        decay."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All state as flat names, ``tok_emb.weight.m``; what a snapshot keeps beside `steps`."""
         self.torn.refuse()
-        return {f"{name}.{part}": array for name, arrays in self.states.arrays().items()
-                for part, array in zip(self.state_names, arrays, strict=False)}
+        return self._flat(self.states.arrays())
+
+    def stored(self) -> dict[str, np.ndarray | StoredArray]:
+        """The same, where arrays on disk are read and written by calls (`StoredArray`)."""
+        self.torn.refuse()
+        return self._flat(self.states.stored())
 
     def keep_states(self, where: str) -> None:
         """Keep the state in memory ("memory"), or in a file without a name in a directory ("disk:DIR"); what there is moves.
@@ -127,10 +138,11 @@ class Optimizer(ABC):
         Parameters
         ----------
         grad, param : arrays of one length
-        state : tuple of such
+        state : tuple of arrays
+            What of its parts belongs to these elements.
         """
         decay = np.array([self.weight_decay * self._model.program.parameters[name].decays])
-        self._update(kernels.ArrayList([grad]), kernels.ArrayList([param]), tuple(kernels.ArrayList([s]) for s in state), decay)
+        self._update((name,), kernels.ArrayList([grad]), kernels.ArrayList([param]), tuple(_bound([s]) for s in state), decay)
 
     def check_step(self, planned: bool = False) -> None:
         """Refuse a step that cannot be taken; nothing is changed.
@@ -157,7 +169,7 @@ class Optimizer(ABC):
 
     def update_all(self) -> None:
         """Move every parameter by its gradient in the model, in the step that `begin_step` began."""
-        self._update(*self._lists, self.weight_decay * self._decays)
+        self._update(self._names, *self._lists, self.weight_decay * self._decays)
 
     def step(self) -> None:
         """Update every parameter from its gradient; the gradients stay as they are.
@@ -176,13 +188,22 @@ class Optimizer(ABC):
             self.update_all()
 
     @cached_property
-    def _lists(self) -> tuple[kernels.ArrayList, kernels.ArrayList, tuple[kernels.ArrayList, ...]]:
+    def _lists(self) -> tuple[kernels.ArrayList, kernels.ArrayList, tuple[kernels.ArrayList | kernels.CodeList, ...]]:
         gradients, parameters = self._model.gradients, self._model.parameters
         states = self.states.arrays()
         parts = zip(*(states[name] for name in self.names), strict=True)
         return (kernels.ArrayList(gradients[name] for name in self.names),
                 kernels.ArrayList(parameters[name] for name in self.names),
-                tuple(kernels.ArrayList(part) for part in parts))
+                tuple(_bound(part) for part in parts))
+
+    def _flat(self, states: Mapping[str, tuple]) -> dict:
+        return {f"{name}.{part}": array for name, arrays in states.items()
+                for part, array in zip(self.state_names, arrays, strict=True)}
 
     def _presented(self, parts: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
-        return parts if len(self.state_names) > 1 else parts[0]
+        return parts if len(parts) > 1 else parts[0]
+
+
+def _bound(arrays: Sequence[np.ndarray]) -> kernels.ArrayList | kernels.CodeList:
+    """Arrays of one part as the list that kernels take."""
+    return (kernels.CodeList if arrays and arrays[0].dtype == np.uint8 else kernels.ArrayList)(arrays)

@@ -5,8 +5,8 @@ from fnmatch import fnmatchcase
 from cllm import _kernels as kernels
 from cllm.errors import ConfigError, NonFiniteError, OptimizerError
 from cllm.models.model import Model
+from cllm.program.optimizer_states import state_bytes, state_parts
 from cllm.program.trained import refuse_untrained
-from cllm.program.workload import state_arrays
 
 
 def checked_model(where: str, model) -> Model:
@@ -38,7 +38,8 @@ def refuse_unplanned(model: Model, kind: str, names: tuple[str, ...]) -> None:
     planned = model.planned_optimizer
     if planned is None or planned == kind:
         return
-    mine, theirs = (sum(model.parameters[n].nbytes * state_arrays(k, n) for n in names) for k in (kind, planned))
+    mine, theirs = (sum(state_bytes(state_parts(k, n), model.parameters[n].shape, model.dtype) for n in names)
+                    for k in (kind, planned))
     if mine > theirs:
         raise OptimizerError(f"{kind}.step()", f"must need no more state than {planned!r}, which the executor planned",
                              f"{mine:,} bytes of state where {theirs:,} are planned",

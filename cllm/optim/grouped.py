@@ -84,6 +84,10 @@ class Grouped:
         """State of all groups by flat names."""
         return {name: array for group in self.groups.values() for name, array in group.arrays().items()}
 
+    def stored(self) -> dict:
+        """The same, where arrays on disk are read and written by calls; as `Optimizer.stored`."""
+        return {name: array for group in self.groups.values() for name, array in group.stored().items()}
+
     @property
     def model(self) -> Model:
         """Whose parameters they move."""

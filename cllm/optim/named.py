@@ -3,11 +3,13 @@
 from cllm.checks import shown
 from cllm.errors import ConfigError
 from cllm.models.model import Model
+from cllm.optim.adafactor import Adafactor
 from cllm.optim.adam import Adam, AdamW
+from cllm.optim.adam8bit import AdamW8bit
 from cllm.optim.base import Optimizer
 from cllm.optim.grouped import Grouped
 from cllm.optim.sgd import SGD
-from cllm.program.workload import optimizer_groups
+from cllm.program.optimizer_states import optimizer_groups
 
 MOMENTUM = 0.9  # of "momentum"
 
@@ -19,14 +21,15 @@ def optimizer_named(name: str, model: Model, lr: float, betas: tuple[float, floa
     Parameters
     ----------
     name : str
-        "adamw", "adam", "sgd" or "momentum" (gradient descent with momentum 0.9); or parts ``pattern=kind`` with commas
+        "adamw", "adam", "sgd", "momentum" (gradient descent with momentum 0.9), or the inexact "adamw8bit" and "adafactor";
+        or parts ``pattern=kind`` with commas
         between: a parameter belongs to the first part whose pattern its name matches, a bare kind matches all.
         ``kind@30`` gives a part 30 times the rate. ``*emb.weight=adam,sgd@30`` is Adam for the embeddings and plain
         gradient descent for the rest.
     lr : float
     betas, weight_decay : None takes the optimizer's own default
     eps : float
-        Of Adam and AdamW.
+        Of Adam, AdamW and AdamW8bit.
 
     Raises
     ------
@@ -34,11 +37,14 @@ def optimizer_named(name: str, model: Model, lr: float, betas: tuple[float, floa
     """
     parts = _parts(name)
     settings = {k: v for k, v in (("betas", betas), ("weight_decay", weight_decay)) if v is not None}
+    decay = {k: v for k, v in settings.items() if k == "weight_decay"}
     makers = {
         "adamw": (AdamW, {**settings, "eps": eps}),
         "adam": (Adam, {**settings, "eps": eps}),
-        "sgd": (SGD, {k: v for k, v in settings.items() if k == "weight_decay"}),
-        "momentum": (SGD, {"momentum": MOMENTUM, **{k: v for k, v in settings.items() if k == "weight_decay"}}),
+        "sgd": (SGD, decay),
+        "momentum": (SGD, {"momentum": MOMENTUM, **decay}),
+        "adamw8bit": (AdamW8bit, {**settings, "eps": eps}),
+        "adafactor": (Adafactor, decay),
     }
     for _, kind, _ in parts:
         if kind not in makers:

@@ -21,21 +21,15 @@ class SGD(Optimizer):
     names : as of `Adam`
     """
 
-    state_names = ("velocity",)
-
     def __init__(self, model: Model, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
                  names: str | tuple[str, ...] | None = None):
         super().__init__(model, lr, weight_decay, names)
         self.momentum = checked_real("SGD(momentum=...)", momentum, high=1.0)
 
     @property
-    def state_count(self) -> int:
-        return int(self.momentum > 0)
-
-    @property
     def kind(self) -> str:
         return "momentum" if self.momentum else "sgd"
 
-    def _update(self, grads, params, state, weight_decay):
+    def _update(self, names, grads, params, state, weight_decay):
         kernels.sgd_update(grads, self.lr, self.momentum, weight_decay, params=params,
                            velocity=state[0] if state else None)

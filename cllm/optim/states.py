@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import prod
 
 import numpy as np
 
 from cllm.arrays import aligned_zeros
-from cllm.executor.spilling import SpillFile
+from cllm.executor.spilling import SpillFile, StoredArray
 from cllm.models.model import Model
+from cllm.program.optimizer_states import Part
+from cllm.tensors import pieces_of
 
 MEMORY = "memory"
 Arrays = dict[str, tuple[np.ndarray, ...]]
@@ -21,7 +24,7 @@ class States:
     model : Model
     names : sequence of str
         Of the parameters.
-    parts : int
+    parts : sequence of Part
         Arrays for each.
 
     Attributes
@@ -32,27 +35,31 @@ class States:
         Where they are on disk: the places of (name, number of the part).
     """
 
-    def __init__(self, model: Model, names: Sequence[str], parts: int):
-        self._model, self._names, self.parts = model, names, parts
+    def __init__(self, model: Model, names: Sequence[str], parts: Sequence[Part]):
+        self._model, self._names, self.parts = model, names, tuple(parts)
         self.where: str = MEMORY
         self.file: SpillFile | None = None
         self._made: Arrays | None = None
 
     def __getstate__(self) -> dict:
         """Arrays in memory: a file is of one process."""
-        return {**self.__dict__, "where": MEMORY, "file": None, "_made": dict(self.arrays())}
+        return {**self.__dict__, "where": MEMORY, "file": None, "_made": self._copied()}
 
     def arrays(self) -> Mapping[str, tuple[np.ndarray, ...]]:
         """Live arrays by the parameter's name; those on disk live in the file."""
         if self.file is not None:
             self.file.begin()
-            found = self.file.mapped({key: self._model.parameters[key[0]].shape for key in self._keys()}, self._model.dtype)
-            return {name: tuple(found[name, part] for part in range(self.parts)) for name in self._names}
+            return self._by_name(self.file.mapped({key: self._form(*key) for key in self._keys()}))
         if self._made is None:
-            parameters = self._model.parameters
-            self._made = {name: tuple(aligned_zeros(parameters[name].shape, parameters[name].dtype) for _ in range(self.parts))
-                          for name in self._names}
+            self._made = self._by_name({key: aligned_zeros(*self._form(*key)) for key in self._keys()})
         return self._made
+
+    def stored(self) -> Mapping[str, tuple[np.ndarray | StoredArray, ...]]:
+        """The same, where those on disk are read and written by calls: an error of the disk is a `SpillError`."""
+        if self.file is None:
+            return self.arrays()
+        self.file.begin()
+        return self._by_name({key: self.file.stored(key, *self._form(*key)) for key in self._keys()})
 
     def move(self, where: str) -> bool:
         """Put them there, as they are; whether they were elsewhere.
@@ -68,14 +75,15 @@ class States:
         if where == MEMORY:
             made = None
             if old is not None:
-                made = {name: tuple(np.array(part) for part in parts) for name, parts in self.arrays().items()}
+                made = self._copied()
             self._made, self.file = made, None
         else:
-            sizes = {(name, part): self._model.parameters[name].nbytes for name, part in self._keys()}
+            sizes = {(name, number): prod(shape) * np.dtype(dtype).itemsize for name, number in self._keys()
+                     for shape, dtype in (self._form(name, number),)}
             new = SpillFile(where.partition(":")[2], sizes, "states on disk") if sum(sizes.values()) else None
             if new is not None and (old is not None or self._made is not None):
                 try:
-                    self._copy(self.arrays(), new)
+                    self._copy(new)
                 except BaseException:
                     new.close()
                     raise
@@ -87,13 +95,27 @@ class States:
         return True
 
     def _keys(self) -> list[tuple[str, int]]:
-        return [(name, part) for name in self._names for part in range(self.parts)]
+        return [(name, number) for name in self._names for number in range(len(self.parts))]
 
-    @staticmethod
-    def _copy(arrays: Mapping[str, tuple[np.ndarray, ...]], file: SpillFile) -> None:
-        for name, parts in arrays.items():
+    def _form(self, name: str, number: int) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of an array."""
+        part = self.parts[number]
+        return part.shape(self._model.parameters[name].shape), part.dtype or self._model.dtype
+
+    def _by_name(self, found: Mapping) -> dict:
+        return {name: tuple(found[name, number] for number in range(len(self.parts))) for name in self._names}
+
+    def _copied(self) -> Arrays:
+        """Arrays in memory that hold what is there."""
+        return {name: tuple(np.array(part) for part in parts) for name, parts in self.stored().items()}
+
+    def _copy(self, file: SpillFile) -> None:
+        """What there is into another file."""
+        for name, parts in self.stored().items():
             for number, part in enumerate(parts):
-                if part.size:
-                    file.write((name, number), part)
-                    file.wait("write", (name, number))
+                at = 0
+                for piece in pieces_of(part) if part.size else ():
+                    file.write((name, number), piece, at)
+                    file.wait("write", (name, number), at)
+                    at += piece.nbytes
         file.settle()

@@ -15,8 +15,9 @@ from cllm.program.declare import Layer
 from cllm.program.dims import elements
 from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step, plain
-from cllm.program.workload import Workload, state_arrays
+from cllm.program.workload import Workload
 from cllm.schedule.operations import ITEMSIZES, Op, Schedule
+from cllm.schedule.report import gradient_bytes, optimizer_bytes
 
 # Round figures of a recent server core, for when nothing was measured: arithmetic per thread, memory and disk in all.
 FLOPS_PER_SECOND = 75e9
@@ -77,9 +78,9 @@ class Speeds:
         """Seconds of zeroing, scanning, clipping and the optimizer."""
         if workload.optimizer == "none":
             return 0.0
-        size = sum(elements(" ".join(map(str, program.parameters[name].shape)), {}) for name in program.trained)
-        passes = 8 + 3 * max((state_arrays(workload.optimizer, name) for name in program.trained), default=0) // 2
-        return size * workload.itemsize * self.measured.get(f"{UPDATE} {workload.optimizer}", passes / BYTES_PER_SECOND)
+        nbytes = gradient_bytes(program, workload)
+        passes = 8 + 1.5 * optimizer_bytes(program, workload) / max(1, nbytes)
+        return nbytes * self.measured.get(f"{UPDATE} {workload.optimizer}", passes / BYTES_PER_SECOND)
 
     def _estimate(self, kind: Kind, step: Step, letters, nbytes: int, workload: Workload) -> float:
         exact = self.measured.get(signature(kind, step, letters, nbytes))

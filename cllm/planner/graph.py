@@ -10,7 +10,7 @@ from cllm.program.kinds import Kind
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.build import build_schedule
-from cllm.schedule.report import batch_bytes, optimizer_bytes, parameter_bytes, table_bytes
+from cllm.schedule.report import batch_bytes, gradient_bytes, optimizer_bytes, parameter_bytes, table_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def graph_of(program: Program, workload: Workload, speeds: Speeds, micro_batch: 
         seconds, scratch, values = forward.get(step.name, (0.0, 0, {}))
         nodes.append(Node(step.name, step.block, values, tuple(v for v in step.inputs.values() if v in made), seconds, scratch,
                           step.layer.forward_flops(step.letters(letters)) > 0, tuple(moves[step.name])))
-    fixed = (2 * parameter_bytes(program, workload) + optimizer_bytes(program, workload) + table_bytes(program, workload)
+    fixed = (sum(of(program, workload) for of in (parameter_bytes, gradient_bytes, optimizer_bytes, table_bytes))
              + batch_bytes(program, workload, schedule.micro_batch))
     return Graph(tuple(nodes), micro_batch, loss_rows, fixed)
 

@@ -128,7 +128,8 @@ class Param:
     `init` is "normal" (standard deviation: the layer's field ``std``), "fan_in" (uniform within 1 / sqrt of the last length, to
     either side), "ones", "zeros", a number, or what gives one of these from the layer. `by_position` says that row t belongs to
     position t of a sequence. `constant` says that the layer holds it constant: it reads it and adds no gradient to it, of all
-    of it (True), or of the row whose number is in the field of that name (None is no row).
+    of it (True), or of the row whose number is in the field of that name (None is no row). `stored` says that the layer hands
+    it to kernels that also read it as it lies in a file (`_kernels.StoredRows`): where it is frozen, it may be no array then.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Param:
     when: str | None = None
     by_position: bool = False
     constant: bool | str = False
+    stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from functools import cached_property, lru_cache
+from math import prod
 
 import numpy as np
 
@@ -107,13 +108,36 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredForm:
+    """How a frozen matrix is stored, as it lies in files: of each piece its kind, rows, bytes of a row, and whether it comes
+    with an order of its rows, an int32 each."""
+
+    pieces: tuple[tuple[str, int, int, bool], ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(rows * (row_bytes + 4 * ordered) for _, rows, row_bytes, ordered in self.pieces)
+
+    @property
+    def kinds(self) -> str:
+        """In words: ``Q4_1 and Q8_0``."""
+        return " and ".join(dict.fromkeys(kind for kind, *_ in self.pieces))
+
+
+@dataclass(frozen=True, slots=True)
 class Parameter:
-    """An array that training changes: name, lengths, how it starts, and whether weight decay applies."""
+    """An array that training changes: name, lengths, how it starts, whether weight decay applies, and how it is stored if not
+    as an array of the workload's dtype."""
 
     name: str
     shape: tuple[int, ...]
     init: str | float
     std: float
+    stored: StoredForm | None = None
+
+    def nbytes(self, itemsize: int) -> int:
+        """Bytes that it takes."""
+        return prod(self.shape) * itemsize if self.stored is None else self.stored.nbytes
 
     @property
     def decays(self) -> bool:
@@ -255,11 +279,13 @@ class Program:
 
     @cached_property
     def digest(self) -> str:
-        """What makes two programs the same, in 16 hexadecimal digits: layers, their fields, wiring, what is frozen."""
+        """What makes two programs the same, in 16 hexadecimal digits: layers, their fields, wiring, what is frozen, how that
+        is stored."""
         what = [[plain(s.layer), s.name, s.block, *(sorted(named.items()) for named in (s.inputs, s.params, s.tables, s.feeds))]
                 for s in self.steps]
         what += [[f.name, f.shape, f.dtype, str(f.low), str(f.high)] for f in self.feeds.values()]
         what += [["frozen", *sorted(self.frozen)]] if self.frozen else []
+        what += [["stored", p.name, *map(list, p.stored.pieces)] for p in self.parameters.values() if p.stored is not None]
         what += [[v.name, v.dtype] for v in self.values.values() if v.dtype == NARROW]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 

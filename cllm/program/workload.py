@@ -3,32 +3,17 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from cllm.checks import checked_size, checked_word
 from cllm.errors import ConfigError
 from cllm.program.dims import batch_letters
+from cllm.program.optimizer_states import FLOAT32_ALONE, OPTIMIZER_STATES, optimizer_groups
 from cllm.program.program import Program
 from cllm.threads.counts import checked_threads
 
 ITEMSIZE = {"float32": 4, "float64": 8}
 
 CLIP_BY = ("all", "each")  # gradients, by the norm of all together or each by its own
-
-# Arrays of the parameter's shape and dtype that an optimizer keeps.
-OPTIMIZER_STATES = {"none": 0, "sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}
-
-
-def optimizer_groups(optimizer: str) -> tuple[tuple[str, str], ...]:
-    """Pattern of parameter names and kind of each part of a name such as ``adamw`` or ``*emb.weight=adam,sgd``."""
-    parts = [part.strip().rpartition("=") for part in optimizer.split(",")]
-    return tuple((pattern if equals else "*", kind) for pattern, equals, kind in parts)
-
-
-def state_arrays(optimizer: str, parameter: str) -> int:
-    """Arrays that the optimizer keeps for a parameter: as the first part whose pattern matches its name has it."""
-    return next((OPTIMIZER_STATES[kind] for pattern, kind in optimizer_groups(optimizer)
-                 if fnmatchcase(parameter, pattern)), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +27,7 @@ class Workload:
     time : int or None
         Time steps in each; None where there are none.
     dtype : {"float32", "float64"}
-    optimizer : {"adamw", "adam", "sgd", "momentum", "none"}, or one for each pattern of names
+    optimizer : {"adamw", "adam", "sgd", "momentum", "adamw8bit", "adafactor", "none"}, or one for each pattern of names
         Whose state counts in the total bytes: "adamw", or "*emb.weight=adam,sgd" (see `optimizer_groups`).
     threads : int or None
         Threads of the kernels; None takes `cllm.threads.counts.default_threads`.
@@ -72,6 +57,9 @@ class Workload:
             if not isinstance(value, str) or value not in allowed:
                 raise ConfigError(name, f"must be one of {', '.join(allowed)}", repr(getattr(self, name)),
                                   "Choose one of these.")
+        if self.dtype != "float32" and (narrow := FLOAT32_ALONE.intersection(kinds)):
+            raise ConfigError("optimizer", f"must be another than {', '.join(narrow)} where the dtype is {self.dtype}",
+                              repr(self.optimizer), "Use float32, or adamw.")
         if self.clip_by is not None:
             checked_word("clip_by", self.clip_by, CLIP_BY)
         object.__setattr__(self, "threads", checked_threads(self.threads))

@@ -8,15 +8,16 @@ import numpy as np
 
 from cllm.program.declare import HANDED
 from cllm.program.dims import elements
+from cllm.program.optimizer_states import state_bytes, state_parts
 from cllm.program.program import Program
-from cllm.program.workload import Workload, state_arrays
+from cllm.program.workload import Workload
 from cllm.schedule.arena import Arena
 from cllm.schedule.operations import ITEMSIZES, Buffer, Schedule
 
 
 def parameter_bytes(program: Program, workload: Workload) -> int:
     """Bytes of all parameters."""
-    return sum(prod(p.shape) for p in program.parameters.values()) * workload.itemsize
+    return sum(p.nbytes(workload.itemsize) for p in program.parameters.values())
 
 
 def gradient_bytes(program: Program, workload: Workload) -> int:
@@ -26,8 +27,8 @@ def gradient_bytes(program: Program, workload: Workload) -> int:
 
 def optimizer_bytes(program: Program, workload: Workload) -> int:
     """Bytes of the state that the workload's optimizer keeps."""
-    arrays = sum(state_arrays(workload.optimizer, name) * prod(program.parameters[name].shape) for name in program.trained)
-    return arrays * workload.itemsize
+    return sum(state_bytes(state_parts(workload.optimizer, name), program.parameters[name].shape, workload.dtype)
+               for name in program.trained)
 
 
 def table_bytes(program: Program, workload: Workload) -> int:

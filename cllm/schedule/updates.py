@@ -23,8 +23,9 @@ from math import prod
 from cllm.program.declare import Flow
 from cllm.program.dims import aligned
 from cllm.program.kinds import Kind
+from cllm.program.optimizer_states import Part, piece_elements, state_parts
 from cllm.program.program import Program, Step
-from cllm.program.workload import Workload, state_arrays
+from cllm.program.workload import Workload
 from cllm.schedule.finish import DraftBuffer, DraftOp
 
 PIECE = 1 << 20  # elements of an array that are updated at a time where states are on disk: transfers of some MiB are as quick
@@ -48,10 +49,17 @@ def state_pieces(program: Program, workload: Workload) -> dict[str, list[Piece]]
     """The pieces of each parameter."""
     found = {}
     for name in program.trained:
-        size, arrays = prod(program.parameters[name].shape), state_arrays(workload.optimizer, name)
-        cuts = [(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
-        found[name] = [Piece(name, start, stop, arrays * (stop - start) * workload.itemsize) for start, stop in cuts]
+        shape, parts = program.parameters[name].shape, state_parts(workload.optimizer, name)
+        size, most = prod(shape), piece_elements(parts, shape, PIECE)
+        cuts = [(start, min(start + most, size)) for start in range(0, size, most)]
+        found[name] = [Piece(name, *cut, _bytes_of(parts, shape, *cut, workload.dtype)) for cut in cuts]
     return found
+
+
+def _bytes_of(parts: tuple[Part, ...], shape: tuple[int, ...], start: int, stop: int, dtype: str) -> int:
+    """Of the states that belong to a run of elements."""
+    cuts = [(part, part.cut(shape, start, stop)) for part in parts]
+    return sum(part.bytes_of(cut.stop - cut.start, dtype) for part, cut in cuts)
 
 
 class Updates:

@@ -9,12 +9,13 @@ import numpy as np
 
 from cllm.checks import shown
 from cllm.errors import CllmError, SnapshotError
-from cllm.models.adapted import Adapted
+from cllm.models.adapted import Adapted, trained_of
 from cllm.models.adapters import with_adapters
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import model_at
 from cllm.models.model import Model
 from cllm.program.trained import Patterns
+from cllm.weights.stored import in_pieces
 
 ELSEWHERE = "or name where they are: --base, of cllm finetune --model, in Python base=..."
 PIECE = 1 << 24  # bytes that are hashed at a time: of an array that is mapped from a file no more has to be in memory
@@ -60,8 +61,8 @@ class Base:
             raise SnapshotError(f"base {self.place}", "must be what it was when the run began", "other weights",
                                 f"Put the files as they were back, {ELSEWHERE}")
 
-    def model(self, architecture: Architecture, dtype: str, trainable: Patterns) -> Model:
-        """The model with what is frozen in it, which `check` has yet to look at; the others are not read yet.
+    def model(self, architecture: Architecture, dtype: str, trainable: Patterns, mapped: bool) -> Model:
+        """The model with what is frozen in it, perhaps mapped, which `check` has yet to look at; the others are not read yet.
 
         Raises
         ------
@@ -69,8 +70,9 @@ class Base:
             When the files have gone, cannot be read, or hold another model.
         """
         base = architecture.base if isinstance(architecture, Adapted) else architecture
+        trained = trained_of(architecture, trainable)
         try:
-            found = model_at(self.place, dtype, base)
+            found = model_at(self.place, dtype, base, trained, mapped and trained is not None)
         except CllmError as error:
             raise SnapshotError(f"base {self.place}", "must still be there, for snapshots hold only what was trained",
                                 str(error), f"Put the files back, {ELSEWHERE}") from error
@@ -93,9 +95,10 @@ def base_sha256(model: Model) -> str:
     """Digest of these."""
     digest = hashlib.sha256()
     for name in base_names(model):
-        array = np.ascontiguousarray(model.parameters[name])
+        array = model.parameters[name]
         digest.update(f"{name} {array.dtype} {shown(array.shape)} ".encode())
-        raw = array.reshape(-1).view(np.uint8)
-        for start in range(0, raw.size, PIECE):
-            digest.update(raw[start:start + PIECE])
+        for piece in in_pieces(array):
+            raw = np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+            for start in range(0, raw.size, PIECE):
+                digest.update(raw[start:start + PIECE])
     return digest.hexdigest()

@@ -72,7 +72,7 @@ def write_snapshot(directory: str | Path, step: int, model: Model, optimizer, st
         meta = metadata_of(model.architecture, model.dtype, model.compute)
         weights, arrays = _weights_of(model, None if base is None else base.to_dict())
         digests = {weights: write_sealed(partial / weights, arrays, meta),
-                   OPTIMIZER: write_arrays(partial / OPTIMIZER, optimizer.arrays(), {"kind": optimizer.kind})}
+                   OPTIMIZER: write_arrays(partial / OPTIMIZER, optimizer.stored(), {"kind": optimizer.kind})}
         for name, contents in (files or {}).items():
             digests[name] = write_file(partial / name, [contents])
         body = {"format": FORMAT, "step": step, **meta, "config": model.architecture.to_dict(),
@@ -131,7 +131,7 @@ def read_state(path: str | Path) -> dict:
 
 def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
                   architecture: type[Architecture] | None = None,
-                  base: str | Path | None = None) -> tuple[Model, dict]:
+                  base: str | Path | None = None, mapped: bool = False) -> tuple[Model, dict]:
     """Model and state of a snapshot.
 
     Parameters
@@ -145,6 +145,8 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
         The family, where it is a user's own and `model` is not given.
     base : path or None
         Where the base is now, of a snapshot that has one; None is where it was.
+    mapped : bool
+        As of `from_pretrained`, of a base.
 
     Raises
     ------
@@ -169,7 +171,7 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
             raise
         raise _refused(path, str(error)) from error
     if model is None:
-        model = kept.model(saved, state["dtype"], state.get("trainable"))
+        model = kept.model(saved, state["dtype"], state.get("trainable"), mapped)
         model.compute = compute
     if (model.architecture, model.dtype, model.compute) != (saved, state["dtype"], compute):
         differ = [k for k, v in saved.to_dict().items() if getattr(model.architecture, k, None) != v]
@@ -185,14 +187,19 @@ def load_snapshot(path: str | Path, model: Model | None = None, optimizer=None,
                             "Set model.trainable so before the optimizer is made, or start afresh.")
     if kept is not None:
         kept.check(model)
+    marks = [model.torn] if optimizer is None else [model.torn, optimizer.torn]
     with model.torn.restoring(), nullcontext() if optimizer is None else optimizer.torn.restoring():
-        wanted = dict([_weights_of(model, state.get("base"))]) | ({} if optimizer is None else {OPTIMIZER: optimizer.arrays()})
+        wanted = dict([_weights_of(model, state.get("base"))]) | ({} if optimizer is None else {OPTIMIZER: optimizer.stored()})
         for read in (check_arrays, read_arrays):
             for name, arrays in wanted.items():
                 try:
                     read(path / name, arrays)
-                except DAMAGE as error:
-                    raise _refused(path, f"{name} with {error}") from error
+                except BaseException as error:
+                    for mark in marks if read is read_arrays else ():
+                        mark.reason = f"loading {path}, broken off at {name}"
+                    if isinstance(error, DAMAGE):
+                        raise _refused(path, f"{name} with {error}") from error
+                    raise
     if state.get("source") is not None and kept is None:  # a base knows where it was found
         model.source = Source.of(state["source"])
     if optimizer is not None:

@@ -10,6 +10,7 @@ from cllm.errors import ShapeError, TokenError
 from cllm.models.model import Model
 from cllm.optim import clip_each_grad_norm, clip_grad_norm
 from cllm.program.packed import POSITIONS
+from cllm.tensors import pieces_of
 from cllm.train.settings import TrainSettings
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -63,8 +64,9 @@ def first_nonfinite(model: Model, optimizer) -> str | None:
     are finite."""
     trained = {name: model.parameters[name] for name in model.program.trained}
     with model.changed():
-        for arrays in (trained, optimizer.arrays()):
-            bad = kernels.nonfinite_arrays(kernels.ArrayList(arrays.values())) if arrays else ()
-            if bad:
-                return list(arrays)[bad[0]]
+        for arrays in (trained, optimizer.stored()):
+            numbers = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and array.size}
+            for name, array in numbers.items():
+                if any(kernels.nonfinite_arrays(kernels.ArrayList([piece])) for piece in pieces_of(array)):
+                    return name
     return None

@@ -1,6 +1,7 @@
 """The loop: draw, zero, differentiate, clip, step; evaluate, snapshot, resume."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import inf
 from os import PathLike
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import psutil
 
 from cllm.checks import checked_size, shown
-from cllm.errors import ConfigError, NonFiniteError, SnapshotError
+from cllm.errors import CllmError, ConfigError, NonFiniteError, SnapshotError
 from cllm.models.model import Model
 from cllm.sampling import stream_text
 from cllm.snapshot import base_names, load_snapshot, step_of
@@ -293,7 +294,7 @@ class Trainer:
     def snapshot_bytes(self) -> int:
         """Bytes of one snapshot, but for some kilobytes."""
         left = set() if self.keeper.base is None else set(base_names(self.model))
-        parameters = sum(array.nbytes for name, array in self.model.parameters.items() if name not in left)
+        parameters = sum(a.size * a.dtype.itemsize for name, a in self.model.parameters.items() if name not in left)
         return parameters + sum(a.nbytes for a in self.optimizer.arrays().values())
 
     @property
@@ -325,7 +326,8 @@ class Trainer:
         except Exception as error:  # whatever it is: `data` is the caller's own
             self._fail(error)
             if self.model.torn:
-                self._restored()
+                with suppress(CllmError):  # a disk that fails on may keep it torn; snapshots are whole, the first error is told
+                    self._restored()
             return False
         return self.step > before
 

@@ -36,8 +36,20 @@ class Block:
         """Its values, in float32 unless they are wider."""
         if self.kind in BYTES:
             return expanded(self.data, self.kind).reshape(self.shape)
-        raw = self.data.reshape(-1).view(RAW[self.kind]).reshape(self.shape)
-        return widened(raw, self.kind)
+        return widened(self.raw(), self.kind)
+
+    @property
+    def code(self) -> str:
+        """Its kind; of elements, safetensors has the same names."""
+        return self.kind
+
+    def raw(self) -> np.ndarray:
+        """Its elements in the dtype of `RAW`, where `kind` has no blocks."""
+        return self.data.reshape(-1).view(RAW[self.kind]).reshape(self.shape)
+
+    def rows(self, order: np.ndarray | None = None) -> tuple[str, np.ndarray, np.ndarray | None]:
+        """Its kind and the bytes of each row of a matrix, as `cllm.weights.stored` takes them, with their order."""
+        return self.kind, np.asarray(self.data).reshape(-1).view(np.uint8).reshape(self.shape[0], -1), order
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,12 @@ class Tensor:
             return np.empty(self.shape, RAW[self.code])
         return np.memmap(self.file, RAW[self.code], "r", self.start, self.shape)
 
+    def rows(self, order: np.ndarray | None = None) -> tuple[str, np.ndarray, np.ndarray | None]:
+        """Its dtype and the bytes of each row of a matrix, mapped read-only, as `cllm.weights.stored` takes them, with their
+        order."""
+        shape = self.shape[0], prod(self.shape[1:]) * SIZES[self.code]
+        return self.code, np.asarray(np.memmap(self.file, np.uint8, "r", self.start, shape)), order
+
 
 def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors of a file by name, in its order, and its metadata.

@@ -25,7 +25,7 @@ class Part:
 
     def read(self, parameter: np.ndarray) -> np.ndarray:
         """The tensor's values out of the parameter, as the file orders them."""
-        part = parameter if self.columns is None else parameter[..., self._which]
+        part = np.asarray(parameter) if self.columns is None else parameter[..., self._which]
         return part.T if self.transposed else part
 
     def write(self, parameter: np.ndarray, values: np.ndarray) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 import cllm
 from cllm import corpus
+from cllm.optim import optimizer_named
 from cllm.optim.rate import Rate
 from jobs import record
 
@@ -38,11 +39,17 @@ class Variant:
         What forward and backward see of a matrix; the optimizer goes on from the master weights.
     compute : {"float32", "bfloat16"}
         As of `cllm.Model`.
+    optimizer : str
+        As of `cllm.optim.optimizer_named`.
+    rate : float
+        What the rates of the job are multiplied by.
     """
 
     strategy: object = field(default_factory=cllm.CacheAll)
     working_copy: Callable[[np.ndarray], np.ndarray] | None = None
     compute: str = "float32"
+    optimizer: str = "adamw"
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,9 @@ def trained(job: Job, variant: Variant, seed: int) -> dict:
     config, B, T = job.config, job.batch_size, job.config.max_seq_len
     train, validation = corpus.split(np.frombuffer(corpus.embedded_text(), np.uint8), 0.1, T)
     model = cllm.GPT(config, seed=seed, compute=variant.compute)
-    ex = cllm.Executor(model, batch_size=B, seq_len=T, strategy=variant.strategy, num_threads=job.threads, seed=seed)
-    opt = cllm.AdamW(model, lr=job.lr)
+    opt = optimizer_named(variant.optimizer, model, job.lr)
+    ex = cllm.Executor(model, batch_size=B, seq_len=T, strategy=variant.strategy, num_threads=job.threads, seed=seed,
+                       optimizer=opt.kind)
     rate = Rate(job.lr, total=job.steps, warmup=max(1, job.steps // 20), min_lr=job.lr / 10)
     starts = corpus.even_starts(len(validation), T, most=VALIDATION_BATCHES * B)
     parts = [corpus.gather(validation, starts[i:i + B], T) for i in range(0, len(starts) - B + 1, B)]
@@ -87,7 +95,7 @@ def trained(job: Job, variant: Variant, seed: int) -> dict:
     marks = {round(job.steps * (k + 1) / job.evaluations) for k in range(job.evaluations)}
     losses, evaluations = [], []
     for step in range(job.steps):
-        opt.lr = rate(step)
+        opt.lr = variant.rate * rate(step)
         model.zero_grad()
         masters = {name: model.parameters[name].copy() for name in matrices}
         for name in matrices:

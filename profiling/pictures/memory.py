@@ -38,14 +38,14 @@ def timelines(data: dict, path: Path) -> None:
     """What is alive within one step, as predicted, a panel a strategy with axes shared; over it, as lines, the arena's own
     record and the process as the system saw it; below it, when each kind of operation runs."""
     rows = [row for row in data["rows"] if row["name"] in data["drawn"]]
-    kinds = in_order(kind for row in rows for kind, spans in _spans(row).items() if sum(n for _, n in spans) > SEEN)
+    kinds = in_order(kind for row in rows for kind, spans in spans_of(row).items() if sum(n for _, n in spans) > SEEN)
     figure, axes = new_figure([3.2, 0.35 + 0.14 * len(kinds)] * len(rows), title(data), sharex=True)
     if figure is None or not rows:
         return
     top = max(max([row["total_bytes"] / 1e6, *(size for _, size in _samples(row))]) for row in rows)
     for axis, strip, row in zip(axes[::2], axes[1::2], rows, strict=True):
         _draw_timeline(axis, row)
-        _draw_operations(strip, row, kinds)
+        draw_operations(strip, row, kinds)
         axis.set_title(f"{row['name']}: one step of {min(row['step_seconds']):.3g} s", fontsize=10)
         axis.set_ylabel("MB (10⁶ bytes)")
         axis.set_ylim(0, 1.08 * top)
@@ -73,9 +73,9 @@ def _draw_timeline(axis, row: dict) -> None:
     axis.annotate(f"{record:.1f} MB", (0.985, record), ha="right", fontsize=9, xytext=(0, 4), textcoords="offset points")
 
 
-def _draw_operations(axis, row: dict, kinds: list[str]) -> None:
+def draw_operations(axis, row: dict, kinds: list[str]) -> None:
     """A row for each kind, black while an operation of it runs."""
-    spans = _spans(row)
+    spans = spans_of(row)
     for position, kind in enumerate(kinds):
         axis.broken_barh(spans.get(kind, []), (position - 0.4, 0.8), color="#333333", linewidth=0)
     axis.set_yticks(range(len(kinds)), kinds, fontsize=8)
@@ -83,7 +83,7 @@ def _draw_operations(axis, row: dict, kinds: list[str]) -> None:
     axis.grid(visible=False)
 
 
-def _spans(row: dict) -> dict[str, list[tuple[float, float]]]:
+def spans_of(row: dict) -> dict[str, list[tuple[float, float]]]:
     """When each kind of operation runs: where it begins and how long it is, as shares of the step."""
     timeline, spans = row["timeline"], {}
     for start, end, name in zip([0.0, *timeline["ends"]], timeline["ends"], timeline["operations"], strict=False):

@@ -10,7 +10,8 @@ from pictures.figure import figure as new_figure
 EXACT = "#000000"
 SUBJECTS = {"compression": "activations kept in fewer bits",
             "mixed_precision_loss": "bfloat16 working copy, float32 masters and sums",
-            "bfloat16_loss": "products and what enters them in bfloat16"}
+            "bfloat16_loss": "products and what enters them in bfloat16",
+            "optimizers": "optimizers of less state"}
 
 
 def beside_peer(data: dict, path: Path) -> None:

@@ -8,10 +8,10 @@ from words import Table, code, spread
 
 def _curves(data: dict) -> Table:
     """Validation losses by variant and their distance from the exact run of the same seed."""
-    arenas = "arena_bytes" in data["rows"][0]
-    header = ("", *(["arena MB"] if arenas else []), "validation loss, mean (least to most)", "against exact, by seed",
+    sizes = [(name, f"{name}_bytes") for name in ("arena", "state") if f"{name}_bytes" in data["rows"][0]]
+    header = ("", *(f"{name} MB" for name, _ in sizes), "validation loss, mean (least to most)", "against exact, by seed",
               "mean difference as a share of the spread of seeds", "the same of the greatest difference", "within the spread")
-    return header, [(code(row["name"]), *([f"{row['arena_bytes'] / 1e6:.1f}"] if arenas else []),
+    return header, [(code(row["name"]), *(f"{row[key] / 1e6:.1f}" for _, key in sizes),
                      f"{mean(row['last']):.4f} ({min(row['last']):.4f} to {max(row['last']):.4f})",
                      ", ".join(f"{d:+.4f}" for d in row["differences"]), f"{row['mean_share']:.2f}",
                      f"{row['largest_share']:.2f}", "yes" if row["within"] else "no") for row in data["rows"]]
@@ -62,6 +62,7 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("compression", ""): _curves,
     ("mixed_precision_loss", ""): _curves,
     ("bfloat16_loss", ""): _curves,
+    ("optimizers", ""): _curves,
     ("bfloat16_loss", "layers"): _by_layer,
     ("crystalline", ""): variants,
     ("training", ""): _trained,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from words import Table, code
+from words import Table, code, number
 
 
 def _first_gradients(data: dict) -> Table:
@@ -56,9 +56,11 @@ def _mixed_bound(data: dict) -> Table:
 
 
 def _leaks(data: dict) -> Table:
-    return ("strategy", "steps", "resident bytes more", "bytes of Python's more", "threads more", "descriptors more"), [
-        (code(row["name"]), str(data["steps"]), f"{row['resident_growth_bytes']:+,}", f"{row['python_growth_bytes']:+,}",
-         f"{row['threads_growth']:+d}", f"{row['descriptors_growth']:+d}") for row in data["rows"]]
+    return ("strategy", "steps", "resident bytes more", "bytes of Python's more", "threads more", "descriptors more",
+            "files more"), [
+        (code(row["name"]), str(data["steps"]), *(f"{row[key]:+,}" for key in (
+            "resident_growth_bytes", "python_growth_bytes", "threads_growth", "descriptors_growth")),
+         number(row.get("files_growth"), "+d")) for row in data["rows"]]
 
 
 def _disks(data: dict) -> Table:

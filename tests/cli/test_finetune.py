@@ -73,7 +73,7 @@ def test_a_plan_is_told_and_a_run_is_that_of_the_library(place, tmp_path):
     said = place.tune(*LORA, "--steps", 6, "--eval-every", 3, "--memory-budget", "2MB", "--show-examples", 2, "--json",
                       tmp_path / "a.json").output
     result = read(tmp_path / "a.json")
-    base = cllm.from_pretrained(place.model)
+    base = cllm.from_pretrained(place.model, mapped=True)
     model = cllm.add_lora(base, 2, 16, ("q", "v", "up"), dropout=0.1, seed=0)
     data = cllm.FineTuningData(place.data, cllm.ByteTokenizer(), 2, 24)
     valid = cllm.FineTuningData(place.valid, cllm.ByteTokenizer(), 2, 24, evaluation=True)
@@ -124,12 +124,12 @@ def find_tensors_of(file):
 
 
 @pytest.mark.parametrize("how", [LORA, ["--trainable", "*ln*,*fc1*"], [], ["--lora", 2, "--trainable", "*lora_b*"],
-                                 [*LORA, "--mapped"]], ids=["lora", "some", "all", "half", "mapped"])
+                                 [*LORA, "--copied"]], ids=["lora", "some", "all", "half", "copied"])
 @pytest.mark.parametrize("packing", ["--packing", "--no-packing"])
 def test_a_run_that_goes_on_equals_the_straight_one(how, packing, place, tmp_path):
     place.tune(*how, packing, "--steps", 4, "--warmup", 0, "--eval-every", 2, "--rate", "constant", out=tmp_path / "a")
     place.tune(*how, packing, "--steps", 6, "--warmup", 0, "--eval-every", 2, "--rate", "constant", out=tmp_path / "b")
-    run("finetune", "--out", tmp_path / "a", "--resume", "--steps", 6, *(["--mapped"] if "--mapped" in how else []))
+    run("finetune", "--out", tmp_path / "a", "--resume", "--steps", 6)  # what was copied is mapped now
     a, b = (load_snapshot(tmp_path / run_ / "step-000006")[0] for run_ in "ab")
     assert all((values == b.parameters[name]).all() for name, values in a.parameters.items())
     assert (tmp_path / "a/step-000006/optimizer.safetensors").read_bytes() == (
@@ -202,6 +202,25 @@ def test_a_file_of_ours_is_mapped_whole_and_shared(place, tmp_path):
     place.tune(*LORA, "--steps", 2)
     first, second = (load_snapshot(out / "step-000002")[0] for out in (place.out, tmp_path / "x"))
     assert all((values == second.parameters[name]).all() for name, values in first.parameters.items())
+
+
+def test_a_base_is_read_as_it_lies_in_its_file(place, tmp_path):
+    steps = ["--steps", 2, "--dropout", 0]
+    mapped, copied = place.tune(*LORA, *steps), place.tune(*LORA, *steps, "--copied", out=tmp_path / "copied")
+    sizes = [sum(array.nbytes for n, array in model.parameters.items() if n in model.program.frozen) for model in (
+        cllm.from_pretrained(place.model, mapped=True), cllm.from_pretrained(place.model, trainable=()))]
+    for said, nbytes, words in ((mapped, sizes[0], ", in BF16"), (copied, sizes[1], "")):
+        assert re.search(rf"frozen .* {nbytes / 1e6:,.1f} MB, .* mapped from the file{words}\n", said.output), said.output
+    first, second = (read_state(snapshots(out)[-1]) for out in (place.out, tmp_path / "copied"))
+    assert first["base"]["sha256"] == second["base"]["sha256"]
+    assert (snapshots(place.out)[-1] / "trained.safetensors").read_bytes() == (
+        snapshots(tmp_path / "copied")[-1] / "trained.safetensors").read_bytes()
+    totals = []
+    for more in ([], ["--mapped"]):
+        run("plan", "--model", place.model, "--lora", 2, *SIZES, *more, "--json", tmp_path / "p.json")
+        totals.append(read(tmp_path / "p.json")["total_bytes"])
+    assert totals[0] - totals[1] == sizes[1] - sizes[0] > 0
+    assert "--mapped is of a model in files" in run("plan", "--mapped", code=2).stderr
 
 
 @pytest.mark.parametrize("lines, reason", [

@@ -3,6 +3,7 @@ import copy
 import gc
 import os
 import pickle
+import signal
 import threading
 from dataclasses import replace
 
@@ -52,7 +53,7 @@ def test_what_cannot_be_stepped_is_refused_and_nothing_changes(disk):
         with pytest.raises(error, match=message):
             ex.train_step(*BATCHES[0], **arguments)
     small = cllm.Executor(model, B, T, optimizer="sgd", num_threads=1)
-    with pytest.raises(OptimizerError, match="must keep at most 0 arrays for tok_emb.weight, as planned; got 2. Make"):
+    with pytest.raises(OptimizerError, match="must keep at most 0 bytes for tok_emb.weight, as planned; got 1,664. Make"):
         small.train_step(*BATCHES[0], optimizer)
     with pytest.raises(cllm.ShapeError):
         ex.train_step(*(array[:, 1:] for array in BATCHES[0]), optimizer)
@@ -257,6 +258,63 @@ def test_an_interrupt_in_a_backward_that_updates_leaves_a_torn_model_and_no_thre
     assert model.torn and optimizer.states.file._thread is None
     with pytest.raises(TornError):
         ex.loss(*BATCHES[0])
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals come to the main thread")
+def test_a_ctrl_c_waits_for_the_end_of_the_step_and_a_second_one_does_not(disk):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        straight = new(disk, **WAYS["both"])
+        straight[2].train_step(*BATCHES[0], straight[1])
+        for times in (1, 2):
+            model, optimizer, ex = new(disk, **WAYS["both"])
+            calls = ex._bound(B, "step")
+            middle = [i for i, op in enumerate(ex._schedule("step").ops) if op.kind == "update"][5]
+            presses = [lambda: signal.raise_signal(signal.SIGINT)] * times
+            ex._calls["step", B] = [*calls[:middle], *presses, *calls[middle:]]
+            with pytest.raises(KeyboardInterrupt):
+                ex.train_step(*BATCHES[0], optimizer)
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert bool(model.torn) == (times == 2)
+            if times == 1:
+                oracle.assert_same_bits(state_of(model, optimizer), state_of(*straight[:2]))
+                assert ex.step == optimizer.steps == 1
+        seen = []
+        signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+        model, optimizer, ex = new(disk, **WAYS["both"])
+        ex._calls["step", B] = [presses[0], *ex._bound(B, "step")]
+        ex.train_step(*BATCHES[0], optimizer)
+        assert seen == [signal.SIGINT], "who has a handler of his own decides"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_error_of_the_disk_while_a_snapshot_is_written_is_an_error(disk, monkeypatch):
+    """Not a signal, which a mapped file would end the process with; what is loaded into a file goes the same way."""
+    model, optimizer, ex = new(disk, states="disk")
+    ex.train_step(*BATCHES[0], optimizer)
+    path = snapshot.write_snapshot(disk / "good", 1, model, optimizer)
+    reads = []
+
+    def failing(number, rooms, at):
+        reads.append(at)
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", failing)
+        with pytest.raises(SpillError, match=r"states on disk in .*: must be able to read; got .*Input/output error. Make"):
+            snapshot.write_snapshot(disk / "bad", 1, model, optimizer)
+        assert reads and os.listdir(disk / "bad") == []
+    before = state_of(model, optimizer)
+    ex.train_step(*BATCHES[1], optimizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda number, data, at: failing(number, data, at))
+        with pytest.raises(SpillError, match="must be able to write"):
+            snapshot.load_snapshot(path, model, optimizer)
+    with pytest.raises(TornError, match="step-000001, broken off at optimizer.safetensors"):
+        ex.loss(*BATCHES[0])
+    snapshot.load_snapshot(path, model, optimizer)
+    oracle.assert_same_bits(state_of(model, optimizer), before)
 
 
 def test_directories_in_memory_and_disks_without_room_are_refused_beforehand(disk, monkeypatch):

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 import cllm
+from cllm.models.choosing import forms_at
 from cllm.models.gguf import halves, shortest
 from cllm.models.llama import Llama
+from cllm.program.stored import forms_of
 from cllm.weights.blocks import BYTES, expanded
+from cllm.weights.gguf import read_gguf
+from cllm.weights.stored import Stored
 
 HF = Path(__file__).parents[1] / "golden" / "hf"
 THEIRS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -110,6 +114,37 @@ def test_blocks_of_a_file_equal_the_librarys_own(write, tmp_path, kind):
             assert (model.parameters["blocks.0.mlp.fc2.weight"] == expected.T).all()
             error = np.abs(expected.T - made.parameters["blocks.0.mlp.fc2.weight"]).max() / np.abs(expected).max()
             assert 0 < error < 0.1
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+def test_blocks_are_read_as_they_lie_in_a_file_that_is_mapped(write, tmp_path, kind):
+    made = cllm.Model(Llama(vocab_size=64, n_layers=2, d_model=64, n_heads=4, d_ff=96, max_seq_len=8, n_kv_heads=2), seed=3)
+    made.save_pretrained(tmp_path / "whole")
+    path = write(tmp_path / "whole", kind)
+    before, plain, mapped = path.read_bytes(), cllm.from_gguf(path), cllm.from_gguf(path, mapped=True)
+    for name, array in mapped.parameters.items():
+        assert np.asarray(array).tobytes() == plain.parameters[name].tobytes(), name
+        as_it_stands = kind == "F32" and name in ("tok_emb.weight", "head.weight")
+        assert isinstance(array, Stored) == (array.ndim == 2 and not as_it_stands) and not array.flags.writeable
+    tokens = np.random.default_rng(0).integers(0, 64, (2, 3, 6))
+    found = []
+    for base in (plain, mapped):
+        adapted = cllm.add_lora(base, 2, targets="all")
+        for name in adapted.gradients:
+            adapted.parameters[name][...] = np.random.default_rng(1).normal(0, 0.1, adapted.parameters[name].shape)
+        executor = cllm.Executor(adapted, 3, 6)
+        found.append((executor.loss_and_grad(*tokens), [gradient.tobytes() for gradient in adapted.gradients.values()]))
+        assert executor.high_water_bytes == executor.memory.arena_bytes
+    assert found[0] == found[1] and path.read_bytes() == before
+    assert executor.memory.parameter_bytes == sum(array.nbytes for array in adapted.parameters.values())
+    orders = 4 * 2 * (64 + 32)  # rows of q and k, in two blocks
+    held = sum(array.nbytes for array in mapped.parameters.values() if array.ndim == 2) - orders
+    assert held == sum(t.data.nbytes for n, t in read_gguf(path).tensors.items() if "norm" not in n)
+    assert forms_at(path, mapped.architecture, ()) == forms_of(mapped.program)
+    got = "tok_emb.weight" + (", stored in" if kind != "F32" else "")
+    with pytest.raises(cllm.ConfigError, match=f"mapped from a file; got {got}"):
+        mapped.trainable = "tok_emb*"
+    assert cllm.from_gguf(path, trainable="*fc1*", mapped=True).parameters["blocks.0.mlp.fc1.weight"].flags.writeable
 
 
 @pytest.mark.parametrize("more, error, match", [

@@ -45,9 +45,9 @@ def test_products_in_fewer_bits_run(monkeypatch):
 
 def test_growth_is_told():
     judged = script("leaks").judged
-    held = {"step": 0, "resident": 50 << 20, "python": 1000, "threads": 3, "descriptors": 9}
+    held = {"step": 0, "resident": 50 << 20, "python": 1000, "threads": 3, "descriptors": 9, "files": 0}
     assert judged([held, {**held, "resident": held["resident"] + 4096}])["holds"]
-    for name, more in (("resident", 3 << 20), ("python", 3 << 20), ("threads", 1), ("descriptors", 1)):
+    for name, more in (("resident", 3 << 20), ("python", 3 << 20), ("threads", 1), ("descriptors", 1), ("files", 1)):
         assert not judged([held, {**held, name: held[name] + more}])["holds"]
 
 

@@ -9,10 +9,11 @@ SAMPLES = 10
 
 
 def train(model: dict, batch_size: int, seq_len: int | None, strategy: str, steps: int, threads: int,
-          states: str | None = None) -> list[dict]:
-    """Samples of what the process holds, the first after the steps that warm up. Where `states` are somewhere, steps are whole
-    and update in backward."""
+          states: str | None = None, folder: str | None = None) -> list[dict]:
+    """Samples of what the process holds, and of the files in `folder`, the first after the steps that warm up. Where `states`
+    are somewhere, steps are whole and update in backward."""
     import gc
+    import os
     import tracemalloc
     from itertools import pairwise
 
@@ -46,7 +47,8 @@ def train(model: dict, batch_size: int, seq_len: int | None, strategy: str, step
         gc.collect()
         ours = psutil.Process()
         return {"step": step, "resident": ours.memory_info().rss, "python": tracemalloc.get_traced_memory()[0],
-                "threads": ours.num_threads(), "descriptors": ours.num_fds()}
+                "threads": ours.num_threads(), "descriptors": ours.num_fds(),
+                "files": 0 if folder is None else sum(len(files) for _, _, files in os.walk(folder))}
 
     run(0, WARM_UP)
     tracemalloc.start()

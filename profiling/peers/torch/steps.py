@@ -112,7 +112,7 @@ def model_of(config: dict, weights: str):
 class Training:
     """One model and optimizer in one mode, made by `make` and then stepped."""
 
-    def make(self, config: dict, mode: str, threads: int, weights: str, data: str) -> dict:
+    def make(self, config: dict, mode: str, threads: int, weights: str, data: str, clips: bool = True) -> dict:
         """Build everything and take the first step (which compiles, in those modes).
 
         Parameters
@@ -121,6 +121,8 @@ class Training:
             A ``.npz`` of cllm's parameters by name, or a directory that transformers reads.
         data : str
             A ``.npz`` with ``tokens`` and ``targets``, arrays of shape B T.
+        clips : bool
+            Whether gradients are clipped by the norm of all.
         """
         import numpy as np
         import torch
@@ -148,7 +150,7 @@ class Training:
         self.optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1},
                                             {"params": others, "weight_decay": 0.0}],
                                            lr=3e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
-        self.clip = torch.nn.utils.clip_grad_norm_
+        self.clip = torch.nn.utils.clip_grad_norm_ if clips else lambda parameters, norm: None
         resident = _resident()
         steps = 1 if len(trained) == len(list(self.model.parameters())) else 2  # adapters begin with what the base's loss is
         return {"rss_model_bytes": resident, "loss": [self.step() for _ in range(steps)][-1], "torch": torch.__version__}
