@@ -78,7 +78,7 @@ cdef void block_multiply(const Product *p, int which, Py_ssize_t heads, Py_ssize
         for task in range(tasks):
             block_task(p, which, heads, task, workspace)
     else:
-        for task in prange(tasks, num_threads=pieces, schedule="dynamic"):
+        for task in prange(tasks, num_threads=_threads, schedule="dynamic"):
             block_task(p, which, heads, task, address(workspace, threadid() * room))
 
 

@@ -326,7 +326,11 @@ cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_
 
 
 cdef inline int pieces_of(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth) noexcept nogil:
-    """How many threads a product is worth."""
+    """How many threads a product is worth.
+
+    Where it is more than one, the region is opened for all of them nevertheless, here and in the other kernels: GNU's
+    runtime ends the threads that a smaller region leaves out, and makes them anew for the next.
+    """
     return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, rows * columns * max(depth, 1) // THREAD_WORK))
 
 
@@ -400,5 +404,5 @@ cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
         multiply_piece(p, 0, p.rows, 0, p.columns, workspace)
     else:
         grid = grid_of(p, pieces, itemsize)
-        for share in prange(grid.rows * grid.columns, num_threads=pieces, schedule="dynamic"):
+        for share in prange(grid.rows * grid.columns, num_threads=_threads, schedule="dynamic"):
             multiply_share(p, share, grid, address(workspace, threadid() * room))

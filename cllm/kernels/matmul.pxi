@@ -48,7 +48,7 @@ cdef void sum_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, vec *dbia
     if pieces == 1:
         add_rows(dy, rows, columns, 0, columns, dbias)
     else:
-        for piece in prange(pieces, num_threads=pieces, schedule="static"):
+        for piece in prange(pieces, num_threads=_threads, schedule="static"):
             add_rows(dy, rows, columns, share_start(columns, unit, piece, pieces),
                      share_start(columns, unit, piece + 1, pieces), dbias)
 
@@ -81,7 +81,8 @@ def linear_workspace(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, int t
 
 cdef int check_product(str kernel, Product *p, Py_ssize_t room, int itemsize) except -1:
     """Scratch is long enough, and what is bfloat16 is asked for."""
-    check_room(kernel, "workspace", room, pieces_of(p.rows, p.columns, p.depth) * product_workspace(p, itemsize))
+    cdef int workers = 1 if pieces_of(p.rows, p.columns, p.depth) == 1 else _threads
+    check_room(kernel, "workspace", room, workers * product_workspace(p, itemsize))
     return check_mode(kernel, p, itemsize)
 
 

@@ -1,4 +1,6 @@
 """Many threads on little work, as a micro-batch of one sequence has it: other shares, the same bits."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 from lawtools import assert_same_bits, draw, threads
@@ -74,3 +76,25 @@ def test_norms_and_embeddings_cut_columns_finer():
         return y, dx, dweight, dbias, square, root, table
 
     same_on_many(call)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list a process's threads")
+def test_work_that_is_worth_few_threads_ends_none():
+    """GNU's runtime ends the threads that a region leaves out, and the next one waits until they are made anew."""
+    x, w, y = (np.zeros(shape, np.float32) for shape in [(192, 96), (96, 96), (192, 96)])
+    wide = np.zeros((1024, 1024), np.float32)
+    blocks = np.zeros((1, 2, 48, 48), np.float32)
+
+    def alive():
+        kernels.copy_values(wide, y=wide)
+        return {one.name for one in Path("/proc/self/task").iterdir()}
+
+    with threads(6):
+        room = np.empty(kernels.linear_workspace(192, 96, 96, 6, 4), np.float32)
+        narrow = np.empty(kernels.block_linear_workspace(192, 1, 2, 48, 6, 4), np.float32)
+        before = alive()
+        for call in (lambda: kernels.linear_forward(x, w, None, y=y, workspace=room),
+                     lambda: kernels.linear_backward_bias(wide[:96], dbias=wide[0]),
+                     lambda: kernels.block_linear_forward(x, blocks, None, y=y, workspace=narrow)):
+            call()
+            assert alive() == before

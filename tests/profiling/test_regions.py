@@ -59,7 +59,7 @@ def test_the_stand_in_runtime_computes_the_same_bits_on_any_number_of_threads(tm
     found = {}
     for threads, variables in ((1, {}), (5, {"LD_PRELOAD": str(runtime)})):
         with regions.process.Peer("peers/cllm/regions.py", 1, **variables) as peer:
-            peer.ask("make", model=MODEL, batch_size=2, seq_len=100, strategy="cache@1", threads=threads)
+            peer.ask("make", model=MODEL, batch_size=4, seq_len=100, strategy="cache", threads=threads)
             if variables:
                 first, second = peer.ask("regions"), peer.ask("regions")
                 assert regions.fastest([first, second])
