@@ -6,8 +6,8 @@ from statistics import median
 from cllm.comparison.job import Job
 from cllm.comparison.runner import Run
 from cllm.lab.contestants import Contestant
+from cllm.lab.running import OURS
 
-OURS = "budget"
 NARROW = 0.02  # half of an interval over its middle: points that are known this well are to be foretold
 
 
