@@ -212,6 +212,8 @@ def test_regret_chooses_in_one_half_and_times_in_the_other():
     assert found["best"] == ["lucky", "steady"] and found["rounds"] == 4
     assert (found["low"], found["high"]) == (0.5, 1.25) and found["ratio"] == (0.5 + 1.25) / 2
     assert regret_of(rows_of(every, runs("budget:1", 10)), [100]) == []
+    early, = regret_of(rows_of(every, [*runs("budget:1", 10, 9), *runs("lucky", 20), *runs("steady", 16)]), [100])
+    assert early["best"] == ["steady"] and (early["ratio"], early["rounds"]) == (10 / 16, 1), "left out after one round"
     assert regret_of(rows_of(every, [*runs("budget:1", 10), *runs("steady", 8)]), [100]) == [], "one round has no halves"
 
 
