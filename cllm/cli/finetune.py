@@ -23,6 +23,7 @@ from cllm.models.adapted import Adapted, trained_of
 from cllm.models.adapters import TRAINED, with_adapters
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import described_at, forms_at, is_files, model_at
+from cllm.models.excerpt import Used
 from cllm.models.families import architecture_of, model_of
 from cllm.models.model import Model
 from cllm.optim import optimizer_kind
@@ -166,7 +167,8 @@ def command(place, files, valid, out, resume, rank, tokenizer, epochs, mapped, s
                            trainable=job.trainable, packed=job.data.packing, compute=wanted.compute, stored=job.forms(mapped))
         decide(budget or wanted.strategy, ledger)  # refused before any weight is read
         if measure:
-            calibrate_first(job.architecture, work, [budget or wanted.strategy], None if budget is None else budget.nbytes)
+            used = Used.of(job.architecture, job.trainable, wanted.compute)
+            calibrate_first(used, work, [budget or wanted.strategy], None if budget is None else budget.nbytes)
     if state is None or state.get("base") is not None:
         model = job.model(settings.get("seed", 0), mapped)
     else:  # the snapshot has all of it

@@ -25,6 +25,7 @@ from cllm.models.adapted import Adapted, trained_of
 from cllm.models.adapters import TRAINED
 from cllm.models.architecture import record_of
 from cllm.models.choosing import forms_at, is_files
+from cllm.models.excerpt import Used
 from cllm.planning import decide, ledger_of, pareto
 from cllm.plans.plan import Plan
 from cllm.program.workload import CLIP_BY, Workload
@@ -95,10 +96,11 @@ def command(strategy, memory_budget, whole_curve, plot, measure, states, update_
             raise click.UsageError("--plot draws the curve of --pareto: give both")
         check_picture(plot)
     workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
+    used = Used.of(architecture, trainable, compute)
     if measure:
-        path = calibrate(architecture, workload, lambda text: click.echo(f"measuring: {text}", err=True))
+        path = calibrate(used, workload, lambda text: click.echo(f"measuring: {text}", err=True))
         click.echo(f"measured, kept in {path}")
-    seconds_from = source_of_seconds(architecture, workload)
+    seconds_from = source_of_seconds(used, workload)
     job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
            "compute": compute, "optimizer": optimizer, "trainable": trainable, "mapped": mapped, "seconds_from": seconds_from}
     if whole_curve:

@@ -28,6 +28,7 @@ from cllm.cli.training import (
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import model_in
+from cllm.models.excerpt import Used
 from cllm.models.families import FAMILIES, FIRST, architecture_of, family_of, kind_of, model_of
 from cllm.models.settings import names_of
 from cllm.optim import optimizer_kind
@@ -90,7 +91,8 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads,
              trainable=wanted.trainable, compute=wanted.compute, **wanted.whole_step())  # refused before any array
         if measure:
-            calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
+            used = Used.of(architecture, wanted.trainable, wanted.compute)
+            calibrate_first(used, work, [strategy], None if budget is None else budget.nbytes)
         model = model_of(architecture, wanted.seed, dtype) if place is None else model_in(place, dtype, architecture)
     elif state["training"]["data"].get("data") is not None:
         raise ConfigError(f"resume of {out}", "must be a run on a text", "one on examples", "Use cllm finetune --resume.")

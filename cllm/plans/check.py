@@ -71,10 +71,10 @@ def _check_nodes(nodes, refuse) -> None:
         if isinstance(node, Segment):
             if not node.children:
                 refuse("Segment(children=...)", "must hold at least one Tape or Segment", "none", "Leave the segment out.")
-            if isinstance(node.input, Recompute):
-                refuse("Segment(input=...)", "must be kept: a segment is rebuilt from it", "Recompute()",
-                       "Let the segment begin earlier, or put it into another.")
             _check_nodes(node.children, refuse)
+            if isinstance(node.input, Recompute) and node.blocks.start > 0:
+                refuse("Segment(input=...)", "must be kept, unless it is the first block's: a segment is rebuilt from it",
+                       f"Recompute() of block {node.blocks.start}'s", "Let the segment begin earlier, or put it into another.")
         elif not isinstance(node, Tape) or type(node.block) is not int or not _are_decisions(node.decisions):
             refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(node),
                    "Write Tape(0, (('ln1.y', Recompute()),)).")
@@ -109,6 +109,6 @@ def _check_decisions(program, steps, decisions: dict, where: str, refuse, field:
         statistics = name in named and (named[name].dtype is not None or named[name].role == "statistics")
         if isinstance(decision, Compress) and statistics:
             refuse(where, "row statistics may not be compressed", name, "They are small: keep or drop them.")
-        if name == "input" and isinstance(decision, Recompute):
-            refuse(where, "the input of a block cannot be rebuilt inside it", "Recompute()",
+        if name == "input" and isinstance(decision, Recompute) and steps[0].block > 0:
+            refuse(where, "the input of a block cannot be rebuilt inside it, but for the first block's", "Recompute()",
                    "Put the block into a Segment that begins earlier.")

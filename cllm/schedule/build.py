@@ -79,6 +79,7 @@ class _Builder:
         self.scratch_sizes: dict[tuple, int] = {}
         self.sizes: dict[tuple, int] = {}
         self.moves: dict[int, list] = {}
+        self.given: dict[str, int] = {}  # what the steps before the blocks leave
 
     def build(self, mode: str) -> Schedule:
         deferred: list = []
@@ -91,7 +92,7 @@ class _Builder:
         before, _, after = self.program.regions
         inputs = self.program.block_inputs
         head = self.program.steps[-1]
-        saved_before, entry = self.tape(before, {}, self.plan.ends, inputs[0])
+        self.given, entry = self.tape(before, {}, self.plan.ends, inputs[0])
         if mode in ("loss", "logits"):
             for block in range(self.program.n_blocks):
                 _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1])
@@ -105,7 +106,7 @@ class _Builder:
         saved_after, _ = self.tape(after, {inputs[-1]: exit_}, self.plan.ends, None)
         self.backward(after, saved_after, deferred)
         self.close(self.plan.children, saved, deferred)
-        self.backward(before, saved_before, deferred)
+        self.backward(before, self.given, deferred)
         return self.ended(mode, deferred)
 
     def ended(self, mode: str, deferred: list) -> Schedule:
@@ -151,7 +152,7 @@ class _Builder:
                 left, entry = self.tape(self.program.regions[1][child.block], {inputs[child.block]: entry},
                                         child.decisions, inputs[child.block + 1], kind)
             else:
-                left = self.pack(inputs[child.blocks.start], entry, child.input)
+                left = self.kept({inputs[child.blocks.start]: entry}, child.input)
                 for block in child.blocks:
                     _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1], kind)
             saved.append(left)
@@ -164,7 +165,7 @@ class _Builder:
         env = dict(given)
         optional = {v for s in steps for v in s.outputs.values()
                     if self.program.values[v].optional and isinstance(self._decision(decided, v), Cache | Compress | OnDisk)}
-        saved = {v: self.pack(v, b, decided.get("input", Cache())) for v, b in given.items()}
+        saved = self.kept(given, decided.get("input", Cache()))
         for step in steps:
             self.forward(step, env, optional, kind)
             for v in step.outputs.values():
@@ -173,6 +174,10 @@ class _Builder:
                 if v in env and v != output and self.program.readers[v] and not isinstance(decision, Recompute):
                     saved[v] = self.pack(v, env[v], decision)
         return saved, env.get(output)
+
+    def kept(self, given: Mapping[str, int], decision: Decision) -> dict[str, int]:
+        """The buffers that keep what a block or a segment is given."""
+        return {} if isinstance(decision, Recompute) else {v: self.pack(v, b, decision) for v, b in given.items()}
 
     def pack(self, name: str, buffer: int, decision: Decision | None) -> int:
         """The buffer that keeps a value: its own, or that of a copy, compressed or on disk."""
@@ -228,14 +233,14 @@ class _Builder:
             if isinstance(child, Tape):
                 self.backward(self.program.regions[1][child.block], left, deferred)
             else:
-                if left in self.packed:
-                    left = self.unpack(self.program.block_inputs[child.blocks.start], left)
-                inner, _ = self.open(child.children, left, Kind.REBUILD)
+                entry, env = self.program.block_inputs[child.blocks.start], {**self.given, **left}
+                self.rebuild(entry, env)
+                inner, _ = self.open(child.children, env[entry], Kind.REBUILD)
                 self.close(child.children, inner, deferred)
 
     def backward(self, steps: tuple[Step, ...], saved: dict[str, int], deferred: list) -> None:
         """Emit the gradient moves of some steps, rebuilding on demand what was not saved."""
-        env = dict(saved)
+        env = {**self.given, **saved}
         for step in reversed(steps):
             self.move(self.moves.get(step.index, ()), env, deferred)
 
