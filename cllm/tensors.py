@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,37 @@ FIRST_FORM = {"config", "dtype"}
 LONGEST_HEADER = 100_000_000  # bytes, as the library has it
 DAMAGE = (OSError, SafetensorError, ValueError, TypeError)  # what reading a file that is none of ours may raise
 AGAIN = "Save the model again, or choose another file."
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run of the elements of an array that is whole in a file, of one axis, and where it begins there."""
+
+    mine: np.ndarray
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.mine.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole array."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An array that is written as pieces of it come, each of one axis."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    pieces: Iterator[np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> dict:
@@ -115,7 +148,11 @@ def read_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> No
     """Fill the arrays from a file that `check_arrays` took, one at a time."""
     with safe_open(path, framework="numpy") as file:
         for name, array in arrays.items():
-            array[...] = file.get_tensor(name)
+            found = file.get_tensor(name)
+            if isinstance(array, Part):
+                array.mine[...] = found.reshape(-1)[array.start:array.start + array.mine.size]
+            else:
+                array[...] = found
 
 
 def foreign(path: str | os.PathLike, error: Exception) -> SnapshotError:
@@ -136,7 +173,8 @@ def _parts(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Ite
     yield len(text).to_bytes(8, "little")
     yield text
     for array in arrays.values():
-        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        for piece in array.pieces if isinstance(array, Streamed) else (array,):
+            yield np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
 
 
 def _named(path) -> str:

@@ -152,7 +152,7 @@ def command(place, files, valid, out, resume, rank, tokenizer, epochs, mapped, s
         budget = None if budget is None else budget.read()  # once, while nothing is held
         plan(job.architecture, work.batch, work.time, budget or wanted.strategy, work.optimizer, "float32", work.threads,
              trainable=job.trainable, packed=job.data.packing,
-             compute=wanted.compute)  # refused before any weight is read
+             compute=wanted.compute, groups=wanted.groups)  # refused before any weight is read
         if measure:
             calibrate_first(job.architecture, work, [budget or wanted.strategy], None if budget is None else budget.nbytes)
     if state is None or state.get("base") is not None:

@@ -1,6 +1,6 @@
 """The arrays that an optimizer keeps for each parameter: in memory, made at first use, or in a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -8,6 +8,8 @@ import numpy as np
 from cllm.arrays import aligned_zeros
 from cllm.executor.spilling import SpillFile
 from cllm.models.model import Model
+from cllm.program.shards import largest
+from cllm.tensors import Part
 
 MEMORY = "memory"
 Arrays = dict[str, tuple[np.ndarray, ...]]
@@ -28,6 +30,8 @@ class States:
     ----------
     where : str
         "memory", or "disk:DIR".
+    processes : int
+        That share them: each has a part of every array, of one axis, in room as large as the largest part.
     file : SpillFile or None
         Where they are on disk: the places of (name, number of the part).
     """
@@ -35,6 +39,8 @@ class States:
     def __init__(self, model: Model, names: Sequence[str], parts: int):
         self._model, self._names, self.parts = model, names, parts
         self.where: str = MEMORY
+        self.processes = 1
+        self._part: Callable[[int], tuple[int, int]] | None = None
         self.file: SpillFile | None = None
         self._made: Arrays | None = None
 
@@ -49,10 +55,52 @@ class States:
             found = self.file.mapped({key: self._model.parameters[key[0]].shape for key in self._keys()}, self._model.dtype)
             return {name: tuple(found[name, part] for part in range(self.parts)) for name in self._names}
         if self._made is None:
-            parameters = self._model.parameters
-            self._made = {name: tuple(aligned_zeros(parameters[name].shape, parameters[name].dtype) for _ in range(self.parts))
-                          for name in self._names}
+            self._made = {name: tuple(self._empty(name) for _ in range(self.parts)) for name in self._names}
         return self._made
+
+    def _empty(self, name: str) -> np.ndarray:
+        parameter = self._model.parameters[name]
+        if self._part is None:
+            return aligned_zeros(parameter.shape, parameter.dtype)
+        start, stop = self._part(parameter.size)
+        return aligned_zeros((largest(parameter.size, self.processes),), parameter.dtype)[:stop - start]
+
+    def elements(self, name: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
+        """Those of a run of a parameter's elements, which is this process's part where they are shared."""
+        arrays = self.arrays()[name]
+        return arrays if self._part is not None else tuple(array.reshape(-1)[start:stop] for array in arrays)
+
+    def share(self, processes: int, part: Callable[[int], tuple[int, int]]) -> bool:
+        """Keep this process's part of them from now on; whether they were whole.
+
+        Parameters
+        ----------
+        processes : int
+        part : callable
+            From the size of an array to (start, stop).
+        """
+        if self._part is not None:
+            return False
+        whole, self._made = self._made, None
+        self.processes, self._part = processes, part
+        for name, arrays in (whole or {}).items():
+            start, stop = part(arrays[0].size) if arrays else (0, 0)
+            for mine, array in zip(self.arrays()[name], arrays, strict=True):
+                mine[...] = array.reshape(-1)[start:stop]
+        return True
+
+    @property
+    def shared(self) -> bool:
+        """Whether this process has a part of them alone."""
+        return self._part is not None
+
+    def named(self, name: str) -> tuple[np.ndarray | Part, ...]:
+        """Those of a parameter, as files hold them: whole, or parts of what is whole there."""
+        arrays = self.arrays()[name]
+        if self._part is None:
+            return arrays
+        parameter = self._model.parameters[name]
+        return tuple(Part(array, parameter.shape, self._part(parameter.size)[0]) for array in arrays)
 
     def move(self, where: str) -> bool:
         """Put them there, as they are; whether they were elsewhere.

@@ -10,6 +10,7 @@ from cllm.errors import ShapeError, TokenError
 from cllm.models.model import Model
 from cllm.optim import clip_each_grad_norm, clip_grad_norm
 from cllm.program.packed import POSITIONS
+from cllm.tensors import Part
 from cllm.train.settings import TrainSettings
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -64,7 +65,8 @@ def first_nonfinite(model: Model, optimizer) -> str | None:
     trained = {name: model.parameters[name] for name in model.program.trained}
     with model.changed():
         for arrays in (trained, optimizer.arrays()):
-            bad = kernels.nonfinite_arrays(kernels.ArrayList(arrays.values())) if arrays else ()
+            mine = [array.mine if isinstance(array, Part) else array for array in arrays.values()]
+            bad = kernels.nonfinite_arrays(kernels.ArrayList(mine))
             if bad:
                 return list(arrays)[bad[0]]
     return None
