@@ -42,7 +42,7 @@ test: $(VENV)/extra-test $(VENV)/extra-mpi
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 laws: $(VENV)/extra-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --whole $(ARGS) tests/laws
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --whole $(ARGS) tests/laws tests/threads/test_threads.py
 
 check-builds: $(VENV)/extra-test
 	$(BIN)/python -m pytest --numprocesses 0 -m variants tests/test_variants.py $(ARGS)

@@ -3,9 +3,11 @@
     python profiling/compare.py
     python profiling/compare.py --peers --peer-python /path/to/python/with/torch
     python profiling/compare.py --batch-size 4 --seq-len 1024 --strategies cache,spill:DIR
+    python profiling/compare.py --batch-size 1 --strategies cache,cache+update
 
 Every contestant is a process of its own that made the model, its optimizer and its first step; then all take bursts of
-whole steps (zero, loss and gradients, clip, AdamW) in turn. Equal first losses show that all train the same model.
+whole steps (zero, loss and gradients, clip, AdamW) in turn; NAME+update is the plan of NAME with gradients that pass away, each
+parameter updated in backward, without clipping. Equal first losses show that all train the same model.
 The peak is the greatest resident memory of the steady steps, growth is that over what was resident when the model had just
 been made. For
 strategies that spill, the bandwidth of their directory is measured before and written beside them.

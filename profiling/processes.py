@@ -20,6 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import draw
 import harness
 from jobs import models, options, record
 from peers import process
@@ -71,7 +72,8 @@ def main() -> int:
         print(f"{name:44s} {row['seconds']['median']:8.3f} s  {row['total_bytes'] / 1e6:9.1f} MB each")
     reduced = sum(took for kind, _, took in rows[last]["operations"] if kind == "reduce")
     print(f"processes to threads: {overhead}; {bandwidth / 1e9:.2f} GB/s between processes; reductions {reduced:.4f} s of a "
-          f"step; bits {'same' if same else 'DIFFER'}\n\nwritten: {path}")
+          f"step; bits {'same' if same else 'DIFFER'}")
+    print(draw.told(path, draw.draw(path)))
     return int(not same)
 
 

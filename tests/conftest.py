@@ -17,6 +17,8 @@ import oracle
 
 # Three threads on two cores: waiting ones must not spin. Read when cllm is first imported, which no line above does.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Processes that tests begin need not compile the package anew, whatever the one that began the tests was told.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Measurements of this machine are neither read nor changed: predicted seconds are those of declared work.
 _MEASURED = tempfile.TemporaryDirectory()
 os.environ["CLLM_CACHE_DIR"] = _MEASURED.name
@@ -34,6 +36,16 @@ def pytest_generate_tests(metafunc):
     if "lossless" in metafunc.fixturenames:
         from families import LOSSLESS
         metafunc.parametrize("lossless", LOSSLESS.values(), ids=LOSSLESS.keys())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_calibrations():
+    """Where a budget decides, this machine is measured: no test asks how well."""
+    from cllm import calibrate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "TURN_SECONDS", 0.002)
+        patch.setattr(calibrate, "DISK_PROBE_BYTES", 1 << 16)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ A family is an architecture with the batch that it is tried on. Those of the pac
 people's files among them, stand beside models as users write them: the examples', the contract's, rows of every kind. A new
 one is a line in `FAMILIES`, and under all laws with it.
 """
+import functools
 import importlib.util
 import sys
 import tempfile
@@ -279,14 +280,34 @@ def fitting(strategy, family):
     return strategy
 
 
-def pairs():
-    """Names of every family with every strategy that fits it."""
-    return [(f, s) for f in FAMILIES for s in STRATEGIES if fitting(STRATEGIES[s], FAMILIES[f]) is not None]
+@functools.cache
+def pairs(whole=True):
+    """Names of every family with every strategy that fits it; or of each family with every third, and as many more as let
+    every kind of layer meet every strategy."""
+    fit = [(f, s) for f in FAMILIES for s in STRATEGIES if fitting(STRATEGIES[s], FAMILIES[f]) is not None]
+    if whole:
+        return fit
+    rows, columns = list(FAMILIES), list(STRATEGIES)
+    chosen = {(f, s) for f, s in fit if (rows.index(f) + columns.index(s)) % 3 == 0 or s == "checkmate"}  # it has few
+    met = {(kind, s) for f, s in chosen for kind in kinds(f)}
+    for family, strategy in fit[::-1]:  # the last are the rarest
+        new = {(kind, strategy) for kind in kinds(family)} - met
+        if new:
+            chosen.add((family, strategy))
+            met |= new
+    return [pair for pair in fit if pair in chosen]
+
+
+@functools.cache
+def kinds(family):
+    """What a family's layers are: their classes; those in packed rows, in bfloat16 and partly frozen are others."""
+    mine = FAMILIES[family]
+    return {(type(step.layer), mine.packed, mine.compute, mine.trainable is None) for step in mine.program.steps}
 
 
 def cells(family, strategy, whole):
-    """The dtypes and cuts on which a pair is tried: all, or one, so chosen that over all pairs each family and each strategy
-    meets every cut in every dtype."""
-    if whole or strategy == "checkmate":  # it has few families
+    """The dtypes and cuts on which a pair is tried: all, or one, so chosen that over the pairs each family meets every cut and
+    every dtype, and each strategy every cut in every dtype."""
+    if whole or strategy == "checkmate":
         return CELLS
     return [CELLS[(5 * list(FAMILIES).index(family) + 3 * list(STRATEGIES).index(strategy)) % len(CELLS)]]

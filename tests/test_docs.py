@@ -1,5 +1,6 @@
 """What the pages say is so: code runs, generated parts are in sync, names are complete, links lead somewhere."""
 import ast
+import functools
 import importlib.util
 import json
 import re
@@ -89,13 +90,13 @@ def test_a_block_that_fails_is_seen():
     assert block.splitlines()[3] == "assert 1 == 2"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_python_blocks_of_other_pages_can_be_read_and_import_what_there_is(page):
+def test_python_blocks_of_other_pages_can_be_read_and_import_what_there_is():
     """Such as a training run of minutes, on a file that is the reader's."""
-    for block in code_blocks(page.read_text(encoding="utf-8")):
-        lines = ast.parse(block).body
-        imports = ast.Module([line for line in lines if isinstance(line, ast.Import | ast.ImportFrom)], [])
-        exec(compile(imports, str(page), "exec"), {})
+    for page in PAGES:
+        for block in code_blocks(page.read_text(encoding="utf-8")):
+            lines = ast.parse(block, str(page)).body
+            imports = ast.Module([line for line in lines if isinstance(line, ast.Import | ast.ImportFrom)], [])
+            exec(compile(imports, str(page), "exec"), {})
 
 
 # generated parts
@@ -333,22 +334,22 @@ def links(page):
 
 
 @IN_A_CHECKOUT
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_links_lead_to_files(page):
-    missing = [address for address in links(page) if address and not (page.parent / address).exists()]
+def test_links_lead_to_files():
+    missing = [(page, address) for page in PAGES for address in links(page)
+               if address and not (page.parent / address).exists()]
     assert not missing
 
 
+@functools.cache
 def anchors(page):
     """What a link may end in after ``#``: the headings, as they are shown on the web."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_links_lead_to_headings(page):
-    found = re.findall(r"\]\(([^)\s:#]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    wrong = [(name, anchor) for name, anchor in found
+def test_links_lead_to_headings():
+    wrong = [(page, name, anchor) for page in PAGES
+             for name, anchor in re.findall(r"\]\(([^)\s:#]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
              if anchor not in anchors((page.parent / name) if name else page)]
     assert not wrong
 

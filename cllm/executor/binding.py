@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import prod
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from cllm.executor.feeds import key_name
 from cllm.executor.spilling import SpillFile
 from cllm.executor.updating import Updating
 from cllm.program.declare import HANDED
-from cllm.program.dims import elements, resolve
+from cllm.program.dims import resolve
 from cllm.program.kinds import DISK, Kind
 from cllm.program.program import Step
 from cllm.schedule.arena import Arena
@@ -57,8 +58,7 @@ class Binder:
         """The buffer as an array of its shape."""
         shape = resolve(buffer.shape, self.whole_letters if buffer.whole else self.letters)
         start = self.arena.offsets[buffer.index]
-        nbytes = elements(buffer.shape, self.whole_letters if buffer.whole else self.letters)
-        nbytes *= ITEMSIZES[buffer.dtype]
+        nbytes = prod(shape) * ITEMSIZES[buffer.dtype]
         return self.slab[start:start + nbytes].view(storage(buffer.dtype)).reshape(shape)
 
     def call(self, op: Op) -> Call:

@@ -40,12 +40,16 @@ cdef inline vec above(vec *s, Py_ssize_t j, Py_ssize_t start, Py_ssize_t stop, v
 
 cdef inline void row_above(vec *s, Py_ssize_t start, Py_ssize_t stop, vec top, vec *total) noexcept nogil:
     """s = exp(s - top) of a row of a tile, added to the line of its sum."""
-    cdef Py_ssize_t j, k
+    cdef Py_ssize_t j = vectors_from(start, line(s)), k, end = vectors_to(start, stop, lanes(s))
     cdef vec sums[LINE_VECTORS]
     for k in range(LINE_VECTORS):
         sums[k] = load(total, k * lanes(s))
-    for j from vectors_from(start, line(s)) <= j < vectors_to(start, stop, line(s)) by line(s):
+    while j + line(s) <= end:
         for k in range(LINE_VECTORS):
+            sums[k] = sums[k] + above(s, j + k * lanes(s), start, stop, top)
+        j += line(s)
+    for k in range(LINE_VECTORS - 1):  # the vectors of the last line that hold a key; the others would add zero
+        if j + k * lanes(s) < end:
             sums[k] = sums[k] + above(s, j + k * lanes(s), start, stop, top)
     for k in range(LINE_VECTORS):
         store(total, k * lanes(s), sums[k])

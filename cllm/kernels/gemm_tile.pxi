@@ -188,22 +188,20 @@ cdef inline int tile_height(Py_ssize_t rows) noexcept nogil:
     return TILE_ROWS if rows >= TILE_ROWS else 4 if rows >= 4 else 2 if rows >= 2 else 1
 
 
-cdef inline void pack_left_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
-                                bint narrow, vec *panel) noexcept nogil:
-    """panel[i, k] = source[i, k], rows PITCH_BYTES apart: for an a whose k is contiguous."""
-    cdef Py_ssize_t pitch = PITCH_BYTES // (VECTOR_BYTES // lanes(panel))
-    cdef Py_ssize_t i, k
-    for i in range(rows):
-        k = 0
-        while k + lanes(panel) <= depth:
-            store(panel, i * pitch + k, load_as(source, i * source_row + k, narrow))
-            k += lanes(panel)
-        if k < depth:
-            store(panel, i * pitch + k, load_partial_as(source, i * source_row + k, depth - k, narrow))
+# How A and B are packed, row by row of the source: `narrow` is a constant wherever these are called, lest a loop ask for
+# each vector whether it is in bfloat16.
+cdef inline void pack_along(const vec *source, Py_ssize_t n, bint narrow, vec *target) noexcept nogil:
+    """target[i] = source[i], i < n, up to a whole vector."""
+    cdef Py_ssize_t i = 0
+    while i + lanes(target) <= n:
+        store(target, i, load_as(source, i, narrow))
+        i += lanes(target)
+    if i < n:
+        store(target, i, load_partial_as(source, i, n - i, narrow))
 
 
-cdef inline void pack_run(const vec *source, Py_ssize_t n, bint narrow, vec *target) noexcept nogil:
-    """target[i] = source[i] for a few i; a constant n is few instructions."""
+cdef inline void pack_few(const vec *source, Py_ssize_t n, bint narrow, vec *target) noexcept nogil:
+    """target[i] = source[i] for a few i and no more; a constant n is few instructions."""
     if vec is vf32:
         if narrow:
             widen_elements(<float*> target, <const uint16_t*> source, n)
@@ -211,24 +209,22 @@ cdef inline void pack_run(const vec *source, Py_ssize_t n, bint narrow, vec *tar
     copy_bytes(target, source, n * sizeof(float) if vec is vf32 else n * sizeof(double))
 
 
-cdef inline void pack_left_columns(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
-                                   bint narrow, vec *panels) noexcept nogil:
-    """Panels of TILE_ROWS: panel[k, i] = source[k, i], one behind the other: for an a whose rows are k."""
+cdef inline void pack_left_columns_as(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
+                                      bint narrow, vec *panels) noexcept nogil:
     cdef Py_ssize_t k, i
     for k in range(depth):
         i = 0
         while i + TILE_ROWS <= rows:
-            pack_run(place(source, k * source_row + i, narrow), TILE_ROWS, narrow,
+            pack_few(place(source, k * source_row + i, narrow), TILE_ROWS, narrow,
                      address(panels, i * depth + k * TILE_ROWS))
             i += TILE_ROWS
         if i < rows:
-            pack_run(place(source, k * source_row + i, narrow), rows - i, narrow,
+            pack_few(place(source, k * source_row + i, narrow), rows - i, narrow,
                      address(panels, i * depth + k * TILE_ROWS))
 
 
-cdef inline void pack_right_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors,
-                                 Py_ssize_t depth, bint narrow, vec *panels) noexcept nogil:
-    """Panels of `vectors` vectors: panel[k, j] = source[k, j], one behind the other; zero beyond `columns`."""
+cdef inline void pack_right_rows_as(const vec *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors,
+                                    Py_ssize_t depth, bint narrow, vec *panels) noexcept nogil:
     cdef Py_ssize_t width = vectors * lanes(panels)
     cdef Py_ssize_t k, j, v
     cdef const vec *row
@@ -246,6 +242,36 @@ cdef inline void pack_right_rows(const vec *source, Py_ssize_t source_row, Py_ss
                     store(target, v, load_partial_as(row, j + v, max(columns - j - v, <Py_ssize_t> 0), narrow))
                 v += lanes(row)
             j += width
+
+
+cdef inline void pack_left_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
+                                bint narrow, vec *panel) noexcept nogil:
+    """panel[i, k] = source[i, k], rows PITCH_BYTES apart: for an a whose k is contiguous."""
+    cdef Py_ssize_t pitch = PITCH_BYTES // (VECTOR_BYTES // lanes(panel))
+    cdef Py_ssize_t i
+    for i in range(rows):
+        if narrow:
+            pack_along(place(source, i * source_row, True), depth, True, address(panel, i * pitch))
+        else:
+            pack_along(address(source, i * source_row), depth, False, address(panel, i * pitch))
+
+
+cdef inline void pack_left_columns(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
+                                   bint narrow, vec *panels) noexcept nogil:
+    """Panels of TILE_ROWS: panel[k, i] = source[k, i], one behind the other: for an a whose rows are k."""
+    if narrow:
+        pack_left_columns_as(source, source_row, rows, depth, True, panels)
+    else:
+        pack_left_columns_as(source, source_row, rows, depth, False, panels)
+
+
+cdef inline void pack_right_rows(const vec *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors,
+                                 Py_ssize_t depth, bint narrow, vec *panels) noexcept nogil:
+    """Panels of `vectors` vectors: panel[k, j] = source[k, j], one behind the other; zero beyond `columns`."""
+    if narrow:
+        pack_right_rows_as(source, source_row, columns, vectors, depth, True, panels)
+    else:
+        pack_right_rows_as(source, source_row, columns, vectors, depth, False, panels)
 
 
 cdef inline void pack_right_columns(const vec *source, Py_ssize_t source_row, Py_ssize_t width, Py_ssize_t depth,

@@ -34,6 +34,8 @@ STARTS = frozenset(WAITS.values())
 UPDATE = "update"  # name under which seconds per parameter byte of zeroing, scan, clipping and optimizer are stored
 DISK = "disk"  # seconds per byte written or read
 MESSAGE = "message"  # seconds per byte sent to another process while as much comes
+MOST_DECLARED = 50_000  # seconds of declared work that are remembered from plan to plan, by itemsize
+_DECLARED: dict[int, dict[tuple, float]] = {}
 
 
 @dataclass(slots=True)
@@ -54,7 +56,10 @@ class Speeds:
     def stored(workload: Workload) -> "Speeds":
         """The speeds stored for this machine, build, dtype and number of threads."""
         found = load_measured(workload.threads, workload.dtype)
-        return Speeds(dict(found.seconds), found.loaded, found.source)
+        known = {} if found.seconds else _DECLARED.setdefault(workload.itemsize, {})
+        if len(known) > MOST_DECLARED:
+            known.clear()
+        return Speeds(dict(found.seconds), found.loaded, found.source, _known=known)
 
     def op_seconds(self, op: Op, schedule: Schedule, workload: Workload, micro_batch: int | None = None) -> float:
         """Seconds of one operation on a micro-batch, of the schedule's size or of another; waits for the disk are reckoned by

@@ -39,10 +39,11 @@ def resolve(shape: str, letters: Mapping[str, int]) -> tuple[int, ...]:
     """
     lengths = []
     for part, number, named in _parts(shape):
-        if named is None or any(letter not in letters for letter in named):
-            raise ValueError(f"shape {shape!r}: {part!r} is not a number and letters of {sorted(letters)}")
-        for letter in named:
-            number *= letters[letter]
+        try:
+            for letter in named:
+                number *= letters[letter]
+        except (KeyError, TypeError):  # a letter is unknown, or there are none to go through
+            raise ValueError(f"shape {shape!r}: {part!r} is not a number and letters of {sorted(letters)}") from None
         lengths.append(number)
     return tuple(lengths)
 

@@ -1,8 +1,8 @@
 """Laws 3, 4 and 5: bits of loss, gradients and weights depend on no lossless plan, no micro-batch and no thread count, and
 each step writes up to the predicted peak.
 
-A few clipped AdamW steps of every family under every strategy are held against the same steps under CacheAll on one
-thread: with the cut of the batch, number of threads and dtype that `cells` picks for the pair, or with --whole all of them.
+A few clipped AdamW steps of a family under a strategy are held against the same steps under CacheAll on one thread: the
+pairs that `pairs` picks, with the cut of the batch, number of threads and dtype that `cells` does; with --whole all of them.
 """
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import oracle
 import pytest
-from families import CELLS, CUTS, DTYPES, FAMILIES, SOLVED, STRATEGIES, cells, fitting, pairs
+from families import CELLS, CUTS, DTYPES, FAMILIES, SOLVED, STRATEGIES, cells, fitting, kinds, pairs
 
 import cllm
 from cllm.models.families import FAMILIES as BUILT_IN
@@ -23,7 +23,11 @@ def reference(family, dtype):
     return FAMILIES[family].train(cllm.CacheAll(), dtype)
 
 
-@pytest.mark.parametrize("family, strategy", pairs())
+def pytest_generate_tests(metafunc):
+    if "strategy" in metafunc.fixturenames:
+        metafunc.parametrize("family, strategy", pairs(metafunc.config.getoption("whole")))
+
+
 def test_bits_depend_on_no_plan_no_cut_and_no_thread_count(family, strategy, pytestconfig):
     chosen = fitting(STRATEGIES[strategy], FAMILIES[family])
     for dtype, (micro_batch, num_threads) in cells(family, strategy, pytestconfig.getoption("whole")):
@@ -32,11 +36,14 @@ def test_bits_depend_on_no_plan_no_cut_and_no_thread_count(family, strategy, pyt
 
 
 def test_the_chosen_cells_cover_all_pairs():
-    """Every family with every strategy, dtype and cut; every strategy with every dtype and cut; every dtype with every cut."""
-    met = {(f, s, dtype, cut) for f, s in pairs() for dtype, cut in cells(f, s, whole=False)}
-    assert {(f, dtype, cut) for f, _, dtype, cut in met} == set(product(FAMILIES, DTYPES, CUTS))
+    """Every kind of layer with every strategy that fits a family of it; every family with every dtype and every cut; every
+    strategy with every cut in every dtype. Of the whole product no pair is left out that fits."""
+    met = {(f, s, dtype, cut) for f, s in pairs(whole=False) for dtype, cut in cells(f, s, whole=False)}
+    assert {(f, dtype) for f, _, dtype, _ in met} == set(product(FAMILIES, DTYPES))
+    assert {(f, cut) for f, *_, cut in met} == set(product(FAMILIES, CUTS))
     assert {(s, dtype, cut) for _, s, dtype, cut in met} == set(product(STRATEGIES, DTYPES, CUTS))
-    left_out = set(product(FAMILIES, STRATEGIES)) - {(f, s) for f, s, *_ in met}
+    assert {(kind, s) for f, s, *_ in met for kind in kinds(f)} == {(kind, s) for f, s in pairs() for kind in kinds(f)}
+    left_out = set(product(FAMILIES, STRATEGIES)) - set(pairs())
     programs = {f: family.architecture.program for f, family in FAMILIES.items()}
     assert left_out == {*((f, "per block") for f in FAMILIES if programs[f].n_blocks < 2),
                         *((f, "checkmate") for f in FAMILIES if len(programs[f].steps) > SOLVED)}

@@ -6,6 +6,8 @@ import sys
 import pytest
 from profiling_scripts import FOLDER, script
 
+import cllm
+
 
 @pytest.fixture(scope="module")
 def experiment():
@@ -13,7 +15,6 @@ def experiment():
 
 
 def test_every_variant_has_as_many_parameters(experiment):
-    import cllm
     target = experiment.parameters_of(cllm.ModelConfig(**experiment.SIZES))
     for name, changes in experiment.VARIANTS.items():
         found = experiment.parameters_of(experiment.matched(experiment.SIZES, changes, target))
@@ -34,11 +35,11 @@ def test_a_difference_is_one_only_with_one_sign(experiment, differences, says):
     assert experiment.verdict(list(differences)) == says
 
 
-def test_it_runs_and_is_repeatable(tmp_path):
-    found = []
-    for name in ("a.json", "b.json"):
-        subprocess.run([sys.executable, str(FOLDER / "crystalline.py"), "--quick", "--steps=3", "--seeds=1",
-                        "--variants=plain,crystalline", f"--out={tmp_path / name}"], check=True, capture_output=True)
-        found.append(json.loads((tmp_path / name).read_text())["rows"])
-    assert found[0] == found[1] and len(found[0]) == 2
-    assert found[0][0]["losses"] != found[0][1]["losses"]
+def test_it_runs_and_is_repeatable(tmp_path, experiment, monkeypatch):
+    options = ["--quick", "--steps=3", "--seeds=1", "--variants=plain,crystalline", f"--out={tmp_path / 'found.json'}"]
+    subprocess.run([sys.executable, str(FOLDER / "crystalline.py"), *options], check=True, capture_output=True)
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    monkeypatch.setattr(sys, "argv", ["crystalline.py", *options])
+    for row in rows:  # in another process
+        assert row["losses"] == [experiment.trained(cllm.ModelConfig(**row["config"]), experiment._arguments(), 0)]
+    assert len(rows) == 2 and rows[0]["losses"] != rows[1]["losses"]

@@ -73,6 +73,10 @@ def test_training_contestant():
         assert sum(nbytes for *_, nbytes in timeline["peak"]["alive"]) == max(timeline["live_bytes"])
         assert len(peer.ask("work")) == len(parts["operations"])
         assert peer.ask("watched_burst", repeats=1)["high_water_bytes"] == facts["arena_bytes"]
+        # The same first step, where gradients pass away as soon as their parameter has moved.
+        updating = peer.ask("make", model=model, batch_size=4, seq_len=16, strategy="recompute+update", threads=1)
+        assert updating["loss"] == facts["loss"] and updating["total_bytes"] < facts["total_bytes"]
+        assert peer.ask("watched_burst", repeats=1)["high_water_bytes"] == updating["arena_bytes"]
 
 
 def test_result_is_complete_in_itself(tmp_path):

@@ -292,9 +292,19 @@ def test_one_rise_in_many_steps_must_be_surer_than_one_in_one():
 
 @pytest.mark.parametrize("name", ["speed", "memory", "kernels", "compare", "crystalline", "overhead",
                                   "predictions", "depth", "training"])
-def test_scripts_have_help(name):
-    done = subprocess.run([sys.executable, str(FOLDER / f"{name}.py"), "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "--threads" in done.stdout and "--out" in done.stdout, done.stderr
+def test_scripts_have_help(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        script(name).main()
+    out = capsys.readouterr().out
+    assert ended.value.code == 0 and "--threads" in out and "--out" in out
+    begun = (FOLDER / f"{name}.py").read_text(encoding="utf-8").split('\nif __name__ == "__main__":\n')[1]
+    assert begun in ("    sys.exit(main())\n", "    sys.exit(options.run(main))\n")
+
+
+def test_a_script_is_a_program():
+    done = subprocess.run([sys.executable, str(FOLDER / "depth.py"), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--threads" in done.stdout, done.stderr
 
 
 def test_a_point_of_pytorch_is_beaten_by_what_is_faster_with_no_more_growth():

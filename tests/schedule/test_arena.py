@@ -50,14 +50,14 @@ def lay(strategy, n_layers, B, T, C, H, V, threads=2):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_packing_wastes_at_most_a_percent_and_nothing_overlaps(name, size):
-    for n_layers in (6, 12):
-        for micro_batch in {None, 1 if size[0] > 1 else None}:
-            schedule, arena = lay(dataclasses.replace(STRATEGIES[name], micro_batch=micro_batch), n_layers, *size)
-            assert_no_overlap(schedule, arena)
-            assert max(arena.live_bytes) <= arena.nbytes <= 1.01 * max(arena.live_bytes)
+    n_layers = (6, 12)[(list(STRATEGIES).index(name) + SIZES.index(size)) % 2]
+    for micro_batch in {None, 1 if size[0] > 1 else None}:
+        schedule, arena = lay(dataclasses.replace(STRATEGIES[name], micro_batch=micro_batch), n_layers, *size)
+        assert_no_overlap(schedule, arena)
+        assert max(arena.live_bytes) <= arena.nbytes <= 1.01 * max(arena.live_bytes)
 
 
-@pytest.mark.parametrize("n_layers", [1, 2, 24, 48, 96])
+@pytest.mark.parametrize("n_layers", [1, 2, 24, 96])
 @pytest.mark.parametrize("name", ["cache", "recompute", "sqrt", "binomial:4", "int8:sqrt"])
 def test_packing_at_other_depths(name, n_layers):
     schedule, arena = lay(STRATEGIES[name], n_layers, 1, 256, 128, 4, 256)

@@ -19,7 +19,7 @@ from cllm import snapshot
 from cllm.errors import ConfigError, SnapshotError
 from cllm.optim import optimizer_named
 
-KILLS = int(os.environ.get("CLLM_KILLS", "6"))  # CLLM_KILLS=50 for the long version
+KILLS = int(os.environ.get("CLLM_KILLS", "3"))  # CLLM_KILLS=50 for the long version
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "note.txt"]
 OPTIMIZERS = ["adamw", "adam", "sgd", "momentum", "*emb.weight=adam,sgd"]
 

@@ -1,11 +1,15 @@
 """The contestant cllm: whole training steps under one strategy, in a process of its own (see `process.Peer`)."""
 
+from dataclasses import replace
+
 import harness
 from jobs import models
 
 from peers import process
 
 MAX_NORM = 1.0
+# What stands behind the name of a strategy whose plan updates each parameter in backward, so that gradients pass away.
+UPDATES = "+update"
 
 
 class Training:
@@ -27,8 +31,12 @@ class Training:
         self.rss_start = resident_bytes()
         self.model = models.weighted(model, dtype)
         rss_model = resident_bytes()
-        self.executor = cllm.Executor(self.model, batch_size=batch_size, seq_len=seq_len, optimizer="adamw",
-                                      strategy=strategy_of(strategy, architecture), num_threads=threads, seed=0)
+        name, self.updates, _ = strategy.partition(UPDATES)
+        asked = {"batch_size": batch_size, "seq_len": seq_len, "optimizer": "adamw", "num_threads": threads}
+        plan = strategy_of(name, architecture)
+        if self.updates:
+            plan = replace(cllm.plan(self.model, strategy=plan, **asked), update_in_backward=True)
+        self.executor = cllm.Executor(self.model, strategy=plan, **asked, seed=0)
         self.optimizer = cllm.AdamW(self.model, lr=3e-4)
         self.clip = cllm.clip_grad_norm
         # adapters begin with what the base computes: their second step tells more
@@ -39,7 +47,9 @@ class Training:
                 "predicted_seconds": self.executor.plan.predicted_seconds, "exact": self.executor.plan.exact}
 
     def step(self) -> float:
-        """One whole step: zero, loss and gradients, clip, AdamW."""
+        """One whole step: zero, loss and gradients, clip, AdamW; all at once, without clipping, where backward updates."""
+        if self.updates:
+            return self.executor.train_step(**self.feeds, optimizer=self.optimizer)
         self.model.zero_grad()
         loss = float(self.executor.loss_and_grad(**self.feeds))
         self.clip(self.model, MAX_NORM)
