@@ -20,13 +20,13 @@ class Thread:
 
     def swap(self, mine, theirs, peer):
         self._queues[self.rank, peer].put(mine.copy())
-        theirs[...] = self._queues[peer, self.rank].get(timeout=600)
+        theirs[...] = self._queues[peer, self.rank].get(timeout=3600)
 
     def send(self, array, peer):
         self._queues[self.rank, peer].put(array.copy())
 
     def receive(self, array, peer):
-        array[...] = self._queues[peer, self.rank].get(timeout=600)
+        array[...] = self._queues[peer, self.rank].get(timeout=3600)
 
     def spread(self, array, bounds):
         start, stop = bounds[self.rank]
@@ -36,7 +36,7 @@ class Thread:
 
 def processes(size, work):
     """What `work` returns or raises of each of so many."""
-    board, barrier = [None] * size, threading.Barrier(size, timeout=600)
+    board, barrier = [None] * size, threading.Barrier(size, timeout=3600)
     queues = {(a, b): SimpleQueue() for a in range(size) for b in range(size)}
     found = [None] * size
 

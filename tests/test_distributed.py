@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def mpirun(count, *arguments, timeout=600):
     """The run of so many processes of Python, more than there are cores if need be."""
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
+               "OMPI_MCA_mpi_yield_when_idle": "1",  # on a busy machine one that waits must not hold a core
                "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "kernels")])}
     return subprocess.run([MPIRUN, "-n", str(count), sys.executable, *arguments], env={**os.environ, **allowed},

@@ -19,7 +19,8 @@ def new(n_layers=2):
 
 def trained(out, team=None, callbacks=(), **changes):
     """The trainer after its run, or the error that ended it."""
-    trainer = Trainer(new(changes.pop("n_layers", 2)), changes.pop("text", TEXT), out, team=team, callbacks=callbacks, **{**RUN, **changes})
+    model, text = new(changes.pop("n_layers", 2)), changes.pop("text", TEXT)
+    trainer = Trainer(model, text, out, team=team, callbacks=callbacks, **{**RUN, **changes})
     trainer.result = trainer.run()
     return trainer
 
