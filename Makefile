@@ -42,7 +42,7 @@ PEERS := eager,checkpoint,micro:1,micro:2,micro:4,compile,compile:0.5,compile:0.
 
 build: $(VENV)/built
 
-test: $(VENV)/extra-test
+test: $(VENV)/extra-test $(VENV)/extra-mpi
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 laws: $(VENV)/extra-test

@@ -40,6 +40,7 @@ GROUPS = """
     models
     planning
     executor
+    distributed
     optim corpus tokenizer snapshot sampling proof about
     testing pretrained calibrate train
     finetuning
@@ -102,6 +103,7 @@ def test_all_is_sorted_out():
 
 def test_rooms_that_few_ask_for_are_imported_when_they_are():
     text = ("import cllm, sys; assert 'cllm.lab' not in sys.modules; cllm.lab.from_json; cllm.testing.check_layer; "
+            "cllm.distributed.Executor; assert 'mpi4py' not in sys.modules; "
             "assert not hasattr(cllm, 'laboratory')")
     subprocess.run([sys.executable, "-c", text], check=True)
 

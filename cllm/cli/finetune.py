@@ -164,7 +164,8 @@ def command(place, files, valid, out, resume, rank, tokenizer, epochs, mapped, s
         budget = budget_of(wanted)
         budget = None if budget is None else budget.read()  # once, while nothing is held
         ledger = ledger_of(job.architecture, work.batch, work.time, work.optimizer, "float32", work.threads,
-                           trainable=job.trainable, packed=job.data.packing, compute=wanted.compute, stored=job.forms(mapped))
+                           trainable=job.trainable, packed=job.data.packing, compute=wanted.compute, stored=job.forms(mapped),
+                           groups=wanted.groups)
         decide(budget or wanted.strategy, ledger)  # refused before any weight is read
         if measure:
             used = Used.of(job.architecture, job.trainable, wanted.compute)

@@ -15,6 +15,7 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     def refuse(where: str, must: str, got: str, do: str = "Make the plan for this model and batch.") -> None:
         raise PlanError(where, must, got, do)
 
+    whole, workload = workload, workload.group
     if not isinstance(plan, Plan):
         refuse("strategy", "must decide on a Plan", type(plan).__name__, "Return a cllm.Plan from decide(ledger).")
     for name, value, most in (("micro_batch", plan.micro_batch, workload.batch),
@@ -47,7 +48,13 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     if plan.update_in_backward and plan.micro_batch not in (None, workload.batch):
         refuse("Plan(update_in_backward=...)", "takes the whole batch as one micro-batch", f"micro_batch={plan.micro_batch}",
                "Keep gradients, or take a smaller batch.")
+    if plan.update_in_backward and whole.groups > 1:
+        refuse("Plan(update_in_backward=...)", "takes the whole batch as one group", f"groups={whole.groups}",
+               "Keep gradients, or take groups=1.")
     checked_states("Plan(states=...)", plan.states)
+    if plan.states_on_disk and whole.processes > 1:
+        refuse("Plan(states=...)", "must be 'memory' where several processes share them", repr(plan.states),
+               "Keep them in memory: each process has a part.")
     before, blocks, after = program.regions
     narrow = {b for b, v in enumerate(program.block_inputs[:-1]) if program.values[v].dtype == NARROW}
     if bad := narrow & set(_compressed_inputs(plan.children)):
