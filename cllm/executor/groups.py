@@ -158,7 +158,8 @@ def together(team: Team | None, where: str, call: Callable[[], Any], mark: Calla
     for rank, (failure, marked) in enumerate(told):
         refused = None
         if failure is not None:
-            refused = ConfigError(f"{where}, process {rank}", "must be as in the others", failure, "See what that one lacks.")
+            refused = ConfigError(f"{where}, process {rank}", "must be as in the others", failure.rstrip("."),
+                                  "See what that one lacks.")
         elif marked != told[0][1]:
             refused = ConfigError(where, "must be the same in all processes", f"another in process {rank} than in process 0: "
                                   f"{_difference(marked, told[0][1])}", "Give all of them the same model, settings and data.")
