@@ -8,7 +8,7 @@ from cllm.executor.forward_runs import ForwardRuns
 from cllm.executor.groups import Groups
 from cllm.executor.updating import SKIP
 from cllm.models.model import Model
-from cllm.weights.stored import in_pieces
+from cllm.tensors import pieces_of
 
 DIVERGED = "The model has diverged: take an earlier snapshot, and lower the learning rate."
 
@@ -31,7 +31,7 @@ def check_gradients(where: str, model: Model) -> None:
 
 def _first_place(model: Model, forward: ForwardRuns) -> str | None:
     for name, parameter in model.parameters.items():
-        if not all(np.isfinite(piece).all() for piece in in_pieces(parameter)):
+        if not all(np.isfinite(piece).all() for piece in pieces_of(parameter)):
             return f"parameter {name}"
     for name, value in forward.values():
         if not np.isfinite(value).all():

@@ -55,7 +55,7 @@ def test_a_directory_is_mapped_in_its_own_dtype(name, dtype, tmp_path):
     assert (narrow == matrices) == (dtype != "float32") and narrow
     plain.trainable = ()
     assert bits(mapped.parameters) == bits(plain.parameters) and base_sha256(mapped) == base_sha256(plain)
-    assert all(of_a_file(data) for n in narrow for _, data, _ in mapped.parameters[n].pieces)  # pages that processes share
+    assert all(of_a_file(data) for n in narrow for _, data, _ in mapped.parameters[n].parts)  # pages that processes share
     assert mapped.held_bytes == sum(array.nbytes for array in mapped.parameters.values())
     for compute in ("float32", "bfloat16"):
         (mine, executor), (theirs, reference) = (tuned(base, compute) for base in (mapped, plain))
