@@ -4,8 +4,8 @@
     python profiling/optimizers.py --quick
 
 AdamW8bit alone, and with AdamW for embeddings, have AdamW's rates. Adafactor's rate is a share of each parameter's size: at the
-default rate of 2e-3, five times as much is its paper's highest, and fifty times moves a matrix of deviation 0.02 as AdamW does. See jobs/curves.py for what is compared with
-what.
+default rate of 2e-3, five times as much is its paper's highest, and fifty times moves a matrix of deviation 0.02 as AdamW does.
+See jobs/curves.py for what is compared with what.
 """
 
 import argparse
