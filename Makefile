@@ -7,6 +7,8 @@
 #   make profile   build, measure what README and docs show, into profiling/results/, draw every picture anew (what takes
 #                  PyTorch or hours from the stored figures) and fill the pages; make profile-memory makes one part of it
 #   make lab       every strategy at a row of limits on twelve thin layers, into out/lab; a killed run goes on
+#   make regret    the planner against the best measured strategy of any kind on three workloads, a quarter of an hour each, into
+#                  profiling/results; a killed run goes on
 #   make peers PEER_PYTHON=PYTHON_WITH_TORCH   the comparisons with PyTorch
 #   make experiments   what takes longer: the same at 4 x 1024, every strategy against its prediction, the variants
 #   make build     the environment and the compiled package alone
@@ -32,14 +34,15 @@ MEASURE := $(BIN)/python profiling
 RESULTS := profiling/results
 AGAINST = $(MEASURE)/compare.py --rounds 3 --together 7 --peer-python $(PEER_PYTHON)
 OURS := cache,recompute,selective
+LLAMA := --set vocab_size=256 --set n_layers=12 --set d_model=256 --set n_heads=8 --set n_kv_heads=2 --set d_ff=704 --set max_seq_len=256
 PEERS := eager,checkpoint,micro:1,micro:2,micro:4,compile,compile:0.5,compile:0.1
 
-.PHONY: build test laws check-builds wheels test-aarch64 types docs compare lab profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
+.PHONY: build test laws check-builds wheels test-aarch64 types docs compare lab regret profile peers experiments lint clean FORCE $(addprefix profile-,$(PROFILES))
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
 
-test: $(VENV)/extra-test
+test: $(VENV)/extra-test $(VENV)/extra-mpi
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 laws: $(VENV)/extra-test
@@ -65,6 +68,15 @@ compare: $(VENV)/extra-plot
 
 lab: $(VENV)/extra-plot
 	$(BIN)/python -m cllm lab --layers 12 --d-model 128 --heads 4 --d-ff 512 --batch-size 8 --seq-len 128 --rounds 3 --out out/lab $(ARGS)
+
+REGRET = $(BIN)/python -m cllm lab --limits 8 --rounds 8 --steps 1 --slack 0.15 --minutes 14
+
+regret: $(VENV)/extra-plot $(VENV)/extra-lab
+	$(REGRET) --out out/regret-8x256 --json $(RESULTS)/regret-8x256.json $(ARGS)
+	$(REGRET) --batch-size 4 --seq-len 1024 --out out/regret-4x1024 --json $(RESULTS)/regret-4x1024.json $(ARGS)
+	$(REGRET) --model llama $(LLAMA) --batch-size 8 --seq-len 256 --out out/regret-llama --json $(RESULTS)/regret-llama.json $(ARGS)
+	$(MEASURE)/draw.py
+	$(MEASURE)/tables.py
 
 # Each part takes one to two minutes, and is a target of its own. One after the other: measurements share the machine.
 .NOTPARALLEL:

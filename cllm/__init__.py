@@ -95,8 +95,8 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Rooms that few ask for are imported when they are asked for: `cllm.lab`, `cllm.testing`."""
-    if name in ("lab", "testing"):
+    """Rooms that few ask for are imported when they are asked for: `cllm.distributed`, `cllm.lab`, `cllm.testing`."""
+    if name in ("distributed", "lab", "testing"):
         from importlib import import_module
 
         return import_module(f"cllm.{name}")

@@ -1,6 +1,8 @@
 """Arrays that begin on a cache line, values of bfloat16, and integers put into narrower ones."""
 
+import hashlib
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -23,6 +25,15 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype="float32") -> np.ndarray:
     array = aligned_empty(shape, dtype)
     array.fill(0)
     return array
+
+
+def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """Sixteen digits by which arrays of these names, dtypes, shapes and values are known from others."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()[:16]
 
 
 def widened(array: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from cllm import _kernels as kernels
 from cllm.executor.executor import Executor
 from cllm.locate import module_of
 from cllm.models.architecture import Architecture
+from cllm.models.excerpt import Excerpt
 from cllm.models.model import Model
 from cllm.optim import AdamW, clip_grad_norm
 from cllm.planner.costs import DISK, UPDATE, op_signature
@@ -26,8 +27,7 @@ from cllm.planner.ledger import Ledger
 from cllm.planner.load import is_loaded, load_average, load_in_words
 from cllm.planner.store import check_store, load_measured, save_measurements
 from cllm.planning import decide
-from cllm.program.program import Program, plain
-from cllm.program.wiring import Wiring
+from cllm.program.program import plain
 from cllm.program.workload import Workload
 from cllm.schedule.compression import PACKED
 from cllm.strategies import BY_SECONDS, Compressed, RecomputeAll, parse
@@ -39,29 +39,6 @@ ROUNDS = 4  # in each of them every size of micro-batch has its turn, so that a 
 TURN_SECONDS = 0.15  # of timed steps in a turn, after one that warms up; one step at least
 UPDATES = 6  # timed updates by the optimizer
 DISK_PROBE_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Excerpt(Architecture):
-    """A model with a few of another's blocks: what is measured in place of the whole."""
-
-    whole: Architecture
-    blocks: tuple[int, ...]
-
-    def wire(self, w: Wiring) -> None:
-        self.whole.wire(w)
-
-    @property
-    def program(self) -> Program:
-        return self.whole.program.with_blocks(self.blocks)
-
-    @staticmethod
-    def of(whole: Architecture, most: int) -> "Excerpt":
-        """The first `most` blocks of each kind."""
-        program, taken = whole.program, defaultdict(list)
-        for block in range(program.n_blocks):
-            taken[program.kind_of_block(block)].append(block)
-        return Excerpt(whole, tuple(sorted(block for kind in taken.values() for block in kind[:most])))
 
 
 def is_calibrated(architecture: Architecture, workload: Workload) -> bool:
@@ -129,6 +106,7 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
     Parameters
     ----------
     architecture : Architecture
+        Or `models.excerpt.Used`: as it is trained and computes.
     workload : Workload
     tell : callable
         Hears what is being measured.
@@ -149,7 +127,7 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
     load, began = load_average(), perf_counter()
     if is_loaded(load):
         tell(f"the machine has {load_in_words(load)}: what is measured now is marked, and measured again when it is quiet")
-    model = Model(Excerpt.of(architecture, LAYERS), dtype=workload.dtype)
+    model = Excerpt.of(architecture, LAYERS).model(workload.dtype)
     sizes: list[_Steps] = []
     for size in _sizes(workload.batch):
         part = replace(workload, batch=min(2, workload.batch) if size == 1 else size)
@@ -198,9 +176,11 @@ def _sizes(batch: int) -> list[int]:
 
 
 def _mark(architecture: Architecture, workload: Workload) -> str:
-    """The name under which it is stored that a workload was measured: kinds of layers and sizes, not the number of blocks."""
+    """The name under which it is stored that a workload was measured: kinds of layers, what of them is frozen, and sizes, not
+    the number of blocks."""
     steps = Excerpt.of(architecture, 1).program.steps
-    kinds = [[module_of(type(s.layer)), type(s.layer).__qualname__, plain(s.layer.cost_fields)] for s in steps]
+    kinds = [[module_of(type(s.layer)), type(s.layer).__qualname__, plain(s.layer.cost_fields),
+              *([sorted(s.frozen), sorted(s.unwanted)] if s.frozen or s.unwanted else [])] for s in steps]
     digest = hashlib.sha256(json.dumps(kinds).encode()).hexdigest()[:16]
     return f"done {digest};{workload.batch}x{workload.time}"
 
@@ -223,7 +203,7 @@ class _Steps:
                             num_threads=work.threads)
         schedule = executor.schedule
         self.names = [op_signature(op, schedule, work) for op in schedule.whole_step(schedule.ops)]
-        feeds = model.architecture.whole.example_batch(np.random.default_rng(0), work.batch, work.time)
+        feeds = model.architecture.whole.whole.example_batch(np.random.default_rng(0), work.batch, work.time)
         model.zero_grad()
         executor.loss_and_grad(**feeds)
         now, spent = _Steps(work, self.strategy, names=self.names), 0.0
@@ -273,7 +253,7 @@ def _measure_update(model: Model) -> float:
         clip_grad_norm(model, 1.0)
         optimizer.step()
         samples.append(perf_counter() - began)
-    return median(samples[1:]) / sum(p.nbytes for p in model.parameters.values())
+    return median(samples[1:]) / sum(model.parameters[name].nbytes for name in model.program.trained)
 
 
 def _measure_disk() -> float | None:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from cllm.checks import shown
+from cllm.checks import checked_real, shown
 from cllm.errors import ConfigError, PlanError
 from cllm.models.architecture import Architecture, checked_architecture
 from cllm.models.model import Model
+from cllm.planner.costs import MESSAGE, Speeds
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan, checked_states
 from cllm.plans.script import Script
@@ -43,6 +44,10 @@ def decide(strategy: StrategyLike, ledger: Ledger, states: str | None = None, up
         raise ConfigError("update_in_backward", "must be True, False or None", shown(update_in_backward), "Pass one of these.")
     asked = {"states": states, "update_in_backward": update_in_backward}
     ledger.asked = {name: value for name, value in asked.items() if value is not None}
+    if ledger.whole.groups > 1:
+        ledger.asked = {"update_in_backward": False} | ledger.asked
+    if ledger.whole.processes > 1:
+        ledger.asked = {"states": "memory"} | ledger.asked
     if not isinstance(strategy, Plan):
         if not callable(getattr(strategy, "decide", None)) or isinstance(strategy, type):
             raise ConfigError("strategy", "must be a strategy, a Plan or a name", repr(strategy),
@@ -62,7 +67,8 @@ def decide(strategy: StrategyLike, ledger: Ledger, states: str | None = None, up
 def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None, optimizer: str = "adamw",
               dtype: str | None = None, num_threads: int | None = None, tell: Callable[[str], None] = lambda text: None,
               trainable: Patterns = None, packed: bool = False, clip_by: str | None = None,
-              compute: str | None = None, stored: Mapping[str, StoredForm] | None = None) -> Ledger:
+              compute: str | None = None, stored: Mapping[str, StoredForm] | None = None, groups: int = 1, processes: int = 1,
+              bandwidth: float | None = None) -> Ledger:
     """The ledger of a model, or of an architecture, in these sizes; parameters are those of `plan`, and how frozen matrices
     will be stored, where that is an architecture's (`cllm.models.choosing.forms_at`).
 
@@ -83,15 +89,18 @@ def ledger_of(model: Model | Architecture, batch_size: int, seq_len: int | None,
     dtype = usual if dtype is None else dtype
     if compute is not None:
         program = with_compute(program, checked_compute("plan(compute=...)", compute, dtype))
-    return Ledger(program, Workload(batch_size, seq_len, dtype, optimizer, num_threads, clip_by), held_bytes=held,
-                  tell=tell)
+    work = Workload(batch_size, seq_len, dtype, optimizer, num_threads, clip_by, groups, processes)
+    speeds = Speeds.stored(work)
+    if bandwidth is not None:
+        speeds.measured[MESSAGE] = 1 / checked_real("plan(bandwidth=...)", bandwidth, ends="()")
+    return Ledger(program, work, speeds, held_bytes=held, tell=tell)
 
 
 def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,
          strategy: StrategyLike = "cache", optimizer: str = "adamw", dtype: str | None = None, num_threads: int | None = None,
          tell: Callable[[str], None] = lambda text: None, trainable: Patterns = None, packed: bool = False,
          states: str | None = None, update_in_backward: bool | None = None, clip_by: str | None = None,
-         compute: str | None = None) -> Plan:
+         compute: str | None = None, groups: int = 1, processes: int = 1, bandwidth: float | None = None) -> Plan:
     """Decide without running anything: no array is made and no kernel runs.
 
     Parameters
@@ -111,6 +120,12 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     states, update_in_backward, clip_by : as of `Executor`
     compute : {"float32", "bfloat16"} or None
         As of `Model`; None takes the model's, or float32.
+    groups : int
+        As of `Executor`.
+    processes : int
+        That share the groups, as of `cllm.distributed.Executor`; bytes are of each.
+    bandwidth : float or None
+        Bytes a second between processes; None is a round figure of one machine.
 
     Returns
     -------
@@ -122,7 +137,8 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     ConfigError, PlanError, BudgetError
     """
     return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell,
-                                      trainable, packed, clip_by, compute), states, update_in_backward)
+                                      trainable, packed, clip_by, compute, groups, processes, bandwidth),
+                  states, update_in_backward)
 
 
 def saved_values(model_or_architecture: Model | Architecture, batch_size: int, seq_len: int | None = None,

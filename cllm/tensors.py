@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,54 @@ FIRST_FORM = {"config", "dtype"}
 LONGEST_HEADER = 100_000_000  # bytes, as the library has it
 DAMAGE = (OSError, SafetensorError, ValueError, TypeError)  # what reading a file that is none of ours may raise
 AGAIN = "Save the model again, or choose another file."
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A run of the elements of an array that is whole in a file, of one axis, and where it begins there."""
+
+    mine: np.ndarray
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.mine.dtype
+
+    @property
+    def size(self) -> int:
+        """Elements that are here."""
+        return self.mine.size
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole array."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """What is here."""
+        return iter([self.mine])
+
+    def __setitem__(self, everything, whole: np.ndarray) -> None:
+        """Take what is here from the whole array."""
+        self.mine[...] = whole.reshape(-1)[self.start:self.start + self.size]
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An array that is written as pieces of it come, each of one axis."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    source: Iterator[np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Once."""
+        return self.source
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> dict:

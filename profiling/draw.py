@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.record import RESULTS
-from pictures import memory, speed, training, whole_steps
+from pictures import memory, processes, speed, training, whole_steps
 
 from cllm.comparison import picture as bars
 from cllm.lab.picture import draw_lab
@@ -27,6 +27,7 @@ PICTURES: dict[str, dict[str, Callable[[dict, Path], None]]] = {
     "compare": {"": lambda data, path: memory.memory_against_time([data], path)},
     "predictions": {"": memory.curve},
     "depth": {"": memory.growth},
+    "processes": {"": processes.step_and_scaling},
     "training": {"": training.beside_peer},
     "finetune_smollm2": {"": training.tuned},
     "compression": {"": training.curves},

@@ -121,6 +121,11 @@ def burst(call: Callable[[], object], repeats: int) -> list[float]:
     return seconds
 
 
+def pause(seconds: float) -> None:
+    """Let so much time go by."""
+    sleep(seconds)
+
+
 def repeats_for(seconds: float, target: float = 0.02, most: int = 200) -> int:
     """How many calls of that length make a burst of about `target` seconds."""
     return max(1, min(most, round(target / max(seconds, 1e-9))))

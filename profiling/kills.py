@@ -110,7 +110,7 @@ def _least_bytes(directory: Path, threads: int) -> int:
     from cllm.models.gpt import ModelConfig
     from cllm.planning import pareto
 
-    config = ModelConfig(vocab_size=256, max_seq_len=TIME, **SIZES)
+    config = ModelConfig.preset("small", **SIZES)  # as the command line has it
     found = pareto(config, BATCH, TIME, num_threads=threads, most=2, clip_by="each",
                         allow=("cache", "recompute", "micro_batch", "update_in_backward", "spill_states"),
                         directory=str(directory))[0]

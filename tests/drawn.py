@@ -5,7 +5,7 @@ import toys
 from hypothesis import strategies as st
 from toys import Add, Mix, Scale, Square, Tanh
 
-from cllm.plans.tree import Segment, Tape
+from cllm.plans.tree import Cache, Recompute, Segment, Tape
 from cllm.schedule.finish import DROPPABLE
 
 TOY_BLOCKS = [((Scale, 0, 0), (Mix, 1, 0), (Tanh, 2, 0), (Add, 3, 0)), ((Square, 0, 0), (Mix, 1, 0), (Add, 2, 0)),
@@ -38,16 +38,21 @@ def assert_sound(schedule):
 
 @st.composite
 def trees(draw, blocks, decide, depth=4):
-    """Nodes that cover a range of blocks: tapes, and segments of segments to any depth, those of one child included."""
+    """Nodes that cover a range of blocks: tapes, and segments of segments to any depth, those of one child included; those
+    that begin with the first block may drop its input."""
     nodes, start = [], blocks.start
+
+    def dropped(start):
+        return Recompute() if start == 0 and draw(st.booleans()) else Cache()
+
     while start < blocks.stop:
         if depth and draw(st.booleans()):
             stop = draw(st.integers(start + 1, blocks.stop))
             children = draw(trees(range(start, stop), decide, depth - 1))
-            nodes.append(Segment(children))
+            nodes.append(Segment(children, dropped(start)))
             start = stop
         else:
-            nodes.append(Tape(start, draw(decide(start))))
+            nodes.append(Tape(start, (*draw(decide(start)), ("input", dropped(start)))))
             start += 1
     return tuple(nodes)
 

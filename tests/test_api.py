@@ -40,6 +40,7 @@ GROUPS = """
     models
     planning
     executor
+    distributed
     optim corpus tokenizer snapshot sampling proof about
     testing pretrained calibrate train
     finetuning
@@ -102,6 +103,7 @@ def test_all_is_sorted_out():
 
 def test_rooms_that_few_ask_for_are_imported_when_they_are():
     text = ("import cllm, sys; assert 'cllm.lab' not in sys.modules; cllm.lab.from_json; cllm.testing.check_layer; "
+            "cllm.distributed.Executor; assert 'mpi4py' not in sys.modules; "
             "assert not hasattr(cllm, 'laboratory')")
     subprocess.run([sys.executable, "-c", text], check=True)
 
@@ -146,7 +148,7 @@ def test_no_modules_import_one_another_in_a_circle():
 def test_a_family_is_named_in_its_own_room_at_the_front_door_and_in_help_alone():
     families = {path.stem for path in (PACKAGE / "models").glob("*.py")
                 if re.search(r"^class \w+\((Architecture|ModelConfig)\)", path.read_text("utf-8"), re.MULTILINE)}
-    families.remove("adapted")  # any of them, with adapters
+    families -= {"adapted", "excerpt"}  # any of them: with adapters, as it is used
     assert {"gpt", "crystalline", "llama", "gemma", "neox", "phi"} == families
     named = re.compile(rf"ModelConfig|GPT\b|cllm\.models(\.| import .*\b)({'|'.join(families)})\b")
     elsewhere = [path for ending in ("py", "pyx", "pxi") for path in PACKAGE.rglob(f"*.{ending}")

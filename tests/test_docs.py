@@ -203,6 +203,14 @@ RESULTS = {
         "budgets": {"steps": [{"from": "budget:7000000B", "to": "budget:9000000B", "ratio": 0.75, "low": 0.7, "high": 0.8}],
                     "against_best": [{"budget": "budget:9000000B", "best": "cache", "ratio": 1.02, "low": 1.0,
                                       "high": 1.04}]}},
+    "changes": {**JOB, "script": "changes", "rows": [
+        {"change": "none", "name": "cache", "error": 0.01}, {"change": "none", "name": "recompute", "error": -0.02},
+        {"change": "batch 4", "name": "cache", "error": 0.03}, {"change": "batch 4", "name": "recompute", "error": -0.06}]},
+    "optimum": {**JOB, "script": "optimum", "rows": [{"program": "GPT, 1 block", "steps": 13, "points": [
+        {"limit": 5_000_000, "ours_seconds": 1.03, "best_seconds": 1.0, "gap": 0.0, "ours_live_bytes_at_its_seconds": 6_000_000,
+         "best_live_bytes": 5_000_000},
+        {"limit": 7_000_000, "ours_seconds": 0.5, "best_seconds": 0.5, "gap": 0.01, "ours_live_bytes_at_its_seconds": 7_000_000,
+         "best_live_bytes": 7_000_000}]}]},
     "kernels": {"script": "kernels", "machine": MACHINE, "threads": 1, "rows": [
         {"kernel": "linear_forward", "shape": [64, 512, 2048], "unit": "GFLOP/s", "limit": 100e9,
          "rate": {"cllm": 81.25e9, "numpy": 70e9}, "share": {"cllm": 0.8125},
@@ -231,6 +239,9 @@ EXPECTED = {
                      "| 6 | 2.5 | 1250.0 | 1.5 | 1250.0 |\n| 12 | 3.5 | 1250.0 | – | – |"],
     "depth batch": ["| 32 | 9.0 | 1250.0 |"],
     "training": ["| cllm | 400 | 600.5 | 1.250 (1.200 to 1.500) | 1.7500 |", "batch 8 × 256"],
+    "changes": ["| as calibrated | +1.0% | -2.0% | 2.0% |\n| batch 4 | +3.0% | -6.0% | 6.0% |"],
+    "optimum": ["| GPT, 1 block | 13 | 1 of 2 | 1.00% | 1.50% | 3.00% | 1 of 2 | 10.00% | 20.00% |"],
+    "optimum points": ["| GPT, 1 block, 5.0 | 1.0300 | 1.0000 | 1.0300 | 0.00% | 6.0 |"],
     "kernels": ["| `linear_forward` | 64 × 512 × 2048 | GFLOP/s | 81.2 | 70.0 | 100.0 | 0.81 | 0.86 (0.80 to 0.90) |",
                 "1 thread; Some CPU"],
 }

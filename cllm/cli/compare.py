@@ -95,7 +95,7 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     values = swept(ctx, sweep, asked_of(dict(sizes))[0])
     jobs = [(setting, _job(sizes, setting, steps, text, seed)) for setting in settings(values)]
     for _, job in jobs if measure else ():
-        calibrate_first(job.architecture, job.workload, strategies, always=pareto is not None)
+        calibrate_first(job.used, job.workload, strategies, always=pareto is not None)
     points = _with_peers([_experiment(job, strategies, setting, pareto) for setting, job in jobs], peers)
     machine, asked = describe_machine(), shlex.join(["cllm", *sys.argv[1:]])
 
@@ -151,7 +151,7 @@ def _job(sizes: dict, setting: dict, steps: int, text: str | None, seed: int) ->
 def _experiment(job: Job, strategies: dict[str, str], setting: dict, pareto: int | None) -> Experiment:
     curve = None if pareto is None else planned_curve(job)
     budgets = {} if curve is None else {name: name for name in budget_strategies(job, curve, pareto, strategies.values())}
-    seconds_from = source_of_seconds(job.architecture, job.workload)
+    seconds_from = source_of_seconds(job.used, job.workload)
     return Experiment(job, strategies | budgets, setting, curve, predicted_from=seconds_from)
 
 

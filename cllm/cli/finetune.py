@@ -23,6 +23,7 @@ from cllm.models.adapted import Adapted, trained_of
 from cllm.models.adapters import TRAINED, with_adapters
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import described_at, forms_at, is_files, model_at
+from cllm.models.excerpt import Used
 from cllm.models.families import architecture_of, model_of
 from cllm.models.model import Model
 from cllm.optim import optimizer_kind
@@ -163,10 +164,12 @@ def command(place, files, valid, out, resume, rank, tokenizer, epochs, mapped, s
         budget = budget_of(wanted)
         budget = None if budget is None else budget.read()  # once, while nothing is held
         ledger = ledger_of(job.architecture, work.batch, work.time, work.optimizer, "float32", work.threads,
-                           trainable=job.trainable, packed=job.data.packing, compute=wanted.compute, stored=job.forms(mapped))
+                           trainable=job.trainable, packed=job.data.packing, compute=wanted.compute, stored=job.forms(mapped),
+                           groups=wanted.groups)
         decide(budget or wanted.strategy, ledger)  # refused before any weight is read
         if measure:
-            calibrate_first(job.architecture, work, [budget or wanted.strategy], None if budget is None else budget.nbytes)
+            used = Used.of(job.architecture, job.trainable, wanted.compute)
+            calibrate_first(used, work, [budget or wanted.strategy], None if budget is None else budget.nbytes)
     if state is None or state.get("base") is not None:
         model = job.model(settings.get("seed", 0), mapped)
     else:  # the snapshot has all of it

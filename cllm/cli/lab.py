@@ -44,6 +44,11 @@ def _kinds(_ctx, param: click.Parameter, text: str | None) -> list[str] | None:
               help=f"Which of {', '.join(KINDS)}; checkmate takes part by itself where the program is small.")
 @click.option("--limits", type=click.IntRange(2), default=6, help="Limits, evenly over the planner's curve.")
 @click.option("--rounds", type=click.IntRange(1), default=4, help="Fresh processes of each contestant, in turn.")
+@click.option("--slack", type=click.FloatRange(0.0), default=None, metavar="SHARE", show_default="all take part in all rounds",
+              help="Leave out of a round what is more than this share slower than the quickest within the same bytes, by the "
+                   "rounds before, in the first as predicted.")
+@click.option("--minutes", type=click.FloatRange(0.0), default=None, show_default="as long as it takes",
+              help="Begin no round, but the first, that would end after so many.")
 @click.option("--steps", type=click.IntRange(1), default=3, help="Timed steps of each run, after one that is not.")
 @model_options("small")
 @size_options(batch_size=8, seq_len=256)
@@ -54,8 +59,8 @@ def _kinds(_ctx, param: click.Parameter, text: str | None) -> list[str] | None:
               help="Show PyTorch's points of this result of profiling/compare.py in the picture.")
 @calibrate_option
 @json_option
-def command(out, kinds, limits, rounds, steps, batch_size, seq_len, dtype, threads, text, seed, peers, measure, json_path,
-            **model):
+def command(out, kinds, limits, rounds, slack, minutes, steps, batch_size, seq_len, dtype, threads, text, seed, peers, measure,
+            json_path, **model):
     """Measure every strategy at a row of limits, and the planner beside them.
 
     Each contestant runs in fresh processes, in turn. Every run is kept as soon as it has ended: after Ctrl-C, or a kill, the
@@ -80,7 +85,7 @@ def command(out, kinds, limits, rounds, steps, batch_size, seq_len, dtype, threa
         def show(name: str, number: int, step: int) -> None:
             progress.update(task, advance=int(step == job.steps), description=f"round {number + 1} of {rounds}, {name}")
 
-        report = run(job, out, kinds, limits, rounds, None, points, measure, tell, show)
+        report = run(job, out, kinds, limits, rounds, None, points, measure, slack, minutes, tell, show)
     print_lab(report, console())
     write_json(json_path, report)
     made = ", ".join(name for name in ("runs.jsonl", "lab.json", "lab.csv", "lab.png") if (out / name).exists())

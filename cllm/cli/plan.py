@@ -25,6 +25,8 @@ from cllm.models.adapted import Adapted, trained_of
 from cllm.models.adapters import TRAINED
 from cllm.models.architecture import record_of
 from cllm.models.choosing import forms_at, is_files
+from cllm.models.excerpt import Used
+from cllm.planner.costs import MESSAGE_BYTES_PER_SECOND
 from cllm.planning import decide, ledger_of, pareto
 from cllm.plans.plan import Plan
 from cllm.program.workload import CLIP_BY, Workload
@@ -33,7 +35,9 @@ from cllm.strategies import MemoryBudget
 from cllm.strategies.memory_budget import ALLOWED, INEXACT
 from cllm.strategies.whole_step import WHOLE_STEP
 
-LETTERS = "WGSAX.B"  # of the bar, part by part: weights, gradients, states, activations, scratch, between buffers, batch
+# Of the bar, part by part.
+LETTERS = {"weights": "W", "gradients": "G", "states": "S", "activations": "A", "scratch": "X", "messages": "M",
+           "between buffers": ".", "batch and tables": "B"}
 
 
 @click.command("plan")
@@ -58,13 +62,19 @@ LETTERS = "WGSAX.B"  # of the bar, part by part: weights, gradients, states, act
               help="Of the model with adapters of this rank on q and v, which alone are trained unless --trainable says more.")
 @click.option("--mapped", is_flag=True,
               help="Frozen weights are read from the files of --model as they lie there, as cllm finetune does.")
+@click.option("--groups", type=int, default=None, show_default="as many as processes",
+              help="Equal groups of the batch, a power of two, whose gradients are summed apart.")
+@click.option("--processes", type=int, default=1, help="That share the groups: bytes and seconds are those of each.")
+@click.option("--bandwidth", type=float, default=None, metavar="BYTES", show_default=f"{MESSAGE_BYTES_PER_SECOND:g}",
+              help="Bytes a second from one process to another, for the seconds of messages.")
 @model_options("small")
 @size_options(batch_size=8, seq_len=256)
 @optimizer_option
 @trainable_option
 @json_option
-def command(strategy, memory_budget, whole_curve, plot, measure, states, update_in_backward, allow, clip_by, batch_size,
-            seq_len, dtype, compute, threads, optimizer, trainable, rank, mapped, json_path, **model):
+def command(strategy, memory_budget, whole_curve, plot, measure, states, update_in_backward, allow, clip_by, groups,
+            processes, bandwidth, batch_size, seq_len, dtype, compute, threads, optimizer, trainable, rank, mapped, json_path,
+            **model):
     """Show what a strategy decides and what it costs, without running anything.
 
     No array is made and no kernel runs (but for --calibrate); the bytes are exact all the same, the seconds are a
@@ -94,13 +104,18 @@ def command(strategy, memory_budget, whole_curve, plot, measure, states, update_
         if not whole_curve:
             raise click.UsageError("--plot draws the curve of --pareto: give both")
         check_picture(plot)
-    workload = Workload(batch_size, seq_len, dtype, optimizer, threads)
+    groups = processes if groups is None else groups
+    if whole_curve and groups > 1:
+        raise click.UsageError("--pareto is the curve of one group: leave --groups and --processes out")
+    workload = Workload(batch_size, seq_len, dtype, optimizer, threads, groups=groups, processes=processes)
+    used = Used.of(architecture, trainable, compute)
     if measure:
-        path = calibrate(architecture, workload, lambda text: click.echo(f"measuring: {text}", err=True))
+        path = calibrate(used, workload, lambda text: click.echo(f"measuring: {text}", err=True))
         click.echo(f"measured, kept in {path}")
-    seconds_from = source_of_seconds(architecture, workload)
+    seconds_from = source_of_seconds(used, workload)
     job = {**record_of(architecture), "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype,
-           "compute": compute, "optimizer": optimizer, "trainable": trainable, "mapped": mapped, "seconds_from": seconds_from}
+           "compute": compute, "optimizer": optimizer, "trainable": trainable, "mapped": mapped, "groups": groups,
+           "processes": processes, "seconds_from": seconds_from}
     if whole_curve:
         plans = pareto(architecture, batch_size, seq_len, optimizer, dtype, threads, allow=allowed, tell=_tell,
                        trainable=trainable, clip_by=clip_by, compute=compute, stored=stored)
@@ -116,7 +131,7 @@ def command(strategy, memory_budget, whole_curve, plot, measure, states, update_
                 draw_curve([("", [curve])], place, f"{about}\nseconds: {seconds_from}")
         return
     ledger = ledger_of(architecture, batch_size, seq_len, optimizer, dtype, threads, _tell, trainable, clip_by=clip_by,
-                       compute=compute, stored=stored)
+                       compute=compute, stored=stored, groups=groups, processes=processes, bandwidth=bandwidth)
     made = decide(deciding, ledger, states, update_in_backward)
     memory = ledger.build(made)[1]
     write_json(json_path, {**job, "strategy": strategy, **_costs(made), "disk_bytes": memory.disk_bytes,
@@ -130,19 +145,19 @@ def _print_parts(memory: MemoryReport) -> None:
     """Where every byte is: a table, and a bar of what is in memory."""
     parts = memory.parts()
     shown = table("where the bytes are", "in memory MB", "of the total", "on disk MB")
-    for letter, (what, inside, on_disk) in zip(LETTERS, parts, strict=True):
-        shown.add_row(f"{letter} {what}", megabytes(inside), f"{inside / memory.total_bytes:.1%}", megabytes(on_disk))
+    for what, inside, on_disk in parts:
+        shown.add_row(f"{LETTERS[what]} {what}", megabytes(inside), f"{inside / memory.total_bytes:.1%}", megabytes(on_disk))
     shown.add_row("total", megabytes(memory.total_bytes), "", megabytes(memory.disk_bytes))
     console().print(shown)
-    click.echo(bar([inside for _, inside, _ in parts]))
+    click.echo(bar({what: inside for what, inside, _ in parts}))
 
 
-def bar(sizes: list[int], width: int = 72) -> str:
+def bar(sizes: dict[str, int], width: int = 72) -> str:
     """Letters in proportion to sizes, `width` of them, rounded so that none is off by more than one."""
-    total, done, text = sum(sizes), 0, ""
-    for letter, size in zip(LETTERS, sizes, strict=True):
+    total, done, text = sum(sizes.values()), 0, ""
+    for what, size in sizes.items():
         done += size
-        text += letter * (round(width * done / total) - len(text))
+        text += LETTERS[what] * (round(width * done / total) - len(text))
     return f"[{text}]"
 
 

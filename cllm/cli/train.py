@@ -16,6 +16,7 @@ from cllm.cli.options import (
     model_options,
     place_of_weights,
 )
+from cllm.cli.processes import with_processes
 from cllm.cli.training import (
     CONTINUED_RATE,
     checked_plot,
@@ -26,8 +27,10 @@ from cllm.cli.training import (
     watching_options,
 )
 from cllm.errors import ConfigError
+from cllm.executor.groups import together
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import model_in
+from cllm.models.excerpt import Used
 from cllm.models.families import FAMILIES, FIRST, architecture_of, family_of, kind_of, model_of
 from cllm.models.settings import names_of
 from cllm.optim import optimizer_kind
@@ -36,7 +39,7 @@ from cllm.pretrained import Speech
 from cllm.program.workload import Workload
 from cllm.train import Trainer, TrainSettings, tokenizer_for
 from cllm.train.drawn import check_reads_text
-from cllm.train.executors import budget_of
+from cllm.train.executors import budget_of, least_budget
 from cllm.train.guard import refuse_if_running
 from cllm.train.keeper import Keeper
 
@@ -56,14 +59,16 @@ from cllm.train.keeper import Keeper
 @calibrate_option
 @json_option
 @click.pass_context
-def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json_path, **options):
+@with_processes
+def command(ctx, team, text, out, resume, tokenizer, dtype, quiet, plot, measure, json_path, **options):
     """Train a model on a text.
 
     Writes snapshots, metrics.jsonl and the tokens into --out. Ctrl-C, a closed terminal or pipe, a full disk: the run ends
     with a snapshot; --resume goes on from the latest one, with the settings it began with, to the same bits as without
-    the interruption.
+    the interruption. Under mpirun the processes share the --groups of each batch, to the same bits for any number of them.
     """
-    refuse_if_running(out)
+    leads = team is None or team.rank == 0
+    together(team, "run", lambda: refuse_if_running(out) if leads else None)
     checked_plot(plot)
     settings = settings_in(options)
     keeper = Keeper(out)
@@ -85,12 +90,14 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         check_reads_text(architecture.program)
         work = Workload(wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer), wanted.threads)
         budget = budget_of(wanted)
-        budget = None if budget is None else budget.read()  # once, while nothing is held
+        budget = least_budget(team, None if budget is None else budget.read())  # once, while nothing is held
         strategy = budget or wanted.strategy
         plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads,
-             trainable=wanted.trainable, compute=wanted.compute, **wanted.whole_step())  # refused before any array
-        if measure:
-            calibrate_first(architecture, work, [strategy], None if budget is None else budget.nbytes)
+             trainable=wanted.trainable, compute=wanted.compute, processes=1 if team is None else team.size,
+             **wanted.whole_step())  # refused before any array
+        if measure and leads:
+            used = Used.of(architecture, wanted.trainable, wanted.compute)
+            calibrate_first(used, work, [strategy], None if budget is None else budget.nbytes)
         model = model_of(architecture, wanted.seed, dtype) if place is None else model_in(place, dtype, architecture)
     elif state["training"]["data"].get("data") is not None:
         raise ConfigError(f"resume of {out}", "must be a run on a text", "one on examples", "Use cllm finetune --resume.")
@@ -99,8 +106,9 @@ def command(ctx, text, out, resume, tokenizer, dtype, quiet, plot, measure, json
         model = model_of(architecture, None, dtype)
         chosen = _tokenizer_of_run(tokenizer, text, keeper, state)
     trainer = Trainer(model, text, out, resume=resume, tokenizer=chosen, callbacks=watchers(quiet, plot), budget=budget,
-                      **settings)
-    run_and_tell(trainer, json_path, f"cllm train --out {out} --resume{named}", f"cllm sample {out}{named}")
+                      team=team, **settings)
+    run_and_tell(trainer, json_path if leads else None, f"cllm train --out {out} --resume{named}",
+                 f"cllm sample {out}{named}")
 
 
 def _tokenizer_of_run(name: str | None, text, keeper: Keeper, state: dict):

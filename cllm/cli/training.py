@@ -23,6 +23,8 @@ HELP = {
     "batch_size": "Sequences in one call, B.",
     "seq_len": "Tokens in a sequence, T.",
     "accumulate": "Calls whose gradients are added up for one step.",
+    "groups": "Equal groups of a call's sequences, a power of two, whose gradients are summed apart and added in a tree: so "
+              "many processes, or fewer, may share them. Results depend on it.",
     "optimizer": "adamw, adam, sgd, momentum, or by names of parameters: '*emb.weight=adam,sgd@30'.",
     "lr": f"Highest learning rate; {CONTINUED_RATE:g} with --model DIR unless given.",
     "min_lr": "The rate's floor; a tenth of --lr unless given.",

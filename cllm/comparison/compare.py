@@ -118,8 +118,8 @@ def compare(architecture: Architecture, strategies: Iterable, batch_size: int = 
     rounds = checked_size("compare(rounds=...)", rounds)
     check_data(job)
     if calibrate:
-        calibrate_where_wanted(job.architecture, job.workload, chosen.values())
-    points = [Experiment(job, chosen, predicted_from=source_of_seconds(job.architecture, job.workload))]
+        calibrate_where_wanted(job.used, job.workload, chosen.values())
+    points = [Experiment(job, chosen, predicted_from=source_of_seconds(job.used, job.workload))]
     runs = run_experiments(points, rounds, lambda *_: None, lambda *_: None)
     if runs[0].interrupted:
         raise KeyboardInterrupt

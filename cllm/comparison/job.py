@@ -6,6 +6,7 @@ from math import inf
 from cllm.checks import LARGEST_SEED, checked_real, checked_size, keep
 from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture, record_of
+from cllm.models.excerpt import Used
 from cllm.program.computing import checked_compute
 from cllm.program.program import Program
 from cllm.program.workload import Workload
@@ -73,6 +74,11 @@ class Job:
     def workload(self) -> Workload:
         """What the planner plans for."""
         return Workload(self.batch_size, self.seq_len, self.dtype, "adamw", self.threads)
+
+    @property
+    def used(self) -> Used:
+        """The model as it computes: what a calibration measures."""
+        return Used.of(self.architecture, compute=self.compute)
 
     def to_dict(self) -> dict:
         """Every field by name; in place of the architecture its ``family`` and, as a dict of its own, ``config``."""

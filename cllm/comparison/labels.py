@@ -9,6 +9,7 @@ from dataclasses import dataclass
 HALF_MARK = 6.0   # from the middle of a point's mark to its edge, with some air
 GAP = 3.0         # between a mark and its name
 DISTANCES = range(0, 150, 8)  # how far from its point a name may be pushed
+FAR = 20.0        # a line that goes through another's name counts as ten lines under a name
 # Ways to go from a point: sideways first, then slantwise, then up and down.
 WAYS = ((1, 0), (-1, 0), (1, -1), (1, 1), (-1, -1), (-1, 1), (0, -1), (0, 1))
 
@@ -32,6 +33,11 @@ class Label:
         left, _, right, _ = self.box
         return ("start", left) if left >= self.x else ("end", right) if right <= self.x else ("middle", (left + right) / 2)
 
+    @property
+    def leader(self) -> Stretch:
+        """The line from the point to the letters."""
+        return self.x, self.y, self.anchor[1], (self.box[1] + self.box[3]) / 2
+
 
 def place(points: Sequence[tuple[float, float, str]], marks: Sequence[tuple[float, float]], lines: Sequence[Stretch],
           room: Box, letter: float, height: float) -> list[Label]:
@@ -50,16 +56,22 @@ def place(points: Sequence[tuple[float, float, str]], marks: Sequence[tuple[floa
         Width of a letter and height of a line of text.
     """
     taken = [(x - HALF_MARK, y - HALF_MARK, x + HALF_MARK, y + HALF_MARK) for x, y in marks]
-    made = []
+    made: list[Label] = []
     for x, y, name in sorted(points, key=lambda point: _crowd(point, marks), reverse=True):
-        free = [(2 * crossed + distance / 8, distance, box) for distance, box in _boxes(x, y, letter * len(name), height)
+        free = [(2 * sum(_crosses(line, box) for line in lines) + FAR * _through_names(label, made) + distance / 8,
+                 distance, label) for distance, box in _boxes(x, y, letter * len(name), height)
                 if _inside(box, room) and not any(_overlap(box, other) for other in taken)
-                for crossed in [sum(_crosses(line, box) for line in lines)]]
+                for label in [Label(name, x, y, box, far=distance > 0)]]
         if free:
-            _, distance, box = min(free, key=lambda one: one[:2])
-            taken.append(box)
-            made.append(Label(name, x, y, box, far=distance > 0))
+            made.append(min(free, key=lambda one: one[:2])[2])
+            taken.append(made[-1].box)
     return made
+
+
+def _through_names(label: Label, others: Sequence[Label]) -> int:
+    """How often a line from a point to its name would go through another name."""
+    return sum(_crosses(label.leader, other.box) for other in others if label.far) + sum(
+        _crosses(other.leader, label.box) for other in others if other.far)
 
 
 def _crowd(point: tuple[float, float, str], marks: Sequence[tuple[float, float]]) -> int:

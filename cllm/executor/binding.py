@@ -33,7 +33,7 @@ class Binder:
     letters : dict
         Shape letters of the micro-batch to bind for; a smaller last one uses the first part of each buffer.
     whole_letters : dict
-        Those of the whole batch.
+        Those of a group: of the whole batch, unless it is cut into several.
     parameters, tables, gradients : arrays by name
         `gradients` is empty for a schedule without backward.
     feeds, whole_feeds : arrays by name
@@ -157,6 +157,6 @@ def _then_poison(call: Call, freed: list[np.ndarray]) -> None:
 
 
 def _stash(src: np.ndarray, dst: np.ndarray, key: np.ndarray, rows: int) -> None:
-    """A micro-batch into its place in the whole batch, which has so many rows."""
-    first = int(key[2]) * len(dst) // rows
+    """A micro-batch into its place in its group, which has so many rows."""
+    first = int(key[2]) % rows * len(dst) // rows
     dst[first:first + len(src)] = src

@@ -8,11 +8,14 @@ from numpy.typing import ArrayLike
 
 from cllm import _kernels as kernels
 from cllm._build_info import DEBUG
+from cllm.arrays import digest_of
 from cllm.checks import LARGEST_SEED, checked_flag, checked_size
+from cllm.dispatch import arithmetic
 from cllm.errors import ConfigError, PlanError
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
 from cllm.executor.forward_runs import ForwardRuns
+from cllm.executor.groups import Groups, Team
 from cllm.executor.interrupts import held_interrupts
 from cllm.executor.nonfinite import DIVERGED, check_gradients, check_loss
 from cllm.executor.rebuild_check import RebuildCheck
@@ -67,6 +70,13 @@ class Executor:
         `train_step` alone.
     clip_by : {"all", "each"} or None
         How `train_step` will clip, by which a budget tells the seconds of its plans.
+    groups : int
+        A power of two that divides `batch_size`: the batch is cut into so many groups, in order, each group's gradient and
+        loss are summed from zero, and those of all are added in the order of a binary tree. Bits depend on it, and with it
+        on nothing that they did not depend on before; that of `cllm.distributed.Executor` for any number of processes are
+        these.
+    team : Team or None
+        Other processes that take their share of the groups, see `cllm.distributed`.
 
     Attributes
     ----------
@@ -82,12 +92,14 @@ class Executor:
     def __init__(self, model: Model, batch_size: int, seq_len: int | None = None, strategy: StrategyLike = "cache",
                  optimizer: str = "adamw", num_threads: int | None = None, seed: int = 0, determinism_check: str = "off",
                  packed: bool = False, states: str | None = None, update_in_backward: bool | None = None,
-                 clip_by: str | None = None):
+                 clip_by: str | None = None, groups: int = 1, team: Team | None = None):
         if not isinstance(model, Model):
             raise ConfigError("Executor(model)", "must be a cllm.Model", type(model).__name__,
                               "Make one with cllm.Model(architecture).")
         model.torn.refuse()
-        self.workload = Workload(batch_size, seq_len, model.dtype, optimizer, num_threads, clip_by)
+        self.workload = Workload(batch_size, seq_len, model.dtype, optimizer, num_threads, clip_by, groups,
+                                 1 if team is None else team.size)
+        self._groups = Groups(self.workload, team)
         self._seed = checked_size("Executor(seed=...)", seed, 0, LARGEST_SEED)
         self._check = RebuildCheck.of(determinism_check)
         self._model, self._revision = model, model.revision
@@ -109,11 +121,11 @@ class Executor:
             self._slab = Slab(self.memory.arena_bytes)
         self._spill = self._open_spill()
         self._feeds = Feeds(self.program, self.workload, self.schedule.micro_batch)
-        self._forward = ForwardRuns(model, self.program, self.workload, self.plan, self._slab.bytes, self._feeds)
-        self._updating = Updating(model, self.workload, self._check_loss)
-        self._schedules = {self.plan.mode: self.schedule}
+        self._forward = ForwardRuns(model, self.program, self.workload, self.plan, self._slab.bytes, self._feeds, self._groups)
+        self._updating = Updating(model, self.workload, self._check_loss, self._groups)
+        self._schedules = {"step" if self._groups.shared else self.plan.mode: self.schedule}
         self._calls: dict[tuple[str, int], list[Call]] = {}
-        self._divisor = 1.0
+        self._divisor, self._loss_sum, self._marked = 1.0, 0.0, False
         model.attach(self.workload.optimizer)
 
     def __repr__(self) -> str:
@@ -207,6 +219,12 @@ class Executor:
             self._updating.begin(optimizer, clip_norm, clip_by, self.plan.states)
             return self._whole_step({"tokens": tokens, "targets": targets, **feeds})
 
+    def share(self, optimizer: Any) -> None:
+        """Make ready an optimizer for `train_step`: its states in their place, and of several processes' this one's part."""
+        optimizer.keep_states(self.plan.states)
+        if self._groups.shared:
+            optimizer.share_states(self.workload.processes, self._groups.part)
+
     def measure(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, **feeds: ArrayLike) -> float:
         """Norm of all gradients of a batch; nothing moves, and no gradient is kept. For plans that update in backward."""
         self._refuse_others("measure")
@@ -248,9 +266,11 @@ class Executor:
         """Mean loss over the valid targets, without gradients, dropout or kept activations; as `loss_and_grad`."""
         with self._turn(), kernels.Threads(self.workload.threads):
             self._model.torn.refuse()
-            count = self._feeds.take({"tokens": tokens, "targets": targets, **feeds})
+            fed = {"tokens": tokens, "targets": targets, **feeds}
+            count = self._groups.together("loss", lambda: self._feeds.take(fed), self._mark)
             loss = self._forward.loss() / count
-            check_loss("loss", loss, self._model, self._forward, DIVERGED)
+            check_loss("loss", loss, self._model, self._forward, self._groups, DIVERGED)
+            self._feeds.end()
             return loss
 
     def logits(self, tokens: ArrayLike | None = None, **feeds: ArrayLike) -> np.ndarray:
@@ -261,7 +281,9 @@ class Executor:
         with self._turn(), kernels.Threads(self.workload.threads):
             self._model.torn.refuse()
             self._feeds.take_inputs({"tokens": tokens, **feeds})
-            return self._forward.logits()
+            logits = self._forward.logits()
+            self._feeds.end()
+            return logits
 
     # a step
 
@@ -276,6 +298,7 @@ class Executor:
             self._run("train", run)
             loss = self._check_loss()
             check_gradients(self._updating.where, self._model)
+            self._feeds.end()
             self._step += 1
             return loss
 
@@ -289,7 +312,6 @@ class Executor:
                 updating.measuring = True
                 self._run("step", _run)
                 updating.measured()
-                self._feeds.part["loss"][0] = 0.0
             self._run("step", _run)
         except BaseException as error:
             broken = updating.broken_off(error)
@@ -297,42 +319,64 @@ class Executor:
                 raise
             raise broken from error
         updating.finish()
-        loss = float(self._feeds.part["loss"][0]) / self._divisor
+        self._feeds.end()
+        loss = self._loss_sum / self._divisor
         self._zero_gradients()
         self._step += 1
         return loss
 
     def _take(self, feeds: dict, num_targets: int | None) -> None:
         """Check and copy a batch, and make all ready for a step."""
-        self._divisor = self._feeds.take(feeds, num_targets)
+        self._divisor = self._groups.together("step", lambda: self._feeds.take(feeds, num_targets), self._mark)
         if self._spill is not None:
             self._spill.begin()
         self._slab.mark()
         self._feeds.key(self._seed, self._step)
 
+    def _mark(self) -> dict:
+        """What is the same in all processes that share a step: at first all that they were made with, and then their step."""
+        step = {"step": self._step, "batch": self._feeds.digest(), **self._updating.mark()}
+        if self._marked:
+            return step
+        self._marked = True
+        work = self.workload
+        return {"kernels fuse": arithmetic()["fuses"], "model": self.program.digest,
+                "weights": digest_of(self._model.parameters), "batch_size": work.batch, "seq_len": work.time,
+                "dtype": work.dtype, "groups": work.groups, "plan": str(self.plan.to_dict()), "seed": self._seed, **step}
+
     def _run(self, mode: str, run: Callable[[list[Call]], None]) -> None:
-        """Run a schedule over all micro-batches."""
-        epilogue = self._schedule(mode).epilogue
+        """Run a schedule over all micro-batches of this process's groups."""
+        sections, sums = self._schedule(mode).sections, []
         try:
-            for start, size in self._feeds.cuts():
-                self._feeds.place(start, size)
-                calls = self._bound(size, mode)
-                self._check.begin(self._step, start)
-                run(calls[:epilogue])
-            run(calls[epilogue:])
+            for number, group in enumerate(self._groups.own):
+                self._feeds.begin(group)
+                self._updating.group = number
+                for start, size in self._feeds.cuts():
+                    self._feeds.place(start, size)
+                    prologue, body, epilogue, finale = sections(self._bound(size, mode))
+                    self._check.begin(self._step, group * self.workload.group.batch + start)
+                    if not start:
+                        run(prologue)
+                    run(body)
+                run(epilogue)
+                sums.append(float(self._feeds.part["loss"][0]))
+            self._loss_sum = self._groups.total(sums)
+            run(finale)
         finally:
             for file in (self._spill, *(self._updating.files() if mode == "step" else ())):
                 if file is not None:
                     file.settle()
 
     def _check_loss(self) -> float:
-        loss = float(self._feeds.part["loss"][0]) / self._divisor
-        check_loss(self._updating.where, loss, self._model, self._forward)
+        if self.workload.groups == 1:  # it is asked for in the middle of a group
+            self._loss_sum = float(self._feeds.part["loss"][0])
+        loss = self._loss_sum / self._divisor
+        check_loss(self._updating.where, loss, self._model, self._forward, self._groups)
         return loss
 
     def _zero_gradients(self) -> None:
         """Those that are no room in the arena; where all are, none is made for it."""
-        if self._model.has_gradients or not self.plan.update_in_backward:
+        if self._model.has_gradients or not (self.plan.update_in_backward or self._groups.shared):
             kernels.fill_zero(x=self._model.gradient_list)
 
     def _refuse_others(self, call: str) -> None:
@@ -359,9 +403,9 @@ class Executor:
         if (mode, size) not in self._calls:
             schedule = self._schedule(mode)
             rows = {"R": schedule.loss_rows}
-            gradients = {} if self.plan.update_in_backward else self._model.gradients
+            gradients = {} if self.plan.update_in_backward or self.workload.groups > 1 else self._model.gradients
             binder = Binder(schedule, self.memory.arena, self._slab.bytes, self.workload.letters(size) | rows,
-                            self.workload.letters() | rows, self._model.parameters, self._model.tables, gradients,
+                            self.workload.group.letters() | rows, self._model.parameters, self._model.tables, gradients,
                             self._feeds.of(size), self._feeds.whole, self._spill, self._updating)
             calls = self._check.wrap([binder.call(op) for op in schedule.ops], schedule, binder)
             self._calls[mode, size] = binder.poisoned(calls) if DEBUG else calls

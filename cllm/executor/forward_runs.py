@@ -7,6 +7,7 @@ import numpy as np
 from cllm.arrays import aligned_empty, widened
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
+from cllm.executor.groups import Groups
 from cllm.models.model import Model
 from cllm.plans.plan import Plan
 from cllm.program.dims import NARROW, resolve
@@ -30,42 +31,55 @@ class ForwardRuns:
     slab : array of bytes
         That of training. A forward schedule lies in it, or in one of its own should it be too small.
     feeds : Feeds
+    groups : Groups
     """
 
-    def __init__(self, model: Model, program: Program, workload: Workload, plan: Plan, slab: np.ndarray, feeds: Feeds):
-        self._model, self._program, self._workload, self._plan = model, program, workload, plan
+    def __init__(self, model: Model, program: Program, workload: Workload, plan: Plan, slab: np.ndarray, feeds: Feeds,
+                 groups: Groups):
+        self._model, self._program, self._workload, self._plan = model, program, workload.group, plan
+        self._n_groups, self._groups = workload.groups, groups
         self._slab, self._feeds = slab, feeds
         self._schedules: dict[str, tuple[Schedule, Arena, np.ndarray]] = {}
         self._bound: dict[tuple[str, int], tuple[Binder, list[Call]]] = {}
 
     def loss(self) -> float:
         """The sum of the losses of all targets."""
-        for start, size in self._feeds.cuts():
-            self._feeds.place(start, size)
-            _, calls = self._bind("loss", size)
-            for call in calls:
-                call()
-        return float(self._feeds.part["loss"][0])
+        sums = []
+        for group in self._groups.own:
+            self._feeds.begin(group)
+            for start, size in self._feeds.cuts():
+                self._feeds.place(start, size)
+                _, calls = self._bind("loss", size)
+                for call in calls:
+                    call()
+            sums.append(float(self._feeds.part["loss"][0]))
+        return self._groups.total(sums)
 
     def logits(self) -> np.ndarray:
         """What the head's forward makes of the whole batch; a first axis of N rows becomes B and T."""
-        head, letters = self._program.head, self._workload.letters()
+        head, group = self._program.head, self._workload.batch
+        letters = self._workload.letters(group * self._n_groups)
         shape = self._program.values[head.output].shape
         by_row = shape.startswith("N")
         out = np.empty(resolve(shape, letters), self._workload.dtype)
-        for start, size in self._feeds.cuts():
+        for number, start, size in ((n, *cut) for n in range(self._n_groups) for cut in self._feeds.cuts()):
+            if not start:
+                self._feeds.begin(number)
             self._feeds.place(start, size)
             _, (*calls, last) = self._bind("logits", size)
             for call in calls:
                 call()
-            first, stop = (self._workload.rows(n) if by_row else n for n in (start, start + size))
+            first, stop = (self._workload.rows(number * group + n) if by_row else number * group + n
+                           for n in (start, start + size))
             mine = resolve(head.shapes[head.layer.output], self._workload.letters(size))
             last(**{head.layer.output: out[first:stop].reshape(mine)})
         return out.reshape(resolve(f"B T{shape[1:]}", letters)) if by_row and "T" in letters else out
 
     def values(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Every value that forward makes, by name, at the moment when it has been made."""
-        for start, size in self._feeds.cuts():
+        """Every value that forward makes of this process's groups, by name, at the moment when it has been made."""
+        for group, start, size in ((group, *cut) for group in self._groups.own for cut in self._feeds.cuts()):
+            if not start:
+                self._feeds.begin(group)
             self._feeds.place(start, size)
             binder, calls = self._bind("loss", size)
             for op, call in zip(binder.schedule.ops, calls, strict=True):

@@ -5,17 +5,19 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.errors import NonFiniteError
 from cllm.executor.forward_runs import ForwardRuns
+from cllm.executor.groups import Groups
 from cllm.executor.updating import SKIP
 from cllm.models.model import Model
-from cllm.weights.stored import in_pieces
+from cllm.tensors import pieces_of
 
 DIVERGED = "The model has diverged: take an earlier snapshot, and lower the learning rate."
 
 
-def check_loss(where: str, loss: float, model: Model, forward: ForwardRuns, do: str = SKIP) -> None:
+def check_loss(where: str, loss: float, model: Model, forward: ForwardRuns, groups: Groups, do: str = SKIP) -> None:
     """Refuse a loss that is not finite. Forward is then run once more, value by value, to name the first that is not."""
     if not np.isfinite(loss):
-        raise NonFiniteError(f"{where}, {_first_place(model, forward)}", "must be finite", f"loss {loss}", do)
+        place = next((found for found in groups.tell(_first_place(model, forward)) if found is not None), "loss")
+        raise NonFiniteError(f"{where}, {place}", "must be finite", f"loss {loss}", do)
 
 
 def check_gradients(where: str, model: Model) -> None:
@@ -27,11 +29,11 @@ def check_gradients(where: str, model: Model) -> None:
                              SKIP)
 
 
-def _first_place(model: Model, forward: ForwardRuns) -> str:
+def _first_place(model: Model, forward: ForwardRuns) -> str | None:
     for name, parameter in model.parameters.items():
-        if not all(np.isfinite(piece).all() for piece in in_pieces(parameter)):
+        if not all(np.isfinite(piece).all() for piece in pieces_of(parameter)):
             return f"parameter {name}"
     for name, value in forward.values():
         if not np.isfinite(value).all():
             return f"value {name}"
-    return "loss"
+    return None

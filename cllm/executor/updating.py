@@ -9,10 +9,12 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.checks import checked_real, checked_word
 from cllm.errors import CllmError, ConfigError, NonFiniteError, OptimizerError
+from cllm.executor.groups import Groups
 from cllm.executor.spilling import SpillFile
 from cllm.models.model import Model
 from cllm.program.kinds import Kind
 from cllm.program.optimizer_states import state_bytes, state_parts
+from cllm.program.shards import CHUNK
 from cllm.program.workload import CLIP_BY, Workload
 from cllm.schedule.operations import Op
 
@@ -30,17 +32,20 @@ class Updating:
     workload : Workload
     check_loss : callable
         Raises where the loss is not finite.
+    groups : Groups
 
     Attributes
     ----------
     measuring : bool
         Whether norms alone are found in this pass, and nothing is moved.
+    group : int
+        Which of this process's groups is under way.
     where : str
         What errors name.
     """
 
-    def __init__(self, model: Model, workload: Workload, check_loss: Call):
-        self._model, self._workload, self._check_loss = model, workload, check_loss
+    def __init__(self, model: Model, workload: Workload, check_loss: Call, groups: Groups):
+        self._model, self._workload, self._check_loss, self._groups = model, workload, check_loss, groups
         self._numbers = {name: number for number, name in enumerate(model.program.trained)}
         self._squares = np.zeros(len(self._numbers))
         self._moved: list[str] = []
@@ -50,6 +55,7 @@ class Updating:
         self._clip_by = "all"
         self._whole_norm = 0.0
         self.measuring = False
+        self.group = 0
         self.where = ""
 
     @property
@@ -84,6 +90,8 @@ class Updating:
             self._optimizer, self._by_name = optimizer, by_name
         optimizer.check_step(planned=True)
         optimizer.keep_states(states)
+        if self._groups.shared:
+            optimizer.share_states(self._workload.processes, self._groups.part)
         for file in self.files():
             file.begin()
         self._moved.clear()
@@ -99,6 +107,11 @@ class Updating:
         if one.parts != planned and any(part.per != 1 for part in one.parts):
             raise OptimizerError("train_step(optimizer)", f"must be what was planned for {name}", one.kind,
                                  f"Make the executor with optimizer={kind!r}.")
+
+    def mark(self) -> dict:
+        """What is the same in all processes that share a step."""
+        one = self._optimizer
+        return {} if one is None else {"optimizer": repr(one), "clip": (self._clip_norm, self._clip_by)}
 
     def files(self) -> list[SpillFile]:
         """The files of states on disk."""
@@ -136,20 +149,92 @@ class Updating:
             return self._check_loss
         if op.kind == Kind.ZERO_GRADIENT:
             return partial(kernels.fill_zero, x=kernels.ArrayList([gradient]))
+        if op.kind == Kind.REDUCE:
+            return self._reduction(op.params[0], arrays)
+        if op.kind == Kind.GATHER:
+            return self._gather
+        if op.kind == Kind.CLIP and not op.params:
+            return partial(self._clip_parts, self._pieces(arrays)) if arrays else self._clip_all
         if op.kind == Kind.CLIP:
-            return self._clip_all if gradient is None else partial(self._clip, op.params[0], kernels.ArrayList([gradient]))
+            return partial(self._clip, op.params[0], kernels.ArrayList([gradient]))
         if op.kind == Kind.UPDATE and not op.params:
             return self._update_all
         name = op.params[0]
-        start, stop = op.piece or (0, prod(self._model.program.parameters[name].shape))
+        start, stop = op.piece or self._groups.part(prod(self._model.program.parameters[name].shape))
         window = arrays.get("states")
         if op.kind == Kind.UPDATE:
-            gradient = self._model.gradients[name] if gradient is None else gradient
+            gradient = (self._model.gradients[name] if gradient is None else gradient).reshape(-1)
+            gradient = gradient[:stop - start] if self._groups.shared else gradient[start:stop]
             parameter = self._model.parameters[name].reshape(-1)[start:stop]
-            return partial(self._update, name, gradient.reshape(-1)[start:stop], parameter, window, start, stop)
+            return partial(self._update, name, gradient, parameter, window, start, stop)
         way = "read" if op.kind in (Kind.LOAD_START, Kind.LOAD_WAIT) else "write"
         waits = op.kind in (Kind.LOAD_WAIT, Kind.STORE_WAIT)
         return partial(self._move, way, waits, name, window, start, stop)
+
+    def _reduction(self, name: str, arrays: Mapping[str, np.ndarray]) -> Call:
+        """The call that adds a group's gradient to those of the groups before."""
+        flat = arrays["gradient"].reshape(-1)
+        partials = [arrays[role] for role in arrays if role.startswith("partial")]
+        start, stop = self._groups.part(flat.size)
+        target = arrays["sum"][:stop - start] if "sum" in arrays else self._model.gradients[name].reshape(-1)[start:stop]
+        message = arrays.get("message")
+        claimed = [array for role in ("sum", "message") if (array := arrays.get(role)) is not None]
+
+        def reduce() -> None:
+            for level, partial_sum in enumerate(partials):
+                if not self.group >> level & 1:
+                    np.copyto(partial_sum, flat)
+                    return
+                kernels.add_in_place(partial_sum, y=flat)
+            for array in claimed:  # room of its own to the end, see `binding._claimed`
+                array[-1:] = 0
+            if message is not None:
+                self._groups.reduce(flat, message)
+            if "sum" in arrays:
+                target.fill(0)
+            kernels.add_in_place(flat[start:stop], y=target)
+            if message is not None and "sum" not in arrays:
+                self._groups.spread(self._model.gradients[name])
+
+        return reduce
+
+    def _pieces(self, arrays: Mapping[str, np.ndarray]) -> dict[str, kernels.ArrayList]:
+        """Chunks of this process's part of each gradient."""
+        found = {}
+        for name, array in arrays.items():
+            start, stop = self._groups.part(prod(self._model.program.parameters[name].shape))
+            mine = array[:stop - start]
+            found[name] = kernels.ArrayList([mine[at:at + CHUNK] for at in range(0, mine.size, CHUNK)])
+        return found
+
+    def _clip_parts(self, pieces: Mapping[str, kernels.ArrayList]) -> None:
+        """All gradients, of which each process has a part: chunks' sums of squares are added in the order of the whole array,
+        as kernels add them."""
+        self._check_loss()
+        mine = {name: np.empty(len(chunks)) for name, chunks in pieces.items()}
+        for name, chunks in pieces.items():
+            kernels.sum_of_squares(chunks, out=mine[name])
+        found = [dict(zip(mine, of_rank, strict=True)) for of_rank in self._groups.tell(list(mine.values()))]
+        in_order = self._groups.in_order(found)
+        for name, number in self._numbers.items():
+            total = 0.0
+            for square in (square for of_rank in in_order for square in of_rank[name].tolist()):
+                total += square
+            self._squares[number] = total
+        squares = self._squares.tolist()
+        if not isfinite(sum(squares)):
+            bad = {name for name, chunks in pieces.items() if kernels.nonfinite_arrays(chunks)}
+            everywhere = set().union(*self._groups.tell(bad))
+            self._refuse_named([name for name in self._numbers if name in everywhere])
+        for chunks, square in zip(pieces.values(), squares, strict=True) if self._clip_norm is not None else ():
+            norm = self.norm if self._clip_by == "all" else sqrt(square)
+            kernels.scale_in_place(np.full(len(chunks), self._factor(norm)), x=chunks)
+
+    def _gather(self) -> None:
+        """What other processes updated."""
+        for name in self._numbers:
+            if name in self._by_name:
+                self._groups.spread(self._model.parameters[name])
 
     def _clip(self, name: str, gradient: kernels.ArrayList) -> None:
         """One parameter's gradient."""
@@ -179,9 +264,12 @@ class Updating:
 
     def _refuse(self, names: list[str], gradients: kernels.ArrayList) -> None:
         """Refuse gradients that are not finite, or whose norm is not and is needed."""
-        bad = kernels.nonfinite_arrays(gradients)
+        self._refuse_named([names[number] for number in kernels.nonfinite_arrays(gradients)])
+
+    def _refuse_named(self, bad: list[str]) -> None:
+        """The same of those, in the model's order, in which there is NaN or infinity."""
         if bad:
-            raise NonFiniteError(f"{self.where}, gradient of {names[bad[-1]]}", "must be finite",
+            raise NonFiniteError(f"{self.where}, gradient of {bad[-1]}", "must be finite",
                                  "NaN or infinity, first in backward there", SKIP)
         if self._clip_norm is not None:
             raise NonFiniteError(self.where, "the norm of the gradients must be finite", "overflow of their squares", SKIP)
@@ -196,7 +284,7 @@ class Updating:
         if self.measuring or one is None:
             return
         if window is None:
-            states = tuple(part.reshape(-1) for part in one.states.arrays()[name]) if one.parts else ()
+            states = one.states.elements(name, start, stop) if one.parts else ()
         else:
             states = tuple(view for view, _ in self._views(window, one, name, start, stop))
         if not self._moved:

@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 
 from cllm.calibrate import calibrate_where_wanted, source_of_seconds
-from cllm.checks import checked_size
+from cllm.checks import checked_real, checked_size
 from cllm.comparison.budgets import planned_curve
 from cllm.comparison.data import check_data
 from cllm.comparison.files import place_for, write_json, write_whole
@@ -23,7 +23,7 @@ from cllm.planning import ledger_of
 
 def run(job: Job, out: Path, kinds: Iterable[str] | None = None, limits: int = 6, rounds: int = 4,
         more: Mapping[str, object] | None = None, peers: Iterable[dict] = (), calibrate: bool = True,
-        tell: Callable[[str], None] = lambda text: None,
+        slack: float | None = None, minutes: float | None = None, tell: Callable[[str], None] = lambda text: None,
         on_step: Callable[[str, int, int], None] = lambda *_: None) -> dict:
     """Measure what has not been measured yet, and write ``lab.json``, ``lab.csv`` and ``lab.png``.
 
@@ -45,6 +45,11 @@ def run(job: Job, out: Path, kinds: Iterable[str] | None = None, limits: int = 6
         Points of other libraries (see `cllm.comparison.peers`).
     calibrate : bool
         Measure this machine first where nothing is stored.
+    slack : float or None
+        Leave out of a round what is more than this share slower than the quickest within the same bytes, by the rounds before,
+        in the first as predicted; None lets everybody take part. The planner's plans always do.
+    minutes : float or None
+        Begin no round, but the first, that would end after so many.
     tell, on_step : callables
         Hear how far it is.
 
@@ -58,11 +63,13 @@ def run(job: Job, out: Path, kinds: Iterable[str] | None = None, limits: int = 6
     ConfigError, DataError
     """
     out, limits, rounds = Path(out), checked_size("lab(limits)", limits), checked_size("lab(rounds)", rounds)
+    slack, minutes = (None if value is None else checked_real(f"lab({name})", value, 0.0)
+                      for name, value in (("slack", slack), ("minutes", minutes)))
     check_data(job)
     steps = len(job.architecture.program.steps)
     kinds = [k for k in KINDS if k != "checkmate" or steps <= SOLVED] if kinds is None else list(kinds)
     if calibrate and any(kind in (*UNDER_A_LIMIT, "knapsack") for kind in kinds):
-        calibrate_where_wanted(job.architecture, job.workload, (), tell, always=True)
+        calibrate_where_wanted(job.used, job.workload, (), tell, always=True)
     ledger = ledger_of(job.architecture, job.batch_size, job.seq_len, dtype=job.dtype, num_threads=job.threads,
                        compute=job.compute)
     asked = {"job": job.to_dict(), "kinds": kinds, "limits": limits, "more": {k: repr(v) for k, v in (more or {}).items()}}
@@ -72,11 +79,15 @@ def run(job: Job, out: Path, kinds: Iterable[str] | None = None, limits: int = 6
         return contestants(ledger, kinds, limits_of(ledger, limits), more)
 
     record = Record.of(out, asked, make)
-    left = len(record.left(rounds))
-    tell(f"{left} runs to go" + (f", {len(record.runs)} are there" if record.runs else ""))
-    interrupted = run_left(record, job, rounds, on_step)
-    around = {"date": date.today().isoformat(), "machine": describe_machine(), "rounds": rounds,
-              "predicted_from": source_of_seconds(job.architecture, job.workload), "curve": planned_curve(job),
+    costs = {c.name: ledger.evaluate(c.plan) for c in record.contestants if c.plan is not None}
+    among = None if slack is None else record.contenders(0, costs, slack)
+    left = sum(len(record.left(number, among)) for number in range(rounds))
+    tell(f"{left} runs to go" + (" at most" if slack is not None or minutes is not None else "")
+         + (f", {len(record.runs)} are there" if record.runs else ""))
+    interrupted = run_left(record, job, rounds, on_step, costs, slack, minutes)
+    around = {"date": date.today().isoformat(), "machine": describe_machine(),
+              "rounds": 1 + max((run.round for run in record.runs), default=-1), "slack": slack,
+              "predicted_from": source_of_seconds(job.used, job.workload), "curve": planned_curve(job),
               "peers": list(peers), "interrupted": interrupted}
     asked_limits = sorted({c.limit for c in record.contestants if c.limit})
     report = report_of(job, record.contestants, record.runs, asked_limits, around)

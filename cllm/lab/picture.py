@@ -137,12 +137,12 @@ def _name_curves(axis, curves: Sequence[Curve]) -> list[Label]:
         spots = [(at(p), p.name if curve.name == "PyTorch" else curve.name) for p in curve.points]
         chosen = spots if curve.name == "PyTorch" else [max(spots, key=lambda one: alone(one[0]))] if spots else []
         named += [(*spot, name) for spot, name in chosen]
-        colours |= {spot: curve.look[0] for spot, _ in chosen}
+        colours |= {name: curve.look[0] for _, name in chosen}
     labels = place(named, every, lines, room, LETTER, LINE)
     for label in labels:
         _, above, _, below = label.box
         anchor, x = label.anchor
-        arrow = {"arrowstyle": "-", "color": colours[label.x, label.y], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        arrow = {"arrowstyle": "-", "color": colours[label.name], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
         axis.annotate(label.name, (label.x, top - label.y), xycoords="figure points", fontsize=FONT, color="black",
                       xytext=(x + AIR[anchor], top - (above + below) / 2), textcoords="figure points", ha=SIDES[anchor],
                       va="center", arrowprops=arrow if label.far else None, zorder=5,

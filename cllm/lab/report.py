@@ -6,8 +6,8 @@ from statistics import median
 from cllm.comparison.job import Job
 from cllm.comparison.runner import Run
 from cllm.lab.contestants import Contestant
+from cllm.lab.running import OURS
 
-OURS = "budget"
 NARROW = 0.02  # half of an interval over its middle: points that are known this well are to be foretold
 
 
@@ -44,7 +44,8 @@ def regret_of(rows: Sequence[dict], limits: Sequence[int]) -> list[dict]:
     """For each limit, seconds of our plan over those of the best measured strategy of any kind within the same bytes.
 
     The best is chosen by the rounds of one half and timed in those of the other, then the other way round: a minimum over
-    noisy runs flatters itself. Ratios are of the same round.
+    noisy runs flatters itself. Ratios are of the same round. Where all others were left out of later rounds, as far slower, it
+    is the quickest of them in the rounds that it ran.
 
     Returns
     -------
@@ -68,6 +69,11 @@ def regret_of(rows: Sequence[dict], limits: Sequence[int]) -> list[dict]:
             winner = min(able, key=lambda row: median(row["seconds_by_round"][n] for n in choosing))
             best.append(winner["strategy"])
             ratios += [ours["seconds_by_round"][n] / winner["seconds_by_round"][n] for n in timing]
+        if not ratios:  # others were left out of later rounds: the quickest of them, in those that it ran
+            winner = min(others, key=lambda row: row["step_seconds"]["median"])
+            best = [winner["strategy"]]
+            ratios = [seconds / winner["seconds_by_round"][n] for n, seconds in ours["seconds_by_round"].items()
+                      if n in winner["seconds_by_round"]]
         if ratios:
             found.append({"limit": limit, "best": best, "ratio": median(ratios), "low": min(ratios), "high": max(ratios),
                           "rounds": len(ratios)})

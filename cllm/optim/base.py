@@ -4,7 +4,7 @@ Zeroing gradients belongs to the loop, never to a step: gradients may be added u
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import ClassVar
@@ -13,6 +13,7 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.checks import checked_real
+from cllm.errors import OptimizerError
 from cllm.executor.spilling import StoredArray
 from cllm.models.model import Model
 from cllm.models.torn import Torn
@@ -20,6 +21,7 @@ from cllm.optim.checks import checked_model, matching, refuse_nonfinite, refuse_
 from cllm.optim.states import States
 from cllm.plans.plan import checked_states
 from cllm.program.optimizer_states import OPTIMIZER_STATES, Part
+from cllm.tensors import Shard
 
 
 class Optimizer(ABC):
@@ -107,12 +109,12 @@ class Optimizer(ABC):
         """Move `params`, those of `names`, and `state` by its parts; `weight_decay` of each array is 0 for those that do not
         decay."""
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, np.ndarray | Part]:
         """All state as flat names, ``tok_emb.weight.m``; what a snapshot keeps beside `steps`."""
         self.torn.refuse()
         return self._flat(self.states.arrays())
 
-    def stored(self) -> dict[str, np.ndarray | StoredArray]:
+    def stored(self) -> dict[str, np.ndarray | StoredArray | Shard]:
         """The same, where arrays on disk are read and written by calls (`StoredArray`)."""
         self.torn.refuse()
         return self._flat(self.states.stored())
@@ -126,6 +128,11 @@ class Optimizer(ABC):
             The state is where it was.
         """
         if self.states.move(checked_states(f"{type(self).__name__}.keep_states(where)", where)):
+            self.__dict__.pop("_lists", None)
+
+    def share_states(self, processes: int, part: Callable[[int], tuple[int, int]]) -> None:
+        """Keep this process's part of the state from now on, see `States.share`: steps are those of an executor then."""
+        if self.states.share(processes, part):
             self.__dict__.pop("_lists", None)
 
     def by_name(self) -> dict[str, "Optimizer"]:
@@ -159,6 +166,10 @@ class Optimizer(ABC):
         self.torn.refuse()
         refuse_stale(f"{type(self).__name__}.step()", self._model, self._revision)
         if not planned:
+            if self._states is not None and self._states.shared:
+                raise OptimizerError(f"{type(self).__name__}.step()", "must have its whole state",
+                                     f"a part of it, which {self._states.processes} processes share",
+                                     "Call train_step of the executor.")
             refuse_unplanned(self._model, self.kind, self.names)
         self.lr = checked_real(f"{type(self).__name__}.lr", self.lr)
         self.weight_decay = checked_real(f"{type(self).__name__}.weight_decay", self.weight_decay)

@@ -1,6 +1,6 @@
 """Different optimizers for different parameters, chosen by patterns of names."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -102,6 +102,11 @@ class Grouped:
         """Where the states of all groups are kept; as `Optimizer.keep_states`."""
         for group in self.groups.values():
             group.keep_states(where)
+
+    def share_states(self, processes: int, part: Callable[[int], tuple[int, int]]) -> None:
+        """Keep this process's part of all groups' states; as `Optimizer.share_states`."""
+        for group in self.groups.values():
+            group.share_states(processes, part)
 
     def by_name(self) -> dict[str, Optimizer]:
         """Which optimizer moves each parameter."""

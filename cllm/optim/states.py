@@ -1,6 +1,6 @@
 """The arrays that an optimizer keeps for each parameter: in memory, made at first use, or in a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import prod
 
@@ -10,7 +10,8 @@ from cllm.arrays import aligned_zeros
 from cllm.executor.spilling import SpillFile, StoredArray
 from cllm.models.model import Model
 from cllm.program.optimizer_states import Part
-from cllm.tensors import pieces_of
+from cllm.program.shards import largest
+from cllm.tensors import Shard, pieces_of
 
 MEMORY = "memory"
 Arrays = dict[str, tuple[np.ndarray, ...]]
@@ -31,6 +32,8 @@ class States:
     ----------
     where : str
         "memory", or "disk:DIR".
+    processes : int
+        That share them: each has a part of every array, of one axis, in room as large as the largest part.
     file : SpillFile or None
         Where they are on disk: the places of (name, number of the part).
     """
@@ -38,6 +41,8 @@ class States:
     def __init__(self, model: Model, names: Sequence[str], parts: Sequence[Part]):
         self._model, self._names, self.parts = model, names, tuple(parts)
         self.where: str = MEMORY
+        self.processes = 1
+        self._part: Callable[[int], tuple[int, int]] | None = None
         self.file: SpillFile | None = None
         self._made: Arrays | None = None
 
@@ -51,15 +56,60 @@ class States:
             self.file.begin()
             return self._by_name(self.file.mapped({key: self._form(*key) for key in self._keys()}))
         if self._made is None:
-            self._made = self._by_name({key: aligned_zeros(*self._form(*key)) for key in self._keys()})
+            self._made = self._by_name({key: self._empty(*key) for key in self._keys()})
         return self._made
 
-    def stored(self) -> Mapping[str, tuple[np.ndarray | StoredArray, ...]]:
-        """The same, where those on disk are read and written by calls: an error of the disk is a `SpillError`."""
-        if self.file is None:
+    def _empty(self, name: str, number: int) -> np.ndarray:
+        shape, dtype = self._form(name, number)
+        if self._part is None:
+            return aligned_zeros(shape, dtype)
+        start, stop = self._part(prod(shape))
+        return aligned_zeros((largest(prod(shape), self.processes),), dtype)[:stop - start]
+
+    def stored(self) -> Mapping[str, tuple[np.ndarray | StoredArray | Shard, ...]]:
+        """The same as files hold them: those on disk are read and written by calls, so that an error of the disk is a
+        `SpillError`; and those that processes share are parts of what is whole there."""
+        if self.file is not None:
+            self.file.begin()
+            return self._by_name({key: self.file.stored(key, *self._form(*key)) for key in self._keys()})
+        if self._part is None:
             return self.arrays()
-        self.file.begin()
-        return self._by_name({key: self.file.stored(key, *self._form(*key)) for key in self._keys()})
+        parts = {}
+        for name, number in self._keys():
+            shape, _ = self._form(name, number)
+            parts[name, number] = Shard(self.arrays()[name][number], shape, self._part(prod(shape))[0])
+        return self._by_name(parts)
+
+    def elements(self, name: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
+        """Those of a run of a parameter's elements, which is this process's part where they are shared."""
+        arrays, shape = self.arrays()[name], self._model.parameters[name].shape
+        if self._part is not None:
+            return arrays
+        return tuple(array.reshape(-1)[part.cut(shape, start, stop)] for part, array in zip(self.parts, arrays, strict=True))
+
+    def share(self, processes: int, part: Callable[[int], tuple[int, int]]) -> bool:
+        """Keep this process's part of them from now on; whether they were whole.
+
+        Parameters
+        ----------
+        processes : int
+        part : callable
+            From the size of an array to (start, stop).
+        """
+        if self._part is not None:
+            return False
+        whole, self._made = self._made, None
+        self.processes, self._part = processes, part
+        for name, arrays in (whole or {}).items():
+            start, stop = part(arrays[0].size) if arrays else (0, 0)
+            for mine, array in zip(self.arrays()[name], arrays, strict=True):
+                mine[...] = array.reshape(-1)[start:stop]
+        return True
+
+    @property
+    def shared(self) -> bool:
+        """Whether this process has a part of them alone."""
+        return self._part is not None
 
     def move(self, where: str) -> bool:
         """Put them there, as they are; whether they were elsewhere.

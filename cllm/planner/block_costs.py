@@ -7,12 +7,12 @@ finds them for the network: what no other beats is joined with what no other bea
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cllm.planner.costs import Speeds
-from cllm.planner.parts import Part, parts_of, whole_block
+from cllm.planner.parts import INPUT, Part, parts_of, whole_block
 from cllm.planner.region_costs import Decisions, Readings, RegionCosts, Run, TapeCost
 from cllm.planner.ways import best_rows, best_tapes, thinned, ways_to_drop, ways_to_narrow
 from cllm.plans.plan import Plan
@@ -31,7 +31,8 @@ MOST_TAPES = 1024  # of a block, or of its end: blocks of our models have 30 to 
 class BlockCost:
     """The tapes of a kind of block that are not beaten by another, and what a sweep through it costs: its peak while its input
     stays, as that of a segment does, and where the input goes when it was last read; bytes of gradients that wait for the
-    epilogue, and seconds of the latter."""
+    epilogue, and seconds of the latter. Of the first block, where something may be made again, what it costs to make its input
+    again while it is opened: bytes beside the gradient of the output, and seconds."""
 
     tapes: tuple[TapeCost, ...]
     input_bytes: int
@@ -41,6 +42,8 @@ class BlockCost:
     sweep_seconds: float
     waiting_bytes: int = 0
     epilogue_seconds: float = 0.0
+    again_peak: int = 0
+    again_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,21 @@ class BlockCosts:
         self._alone: dict[tuple, tuple[Program, Readings]] = {}
         self._regions: dict[tuple, RegionCosts] = {}
 
-    def block(self, number: int, micro_batch: int, allow: Collection[str]) -> BlockCost:
-        """Every tape worth having among those allowed."""
+    def block(self, number: int, micro_batch: int, allow: Collection[str], makes_input: bool = False) -> BlockCost:
+        """Every tape worth having among those allowed; of the first block, where its input may be made again, those, too."""
         region = self._region(whole_block(self.program, number), micro_batch)
         run, (given, left) = region.swept, region.end_bytes()
         first = run.ops(Kind.FORWARD)
-        return BlockCost(tuple(self._best(number, micro_batch, allow, left)), given, left, run.peak(first),
+        cost = BlockCost(tuple(self._best(number, micro_batch, allow, left, makes_input)), given, left, run.peak(first),
                          run.passing_peak(first, region.program.block_inputs[0]), run.seconds(first), run.waiting_bytes(),
                          run.epilogue_seconds())
+        if not makes_input:
+            return cost
+        plan = Plan((Tape(0, (INPUT,)),), micro_batch)
+        program = without_blocks(self.program, reading=True)
+        again = Run(build_schedule(program, self.workload, plan), self.workload, self.speeds, around=False)
+        made = again.made_again()
+        return replace(cost, again_peak=again.peak(made) - again.waiting_through(made), again_seconds=again.seconds(made))
 
     def tapes(self, number: int, micro_batch: int, choices: Iterable[Decisions]) -> list[TapeCost]:
         """What each of these ways to tape a block costs, read off schedules of the whole block."""
@@ -94,9 +104,11 @@ class BlockCosts:
         return EndCost(loss_rows, run.peak(after) - kept, run.peak(first), kept, run.waiting_bytes(),
                        run.seconds([*first, *after]), run.epilogue_seconds())
 
-    def _best(self, number: int, micro_batch: int, allow: Collection[str], output_bytes: int) -> list[TapeCost]:
+    def _best(self, number: int, micro_batch: int, allow: Collection[str], output_bytes: int,
+              makes_input: bool) -> list[TapeCost]:
         """The tapes of a block: its parts' joined from its end."""
         parts = parts_of(self.program, number, "recompute" in allow)
+        parts += [part.without_input() for part in parts if makes_input and part.start == 0]
         end = max(p.stop for p in parts)
         long = sum(p.stop - p.start > 1 for p in parts)
         found: dict[int, list[TapeCost]] = {}
@@ -115,12 +127,15 @@ class BlockCosts:
         for dtype in (d for d in PACKED if d in allow):
             ways = ways_to_narrow(self.program, part, ways, price, dtype, self.workload.letters(1))
         given = self.program.values[part.given].key
+        if part.start == 0:
+            return ways
         return [TapeCost(tuple((given if key == "input" else key, d) for key, d in w.decisions), *w.costs) for w in ways]
 
     def _region(self, part: Part, micro_batch: int) -> RegionCosts:
-        kind = self.program.kind_of(part.steps)
+        kind = self.program.kind_of(part.steps), part.makes_input
         if kind not in self._alone:
-            self._alone[kind] = alone(self.program, part.steps, part.given, part.left), Readings()
+            before = self.program.regions[0] if part.makes_input else ()
+            self._alone[kind] = alone(self.program, part.steps, part.given, part.left, before), Readings()
         if (kind, micro_batch) not in self._regions:
             program, readings = self._alone[kind]
             self._regions[kind, micro_batch] = RegionCosts(program, self.workload, self.speeds, micro_batch, readings)

@@ -5,6 +5,7 @@ that matters. A measured signature costs what was measured. Another of the same 
 the ratio of measured to declared of the nearest measured one; without any, its declared work at the default speeds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import log
 
@@ -23,6 +24,7 @@ from cllm.schedule.report import gradient_bytes, optimizer_bytes
 FLOPS_PER_SECOND = 75e9
 BYTES_PER_SECOND = 12e9
 DISK_BYTES_PER_SECOND = 1e9
+MESSAGE_BYTES_PER_SECOND = 2e9  # between processes of one machine
 SECONDS_PER_CALL = 5e-6
 
 
@@ -31,6 +33,7 @@ WAITS = {Kind.SPILL_WAIT: Kind.SPILL_START, Kind.FETCH_WAIT: Kind.FETCH_START, K
 STARTS = frozenset(WAITS.values())
 UPDATE = "update"  # name under which seconds per parameter byte of zeroing, scan, clipping and optimizer are stored
 DISK = "disk"  # seconds per byte written or read
+MESSAGE = "message"  # seconds per byte sent to another process while as much comes
 MOST_DECLARED = 50_000  # seconds of declared work that are remembered from plan to plan, by itemsize
 _DECLARED: dict[int, dict[tuple, float]] = {}
 
@@ -78,9 +81,19 @@ class Speeds:
         """Seconds of zeroing, scanning, clipping and the optimizer."""
         if workload.optimizer == "none":
             return 0.0
+        share = gradient_bytes(program, workload) / workload.processes
+        passes = 8 + 1.5 * optimizer_bytes(program, workload) / max(1, share)
+        return share * self.measured.get(f"{UPDATE} {workload.optimizer}", passes / BYTES_PER_SECOND)
+
+    def reduction_seconds(self, program: Program, workload: Workload) -> float:
+        """Seconds of adding the gradients of groups, and of messages: of R processes each sends R - 1 parts of R of the
+        gradients, and as much of the parameters."""
+        if workload.groups == 1:
+            return 0.0
         nbytes = gradient_bytes(program, workload)
-        passes = 8 + 1.5 * optimizer_bytes(program, workload) / max(1, nbytes)
-        return nbytes * self.measured.get(f"{UPDATE} {workload.optimizer}", passes / BYTES_PER_SECOND)
+        seconds = 3 * workload.own_groups * nbytes / BYTES_PER_SECOND
+        others = workload.processes - 1
+        return seconds + 2 * others / workload.processes * nbytes * self.measured.get(MESSAGE, 1 / MESSAGE_BYTES_PER_SECOND)
 
     def _estimate(self, kind: Kind, step: Step, letters, nbytes: int, workload: Workload) -> float:
         exact = self.measured.get(signature(kind, step, letters, nbytes))
@@ -179,7 +192,7 @@ def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, s
     done: dict[tuple[Kind, int], float] = {}  # when the transfers of a start's kind and buffer end
     disk_free = 0.0
 
-    def run(ops: tuple[Op, ...], size: int) -> float:
+    def run(ops: Sequence[Op], size: int) -> float:
         """Seconds of operations; the times of transfers are left as those after them see them."""
         nonlocal disk_free
         now = 0.0
@@ -196,12 +209,15 @@ def schedule_seconds(schedule: Schedule, program: Program, workload: Workload, s
             done[key] -= now
         return now
 
-    body, epilogue = schedule.ops[:schedule.epilogue], schedule.ops[schedule.epilogue:]
-    seconds = speeds.update_seconds(program, workload)
+    whole, workload = workload, workload.group
+    prologue, body, epilogue, finale = schedule.sections(schedule.ops)
+    seconds = speeds.update_seconds(program, whole) + speeds.reduction_seconds(program, whole)
     if schedule.updates_in_backward and workload.clip_by == "all":
         seconds += run(tuple(op for op in body if op.kind not in kinds.STATES), schedule.micro_batch)
-    seconds += sum(count * run(body, size) for size, count in micro_batch_counts(schedule, workload))
-    return seconds + run(epilogue, schedule.micro_batch)
+    group = run(prologue, schedule.micro_batch)
+    group += sum(count * run(body, size) for size, count in micro_batch_counts(schedule, workload))
+    group += run(epilogue, schedule.micro_batch)
+    return seconds + schedule.n_groups * group + run(finale, schedule.micro_batch)
 
 
 def _transfer(op: Op, schedule: Schedule) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from cllm.planner.costs import Speeds
 from cllm.planner.pairs import Pairs, Tapes, Ways, best_under
 from cllm.plans.check import head_rows
 from cllm.plans.plan import Plan
-from cllm.plans.tree import Segment, Tape
+from cllm.plans.tree import Cache, Recompute, Segment, Tape
 from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.build import default_loss_rows, scores_in_a_row
@@ -47,8 +47,8 @@ class Chain:
         self.deep = len(blocks) > DEEP
         kinds = {id(b): n for n, b in enumerate(blocks)}
         self._kinds = "".join(chr(kinds[id(b)]) for b in blocks)  # slices of text are quick to make and to look up
-        self._tapes: dict[tuple[str, int], Tapes] = {}
-        self._segments: dict[tuple[str, int], Ways] = {}
+        self._tapes: dict[tuple[str, int], tuple[Tapes, list[Ways]]] = {}
+        self._segments: dict[tuple[str, int], list[Ways]] = {}
         self._opened: dict[str, Pairs] = {}
         count = len(ends)
         self._rests = [Pairs.best([(np.array([e.peak for e in ends], float), np.array([e.seconds for e in ends]),
@@ -67,33 +67,41 @@ class Chain:
 
     def _list(self, start: int, stop: int, rest: Callable[[int], Pairs], waiting: int) -> Pairs:
         """Lists of children from `start` on, followed by what `rest` says of the block after each."""
-        tapes = self._tapes_of(start, waiting)
+        tapes, ways = self._tapes_of(start, waiting)
         longest = stop - start - bool(waiting)  # in a segment the last child is no segment: opening it would be for nothing
-        segments = [(self._segment(start, start + n, waiting), rest(start + n)) for n in self._lengths(longest)]
+        segments = [(ways, rest(start + n)) for n in self._lengths(longest)
+                    for ways in self._segment(start, start + n, waiting)]
         if self.deep:
             return best_under(tapes, rest(start + 1), segments, MOST_DEEP)
-        return Pairs.best([w.before(r) for w, r in (*((w, rest(start + 1)) for w in tapes.ways()), *segments)], MOST)
+        return Pairs.best([w.before(r) for w, r in (*((w, rest(start + 1)) for w in ways), *segments)], MOST)
 
-    def _tapes_of(self, number: int, waiting: int) -> Tapes:
-        """The tapes of a block whose forward runs while so many bytes wait."""
+    def _tapes_of(self, number: int, waiting: int) -> tuple[Tapes, list[Ways]]:
+        """The tapes of a block whose forward runs while so many bytes wait, and the same by what they keep."""
         key = self._kinds[number], waiting
         if key not in self._tapes:
             kept, forward, backward, seconds = _columns(self.blocks[number])[:4]
-            self._tapes[key] = Tapes.best(kept, np.maximum(forward + waiting, backward), seconds)
+            tapes = Tapes.best(kept, np.maximum(forward + waiting, backward), seconds)
+            self._tapes[key] = tapes, [] if self.deep else tapes.ways()
         return self._tapes[key]
 
-    def _segment(self, start: int, stop: int, waiting: int) -> Ways:
-        """The ways of a segment that is swept while so many bytes wait."""
+    def _segment(self, start: int, stop: int, waiting: int) -> list[Ways]:
+        """The ways of a segment that is swept while so many bytes wait; of the first, those that make its input again, too:
+        to tell them, the number of what is inside is less than 0."""
         key = self._kinds[start:stop], waiting
         if key not in self._segments:
             inside, block = self.opened(start, stop), self.blocks[start]
             others = [b.passing_peak for b in self.blocks[start + 1:stop]]
-            peak = max(block.sweep_peak, block.input_bytes + max(others, default=0)) + waiting
-            first = max(0, int(inside.peak.searchsorted(peak, "right")) - 1)  # the sweep hides those before
-            number = np.arange(first, len(inside))
-            seconds = inside.seconds[first:] + sum(b.sweep_seconds for b in self.blocks[start:stop])
-            self._segments[key] = Ways(block.input_bytes, np.maximum(inside.peak[first:], peak), seconds,
-                                       np.full(len(number), start - stop), number)
+            seconds = sum(b.sweep_seconds for b in self.blocks[start:stop])
+            ways = [(block.input_bytes, max(block.sweep_peak, block.input_bytes + max(others, default=0)) + waiting, seconds)]
+            if block.again_seconds is not None:
+                peak = max(max((block.passing_peak, *others)) + waiting, block.again_peak + self.blocks[stop - 1].output_bytes)
+                ways.append((0, peak, seconds + block.again_seconds))
+            self._segments[key] = []
+            for kept, peak, seconds in ways:
+                first = max(0, int(inside.peak.searchsorted(peak, "right")) - 1)  # the sweep hides those before
+                number = np.arange(first, len(inside))
+                self._segments[key].append(Ways(kept, np.maximum(inside.peak[first:], peak), inside.seconds[first:] + seconds,
+                                                np.full(len(number), start - stop), number if kept else ~number))
         return self._segments[key]
 
     def _lengths(self, longest: int) -> Iterable[int]:
@@ -128,7 +136,8 @@ class Chain:
         choice, inside, rest = (int(n) for n in made)
         if choice >= 0:
             return Tape(start, self.blocks[start].tapes[choice].decisions), start + 1, rest
-        return Segment(self._inside(start, start - choice, inside)), start - choice, rest
+        kept = Cache() if inside >= 0 else Recompute()
+        return Segment(self._inside(start, start - choice, max(inside, ~inside)), kept), start - choice, rest
 
     def _inside(self, start: int, stop: int, index: int) -> tuple[Tape | Segment, ...]:
         children = []
@@ -208,4 +217,7 @@ def _chain(costs: BlockCosts, micro: int, allow: tuple[str, ...]) -> tuple[Chain
         rows = -(-rows // 2)
         choices.add(rows)
     ends = [costs.ends(micro, r) for r in sorted(choices, reverse=True)]
-    return Chain([of_kind[kind] for kind in costs.kinds], ends, recompute), ends[0]
+    blocks = [of_kind[kind] for kind in costs.kinds]
+    if recompute and blocks:
+        blocks[0] = costs.block(0, micro, allow, makes_input=True)
+    return Chain(blocks, ends, recompute), ends[0]

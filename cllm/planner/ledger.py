@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from cllm.planner.block_costs import BlockCost, BlockCosts, EndCost
@@ -74,6 +74,9 @@ class Ledger:
     Attributes
     ----------
     workload : Workload
+        Of one group: the whole batch, unless it is cut into several.
+    whole : Workload
+        With its groups, and the processes that share them.
     n_blocks : int
     fingerprint : str
         Of program and workload: a plan is for one of them.
@@ -98,7 +101,7 @@ class Ledger:
         workload.check(program)
         self._program = program
         self._rates = speeds or Speeds.stored(workload)
-        self.workload = workload
+        self.whole, self.workload = workload, workload.group
         self.held_bytes = held_bytes
         self.n_blocks = program.n_blocks
         self._tell = tell
@@ -110,6 +113,13 @@ class Ledger:
         self.whole_steps: dict = {}
         self._built: dict[Plan, tuple[Schedule, MemoryReport]] = {}
         self._estimates: dict[Plan, Estimate] = {}
+
+    def shared_by(self, processes: int) -> "Ledger":
+        """The same work, shared by so many processes."""
+        other = Ledger(self._program, replace(self.whole, processes=processes), self._rates, self.held_bytes, self._tell)
+        other.asked = {**self.asked, "states": "memory"}
+        other._frontiers = self._frontiers  # they are of one group
+        return other
 
     def in_block(self, block: int) -> tuple[Entry, ...]:
         """The entries of one block that a `Tape` may decide."""
@@ -131,7 +141,7 @@ class Ledger:
         PlanError
             When the plan does not fit the model or the batch.
         """
-        check_plan(self._program, self.workload, plan)
+        check_plan(self._program, self.whole, plan)
         if plan not in self._estimates:
             self._estimates[plan] = self._estimate(*self._build(plan))
         return self._estimates[plan]
@@ -144,22 +154,22 @@ class Ledger:
 
     @property
     def asks_more(self) -> bool:
-        """Whether the caller asks for more than gradients that are kept and states in memory."""
-        return any(value not in (False, "memory") for value in self.asked.values())
+        """Whether the caller asks for more than one group, gradients that are kept and states in memory."""
+        return self.whole.groups > 1 or any(value not in (False, "memory") for value in self.asked.values())
 
     @property
     def has_states(self) -> bool:
         """Whether the workload's optimizer keeps anything."""
-        return optimizer_bytes(self._program, self.workload) > 0
+        return optimizer_bytes(self._program, self.whole) > 0
 
     def _estimate(self, schedule: Schedule, memory: MemoryReport) -> Estimate:
-        seconds = schedule_seconds(schedule, self._program, self.workload, self._rates)
+        seconds = schedule_seconds(schedule, self._program, self.whole, self._rates)
         return Estimate(memory.arena_bytes, memory.total_bytes, seconds, self._rates.source,
                         schedule.updates_in_backward and self.workload.clip_by == "all")
 
     def build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
         """The schedule of a plan and its memory report."""
-        check_plan(self._program, self.workload, plan)
+        check_plan(self._program, self.whole, plan)
         return self._build(plan)
 
     def _build(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
@@ -168,8 +178,9 @@ class Ledger:
         return self._built[plan]
 
     def _made(self, plan: Plan) -> tuple[Schedule, MemoryReport]:
-        schedule = build_schedule(self._program, self.workload, plan, plan.mode)
-        return schedule, report(self._program, self.workload, schedule, lay_out(schedule))
+        mode = "step" if self.whole.processes > 1 else plan.mode
+        schedule = build_schedule(self._program, self.whole, plan, mode)
+        return schedule, report(self._program, self.whole, schedule, lay_out(schedule))
 
     def frontier(self, allow: tuple[str, ...]) -> Frontier:
         """Every plan that is not beaten in bytes and seconds, within what is allowed; computed once."""

@@ -13,6 +13,8 @@ import numpy as np
 
 ROUNDING = 1e-12  # sums of the same seconds in another order differ by less: no gain, so the fewer bytes win
 
+BINS = 1024  # of peaks, in which pairs that are beaten are looked for before the others are sorted
+
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -32,7 +34,8 @@ class Pairs:
         """Those of all the parts that no other beats; thinned to `most`, half of them evenly in the logarithm of the peak and
         the rest evenly in number, for many may lie close together far above the least."""
         peak, seconds, made = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((seconds, peak))
+        hopeful = _hopeful(peak, seconds)
+        order = hopeful[np.lexsort((seconds[hopeful], peak[hopeful]))]
         peak, seconds = peak[order], seconds[order]
         keep = _falls(seconds)
         peak, seconds, made = peak[keep], seconds[keep], made[order[keep]]
@@ -66,8 +69,9 @@ class Ways:
         shifted = self.kept + rest.peak
         peak = np.concatenate((self.own, shifted))
         peak = peak[peak >= max(self.own[0], shifted[0])]
-        mine, theirs = np.searchsorted(self.own, peak, "right") - 1, np.searchsorted(shifted, peak, "right") - 1
-        made = np.column_stack((self.choice[mine], self.inside[mine], theirs))
+        mine, theirs = self.own.searchsorted(peak, "right") - 1, shifted.searchsorted(peak, "right") - 1
+        made = np.empty((len(peak), 3), np.int64)
+        made[:, 0], made[:, 1], made[:, 2] = self.choice[mine], self.inside[mine], theirs
         return peak, self.seconds[mine] + rest.seconds[theirs], made
 
 
@@ -140,6 +144,17 @@ def _within(limits: np.ndarray, values: np.ndarray, lengths: np.ndarray) -> np.n
     run = np.repeat(np.arange(len(lengths)) * columns, lengths)
     counts = np.bincount(run + limits.searchsorted(values), minlength=len(lengths) * columns)
     return counts.reshape(-1, columns)[:, :-1].cumsum(axis=1)
+
+
+def _hopeful(peak: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Numbers of pairs, all but most of those that a quicker one of less peak beats: sorting is for the rest."""
+    low, high = peak.min(), peak.max()
+    if len(peak) < BINS or low == high:
+        return np.arange(len(peak))
+    place = ((peak - low) * ((BINS - 1) / (high - low))).astype(np.intp)
+    least = np.full(BINS + 1, np.inf)
+    np.minimum.at(least[1:], place, seconds)
+    return np.flatnonzero(seconds <= np.minimum.accumulate(least)[place])
 
 
 def _falls(seconds: np.ndarray) -> np.ndarray:

@@ -5,13 +5,14 @@ Where that value is kept, no rebuild crosses the cut, and nothing but its gradie
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from cllm.planner.region_costs import Decisions
 from cllm.plans.tree import Recompute
 from cllm.program.program import Program, Step, Value
 
+INPUT = ("input", Recompute())
 LONGEST = 8  # a part reaches from a cut to at most the eighth after it
 
 
@@ -29,7 +30,7 @@ class Part:
     drops : tuple of tuple of str
         For each step that may be dropped, the names of its values: all are kept or none, since one rebuild makes them all.
     dropped : Decisions
-        Of the cuts inside.
+        Of the cuts inside; of the block's input, where the steps before the blocks make it again.
     """
 
     steps: tuple[Step, ...]
@@ -39,6 +40,15 @@ class Part:
     stop: int
     drops: tuple[tuple[str, ...], ...]
     dropped: Decisions
+
+    @property
+    def makes_input(self) -> bool:
+        """Whether the block's input is made again."""
+        return INPUT in self.dropped
+
+    def without_input(self) -> "Part":
+        """The same part of the first block, its input dropped."""
+        return replace(self, dropped=(INPUT, *self.dropped))
 
     def every(self) -> Iterator[Decisions]:
         """All ways to drop."""

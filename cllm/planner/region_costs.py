@@ -76,7 +76,8 @@ class RegionCosts:
 
     def run(self, child: Tape | Segment) -> "Run":
         """The schedule of that child."""
-        return Run(build_schedule(self.program, self.workload, Plan((child,), self.micro_batch)), self.workload, self.speeds)
+        plan = Plan((child,), self.micro_batch)
+        return Run(build_schedule(self.program, self.workload, plan), self.workload, self.speeds, around=False)
 
     def _price(self, run: "Run") -> None:
         for b in run.buffers:
@@ -88,21 +89,40 @@ class RegionCosts:
 
 
 class Run:
-    """A schedule of a program with one block, and sums over parts of it."""
+    """A schedule of a program with one block, and sums over parts of it.
 
-    def __init__(self, schedule: Schedule, workload: Workload, speeds: Speeds):
+    Parameters
+    ----------
+    around : bool
+        Whether buffers count that are there before the block and after it: what the steps before it keep for themselves.
+    """
+
+    def __init__(self, schedule: Schedule, workload: Workload, speeds: Speeds, around: bool = True):
         self.schedule, self._workload, self._speeds = schedule, workload, speeds
-        self.buffers = [b for b in schedule.buffers if b.kind != "stash"]
+        mine = self._own
+        self.buffers = [b for b in schedule.buffers if b.kind != "stash"
+                        and (around or b.first >= mine[0] or b.last <= mine[-1])]
+
+    @cached_property
+    def _own(self) -> list[int]:
+        return [i for i, op in enumerate(self.schedule.ops[:self.schedule.epilogue]) if op.step.block == 0]
 
     @cached_property
     def _live(self) -> list[int]:
         return live_bytes(self.buffers, len(self.schedule.ops))
 
     def ops(self, kind: str | None = None, but: str | None = None) -> list[int]:
-        """Positions of the block's operations, of one kind or of all but one; copies of its input are its own."""
-        ops = self.schedule.ops[:self.schedule.epilogue]
-        return [i for i, op in enumerate(ops) if (op.step.block == 0 or op.kind in (Kind.COMPRESS, Kind.EXPAND))
+        """Positions of the block's operations, of one kind or of all but one; copies of its input are its own, and so is what
+        makes it again."""
+        ops, again = self.schedule.ops[:self.schedule.epilogue], set(self.made_again())
+        return [i for i, op in enumerate(ops) if (op.step.block == 0 or op.kind in (Kind.COMPRESS, Kind.EXPAND) or i in again)
                 and kind in (None, op.kind) and op.kind != but]
+
+    def made_again(self) -> list[int]:
+        """Positions of what makes the block's input again."""
+        ops, mine = self.schedule.ops, self._own
+        return [i for i in range(mine[0], mine[-1]) if ops[i].kind == Kind.REBUILD
+                and ops[i].step.index < ops[mine[0]].step.index] if mine else []
 
     def peak(self, positions) -> int:
         """Highest bytes alive during these operations."""
@@ -113,6 +133,10 @@ class Run:
         buffer = next(b for b in self.buffers if b.value == given)
         last = max(i for i in positions if buffer.index in {b for _, b in self.schedule.ops[i].reads})
         return max(self._live[i] - (buffer.nbytes if i > last else 0) for i in positions)
+
+    def waiting_through(self, positions: list[int]) -> int:
+        """Bytes of gradients that wait during all of these operations."""
+        return sum(b.nbytes for b in self.buffers if b.kind == "gradient" and b.first < positions[0] and b.last > positions[-1])
 
     def seconds(self, positions) -> float:
         """Seconds of these operations in a step, all micro-batches together."""

@@ -15,6 +15,7 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     def refuse(where: str, must: str, got: str, do: str = "Make the plan for this model and batch.") -> None:
         raise PlanError(where, must, got, do)
 
+    whole, workload = workload, workload.group
     if not isinstance(plan, Plan):
         refuse("strategy", "must decide on a Plan", type(plan).__name__, "Return a cllm.Plan from decide(ledger).")
     for name, value, most in (("micro_batch", plan.micro_batch, workload.batch),
@@ -47,7 +48,13 @@ def check_plan(program: Program, workload: Workload, plan: Plan) -> None:
     if plan.update_in_backward and plan.micro_batch not in (None, workload.batch):
         refuse("Plan(update_in_backward=...)", "takes the whole batch as one micro-batch", f"micro_batch={plan.micro_batch}",
                "Keep gradients, or take a smaller batch.")
+    if plan.update_in_backward and whole.groups > 1:
+        refuse("Plan(update_in_backward=...)", "takes the whole batch as one group", f"groups={whole.groups}",
+               "Keep gradients, or take groups=1.")
     checked_states("Plan(states=...)", plan.states)
+    if plan.states_on_disk and whole.processes > 1:
+        refuse("Plan(states=...)", "must be 'memory' where several processes share them", repr(plan.states),
+               "Keep them in memory: each process has a part.")
     before, blocks, after = program.regions
     narrow = {b for b, v in enumerate(program.block_inputs[:-1]) if program.values[v].dtype == NARROW}
     if bad := narrow & set(_compressed_inputs(plan.children)):
@@ -71,10 +78,10 @@ def _check_nodes(nodes, refuse) -> None:
         if isinstance(node, Segment):
             if not node.children:
                 refuse("Segment(children=...)", "must hold at least one Tape or Segment", "none", "Leave the segment out.")
-            if isinstance(node.input, Recompute):
-                refuse("Segment(input=...)", "must be kept: a segment is rebuilt from it", "Recompute()",
-                       "Let the segment begin earlier, or put it into another.")
             _check_nodes(node.children, refuse)
+            if isinstance(node.input, Recompute) and node.blocks.start > 0:
+                refuse("Segment(input=...)", "must be kept, unless it is the first block's: a segment is rebuilt from it",
+                       f"Recompute() of block {node.blocks.start}'s", "Let the segment begin earlier, or put it into another.")
         elif not isinstance(node, Tape) or type(node.block) is not int or not _are_decisions(node.decisions):
             refuse("Plan(children=...)", "must be a tuple of Tape and Segment", repr(node),
                    "Write Tape(0, (('ln1.y', Recompute()),)).")
@@ -109,6 +116,6 @@ def _check_decisions(program, steps, decisions: dict, where: str, refuse, field:
         statistics = name in named and (named[name].dtype is not None or named[name].role == "statistics")
         if isinstance(decision, Compress) and statistics:
             refuse(where, "row statistics may not be compressed", name, "They are small: keep or drop them.")
-        if name == "input" and isinstance(decision, Recompute):
-            refuse(where, "the input of a block cannot be rebuilt inside it", "Recompute()",
+        if name == "input" and isinstance(decision, Recompute) and steps[0].block > 0:
+            refuse(where, "the input of a block cannot be rebuilt inside it, but for the first block's", "Recompute()",
                    "Put the block into a Segment that begins earlier.")

@@ -56,7 +56,7 @@ WORDS = {"cache": Cache(), "recompute": Recompute(), "bfloat16": Compress("bfloa
 class Tape:
     """One block with its decisions, pairs of (value's name inside the block, decision); what is not named is cached.
 
-    The name ``input`` stands for the block's input.
+    The name ``input`` stands for the block's input, which only the first block may drop: the steps before it make it again.
     """
 
     block: int
@@ -74,7 +74,8 @@ class Tape:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of children that is swept in forward and opened in backward; `input` decides on the input that it keeps."""
+    """A run of children that is swept in forward and opened in backward; `input` decides on the input that it keeps, which
+    the steps before the blocks make again where that of the first block is dropped."""
 
     children: tuple["Tape | Segment", ...]
     input: Decision = Cache()

@@ -26,6 +26,19 @@ class Between(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class Reading(Layer):
+    """The same, for blocks whose backward reads what the first of them is given."""
+
+    sites = (Site("y", "1", "what the last block leaves"),)
+
+    def forward(self, x, *, y):
+        raise NotImplementedError
+
+    def backward(self, dy, x, *, dx):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
 class Sink(Layer):
     """Stands for all that follows."""
 
@@ -45,26 +58,28 @@ STAND_IN = -1  # index of a step that the whole does not have
 NOTHING = Value("sink.nothing", "1", None, 0, None, "sink.nothing", "", True, "nothing")
 
 
-def alone(program: Program, steps: tuple[Step, ...], given: str, left: str) -> Program:
+def alone(program: Program, steps: tuple[Step, ...], given: str, left: str, before: tuple[Step, ...] = ()) -> Program:
     """Some steps of a block as the only block, `given` the one value that they read and `left` the one that others read.
 
-    The step before them has the layer that makes `given`, so that copies of it cost what they do, and no inputs.
+    The step before them has the layer that makes `given`, so that copies of it cost what they do, and no inputs. Where `given`
+    may be made again, the steps `before` stand there as they are.
     """
     maker = program.steps[program.values[given].step]
     source = replace(maker, index=STAND_IN, name="source", inputs={}, outputs={maker.layer.output: given}, params={}, tables={},
                      feeds={}, block=None)
     sink = _stand_in("sink", Sink(), {"x": left}, {"nothing": "sink.nothing"}, None)
-    return _program(program, (source, *(replace(s, block=0) for s in steps), sink))
+    return _program(program, (*(before or (source,)), *(replace(s, block=0) for s in steps), sink))
 
 
-def without_blocks(program: Program) -> Program:
-    """What stands before and after the blocks, with a step between that stands for them; the program itself if it has none."""
+def without_blocks(program: Program, reading: bool = False) -> Program:
+    """What stands before and after the blocks, with a step between that stands for them, `reading` its input in backward; the
+    program itself if it has none."""
     if not program.n_blocks:
         return program
     before, _, after = program.regions
     first, last = program.block_inputs[0], program.block_inputs[-1]
-    between = _stand_in("blocks", Between(), {"x": first}, {"y": last}, 0)
-    if last in program.unwanted:
+    between = _stand_in("blocks", Reading() if reading else Between(), {"x": first}, {"y": last}, 0)
+    if last in program.unwanted and not reading:
         between = replace(between, unwanted=frozenset({"x"}))
     return _program(program, (*before, between, *after))
 

@@ -8,15 +8,16 @@ class Kind(StrEnum):
 
     Those of layers and those that move values read and write what their step's declaration says, once for each micro-batch.
     Those on parameters have it in the table: the buffers that they read, those that they write, and that they run once in a
-    step. A buffer lives from the first operation that names it to the last.
+    step, or in each group of it. A buffer lives from the first operation that names it to the last.
 
     Attributes
     ----------
     method : str or None
     reads, writes : tuple of str
-        What the buffers are called: "gradient" of a parameter, "states" of its optimizer.
+        What the buffers are called: "gradient" of a parameter, "states" of its optimizer, "partial" sums of the gradients of
+        groups, "sum" of all of them, "message" for what another process sends.
     once : bool
-        Whether it runs once in a step.
+        Whether it is on parameters, and runs no more than once in a group.
     """
 
     FORWARD = "forward", "forward"
@@ -39,8 +40,10 @@ class Kind(StrEnum):
     # on parameters         method  reads                   writes          once
     CHECK_LOSS = "check_loss", None, (), (), True  # before anything moves
     ZERO_GRADIENT = "zero_gradient", None, (), ("gradient",), True
+    REDUCE = "reduce", None, ("gradient", "partial"), ("partial", "message", "sum"), True  # adds gradients of groups
     CLIP = "clip", None, ("gradient",), ("gradient",), True  # finds its norm, refuses NaN, scales
     UPDATE = "update", None, ("gradient", "states"), ("states",), True
+    GATHER = "gather", None, (), (), True  # what other processes updated
     LOAD_START = "load_start", None, (), ("states",), True  # from disk
     LOAD_WAIT = "load_wait", None, (), ("states",), True
     STORE_START = "store_start", None, ("states",), (), True

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cllm.checks import checked_size, checked_word
 from cllm.errors import ConfigError
@@ -34,6 +34,11 @@ class Workload:
     clip_by : {"all", "each"} or None
         How a whole step clips gradients, by which the seconds of one that updates in backward are told: the norm of all
         takes a backward of its own. None is not at all.
+    groups : int
+        A power of two. The batch is cut into so many equal groups, in order; the gradient of each is summed from zero, and
+        those of all are added in the order of a binary tree. Bits depend on it.
+    processes : int
+        That share the groups, the first as many to the first process, and so on. No bit depends on it.
 
     Raises
     ------
@@ -47,6 +52,8 @@ class Workload:
     optimizer: str = "adamw"
     threads: int | None = None
     clip_by: str | None = None
+    groups: int = 1
+    processes: int = 1
 
     def __post_init__(self):
         object.__setattr__(self, "batch", checked_size("batch_size", self.batch))
@@ -63,11 +70,31 @@ class Workload:
         if self.clip_by is not None:
             checked_word("clip_by", self.clip_by, CLIP_BY)
         object.__setattr__(self, "threads", checked_threads(self.threads))
+        for name, of, whole in (("groups", "batch_size", self.batch), ("processes", "groups", self.groups)):
+            value = checked_size(name, getattr(self, name))
+            if value & (value - 1) or whole % value:
+                raise ConfigError(name, f"must be a power of two that divides {of} = {whole}", str(value),
+                                  f"Take fewer {name}, or another {'batch_size' if name == 'groups' else 'number of groups'}.")
+            object.__setattr__(self, name, value)
+        apart = [kind for kind in kinds if any(part.per != 1 for part in OPTIMIZER_STATES[kind])]
+        if self.processes > 1 and apart:
+            raise ConfigError("optimizer", "must keep arrays of their parameter's shape, where several processes share them",
+                              repr(self.optimizer), "Use adamw, adam, momentum or sgd.")
 
     @property
     def itemsize(self) -> int:
         """Bytes of one element."""
         return ITEMSIZE[self.dtype]
+
+    @property
+    def group(self) -> "Workload":
+        """What is to be done for one group."""
+        return self if self.groups == 1 else replace(self, batch=self.batch // self.groups, groups=1, processes=1)
+
+    @property
+    def own_groups(self) -> int:
+        """Groups of each process."""
+        return self.groups // self.processes
 
     def letters(self, batch: int | None = None) -> dict[str, int]:
         """The letters B, T and N, for the whole batch or for `batch` sequences of it."""
@@ -93,6 +120,6 @@ class Workload:
                               "Make the model with a larger max_seq_len, or pass shorter sequences.")
 
     def fingerprint(self, program: Program) -> str:
-        """What a plan depends on, in 16 hexadecimal digits: program, batch, time and dtype."""
-        what = [program.digest, self.batch, self.time, self.dtype]
+        """What a plan depends on, in 16 hexadecimal digits: program, batch and its groups, time and dtype."""
+        what = [program.digest, self.batch, self.time, self.dtype, *([self.groups] if self.groups > 1 else [])]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ The schedule is written out naively (every sweep runs whole blocks, every rebuil
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from cllm.errors import PlanError
 from cllm.plans.check import check_plan, head_rows
@@ -18,8 +19,9 @@ from cllm.program.kinds import Kind
 from cllm.program.program import Program, Step
 from cllm.program.workload import Workload
 from cllm.schedule.compression import packed_shape
-from cllm.schedule.finish import DraftBuffer, DraftOp, finish
+from cllm.schedule.finish import Cuts, DraftBuffer, DraftOp, finish
 from cllm.schedule.operations import ITEMSIZES, Schedule
+from cllm.schedule.reductions import Reductions
 from cllm.schedule.updates import Updates
 
 # The head's rows in work at once where a plan leaves it open: the whole micro-batch while its logits fit the second
@@ -64,7 +66,8 @@ class _Builder:
     """Emits operations; `saved` dictionaries map names of values to buffers."""
 
     def __init__(self, program: Program, workload: Workload, plan: Plan):
-        self.program, self.workload, self.plan = program, workload, plan
+        self.program, self.whole, self.plan = program, workload, plan
+        self.workload = workload = workload.group
         self.micro = plan.micro_batch or workload.batch
         self.n_micro = -(-workload.batch // self.micro)
         self.letters = workload.letters(self.micro)
@@ -79,6 +82,7 @@ class _Builder:
         self.scratch_sizes: dict[tuple, int] = {}
         self.sizes: dict[tuple, int] = {}
         self.moves: dict[int, list] = {}
+        self.given: dict[str, int] = {}  # what the steps before the blocks leave
 
     def build(self, mode: str) -> Schedule:
         deferred: list = []
@@ -91,7 +95,7 @@ class _Builder:
         before, _, after = self.program.regions
         inputs = self.program.block_inputs
         head = self.program.steps[-1]
-        saved_before, entry = self.tape(before, {}, self.plan.ends, inputs[0])
+        self.given, entry = self.tape(before, {}, self.plan.ends, inputs[0])
         if mode in ("loss", "logits"):
             for block in range(self.program.n_blocks):
                 _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1])
@@ -100,12 +104,12 @@ class _Builder:
                 self.forward(step, env, set())
             self.emit(Kind.EVALUATE if mode == "loss" else Kind.LOGITS, head, self.bound(head, env), {},
                       head.layer.evaluate_flow if mode == "loss" else head.layer.forward_flow)
-            return self.finished(len(self.ops))
+            return self.finished(len(self.ops), mode)
         saved, exit_ = self.open(self.plan.children, entry, Kind.FORWARD)
         saved_after, _ = self.tape(after, {inputs[-1]: exit_}, self.plan.ends, None)
         self.backward(after, saved_after, deferred)
         self.close(self.plan.children, saved, deferred)
-        self.backward(before, saved_before, deferred)
+        self.backward(before, self.given, deferred)
         return self.ended(mode, deferred)
 
     def ended(self, mode: str, deferred: list) -> Schedule:
@@ -113,16 +117,31 @@ class _Builder:
         epilogue = len(self.ops)
         for move, stash, writes in deferred:
             self.emit(Kind.ACCUMULATE, move.step, {"dy": stash}, writes, move.step.flow("accumulate"), whole=True)
-        return self.finished(epilogue, mode == "step")
+        return self.finished(epilogue, mode)
 
-    def finished(self, epilogue: int, whole_step: bool = False) -> Schedule:
+    def finished(self, epilogue: int, mode: str) -> Schedule:
         plan = self.plan
-        if not whole_step:
-            return Schedule(*finish(self.ops, epilogue, self.buffers, plan.spills), self.micro, self.n_micro,
-                            self.letters["R"])
-        updates = Updates(self.program, self.workload, self.buffers, plan.update_in_backward, plan.states_on_disk, self.n_micro)
-        return Schedule(*finish(self.ops, epilogue, self.buffers, plan.spills, updates.add), self.micro, self.n_micro,
-                        self.letters["R"], plan.update_in_backward, plan.states_on_disk)
+        whole_step = mode == "step"
+        adds = whole_step or mode == "train" and self.whole.groups > 1
+        add = partial(self.added, whole_step=whole_step) if adds else None
+        ops, cuts, buffers = finish(self.ops, epilogue, self.buffers, plan.spills, add)
+        return Schedule(ops, cuts.epilogue, buffers, self.micro, self.n_micro, self.letters["R"],
+                        whole_step and plan.update_in_backward, whole_step and plan.states_on_disk, cuts.prologue,
+                        len(ops) - cuts.finale, self.whole.own_groups)
+
+    def added(self, ops: list[DraftOp], epilogue: int, whole_step: bool) -> tuple[list[DraftOp], Cuts]:
+        """The operations with those on parameters among them."""
+        prologue, finale, sums = 0, len(ops), {}
+        if self.whole.groups > 1:
+            reductions = Reductions(self.program, self.whole, self.buffers, self.n_micro)
+            ops, prologue, epilogue = reductions.add(ops, epilogue, whole_step)
+            finale, sums = len(ops), reductions.sums
+        if whole_step:
+            plan = self.plan
+            updates = Updates(self.program, self.whole, self.buffers, plan.update_in_backward, plan.states_on_disk,
+                              self.n_micro, sums)
+            ops, epilogue = updates.add(ops, epilogue)
+        return ops, Cuts(prologue, epilogue, finale if self.whole.groups > 1 else len(ops))
 
     def follow(self, script: Script, deferred: list) -> None:
         """Emit the lines of a script, which has been checked."""
@@ -151,7 +170,7 @@ class _Builder:
                 left, entry = self.tape(self.program.regions[1][child.block], {inputs[child.block]: entry},
                                         child.decisions, inputs[child.block + 1], kind)
             else:
-                left = self.pack(inputs[child.blocks.start], entry, child.input)
+                left = self.kept({inputs[child.blocks.start]: entry}, child.input)
                 for block in child.blocks:
                     _, entry = self.tape(self.program.regions[1][block], {inputs[block]: entry}, (), inputs[block + 1], kind)
             saved.append(left)
@@ -164,7 +183,7 @@ class _Builder:
         env = dict(given)
         optional = {v for s in steps for v in s.outputs.values()
                     if self.program.values[v].optional and isinstance(self._decision(decided, v), Cache | Compress | OnDisk)}
-        saved = {v: self.pack(v, b, decided.get("input", Cache())) for v, b in given.items()}
+        saved = self.kept(given, decided.get("input", Cache()))
         for step in steps:
             self.forward(step, env, optional, kind)
             for v in step.outputs.values():
@@ -173,6 +192,10 @@ class _Builder:
                 if v in env and v != output and self.program.readers[v] and not isinstance(decision, Recompute):
                     saved[v] = self.pack(v, env[v], decision)
         return saved, env.get(output)
+
+    def kept(self, given: Mapping[str, int], decision: Decision) -> dict[str, int]:
+        """The buffers that keep what a block or a segment is given."""
+        return {} if isinstance(decision, Recompute) else {v: self.pack(v, b, decision) for v, b in given.items()}
 
     def pack(self, name: str, buffer: int, decision: Decision | None) -> int:
         """The buffer that keeps a value: its own, or that of a copy, compressed or on disk."""
@@ -228,14 +251,14 @@ class _Builder:
             if isinstance(child, Tape):
                 self.backward(self.program.regions[1][child.block], left, deferred)
             else:
-                if left in self.packed:
-                    left = self.unpack(self.program.block_inputs[child.blocks.start], left)
-                inner, _ = self.open(child.children, left, Kind.REBUILD)
+                entry, env = self.program.block_inputs[child.blocks.start], {**self.given, **left}
+                self.rebuild(entry, env)
+                inner, _ = self.open(child.children, env[entry], Kind.REBUILD)
                 self.close(child.children, inner, deferred)
 
     def backward(self, steps: tuple[Step, ...], saved: dict[str, int], deferred: list) -> None:
         """Emit the gradient moves of some steps, rebuilding on demand what was not saved."""
-        env = dict(saved)
+        env = {**self.given, **saved}
         for step in reversed(steps):
             self.move(self.moves.get(step.index, ()), env, deferred)
 

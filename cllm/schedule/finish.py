@@ -41,18 +41,26 @@ class DraftOp(NamedTuple):
     piece: tuple[int, int] | None = None
 
 
-# Adds operations on parameters to those that are needed: (operations, position of the epilogue) -> the same.
-Adds = Callable[[list[DraftOp], int], tuple[list[DraftOp], int]]
+class Cuts(NamedTuple):
+    """Number of operations of the prologue, and where epilogue and finale begin."""
+
+    prologue: int
+    epilogue: int
+    finale: int
+
+
+# Adds operations on parameters to those that are needed: (operations, position of the epilogue) -> operations and cuts.
+Adds = Callable[[list[DraftOp], int], tuple[list[DraftOp], Cuts]]
 
 
 def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer], spills: bool,
-           add_updates: Adds | None = None) -> tuple[tuple[Op, ...], int, tuple[Buffer, ...]]:
-    """The operations that are needed, the position of the first of the epilogue, and the buffers that they name.
+           add: Adds | None = None) -> tuple[tuple[Op, ...], Cuts, tuple[Buffer, ...]]:
+    """The operations that are needed, where their sections are cut, and the buffers that they name.
 
     Parameters
     ----------
-    add_updates : callable or None
-        Adds what a whole step does to parameters; it may make buffers.
+    add : callable or None
+        Adds what becomes of gradients of groups, and what a whole step does to parameters; it may make buffers.
 
     Raises
     ------
@@ -77,8 +85,9 @@ def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer]
         kept = overlap_disk(kept, [b.nbytes for b in buffers])
     epilogue = sum(position < epilogue for position, _ in kept)
     needed_ops = [op for _, op in kept]
-    if add_updates is not None:
-        needed_ops, epilogue = add_updates(needed_ops, epilogue)
+    cuts = Cuts(0, epilogue, len(needed_ops))
+    if add is not None:
+        needed_ops, cuts = add(needed_ops, epilogue)
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     crosses: set[int] = set()
@@ -92,8 +101,13 @@ def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer]
             last[b] = index
         for _, b in op.writes:
             if b not in first:
-                first[b] = 0 if buffers[b].kind == "stash" else index
+                first[b] = index
             last[b] = index
+    for b in first:  # what waits from one micro-batch or group to another
+        if buffers[b].kind in ("stash", "partial"):
+            first[b] = 0
+        if buffers[b].kind == "partial":
+            last[b] = cuts.finale - 1
     number = {old: new for new, old in enumerate(sorted(first))}
     lasting = []
     frees: dict[int, list[int]] = {}
@@ -104,7 +118,8 @@ def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer]
         elif kind == "rebuild":
             kind = "rebuilt"
         lasting.append(Buffer(new, label, shape, dtype, nbytes, kind, block, whole, first[b], last[b], value))
-        frees.setdefault(last[b], []).append(new)
+        if kind != "partial":  # the next group needs it, too
+            frees.setdefault(last[b], []).append(new)
     total = sum(b.nbytes for b in lasting)
     if total >= LARGEST_BYTES:
         raise ConfigError("batch_size, seq_len", "must be small enough that all arrays of a step take less than 2^53 bytes",
@@ -112,4 +127,4 @@ def finish(ops: Sequence[DraftOp], epilogue: int, buffers: Sequence[DraftBuffer]
     made = tuple([Op(op.kind, op.step, tuple([(n, number[b]) for n, b in op.reads]),
                     tuple([(n, number[b]) for n, b in op.writes]), tuple(frees.get(index, ())), op.whole,
                     op.params, op.piece) for index, op in enumerate(needed_ops)])
-    return made, epilogue, tuple(lasting)
+    return made, cuts, tuple(lasting)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cllm.program.dims import NARROW
 from cllm.program.kinds import Kind
@@ -22,7 +23,8 @@ class Buffer:
 
     `kind` is "kept" (made in forward, read in backward), "packed" (a compressed copy), "rebuilt" (expanded and fetched
     values too), "passing" (read in the same sweep only), "gradient", "stash" (a gradient that waits for the epilogue),
-    "scratch", "disk" (no bytes in the arena), "weights" (a parameter's gradient) or "states" (a window on its optimizer's).
+    "scratch", "disk" (no bytes in the arena), "weights" (a parameter's gradient), "states" (a window on its optimizer's),
+    "partial" (a sum of the gradients of some groups) or "message" (what another process sends).
     `value` is the program's value that it holds or is a copy of.
     """
 
@@ -64,7 +66,8 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Operations of the body, run once per micro-batch, then those of the epilogue, run once.
+    """Operations in four sections: the prologue, run once per group, the body, once per micro-batch, the epilogue, once per
+    group, and the finale, once. Where the batch is one group, there are a body and an epilogue alone.
 
     Where `updates_in_backward`, gradients of parameters are buffers; where `states_on_disk`, so are windows on the optimizer's
     states.
@@ -74,14 +77,23 @@ class Schedule:
     epilogue: int  # position of its first operation
     buffers: tuple[Buffer, ...]
     micro_batch: int
-    n_micro: int
+    n_micro: int  # micro-batches of a group
     loss_rows: int
     updates_in_backward: bool = False
     states_on_disk: bool = False
+    prologue: int = 0  # number of its operations
+    finale: int = 0  # number of its operations
+    n_groups: int = 1  # of this process
 
     def whole_step(self, once: Sequence) -> list:
         """What belongs to the operations, such as `ops` or their names, once for each time that a step runs them."""
-        return [*once[:self.epilogue]] * self.n_micro + [*once[self.epilogue:]]
+        prologue, body, epilogue, finale = self.sections(once)
+        return [*prologue, *[*body] * self.n_micro, *epilogue] * self.n_groups + [*finale]
+
+    def sections(self, once: Sequence) -> tuple[Sequence, ...]:
+        """What belongs to the operations, parted into that of the prologue, the body, the epilogue and the finale."""
+        cuts = (0, self.prologue, self.epilogue, len(self.ops) - self.finale, len(self.ops))
+        return tuple(once[start:stop] for start, stop in pairwise(cuts))
 
     def count(self, kind: str, step: str | None = None) -> int:
         """How many operations of that kind (and step) one micro-batch runs."""

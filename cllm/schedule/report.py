@@ -8,8 +8,9 @@ import numpy as np
 
 from cllm.program.declare import HANDED
 from cllm.program.dims import elements
-from cllm.program.optimizer_states import state_bytes, state_parts
+from cllm.program.optimizer_states import state_parts
 from cllm.program.program import Program
+from cllm.program.shards import largest
 from cllm.program.workload import Workload
 from cllm.schedule.arena import Arena
 from cllm.schedule.operations import ITEMSIZES, Buffer, Schedule
@@ -26,9 +27,9 @@ def gradient_bytes(program: Program, workload: Workload) -> int:
 
 
 def optimizer_bytes(program: Program, workload: Workload) -> int:
-    """Bytes of the state that the workload's optimizer keeps."""
-    return sum(state_bytes(state_parts(workload.optimizer, name), program.parameters[name].shape, workload.dtype)
-               for name in program.trained)
+    """Bytes of the state that the workload's optimizer keeps, in each process: of those that share it, the largest part."""
+    return sum(part.bytes_of(largest(part.size(program.parameters[name].shape), workload.processes), workload.dtype)
+               for name in program.trained for part in state_parts(workload.optimizer, name))
 
 
 def table_bytes(program: Program, workload: Workload) -> int:
@@ -38,8 +39,8 @@ def table_bytes(program: Program, workload: Workload) -> int:
 
 
 def batch_bytes(program: Program, workload: Workload, micro_batch: int) -> int:
-    """Bytes of the feeds: the whole batch's, of those that are cut a micro-batch's too, and what the executor hands in."""
-    whole, micro = workload.letters(), workload.letters(micro_batch)
+    """Bytes of the feeds: a group's, of those that are cut a micro-batch's too, and what the executor hands in."""
+    whole, micro = workload.group.letters(), workload.letters(micro_batch)
     total = sum(elements(shape, {}) * ITEMSIZES[dtype] for shape, dtype in HANDED.values())
     total += len(program.kinds_of_rows) * elements(HANDED["key"][0], {}) * ITEMSIZES[HANDED["key"][1]]
     for feed in program.feeds.values():
@@ -50,7 +51,7 @@ def batch_bytes(program: Program, workload: Workload, micro_batch: int) -> int:
 
 # What a buffer's kind is to who asks where the bytes are.
 PARTS = {**dict.fromkeys(("kept", "packed", "rebuilt", "passing", "gradient", "stash", "disk"), "activations"),
-         "weights": "gradients", "states": "states", "scratch": "scratch"}
+         "weights": "gradients", "partial": "gradients", "states": "states", "scratch": "scratch", "message": "messages"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class MemoryReport:
         Gradients that are buffers of the arena, and states on disk, count for nothing here.
     disk_bytes, spilled_bytes : int
         On disk: of states and activations, and of activations alone.
+    processes : int
+        That share the work; bytes are of each.
     """
 
     schedule: Schedule
@@ -76,6 +79,7 @@ class MemoryReport:
     table_bytes: int
     disk_bytes: int = 0
     spilled_bytes: int = 0
+    processes: int = 1
 
     @property
     def arena_bytes(self) -> int:
@@ -94,8 +98,7 @@ class MemoryReport:
     def timeline_by_kind(self) -> dict[str, list[int]]:
         """The timeline parted by kind of buffer: kept, packed, rebuilt, passing, gradient, ..."""
         parts = {kind: [0] * len(self.schedule.ops)
-                 for kind in ("kept", "packed", "rebuilt", "passing", "gradient", "stash", "scratch", "disk", "weights",
-                              "states")}
+                 for kind in PARTS}
         for b in self.schedule.buffers:
             for position in range(b.first, b.last + 1):
                 parts[b.kind][position] += b.nbytes
@@ -130,6 +133,7 @@ class MemoryReport:
         return [("weights", self.parameter_bytes, 0), ("gradients", self.gradient_bytes + arena["gradients"], 0),
                 ("states", self.optimizer_bytes + arena["states"], states_on_disk),
                 ("activations", arena["activations"], self.spilled_bytes), ("scratch", arena["scratch"], 0),
+                *([("messages", arena["messages"], 0)] if self.processes > 1 else []),
                 ("between buffers", self.arena_bytes - sum(arena.values()), 0),
                 ("batch and tables", self.batch_bytes + self.table_bytes, 0)]
 
@@ -144,17 +148,20 @@ class MemoryReport:
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
         peak = self.schedule.ops[self.peak].name
-        lines.insert(0, f"peak during {peak}, micro-batch {self.schedule.micro_batch}, {self.schedule.n_micro} of them")
+        groups = f" in each of {self.schedule.n_groups} groups" if self.schedule.n_groups > 1 else ""
+        lines.insert(0, f"peak during {peak}, micro-batch {self.schedule.micro_batch}, {self.schedule.n_micro} of them{groups}")
         return "\n".join(lines)
 
 
 def report(program: Program, workload: Workload, schedule: Schedule, arena: Arena) -> MemoryReport:
     """The report of a schedule and its arena."""
     states, on_disk = optimizer_bytes(program, workload), schedule.states_on_disk
+    in_arena = schedule.updates_in_backward or workload.processes > 1
     return MemoryReport(schedule, arena, parameter_bytes(program, workload),
-                        0 if schedule.updates_in_backward else gradient_bytes(program, workload), 0 if on_disk else states,
+                        0 if in_arena else gradient_bytes(program, workload), 0 if on_disk else states,
                         batch_bytes(program, workload, schedule.micro_batch), table_bytes(program, workload),
-                        (spilled := spilled_bytes(schedule, workload)) + (states if on_disk else 0), spilled)
+                        (spilled := spilled_bytes(schedule, workload)) + (states if on_disk else 0), spilled,
+                        workload.processes)
 
 
 def spilled_bytes(schedule: Schedule, workload: Workload) -> int:

@@ -15,18 +15,18 @@ of the room, and of the time that nothing hides.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 
-from cllm.program.declare import Flow
 from cllm.program.dims import aligned
 from cllm.program.kinds import Kind
 from cllm.program.optimizer_states import Part, piece_elements, state_parts
 from cllm.program.program import Program, Step
 from cllm.program.workload import Workload
 from cllm.schedule.finish import DraftBuffer, DraftOp
+from cllm.schedule.gradients import GradientBuffers
 
 PIECE = 1 << 20  # elements of an array that are updated at a time where states are on disk: transfers of some MiB are as quick
 #                  as longer ones (profiling/disk.py)
@@ -73,15 +73,17 @@ class Updates:
         Whether parameters are updated in backward; whether states are on disk.
     n_micro : int
         1 where parameters are updated in backward.
+    sums : dict
+        Buffers of parts of gradients by the parameter's name, where each of several processes updates its part.
     """
 
     def __init__(self, program: Program, workload: Workload, buffers: list[DraftBuffer], in_backward: bool, on_disk: bool,
-                 n_micro: int):
+                 n_micro: int, sums: Mapping[str, int]):
         self.program, self.workload, self.buffers = program, workload, buffers
-        self.in_backward, self.on_disk, self.n_micro = in_backward, on_disk, n_micro
+        self.in_backward, self.on_disk, self.n_micro, self.sums = in_backward, on_disk, n_micro, sums
         self.head = program.steps[-1]
         self.pieces = state_pieces(program, workload) if on_disk else dict.fromkeys(program.trained, (None,))
-        self.gradients: dict[str, int] = {}
+        self.gradients: Mapping[str, int] = sums
         self.windows: dict[Piece, int] = {}
 
     def add(self, ops: list[DraftOp], epilogue: int) -> tuple[list[DraftOp], int]:
@@ -89,6 +91,10 @@ class Updates:
         if self.in_backward:
             ops = self._into_backward(ops)
             epilogue = len(ops)
+        elif self.sums:
+            every = tuple((name, b) for name, b in self.sums.items())
+            clip = DraftOp(Kind.CLIP, self.head, every, every, False)
+            ops = [*ops, clip, *self._updates_of(self.program.trained), self.op(Kind.GATHER, self.head)]
         else:
             after = list(self._updates_of(self.program.trained)) if self.on_disk else [self.op(Kind.UPDATE, self.head)]
             ops = [*ops, self.op(Kind.CLIP, self.head), *after]
@@ -105,50 +111,21 @@ class Updates:
     # in backward
 
     def _into_backward(self, ops: list[DraftOp]) -> list[DraftOp]:
-        last_of_head = max(i for i, op in enumerate(ops) if op.step is self.head)
-        first: dict[str, int] = {}
-        last: dict[str, int] = dict.fromkeys(self.program.trained, last_of_head)  # none moves before the loss is checked
-        for i, op in enumerate(ops):
-            for name, written in self._parameters_of(op):
-                last[name] = max(last[name], i)
-                if written:
-                    first.setdefault(name, i)
-        for name in self.program.trained:
-            shape = self.program.parameters[name].shape
-            nbytes = aligned(prod(shape) * self.workload.itemsize)
-            self.buffers.append(DraftBuffer(f"d({name})", " ".join(map(str, shape)), self.workload.dtype, nbytes,
-                                            "weights", ops[last[name]].step.block, True, ""))
-            self.gradients[name] = len(self.buffers) - 1
-        begins: dict[int, list[str]] = {}
-        ends: dict[int, list[str]] = {}
-        for name, i in last.items():
-            begins.setdefault(first.get(name, i), []).append(name)
-            ends.setdefault(i, []).append(name)
+        last_of_head = max(i for i, op in enumerate(ops) if op.step is self.head)  # none moves before the loss is checked
+        gradients = GradientBuffers(self.program, self.workload, self.buffers, ops, last_of_head, reads=True)
+        self.gradients = gradients.of
+        begins, ends = gradients.begins(), gradients.ends()
         out: list[DraftOp] = []
         for i, op in enumerate(ops):
-            early = [name for name in begins.get(i, ()) if name in first]
-            out += [self.op(Kind.ZERO_GRADIENT, op.step, name) for name in early]
-            out.append(op._replace(writes=(*op.writes, *self._gradients_of(op))))
+            out += [self.op(Kind.ZERO_GRADIENT, op.step, name) for name in begins.get(i, ())]
+            out.append(gradients.added_by(op))
             if i == last_of_head:
                 out.append(self.op(Kind.CHECK_LOSS, self.head))
             for name in ends.get(i, ()):
-                if name not in first:  # nothing adds to it
+                if name not in gradients.first:  # nothing adds to it
                     out.append(self.op(Kind.ZERO_GRADIENT, op.step, name))
                 out += self._updates_of([name], op.step, clip=True)
         return out
-
-    def _gradients_of(self, op: DraftOp) -> list[tuple[str, int]]:
-        """The buffers of the gradients of parameters to which an operation adds, by the names that its method has for them."""
-        flow = _flow(op)
-        return [] if flow is None else [("d" + own, self.gradients[name]) for own, name in op.step.params.items()
-                                        if own not in op.step.frozen and "d" + own in flow.writes]
-
-    def _parameters_of(self, op: DraftOp) -> Iterator[tuple[str, bool]]:
-        """The trained parameters that an operation reads, and those to whose gradient it adds, with whether it does."""
-        flow = _flow(op)
-        for own, name in op.step.params.items() if flow is not None else ():
-            if own not in op.step.frozen and {own, "d" + own} & {*flow.reads, *flow.writes}:
-                yield name, "d" + own in flow.writes
 
     def _updates_of(self, names, step: Step | None = None, clip: bool = False) -> Iterator[DraftOp]:
         for name in names:
@@ -171,7 +148,7 @@ class Updates:
         sizes = [self.buffers[ops[i].reads[-1][1]].nbytes for i in places]
         ends = list(accumulate(sizes))
         most = max(sizes)
-        turn = epilogue if self.n_micro > 1 else next(
+        turn = places[0] if self.workload.groups > 1 else epilogue if self.n_micro > 1 else next(
             (i for i, op in enumerate(ops) if op.kind in (Kind.ACCUMULATE, Kind.BACKWARD)), places[0])
         before: dict[int, list[DraftOp]] = {}
         after: dict[int, list[DraftOp]] = {}
@@ -201,9 +178,3 @@ class Updates:
         return DraftOp(kind, update.step, (window,) if kind.reads else (), (window,) if kind.writes else (), False,
                        update.params, update.piece)
 
-
-def _flow(op: DraftOp) -> Flow | None:
-    """The data flow of the method that an operation calls; None where it calls none."""
-    if op.kind in (Kind.ACCUMULATE, Kind.BACKWARD):
-        return op.step.flow(op.kind)
-    return getattr(op.step.layer, op.kind.method + "_flow") if op.kind.method else None

@@ -15,7 +15,7 @@ from cllm.models.architecture import Architecture
 from cllm.models.choosing import model_at
 from cllm.models.model import Model
 from cllm.program.trained import Patterns
-from cllm.weights.stored import in_pieces
+from cllm.tensors import pieces_of
 
 ELSEWHERE = "or name where they are: --base, of cllm finetune --model, in Python base=..."
 PIECE = 1 << 24  # bytes that are hashed at a time: of an array that is mapped from a file no more has to be in memory
@@ -97,8 +97,8 @@ def base_sha256(model: Model) -> str:
     for name in base_names(model):
         array = model.parameters[name]
         digest.update(f"{name} {array.dtype} {shown(array.shape)} ".encode())
-        for piece in in_pieces(array):
-            raw = np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+        for piece in pieces_of(array):
+            raw = piece.view(np.uint8)
             for start in range(0, raw.size, PIECE):
                 digest.update(raw[start:start + PIECE])
     return digest.hexdigest()

@@ -5,8 +5,8 @@ from functools import cache
 
 from cllm.checks import checked_size, keep
 from cllm.planner.ledger import Ledger
-from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
+from cllm.strategies.by_blocks import ByBlocks
 
 
 @cache
@@ -24,7 +24,7 @@ def advances(n: int, slots: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Binomial:
+class Binomial(ByBlocks):
     """The optimal schedule for a chain of equal blocks.
 
     Parameters
@@ -40,9 +40,6 @@ class Binomial:
 
     def __post_init__(self):
         keep(self, "Binomial", "slots", checked_size)
-
-    def decide(self, ledger: Ledger) -> Plan:
-        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Tape | Segment, ...]:
         return _reverse(blocks, min(self.slots, len(blocks))) if blocks else ()

@@ -11,13 +11,12 @@ from cllm.errors import BuildError, PlanError
 from cllm.planner.graph import Graph, Move, Node
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
-from cllm.strategies.limits import within
-from cllm.strategies.memory_budget import checked_limit
+from cllm.strategies.limits import Attempt, UnderALimit
 from cllm.strategies.writing import Writing
 
 
 @dataclass(frozen=True, slots=True)
-class Checkmate:
+class Checkmate(UnderALimit):
     """Which step is rebuilt before which part of backward, and what is held from one to the next, of least seconds.
 
     A stage is a part of a step's backward that reads values. R[t, k] says that step k is rebuilt in stage t, at most once and
@@ -44,11 +43,11 @@ class Checkmate:
     micro_batch: int | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "limit", checked_limit(self.limit, "Checkmate(limit)"))
+        UnderALimit.__post_init__(self)
         keep(self, "Checkmate", "seconds", checked_real, 0.0, inf, "()")
         keep(self, "Checkmate", "gap", checked_real)
 
-    def decide(self, ledger: Ledger) -> Plan:
+    def attempts(self, ledger: Ledger) -> Attempt:
         graph = ledger.graph(self.micro_batch)
 
         def attempt(room: int) -> Plan | None:
@@ -59,7 +58,7 @@ class Checkmate:
                                 "Give it more seconds, fewer blocks, or ask MemoryBudget.")
             return found.plan
 
-        return within(self.limit, ledger, self.micro_batch, "Checkmate", attempt)
+        return attempt
 
 
 @dataclass(frozen=True, slots=True)

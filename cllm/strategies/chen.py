@@ -7,14 +7,13 @@ import numpy as np
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
-from cllm.strategies.limits import within
-from cllm.strategies.memory_budget import checked_limit
+from cllm.strategies.limits import Attempt, UnderALimit
 
 MOST = 64  # plans that are evaluated
 
 
 @dataclass(frozen=True, slots=True)
-class ChenGreedy:
+class ChenGreedy(UnderALimit):
     """A segment ends with the block with which the bytes that its blocks would keep pass a budget b.
 
     The paper searches for b; here every b that gives other segments is tried (on deep networks, 64 of them), and the fastest
@@ -32,10 +31,7 @@ class ChenGreedy:
     limit: int | str
     micro_batch: int | None = None
 
-    def __post_init__(self):
-        object.__setattr__(self, "limit", checked_limit(self.limit, "ChenGreedy(limit)"))
-
-    def decide(self, ledger: Ledger) -> Plan:
+    def attempts(self, ledger: Ledger) -> Attempt:
         sizes = [0] * ledger.n_blocks
         for entry in ledger.entries.values():
             if entry.block is not None and not entry.optional:
@@ -50,7 +46,7 @@ class ChenGreedy:
             fits = [(c.seconds, c.arena_bytes, n) for n, c in enumerate(costs) if c.total_bytes <= room + fixed]
             return plans[min(fits)[2]] if fits else None
 
-        return within(self.limit, ledger, self.micro_batch, "ChenGreedy", attempt)
+        return attempt
 
 
 def _segments(sizes: list[int], budget: int) -> tuple[Tape | Segment, ...]:

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from cllm.planner.graph import Graph, Node
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
-from cllm.strategies.limits import within
-from cllm.strategies.memory_budget import checked_limit
+from cllm.strategies.limits import Attempt, UnderALimit
 from cllm.strategies.writing import Writing
 
 
 @dataclass(frozen=True, slots=True)
-class DTR:
+class DTR(UnderALimit):
     """A cache of values, driven over the program once, before the first step; what it did is the plan.
 
     Where a step needs room, the value of the least h = (c + e) / (m s) goes: c the seconds of its step, m its bytes, s the
@@ -31,12 +30,9 @@ class DTR:
     limit: int | str
     micro_batch: int | None = None
 
-    def __post_init__(self):
-        object.__setattr__(self, "limit", checked_limit(self.limit, "DTR(limit)"))
-
-    def decide(self, ledger: Ledger) -> Plan:
+    def attempts(self, ledger: Ledger) -> Attempt:
         graph = ledger.graph(self.micro_batch)
-        return within(self.limit, ledger, self.micro_batch, "DTR", lambda room: _driven(graph, room))
+        return lambda room: _driven(graph, room)
 
 
 class _Full(Exception):

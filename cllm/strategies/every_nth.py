@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from cllm.checks import checked_size, keep
 from cllm.planner.ledger import Ledger
-from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
+from cllm.strategies.by_blocks import ByBlocks
 
 
 @dataclass(frozen=True, slots=True)
-class EveryNth:
+class EveryNth(ByBlocks):
     """Segments of n blocks.
 
     Parameters
@@ -25,9 +25,6 @@ class EveryNth:
 
     def __post_init__(self):
         keep(self, "EveryNth", "n", checked_size)
-
-    def decide(self, ledger: Ledger) -> Plan:
-        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Segment, ...]:
         return tuple(Segment(tuple(Tape(b) for b in blocks[i:i + self.n])) for i in range(0, len(blocks), self.n))

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from cllm.planner.ledger import Ledger
-from cllm.plans.plan import Plan
 from cllm.plans.tree import Recompute, Tape
+from cllm.strategies.by_blocks import ByBlocks
 
 CORE = ("probs",)
 
 
 @dataclass(frozen=True, slots=True)
-class KorthikantiSelective:
+class KorthikantiSelective(ByBlocks):
     """Everything is kept but what grows with T T: scores and probabilities, which are made again in backward.
 
     The paper's 34 s b h of a layer's s b h (34 + 5 a s / h). Layers of ours that hold them as an optional value make them
@@ -24,9 +24,6 @@ class KorthikantiSelective:
     """
 
     micro_batch: int | None = None
-
-    def decide(self, ledger: Ledger) -> Plan:
-        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Tape, ...]:
         return tuple(Tape(b, tuple((e.key, Recompute()) for e in ledger.in_block(b) if e.group in CORE and not e.optional))

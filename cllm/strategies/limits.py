@@ -1,5 +1,6 @@
 """What strategies under a limit share: a limit of total bytes, and plans tried until one keeps it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ from cllm.errors import BudgetError
 from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.program.dims import ALIGNMENT
-from cllm.strategies.memory_budget import MemoryBudget
+from cllm.strategies.memory_budget import MemoryBudget, checked_limit
 
 TRIES = 6  # packing takes a per cent at most: what a plan was too large is taken off, and another asked for
 HALVINGS = 10  # of the room between nothing and what keeping everything takes, to find the least that works
@@ -15,30 +16,35 @@ HALVINGS = 10  # of the room between nothing and what keeping everything takes, 
 Attempt = Callable[[int], Plan | None]
 
 
-def within(limit: int | str, ledger: Ledger, micro_batch: int | None, where: str, attempt: Attempt) -> Plan:
-    """The plan of an attempt whose total bytes keep a limit.
+class UnderALimit(ABC):
+    """Plans for any number of live bytes; decides on one whose total bytes keep `limit`, as of `MemoryBudget`.
 
-    Parameters
-    ----------
-    limit : int or str
-        As of `MemoryBudget`.
-    attempt : callable
-        Gives a plan for a number of live bytes in the arena, or None.
-
-    Raises
-    ------
-    BudgetError
-        When none keeps it, with the least that does: to within a thousandth of what keeping everything takes.
+    Its `decide` raises `BudgetError` when none does, with the least limit that works: to within a thousandth of what keeping
+    everything takes.
     """
-    most = MemoryBudget(limit).read(ledger.held_bytes).nbytes
-    graph = ledger.graph(micro_batch)
-    found = fitting(most, ledger, most - graph.fixed_bytes, attempt)
-    if found is not None:
-        return replace(found, limit=most)
-    least = least_total(ledger, micro_batch, attempt)
-    raise BudgetError(f"{where}(limit)", f"must be at least {least:,} bytes for this workload" if least else
-                      "must be kept by some plan of this strategy: it found none, whatever the limit", f"{most:,}",
-                      "Raise the limit, cut the batch (micro_batch=...), or ask MemoryBudget, which knows more ways.")
+
+    __slots__ = ()
+    limit: int | str
+    micro_batch: int | None
+
+    def __post_init__(self):
+        object.__setattr__(self, "limit", checked_limit(self.limit, f"{type(self).__name__}(limit)"))
+
+    @abstractmethod
+    def attempts(self, ledger: Ledger) -> Attempt:
+        """What gives a plan for a number of live bytes in the arena, or None."""
+
+    def decide(self, ledger: Ledger) -> Plan:
+        most = MemoryBudget(self.limit).read(ledger.held_bytes).nbytes
+        attempt = self.attempts(ledger)
+        found = fitting(most, ledger, most - ledger.graph(self.micro_batch).fixed_bytes, attempt)
+        if found is not None:
+            return replace(found, limit=most)
+        least = least_total(ledger, self.micro_batch, attempt)
+        must = (f"must be at least {least:,} bytes for this workload" if least else
+                "must be kept by some plan of this strategy: it found none, whatever the limit")
+        raise BudgetError(f"{type(self).__name__}(limit)", must, f"{most:,}", "Raise the limit, cut the batch "
+                          "(micro_batch=...), or ask MemoryBudget, which knows more ways.", least)
 
 
 def fitting(most: int, ledger: Ledger, room: int, attempt: Attempt) -> Plan | None:

@@ -128,7 +128,7 @@ class MemoryBudget:
         least = self._least(ledger)
         raise BudgetError("MemoryBudget(limit)", f"must be at least {least:,} bytes for this workload",
                           f"{limit:,}" + (", which is what 'auto' found free" if self.limit == "auto" else ""),
-                          self._remedy(ledger), least)
+                          self._remedy(ledger, limit), least)
 
     def _of_activations(self, ledger: Ledger, limit: int) -> Iterator[tuple[float, int, Plan]]:
         """Seconds, bytes and plan of the fastest that fits, gradients kept and states in memory."""
@@ -168,8 +168,19 @@ class MemoryBudget:
             found.append(least)
         return min(found)
 
-    def _remedy(self, ledger: Ledger) -> str:
-        ways = [f"allow {name!r}" for name in ALLOWED if name not in self.allow and name != "cache"]
+    def _processes(self, ledger: Ledger, limit: int) -> int | None:
+        """The least number of processes that, each within the limit, would share the work."""
+        most, count = ledger.whole.groups, 2 * ledger.whole.processes
+        while count <= most:
+            if self._least(ledger.shared_by(count)) <= limit:
+                return count
+            count *= 2
+        return None
+
+    def _remedy(self, ledger: Ledger, limit: int) -> str:
+        enough = self._processes(ledger, limit)
+        ways = [] if enough is None else [f"{enough} processes"]
+        ways += [f"allow {name!r}" for name in ALLOWED if name not in self.allow and name != "cache"]
         ways += [f"allow {name!r} (with train_step)" for name in WHOLE_STEP[:2] if name not in self.allow]
         if set(self.allow) & set(ON_DISK) and disk_for(self.allow, self.directory) is None:
             ways.append("name a directory on a disk (CLLM_SPILL_DIR)")

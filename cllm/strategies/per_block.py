@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from cllm.checks import whole_number
 from cllm.errors import ConfigError
 from cllm.planner.ledger import Ledger
-from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
+from cllm.strategies.by_blocks import ByBlocks
 from cllm.strategies.cache_all import CacheAll
 
 
 @dataclass(frozen=True, slots=True)
-class PerBlock:
+class PerBlock(ByBlocks):
     """``PerBlock({range(0, 3): RecomputeAll()}, default=CacheAll())``
 
     Parameters
@@ -39,9 +39,6 @@ class PerBlock:
             if not hasattr(strategy, "children"):
                 raise ConfigError("PerBlock(...)", "must mix strategies that can treat a run of blocks", repr(strategy),
                                   "Give yours a children(ledger, blocks) method.")
-
-    def decide(self, ledger: Ledger) -> Plan:
-        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Tape | Segment, ...]:
         chosen = {}

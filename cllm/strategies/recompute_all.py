@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from cllm.planner.ledger import Ledger
-from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
+from cllm.strategies.by_blocks import ByBlocks
 
 
 @dataclass(frozen=True, slots=True)
-class RecomputeAll:
+class RecomputeAll(ByBlocks):
     """Each block is rebuilt from its input in its own backward.
 
     Parameters
@@ -18,9 +18,6 @@ class RecomputeAll:
     """
 
     micro_batch: int | None = None
-
-    def decide(self, ledger: Ledger) -> Plan:
-        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Segment, ...]:
         return tuple(Segment((Tape(b),)) for b in blocks)

@@ -11,12 +11,11 @@ from cllm.planner.ledger import Ledger
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment, Tape
 from cllm.program.dims import aligned
-from cllm.strategies.limits import within
-from cllm.strategies.memory_budget import checked_limit
+from cllm.strategies.limits import Attempt, UnderALimit
 
 
 @dataclass(frozen=True, slots=True)
-class Rotor:
+class Rotor(UnderALimit):
     """Each block is taped whole, or lies in a segment that is swept and opened, to any depth; which, a dynamic program says.
 
     With C(s, t, m) the least seconds to go forward and backward through blocks s to t - 1 in m bytes, the input of s among
@@ -42,10 +41,10 @@ class Rotor:
     micro_batch: int | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "limit", checked_limit(self.limit, "Rotor(limit)"))
+        UnderALimit.__post_init__(self)
         keep(self, "Rotor", "slots", checked_size)
 
-    def decide(self, ledger: Ledger) -> Plan:
+    def attempts(self, ledger: Ledger) -> Attempt:
         blocks, end = ledger.chain(self.micro_batch)
         waiting = sum(c.waiting_bytes for c in (end, *blocks))
 
@@ -53,7 +52,7 @@ class Rotor:
             nodes = _Chain(blocks, end, room - waiting - end.kept, self.slots).nodes()
             return None if nodes is None or end.input_peak + waiting > room else Plan(nodes, self.micro_batch)
 
-        return within(self.limit, ledger, self.micro_batch, "Rotor", attempt)
+        return attempt
 
 
 class _Chain:

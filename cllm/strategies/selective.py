@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from cllm.planner.ledger import Ledger
-from cllm.plans.plan import Plan
 from cllm.plans.tree import Recompute, Tape
+from cllm.strategies.by_blocks import ByBlocks
 from cllm.strategies.naming import named
 
 
 @dataclass(frozen=True, slots=True)
-class Selective:
+class Selective(ByBlocks):
     """Dropping what is cheap to rebuild: normalised rows and activations cost no product.
 
     Parameters
@@ -22,9 +22,6 @@ class Selective:
 
     recompute: tuple[str, ...] = ("norm", "act")
     micro_batch: int | None = None
-
-    def decide(self, ledger: Ledger) -> Plan:
-        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Tape, ...]:
         chosen = named(ledger, self.recompute, "Selective(recompute=...)", optional=False)

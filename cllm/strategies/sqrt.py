@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from math import isqrt
 
 from cllm.planner.ledger import Ledger
-from cllm.plans.plan import Plan
 from cllm.plans.tree import Segment
+from cllm.strategies.by_blocks import ByBlocks
 from cllm.strategies.every_nth import EveryNth
 
 
 @dataclass(frozen=True, slots=True)
-class Sqrt:
+class Sqrt(ByBlocks):
     """`EveryNth` with n = ceil(sqrt(number of blocks)).
 
     Parameters
@@ -20,9 +20,6 @@ class Sqrt:
     """
 
     micro_batch: int | None = None
-
-    def decide(self, ledger: Ledger) -> Plan:
-        return Plan(self.children(ledger, range(ledger.n_blocks)), self.micro_batch)
 
     def children(self, ledger: Ledger, blocks: range) -> tuple[Segment, ...]:
         return EveryNth(1 + isqrt(max(0, len(blocks) - 1))).children(ledger, blocks)

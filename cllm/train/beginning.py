@@ -1,18 +1,22 @@
 """What a run begins with, afresh or from a snapshot; all that can be refused is refused here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import PathLike
 
 from cllm.dispatch import arithmetic
 from cllm.errors import ConfigError
+from cllm.executor.groups import Team, together
+from cllm.files import is_stream
 from cllm.models.model import Model
 from cllm.optim import Grouped, Optimizer, optimizer_named
 from cllm.program.trained import checked_patterns, refuse_untrained
 from cllm.snapshot import Base, load_snapshot
 from cllm.strategies import MemoryBudget
 from cllm.tokenizer import ByteTokenizer
-from cllm.train.data import load_data, reload_data, snapshot_tokenizer
+from cllm.train.data import Data, load_data, reload_data, snapshot_tokenizer
 from cllm.train.drawn import Drawn, drawn_or_text
-from cllm.train.executors import Executors, budget_of
+from cllm.train.executors import Executors, budget_of, least_budget
 from cllm.train.keeper import Keeper
 from cllm.train.pace import steps_in
 from cllm.train.settings import TrainSettings
@@ -31,7 +35,7 @@ class Beginning:
 
 
 def begin(model: Model, text, tokenizer, data, eval_data, base, budget: MemoryBudget | None, asked: dict, keeper: Keeper,
-          state: dict | None) -> Beginning:
+          state: dict | None, team: Team | None = None) -> Beginning:
     """Settings, optimizer, executors and what is trained on; those of a snapshot, with its weights, where `state` is that of
     one.
 
@@ -40,6 +44,8 @@ def begin(model: Model, text, tokenizer, data, eval_data, base, budget: MemoryBu
     text, tokenizer, data, eval_data, base, budget : as of `Trainer`
     asked : dict
         Settings by name.
+    team : Team or None
+        Other processes in the same run; the first of them writes what is to be written.
 
     Raises
     ------
@@ -56,22 +62,26 @@ def begin(model: Model, text, tokenizer, data, eval_data, base, budget: MemoryBu
     if then is None and settings.hours is not None and "steps" in asked:
         raise ConfigError("train(steps=..., hours=...)", "must not both be given",
                           f"{settings.steps} and {settings.hours:g}", "Leave one of them out.")
+    if team is not None:
+        _refuse_apart(settings, text)
     model.trainable = settings.trainable
     refuse_untrained("train", model.program)
     model.compute = settings.compute
     s, budget = settings, budget or budget_of(settings)
     source = drawn_or_text(model, text, tokenizer, data, eval_data, asked, None if then is None else then["data"])
     # before the optimizer makes its state, and once: what the model has is of the run's own
-    budget = None if budget is None else budget.read(model.held_bytes)
+    budget = least_budget(team, None if budget is None else budget.read(model.held_bytes))
     optimizer = optimizer_named(s.optimizer, model, s.lr, s.betas, s.eps, s.weight_decay)
-    executors = Executors(model, s, optimizer.kind, budget)
+    executors = Executors(model, s, optimizer.kind, budget, team=team)
     first = executors.of(*((s.batch_size, s.seq_len) if source is None else source.sizes))
-    optimizer.keep_states(first.plan.states)  # before a snapshot is read into them
+    first.share(optimizer)  # before a snapshot is read into its states
     if source is None and then is None:
-        source = Windowed(load_data(text, tokenizer or ByteTokenizer(), keeper.out, model.program.vocabulary), s)
+        data = _first_alone(team, lambda: load_data(text, tokenizer or ByteTokenizer(), keeper.out, model.program.vocabulary))
+        source = Windowed(data, s)
     elif source is None:
         tokenizer = tokenizer or snapshot_tokenizer(keeper.latest, state)
-        source = Windowed(reload_data(then["data"], text, tokenizer, keeper.out, model.program.vocabulary), s)
+        data = _first_alone(team, lambda: reload_data(then["data"], text, tokenizer, keeper.out, model.program.vocabulary))
+        source = Windowed(data, s)
     found = Beginning(s, optimizer, executors, source, list(source.notes))
     if then is None and s.hours is not None:
         found.settings = executors.settings = TrainSettings(**{**asked, "steps": steps_in(model, found)})
@@ -79,12 +89,32 @@ def begin(model: Model, text, tokenizer, data, eval_data, base, budget: MemoryBu
     if then is None and base is not None:
         keeper.base = Base.of(model, base)
     if then is not None:
-        load_snapshot(keeper.latest, model, optimizer, base=base)
+        together(team, "resume", lambda: load_snapshot(keeper.latest, model, optimizer, base=base))
         kept = state.get("base")
         keeper.base = None if kept is None else Base.restored(kept, base)
         keeper.restore(then)
         found.notes += _other_kernels(state.get("arithmetic")) + _changed_rate(then["settings"], settings, state["step"])
     return found
+
+
+def _refuse_apart(settings: TrainSettings, text) -> None:
+    """Refuse what several processes cannot do together."""
+    for name, value, must, do in (
+            ("accumulate", settings.accumulate > 1 and settings.accumulate, "must be 1",
+             "Take a batch so many times as large, in so many times as many groups."),
+            ("hours", settings.hours, "must be left out", "Say how many steps."),
+            ("text", isinstance(text, (str, PathLike)) and is_stream(text) and text, "must be files that each can read",
+             "Write the text to a file.")):
+        if value:
+            raise ConfigError(f"train({name}=...)", f"{must} where several processes train", str(value), do)
+
+
+def _first_alone(team: Team | None, load: Callable[[], Data]) -> Data:
+    """Data that the first process loads, which may write a file of tokens, and the others after it."""
+    if team is None:
+        return load()
+    first = together(team, "data", lambda: load() if team.rank == 0 else None)
+    return together(team, "data", lambda: load() if first is None else first)
 
 
 def _other_kernels(then: dict | None) -> list[str]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from cllm.errors import BudgetError
 from cllm.executor.batches import sizes_of
 from cllm.executor.executor import Executor
+from cllm.executor.groups import Team
 from cllm.models.model import Model
+from cllm.plans.plan import Plan
 from cllm.program.packed import fed_by
 from cllm.strategies import MemoryBudget, parse
 from cllm.strategies.memory_budget import ALLOWED
@@ -37,6 +39,8 @@ class Executors:
     ----------
     optimizer : str
         Kind whose state is counted.
+    team : Team or None
+        Other processes that share the groups of a batch; the first decides on the plan of each shape.
     budget : MemoryBudget or None
         That of the run, "auto" read: one limit for as long as the run goes on.
     kept : dict
@@ -48,6 +52,7 @@ class Executors:
     optimizer: str
     budget: MemoryBudget | None = None
     kept: dict[Shape, Executor] = field(default_factory=dict)
+    team: Team | None = None
 
     @property
     def limit(self) -> int | None:
@@ -81,12 +86,35 @@ class Executors:
             if self.budget is not None:  # the whole of it, and then what others leave of it
                 strategy = self.budget if not taken else replace(self.budget, limit=max(1, self.limit - taken), found=None)
             try:
-                return Executor(self.model, batch, time, strategy, self.optimizer, s.threads, s.seed, packed=packed,
-                                **s.whole_step())
+                return self._made(strategy, batch, time, packed)
             except BudgetError:
                 if not self.kept:
                     raise
                 self.kept.pop(next(iter(self.kept)))  # the one used longest ago
+
+    def _made(self, strategy, batch: int, time: int | None, packed: bool) -> Executor:
+        """An executor, in several processes of one plan: what they measured of their machines may differ."""
+        s = self.settings
+
+        def make(strategy) -> Executor:
+            return Executor(self.model, batch, time, strategy, self.optimizer, s.threads, s.seed, packed=packed,
+                            team=self.team, **s.whole_step())
+
+        if self.team is None:
+            return make(strategy)
+        made = None
+        try:
+            made = make(strategy) if self.team.rank == 0 else None
+        finally:  # None of a plan that could not be made: the others then find the same
+            plan = self.team.tell(made and made.plan.to_dict())[0]
+        return made or make(strategy if plan is None else Plan.from_dict(plan))
+
+
+def least_budget(team: Team | None, budget: MemoryBudget | None) -> MemoryBudget | None:
+    """A budget that "auto" has found, no larger than what any of several processes found."""
+    if team is None or budget is None or budget.found is None:
+        return budget
+    return replace(budget, found=min(team.tell(budget.found)))
 
 
 def budget_of(settings: TrainSettings) -> MemoryBudget | None:

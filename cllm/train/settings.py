@@ -34,6 +34,8 @@ class TrainSettings:
         B and T of one call.
     accumulate : int
         Calls whose gradients are added up for one step.
+    groups : int
+        Of the batch of a call, see `Executor`. Bits depend on it.
     optimizer : str
         A name such as "adamw" or "*emb.weight=adam,sgd@30", see `cllm.optim.optimizer_named`.
     lr : float
@@ -89,6 +91,7 @@ class TrainSettings:
     batch_size: int = 8
     seq_len: int = 256
     accumulate: int = 1
+    groups: int = 1
     optimizer: str = "adamw"
     lr: float = 1e-3
     min_lr: float | None = None
@@ -118,7 +121,7 @@ class TrainSettings:
     trainable: str | tuple[str, ...] | None = None
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "seq_len", "accumulate", "eval_every", "eval_batches", "snapshot_every",
+        for name in ("steps", "batch_size", "seq_len", "accumulate", "groups", "eval_every", "eval_batches", "snapshot_every",
                      "keep", "max_bad_steps", "log_every"):
             keep(self, "train", name, checked_size)
         keep(self, "train", "seed", checked_size, 0, LARGEST_SEED)
@@ -160,9 +163,9 @@ class TrainSettings:
         return Rate(self.lr, self.steps, self.warmup, self.min_lr, self.rate)
 
     def whole_step(self) -> dict:
-        """What an executor and a plan are told of a whole step: where states are, how it clips, and that gradients are kept
-        where they are added up over several calls."""
-        return {"states": self.states, "clip_by": None if self.clip is None else self.clip_by,
+        """What an executor and a plan are told of a whole step: its groups, where states are, how it clips, and that
+        gradients are kept where they are added up over several calls."""
+        return {"states": self.states, "clip_by": None if self.clip is None else self.clip_by, "groups": self.groups,
                 "update_in_backward": False if self.accumulate > 1 else None}
 
     def to_dict(self) -> dict:

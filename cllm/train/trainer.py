@@ -10,8 +10,10 @@ from typing import Any
 
 import psutil
 
+from cllm._build_info import VERSION
 from cllm.checks import checked_size, shown
 from cllm.errors import CllmError, ConfigError, NonFiniteError, SnapshotError
+from cllm.executor.groups import Team, is_told, together
 from cllm.models.model import Model
 from cllm.sampling import stream_text
 from cllm.snapshot import base_names, load_snapshot, step_of
@@ -24,6 +26,7 @@ from cllm.train.executors import shape_of
 from cllm.train.guard import beginning_in, on_interrupt, only_run_in
 from cllm.train.keeper import Keeper
 from cllm.train.result import TrainResult
+from cllm.train.shared import write_together
 from cllm.train.step import Batch, Call, checked_batches, clip, first_nonfinite, targets_in
 
 BEGIN_ANEW = "lower the rate or clip harder, and begin anew from there."
@@ -57,6 +60,9 @@ class Trainer:
         That of the settings with "auto" read already (see `MemoryBudget.read`); None reads it now, once for the run.
     num_threads : int or None
         The same as the setting `threads`, by the name that it has elsewhere.
+    team : Team or None
+        Other processes with which this one trains, see `cllm.distributed`: all make the same Trainer and call the same
+        methods. The first writes into `out`, which all have to see, and has the callbacks.
     **settings
         Fields of `TrainSettings`. A resumed run takes those of its snapshot and refuses others that change its numbers.
 
@@ -84,12 +90,14 @@ class Trainer:
                  tokenizer: ByteTokenizer | BPETokenizer | None = None,
                  data: Callable[[int], Mapping] | None = None, eval_data: Callable[[int], Mapping] | None = None,
                  callbacks: Sequence[Callback] = (), base: str | PathLike | None = None, budget: MemoryBudget | None = None,
-                 num_threads: int | None = None, **settings: Any):
+                 num_threads: int | None = None, team: Team | None = None, **settings: Any):
         try:
             self.out = None if out is None else Path(out)
         except TypeError as error:
             raise ConfigError("Trainer(out=...)", "must be a path or None", shown(out), "Name a directory.") from error
         self.model, self.step = model, 0
+        self._team = team if team is not None and team.size > 1 else None
+        self.leads = self._team is None or self._team.rank == 0
         self.losses: list[float] = []
         self.val_loss: float | None = None
         self.keeper = Keeper(self.out)
@@ -99,13 +107,14 @@ class Trainer:
         self._torn_at: dict[int, NonFiniteError] = {}  # steps that were broken off when parameters had moved: bad ones
         self._losses_at: dict[int, int] = {}  # of the steps of snapshots: losses so far
         settings |= {} if num_threads is None else {"threads": num_threads}
-        with beginning_in(self.out):
+        with beginning_in(self.out if self.leads else None):
             state = None if self.out is None else self.keeper.find()
             if state is not None and not resume:
                 raise SnapshotError(f"train into {self.out}", "must be a directory without a run",
                                     f"snapshots up to {self.keeper.latest.name}",
                                     "Resume that run, or choose another directory.")
-            found = begin(model, text, tokenizer, data, eval_data, base, budget, settings, self.keeper, state)
+            found = begin(model, text, tokenizer, data, eval_data, base, budget, settings, self.keeper, state, self._team)
+            together(self._team, "run", lambda: None, lambda: self._mark(found, state))
         self.settings, self.source = found.settings, found.source
         self.optimizer, self.executors = found.optimizer, found.executors
         self.notes, self.rate = found.notes, found.settings.rates()
@@ -114,7 +123,7 @@ class Trainer:
             self.val_loss, self._bad_in_a_row = then["val_loss"], then["bad_in_a_row"]
         self._validation = Validation(self.source, model.program.head.layer.in_nats, self.keeper)
         metrics = [] if self.out is None else [MetricsFile(self.out / "metrics.jsonl")]
-        self.callbacks = self._listening = [*metrics, *callbacks]
+        self.callbacks = self._listening = [*metrics, *callbacks] if self.leads else []
 
     def __repr__(self) -> str:
         return (f"Trainer(step {self.step} of {self.settings.steps}, {self.settings.batch_size} x {self.settings.seq_len}, "
@@ -136,9 +145,9 @@ class Trainer:
         begin, first = perf_counter(), self.step
         self._stopping, self._failure = False, None
         if self.step < self.settings.steps:
-            with only_run_in(self.out), on_interrupt(self.stop):
+            with only_run_in(self.out if self.leads else None), on_interrupt(self.stop):
                 if self.out is not None:
-                    self.keeper.begin()
+                    together(self._team, "run", self.keeper.begin if self.leads else lambda: None)
                 self._running, self._listening = True, list(self.callbacks)
                 try:
                     for callback in self.callbacks:
@@ -178,7 +187,8 @@ class Trainer:
             back to.
         """
         began, rate = perf_counter(), self.rate(self.step)
-        calls = self.source.calls(self.step) if batches is None else checked_batches(batches)
+        calls = together(self._team, "step", lambda: self.source.calls(self.step) if batches is None
+                         else checked_batches(batches))
         shapes = [shape_of(self.model, call) for call in calls]
         targets = targets_in(calls)
         if batches is None and self.step in self._torn_at:
@@ -274,12 +284,15 @@ class Trainer:
         if self.out is None:
             raise ConfigError("Trainer.snapshot()", "needs a directory", "out=None", "Make the Trainer with out=...")
         bad = first_nonfinite(self.model, self.optimizer)
+        if self._team is not None:
+            bad = next((found for found in self._team.tell(bad) if found is not None), None)
         if bad is not None:
             raise NonFiniteError(f"snapshot of step {self.step}", "weights and the optimizer's state must be finite",
                                  f"NaN or infinity in {bad}", f"{self._last_good()}; {BEGIN_ANEW}")
         state = {"settings": self.settings.to_dict(), "data": self.source.describe(), "val_loss": self.val_loss,
                  "bad_in_a_row": self._bad_in_a_row}
-        path = self.keeper.write(self.step, self.model, self.optimizer, state, self.source.files(), self.settings.keep)
+        path = write_together(self._team, self.optimizer, lambda optimizer: self.keeper.write(
+            self.step, self.model, optimizer, state, self.source.files(), self.settings.keep), self.keeper)
         self._losses_at[self.step] = len(self.losses)
         self._tell("snapshot", path=str(path))
         return path
@@ -306,15 +319,29 @@ class Trainer:
         s = self.settings
         if not self.step:
             self._evaluate()
-        while self.step < s.steps and not self._stopping:
+        while self.step < s.steps and not self._is_stopping():
             failed = not self._survived_step()
             last = self.step == s.steps
             better = not failed and (last or self.step % s.eval_every == 0) and self._evaluate()
-            if s.sample_every and self.step % s.sample_every == 0 and not failed:
+            if s.sample_every and self.step % s.sample_every == 0 and not failed and self.leads:
                 self._sample()
+            self._is_stopping()
             due = better or self.step % s.snapshot_every == 0 and not self._bad_in_a_row
             if self.out is not None and (due or last or self._stopping) and not self._is_saved():
                 self.snapshot()
+
+    def _is_stopping(self) -> bool:
+        """Whether any process has been told to stop."""
+        if self._team is not None:
+            self._stopping = any(self._team.tell(self._stopping))
+        return self._stopping
+
+    def _mark(self, found, state: dict | None) -> dict:
+        """What processes have to begin with alike, besides what their executors compare."""
+        free = {name for name in ("threads", "strategy")}
+        settings = {name: value for name, value in found.settings.to_dict().items() if name not in free}
+        return {"version": VERSION, "data": found.source.describe().get("sha256"), "out": None if self.out is None else
+                str(self.out), "step": None if state is None else state["step"], **settings}
 
     def _survived_step(self) -> bool:
         """Take the next step. One that fails for another reason than its numbers ends the run, after a snapshot."""
@@ -324,6 +351,8 @@ class Trainer:
         except NonFiniteError:
             raise
         except Exception as error:  # whatever it is: `data` is the caller's own
+            if self._team is not None and not is_told(error):
+                raise  # the others wait in the step, and are to be ended
             self._fail(error)
             if self.model.torn:
                 with suppress(CllmError):  # a disk that fails on may keep it torn; snapshots are whole, the first error is told
@@ -336,7 +365,8 @@ class Trainer:
         if self.model.torn:
             return True
         saved = self.keeper.latest is not None and step_of(self.keeper.latest) == self.step
-        return not self.step or saved and self._failure is not None
+        nothing = not self.step or saved and self._failure is not None
+        return nothing if self._team is None else self._team.tell(nothing)[0]  # the first has the callbacks that may fail
 
     def _fail(self, error: Exception) -> None:
         """End the run after the step at hand; it then raises the first that failed."""
@@ -363,6 +393,8 @@ class Trainer:
         try:
             found = self._validation.look(self.step, self.evaluate)
         except Exception as error:  # whatever it is: `eval_data` is the caller's own
+            if self._team is not None and not is_told(error):
+                raise
             self._fail(error)
             return False
         self.val_loss = found["val_loss"]

@@ -15,7 +15,7 @@ from cllm.program.program import StoredForm
 from cllm.weights.parts import Part
 
 KINDS = tuple(kernels.STORED_KINDS)
-PIECE_BYTES = 1 << 24  # of what is expanded at a time, for those who want to see every number
+PIECE_BYTES = 1 << 24  # of what is expanded at a time, for those who want every number
 Rows = tuple[str, np.ndarray, np.ndarray | None]  # kind, bytes of each row, and which row is which, where they are not in order
 
 
@@ -42,6 +42,7 @@ class Stored(kernels.StoredRows, NDArrayOperatorsMixin):
 
     dtype, itemsize, ndim = np.dtype("float32"), 4, 2
     flags = SimpleNamespace(writeable=False, c_contiguous=False)
+    parts = kernels.StoredRows.pieces  # what it is made of; `pieces` are its values in turn, as `cllm.tensors` takes them
 
     @property
     def size(self) -> int:
@@ -51,7 +52,7 @@ class Stored(kernels.StoredRows, NDArrayOperatorsMixin):
     def form(self) -> StoredForm:
         """What a program says of it."""
         return StoredForm(tuple((kind, len(data if order is None else order), data.shape[1], order is not None)
-                                for kind, data, order in self.pieces))
+                                for kind, data, order in self.parts))
 
     @property
     def nbytes(self) -> int:
@@ -62,6 +63,12 @@ class Stored(kernels.StoredRows, NDArrayOperatorsMixin):
         made = np.empty((stop - start, self.shape[1]), np.float32)
         kernels.stored_values(self, start, y=made)
         return made
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """All values in order, some rows at a time, flat."""
+        step = max(1, PIECE_BYTES // max(1, 4 * self.shape[1]))
+        for start in range(0, len(self), step):
+            yield self.values(start, min(len(self), start + step)).reshape(-1)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         made = self.values(0, self.shape[0])
@@ -83,21 +90,11 @@ class Stored(kernels.StoredRows, NDArrayOperatorsMixin):
         return self.shape[0]
 
     def __reduce__(self):
-        pieces = tuple((kind, np.array(data), order) for kind, data, order in self.pieces)
-        return Stored, (pieces, self.shape[0] if self.turned else self.shape[1], self.turned)
+        parts = tuple((kind, np.array(data), order) for kind, data, order in self.parts)
+        return Stored, (parts, self.shape[0] if self.turned else self.shape[1], self.turned)
 
     def __repr__(self) -> str:
         return f"Stored({self.shape[0]} x {self.shape[1]}, {self.form.kinds}: {self.nbytes:,} bytes)"
-
-
-def in_pieces(array: "np.ndarray | Stored") -> Iterator[np.ndarray]:
-    """The rows of an array in order, of one that is stored some at a time."""
-    if not isinstance(array, Stored):
-        yield array
-        return
-    step = max(1, PIECE_BYTES // max(1, 4 * array.shape[1]))
-    for start in range(0, len(array), step):
-        yield array.values(start, min(len(array), start + step))
 
 
 def stored(parts: Sequence[tuple[Part, Rows]], columns: int) -> Stored | None:

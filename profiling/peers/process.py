@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 
@@ -52,14 +52,19 @@ class Peer:
     threads : int
     python : str
         The interpreter.
+    launcher : sequence of str
+        The command that starts it, several times perhaps: then `threads` are of each, and what is asked goes to the first.
+    processors : int or None
+        To pin to; None is as many as threads.
     **variables : str
         What is added to its environment.
     """
 
-    def __init__(self, script: str, threads: int, python: str = sys.executable, **variables: str):
+    def __init__(self, script: str, threads: int, python: str = sys.executable, launcher: Sequence[str] = (),
+                 processors: int | None = None, **variables: str):
         if shutil.which(python) is None:
             raise PeerError(f"there is no interpreter {python}")
-        prefix = pinned(threads)
+        prefix = (*pinned(processors or threads), *launcher)
         self._process = subprocess.Popen([*prefix, python, "-c", RUN, str(PROFILING), str(PROFILING / script)], text=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          env={**environment(threads), **variables})

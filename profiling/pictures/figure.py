@@ -10,7 +10,8 @@ COLOURS = {"forward": "#0072B2", "rebuild": "#E69F00", "backward": "#009E73", "a
 OTHER = "#444444"
 # What is alive, from the bottom up:
 BUFFERS = {"kept": "#0072B2", "packed": "#CC79A7", "rebuilt": "#E69F00", "passing": "#56B4E9", "gradient": "#009E73",
-           "stash": "#F0E442", "scratch": "#999999", "weights": "#D55E00", "states": "#000000"}
+           "stash": "#F0E442", "scratch": "#999999", "weights": "#D55E00", "states": "#000000",
+           "partial": "#8C564B", "message": "#BCBD22"}
 OURS, THEIRS = "#0072B2", "#D55E00"
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 

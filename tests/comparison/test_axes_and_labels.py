@@ -1,8 +1,10 @@
 """Axes and names of points: what both kinds of picture ask for."""
+import random
+
 import pytest
 
 from cllm.comparison.axes import Linear, Log, round_marks
-from cllm.comparison.labels import place
+from cllm.comparison.labels import _crosses, place
 from cllm.comparison.series import Point, Series, front_of, label_of, pairs_of, strokes_of
 
 ROOM = (0, 0, 400, 300)
@@ -51,6 +53,19 @@ def test_a_name_keeps_off_lines_where_it_can_and_says_which_end_is_near():
     assert left.anchor[0] == "end" and left.box[2] < 200
     edge, = place([(395, 150, "name")], [(395, 150)], [], ROOM, 6, 12)
     assert edge.anchor[0] == "end"
+
+
+def test_a_line_to_a_name_goes_through_no_other_name():
+    drawn = random.Random(1)
+    lines = 0
+    for _ in range(300):
+        points = [(drawn.uniform(150, 330), drawn.uniform(120, 200), "name" * drawn.randint(1, 3) + str(n)) for n in range(7)]
+        points.append((*points[0][:2], "twin"))  # two marks in one place
+        found = place(points, [point[:2] for point in points], [], ROOM, 5, 10)
+        for one in (one for one in found if one.far):
+            lines += 1
+            assert not any(_crosses(one.leader, other.box) for other in found if other is not one)
+    assert lines > 20
 
 
 def test_a_name_without_room_is_left_out():

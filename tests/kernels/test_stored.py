@@ -9,7 +9,7 @@ from cllm import _kernels as kernels
 from cllm.errors import DtypeError, ShapeError
 from cllm.weights.blocks import BYTES, WEIGHTS, expanded
 from cllm.weights.dtypes import RAW, widened
-from cllm.weights.stored import KINDS, Stored, in_pieces
+from cllm.weights.stored import KINDS, Stored
 
 # Rows, elements of a row: around a register's lanes, a tile, the 64 that are unpacked at once, a block of depth, and one that
 # is worth several threads; blocks need whole 32.
@@ -91,7 +91,7 @@ def test_threads_and_addresses_change_no_bit(kind):
         matrix, whole = made(kind, 400, 1056, turned)
         x, dy = draw((250, whole.shape[0]), "float32", 1), draw((250, whole.shape[1]), "float32", 2)
         expected = products(x, dy, whole)
-        moved = Stored(((kind, misaligned(matrix.pieces[0][1], 3), None),), 1056, turned)
+        moved = Stored(((kind, misaligned(matrix.parts[0][1], 3), None),), 1056, turned)
         for n in THREADS:
             with threads(n):
                 for got, must in zip(products(x, dy, moved), expected, strict=True):
@@ -99,7 +99,7 @@ def test_threads_and_addresses_change_no_bit(kind):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_pieces_of_several_kinds_in_another_order(turned):
+def test_pieces_of_several_kinds_in_another_order(turned, monkeypatch):
     rng = np.random.default_rng(3)
     pieces, parts = [], []
     for kind, rows, ordered in (("Q4_1", 50, True), ("Q8_0", 7, False), ("BF16", 30, True), ("F32", 33, False)):
@@ -115,7 +115,8 @@ def test_pieces_of_several_kinds_in_another_order(turned):
     again = pickle.loads(pickle.dumps(matrix))
     assert_same_bits(np.asarray(again), whole)
     assert_same_bits(matrix[5:9], whole[5:9])
-    assert_same_bits(np.concatenate(list(in_pieces(matrix))), whole)
+    monkeypatch.setattr("cllm.weights.stored.PIECE_BYTES", 8 * whole.shape[1])
+    assert_same_bits(np.concatenate(list(matrix.pieces())), whole.reshape(-1))
     assert (matrix == whole).all() and (whole == matrix).all() and ((2 * matrix - whole) == whole).all()
     with pytest.raises(ValueError, match="read-only"):
         matrix *= 2

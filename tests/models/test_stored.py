@@ -1,4 +1,5 @@
 """Frozen matrices read as they lie in files: the numbers of their expanded copies, in the bytes that the files have."""
+import mmap
 import pickle
 from pathlib import Path
 
@@ -19,6 +20,12 @@ PLACES = [("gpt2_bf16", "bfloat16"), ("llama", "bfloat16"), ("phi3", "float16"),
 
 def bits(arrays):
     return {name: np.asarray(array).tobytes() for name, array in arrays.items()}
+
+
+def of_a_file(array):
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array, mmap.mmap)
 
 
 def tuned(base, compute="float32"):
@@ -48,6 +55,7 @@ def test_a_directory_is_mapped_in_its_own_dtype(name, dtype, tmp_path):
     assert (narrow == matrices) == (dtype != "float32") and narrow
     plain.trainable = ()
     assert bits(mapped.parameters) == bits(plain.parameters) and base_sha256(mapped) == base_sha256(plain)
+    assert all(of_a_file(data) for n in narrow for _, data, _ in mapped.parameters[n].parts)  # pages that processes share
     assert mapped.held_bytes == sum(array.nbytes for array in mapped.parameters.values())
     for compute in ("float32", "bfloat16"):
         (mine, executor), (theirs, reference) = (tuned(base, compute) for base in (mapped, plain))

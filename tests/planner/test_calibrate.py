@@ -10,6 +10,7 @@ import cllm
 from cllm import _kernels, calibrate
 from cllm.cli import main
 from cllm.models.architecture import program_of
+from cllm.models.excerpt import Used
 from cllm.planner.costs import Speeds, op_signature
 from cllm.planner.ledger import Ledger
 from cllm.planner.store import load_measured, load_measurements, save_measurements, store_path
@@ -44,6 +45,21 @@ def test_every_operation_of_every_plan_is_measured_at_powers_of_two_and_the_whol
             missing = {op.name for op in schedule.ops if op_signature(op, schedule, WORK) not in known}
             late = {m for m in missing if m.endswith("embed")}  # gradients for the epilogue are put aside in cut batches alone
             assert missing == late and (size > 1 or not any(m.startswith("stash") for m in late))
+
+
+@pytest.mark.parametrize("use", [{"trainable": ("blocks.[23].*", "*ln_f*")}, {"compute": "bfloat16"}], ids=lambda u: [*u][0])
+def test_a_model_is_measured_as_it_is_trained_and_as_it_computes(store, monkeypatch, use):
+    monkeypatch.setattr(calibrate, "TURN_SECONDS", 0.0001)
+    monkeypatch.setattr(calibrate, "DISAGREE", 1e9)
+    used = Used.of(CONFIG, **use)
+    calibrate.calibrate(used, WORK)
+    assert calibrate.is_calibrated(used, WORK) and not calibrate.is_calibrated(CONFIG, WORK)
+    assert used.program.digest == cllm.Model(CONFIG, **use).program.digest
+    known, ledger = load_measurements(1, "float32"), Ledger(used.program, WORK)
+    for strategy in (cllm.CacheAll(micro_batch=2), cllm.RecomputeAll(micro_batch=5)):
+        schedule, _ = ledger.build(strategy.decide(ledger))
+        missing = {op.name for op in schedule.ops if op_signature(op, schedule, WORK) not in known}
+        assert all(name.endswith("embed") for name in missing), missing
 
 
 def test_the_planner_believes_what_was_measured(store):

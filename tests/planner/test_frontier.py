@@ -9,7 +9,7 @@ import oracle
 import pytest
 import toys
 from scipy.optimize import Bounds, LinearConstraint, milp
-from toys import CHAIN, CUT, FEW, FREE, ONE, WIDE, A, B
+from toys import CHAIN, CUT, FEW, FREE, ONE, WIDE, A, B, Mix, Scale, Square
 
 import cllm
 from cllm.models.architecture import program_of
@@ -20,13 +20,14 @@ from cllm.planner.frontier import Chain, Frontier, Pairs, micro_batches
 from cllm.planner.ledger import Ledger
 from cllm.planner.parts import whole_block
 from cllm.plans.plan import Plan
-from cllm.plans.tree import Segment, Tape
+from cllm.plans.tree import Cache, Recompute, Segment, Tape
 from cllm.program.trained import with_trained
 from cllm.program.workload import Workload
 from cllm.schedule.arena import live_bytes
 from cllm.schedule.build import build_schedule, default_loss_rows
 from cllm.schedule.report import batch_bytes, gradient_bytes, optimizer_bytes, parameter_bytes, table_bytes
 
+DEAR = ((Mix, 0, 0), (Scale, 1, 0), (Square, 2, 0))  # stands before the blocks, keeps values of its own
 EVERYTHING = ("cache", "micro_batch", "recompute")
 RATES = Speeds()
 
@@ -62,9 +63,23 @@ def trees(blocks, inside=False):
                 yield from ((children, *rest) for children in trees(blocks[:size], inside=True))
 
 
-def nodes(tree, decisions):
-    """The plan's nodes of a tree of numbers, block b decided by decisions[b]."""
-    return tuple(Segment(nodes(t, decisions)) if isinstance(t, tuple) else Tape(t, decisions[t]) for t in tree)
+def nodes(tree, decisions, dropped=()):
+    """The plan's nodes of a tree of numbers, block b decided by decisions[b]; `dropped` says of each node that begins with
+    the first block, the outermost first, whether its input is made again."""
+    made = []
+    for number, node in enumerate(tree):
+        first, *inside = dropped if dropped and number == 0 else (False,)
+        kept = Recompute() if first else Cache()
+        if isinstance(node, tuple):
+            made.append(Segment(nodes(node, decisions, inside), kept))
+        else:
+            made.append(Tape(node, (*decisions[node], ("input", kept)) if first else decisions[node]))
+    return tuple(made)
+
+
+def depth(tree):
+    """How many nodes begin with the first block."""
+    return 1 + (depth(tree[0]) if isinstance(tree[0], tuple) else 0)
 
 
 def loss_rows(program, workload, micro):
@@ -83,8 +98,9 @@ def exhaustive(program, workload):
     for micro in micro_batches(workload.batch):
         for rows in loss_rows(program, workload, micro):
             for tree in trees(tuple(range(program.n_blocks))):
-                for decisions in itertools.product(*choices):
-                    points.append(cost(program, workload, Plan(nodes(tree, decisions), micro, rows)))
+                for dropped in itertools.product((False, True), repeat=depth(tree)):
+                    for decisions in itertools.product(*choices):
+                        points.append(cost(program, workload, Plan(nodes(tree, decisions, dropped), micro, rows)))
     return points
 
 
@@ -94,16 +110,17 @@ def test_trees_are_all_there():
 
 
 
-@pytest.mark.parametrize("blocks, batch, time, width, tied, threads, trainable", [
-    ([A], 3, 2, 3, False, 1, None), ([A, A], 3, 7, 3, True, 1, None), ([A, B], 2, 20, 9, False, 2, None),
-    ([WIDE, B], 3, 5, 17, False, 1, None), ([FEW, FEW, FEW], 1, 10, 7, True, 1, None),
-    ([FEW, ONE, ONE], 3, 4, 30, False, 2, None), ([CUT], 2, 5, 9, False, 1, None), ([FREE], 3, 4, 7, False, 1, None),
-    ([CHAIN, CHAIN], 2, 5, 9, False, 1, None), ([CHAIN, FEW], 1, 8, 5, True, 1, None),
-    ([A, A], 3, 7, 3, True, 1, "blocks.0.*"), ([A, B], 2, 20, 9, False, 2, "blocks.1.s1.*"),
-    ([A, A], 3, 7, 3, True, 1, "table"), ([CUT], 2, 5, 9, False, 1, "*.s5.*")],
-    ids=lambda v: str(len(v)) if isinstance(v, list) else str(v))
-def test_the_frontier_equals_exhaustive_search(blocks, batch, time, width, tied, threads, trainable):
-    program = with_trained(toys.wire(blocks, width=width, tied=tied), trainable)
+@pytest.mark.parametrize("blocks, batch, time, width, tied, threads, trainable, before", [
+    ([A], 3, 2, 3, False, 1, None, ()), ([A, A], 3, 7, 3, True, 1, None, ()), ([A, B], 2, 20, 9, False, 2, None, DEAR),
+    ([WIDE, B], 3, 5, 17, False, 1, None, ()), ([ONE, ONE, ONE], 1, 10, 7, True, 1, None, ()),
+    ([FEW, ONE, ONE], 1, 12, 30, False, 2, None, ()), ([CUT], 2, 5, 9, False, 1, None, DEAR),
+    ([FREE], 3, 4, 7, False, 1, None, ()), ([CHAIN, CHAIN], 1, 10, 9, False, 1, None, ()),
+    ([CHAIN, FEW], 1, 8, 5, True, 1, None, DEAR), ([A, A], 2, 10, 3, True, 1, "blocks.0.*", ()),
+    ([A, B], 2, 20, 9, False, 2, "blocks.1.s1.*", DEAR), ([A, A], 2, 10, 3, True, 1, "table", ()),
+    ([CUT], 2, 5, 9, False, 1, "*.s5.*", ())],
+    ids=lambda v: str(len(v)) if isinstance(v, (list, tuple)) else str(v))
+def test_the_frontier_equals_exhaustive_search(blocks, batch, time, width, tied, threads, trainable, before):
+    program = with_trained(toys.wire(blocks, width=width, tied=tied, before=before), trainable)
     work = toys.workload(batch, time, width, threads)
     frontier = Frontier(program, work, RATES, EVERYTHING)
     found = list(zip(frontier.nbytes.tolist(), frontier.seconds.tolist(), strict=True))
@@ -151,15 +168,18 @@ def test_no_drawn_plan_and_no_strategy_beats_the_frontier(name):
                                         cllm.Binomial(3), cllm.Selective(), cllm.Selective(("norm",)))]
     choices = list(whole_block(program, 0).every())
 
+    def kept(start):
+        return Recompute() if start == 0 and rng.random() < 0.5 else Cache()
+
     def draw(start, stop, depth):
         out = []
         while start < stop:
             if depth and rng.random() < 0.4:
                 end = int(rng.integers(start + 1, stop + 1))
-                out.append(Segment(draw(start, end, depth - 1)))
+                out.append(Segment(draw(start, end, depth - 1), kept(start)))
                 start = end
             else:
-                out.append(Tape(start, choices[rng.integers(len(choices))]))
+                out.append(Tape(start, (*choices[rng.integers(len(choices))], ("input", kept(start)))))
                 start += 1
         return tuple(out)
 

@@ -9,7 +9,7 @@ import toys
 from drawn import GPT_KEYS, TOY_BLOCKS, assert_sound, decisions, poisoned, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import Mix
+from toys import Mix, Square, Tanh
 
 import cllm
 from cllm.models.architecture import program_of
@@ -23,6 +23,7 @@ from cllm.schedule.build import build_schedule, default_loss_rows
 BLOCK = ("ln1", "attn.qkv", "attn", "attn.out", "res1", "ln2", "mlp.fc1", "mlp.act", "mlp.fc2", "res2")
 LAST = ("mlp.fc2", "res2")  # of a block that is only taped: its output is read by no backward
 CONFIG = {**oracle.CONFIG, "n_layers": 6}
+BEFORE = ((), ((Mix, 0, 0), (Tanh, 1, 0)), ((Square, 0, 0), (Mix, 1, 0), (Square, 2, 0)))  # the blocks
 
 
 def schedule_of(strategy, config=CONFIG, batch=4, time=6, **changes):
@@ -157,10 +158,10 @@ def test_schedules_with_copies_are_sound(strategy):
 
 @settings(max_examples=100)
 @given(data=st.data(), order=st.lists(st.sampled_from(range(len(TOY_BLOCKS))), min_size=1, max_size=6),
-       micro_batch=st.sampled_from([None, 1, 2, 3]), tied=st.booleans())
-def test_drawn_plans_over_drawn_programs_give_equal_bits_and_read_nothing_freed(data, order, micro_batch, tied):
+       micro_batch=st.sampled_from([None, 1, 2, 3]), tied=st.booleans(), before=st.sampled_from(BEFORE))
+def test_drawn_plans_over_drawn_programs_give_equal_bits_and_read_nothing_freed(data, order, micro_batch, tied, before):
     """Every buffer is NaN until it is written and again once it is freed; optional values are kept or not."""
-    program, work = toys.wire([TOY_BLOCKS[i] for i in order], tied=tied), toys.workload()
+    program, work = toys.wire([TOY_BLOCKS[i] for i in order], tied=tied, before=before), toys.workload()
     parameters, batch = toys.draw_parameters(program), toys.draw_batch(work)
 
     def decide(block):
@@ -256,8 +257,8 @@ BAD = {
     "a name that is none": (Plan((Tape(0, (("ln9.y", Recompute()),)), *TAPES[1:])), "ln9.y"),
     "a value that no backward reads": (Plan((Tape(0, (("attn.out.y", Recompute()),)), *TAPES[1:])), "attn.out.y"),
     "the output of a block": (Plan((Tape(0, (("res2.y", Recompute()),)), *TAPES[1:])), "decided by the segments"),
-    "the input to be rebuilt": (Plan((Tape(0, (("input", Recompute()),)), *TAPES[1:])), "cannot be rebuilt inside"),
-    "a segment's input to be rebuilt": (Plan((Segment(TAPES[:2], Recompute()), *TAPES[2:])), "must be kept"),
+    "the input to be rebuilt": (Plan((TAPES[0], Tape(1, (("input", Recompute()),)), *TAPES[2:])), "cannot be rebuilt inside"),
+    "a segment's input to be rebuilt": (Plan((TAPES[0], Segment(TAPES[1:3], Recompute()), *TAPES[3:])), "must be kept"),
     "statistics compressed": (Plan((Tape(0, (("ln1.mean", Compress()),)), *TAPES[1:])), "statistics"),
     "log-sum-exp compressed": (Plan((Tape(0, (("attn.lse", Compress("int8")),)), *TAPES[1:])), "statistics"),
     "an unknown decision": (Plan((Tape(0, (("ln1.y", "cache"),)), *TAPES[1:])), "decision must be"),

@@ -72,7 +72,8 @@ def test_what_cannot_be_kept_is_refused_with_the_least_that_can(kind):
     ledger = toy(4) if kind is cllm.Checkmate else gpt()
     with pytest.raises(cllm.BudgetError, match=rf"{kind.__name__}\(limit\): must be at least ([\d,]+) bytes") as caught:
         kind(1000).decide(ledger)
-    least = int(caught.value.must.split()[4].replace(",", ""))
+    least = caught.value.least
+    assert type(least) is int and f"{least:,} bytes" in caught.value.must
     assert ledger.evaluate(kind(least).decide(ledger)).total_bytes <= least < totals(ledger)[0]
 
 

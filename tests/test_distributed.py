@@ -1,0 +1,66 @@
+"""Several processes by MPI: what only real ones can show. The algebra is in tests/executor/test_groups.py.
+
+One run of mpirun with two processes for the bits, one for what goes wrong; left out where mpi4py or mpirun is missing.
+"""
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cllm
+from cllm.errors import ConfigError
+
+MPIRUN = Path(sys.executable).with_name("mpirun")
+MPIRUN = str(MPIRUN) if MPIRUN.exists() else shutil.which("mpirun")
+needs_mpi = pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None or MPIRUN is None, reason="needs mpi4py and mpirun")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def mpirun(count, *arguments, timeout=600):
+    """The run of so many processes of Python, more than there are cores if need be."""
+    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
+               "OMPI_MCA_mpi_yield_when_idle": "1",  # on a busy machine one that waits must not hold a core
+               "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+               "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "kernels")])}
+    return subprocess.run([MPIRUN, "-n", str(count), sys.executable, *arguments], env={**os.environ, **allowed},
+                          capture_output=True, text=True, timeout=timeout)
+
+
+BITS = """
+import importlib.util, sys
+import oracle
+from cllm.distributed import MPITeam
+spec = importlib.util.spec_from_file_location("played", sys.argv[1])
+played = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(played)
+team = MPITeam()
+for name, groups, whole in (("wide", 2, True), ("wide", 4, False), ("full tied dropout", 8, True)):
+    oracle.assert_same_bits(played.steps(name, groups, team, whole), played.steps(name, groups, None, whole))
+import cllm
+model = cllm.GPT(played.WIDE)
+executor = cllm.distributed.Executor(model, batch_size=4, seq_len=9, num_threads=1)
+executor.train_step(*oracle.draw_batch(oracle.CONFIG, 4, 9), cllm.AdamW(model))
+print("groups", executor.workload.groups, "of", executor.workload.processes)
+try:
+    cllm.distributed.Executor(model, batch_size=4, seq_len=9, groups=1)
+except cllm.ConfigError as error:
+    print(error)
+"""
+
+
+@needs_mpi
+def test_processes_have_the_bits_of_one():
+    run = mpirun(2, "-c", BITS, str(ROOT / "tests" / "executor" / "test_groups.py"))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("groups 2 of 2") == 2
+    assert run.stdout.count("processes: must be a power of two that divides groups = 1; got 2. Take fewer processes") == 2
+
+
+def test_without_mpi4py_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(ConfigError, match=r"several processes: need mpi4py and an MPI that it finds; got .*mpi4py.*\[mpi\]"):
+        cllm.distributed.Executor(cllm.GPT(cllm.ModelConfig.preset("tiny")), 2, 8)
