@@ -137,7 +137,8 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     ConfigError, PlanError, BudgetError
     """
     return decide(strategy, ledger_of(model_or_architecture, batch_size, seq_len, optimizer, dtype, num_threads, tell,
-                                      trainable, packed, clip_by, compute, groups, processes, bandwidth),
+                                      trainable, packed, clip_by, compute, groups=groups, processes=processes,
+                                      bandwidth=bandwidth),
                   states, update_in_backward)
 
 

@@ -152,6 +152,12 @@ def take_bfloat16(str way):
     bfloat16_way = known[way]
 
 
+def bfloat16_pairs_agree():
+    """Whether tiles of pairs have the bits of the same tiles element by element: by the instruction where the kernels and the
+    processor have it, else by float32. It is asked before the instruction is first used."""
+    return instruction_keeps_the_definition()
+
+
 cdef int decided_way() except -2:
     """`bfloat16_way`, decided when it was not."""
     global bfloat16_way
@@ -200,7 +206,10 @@ cdef bint instruction_keeps_the_definition() noexcept:
         tile_f32(TILE_ROWS, TILE_VECTORS, False, a, b, PROBE_DEPTH, start, width, singles, width, singles)
         join_rows(a, TILE_ROWS, PROBE_DEPTH, a)
         join_rows(b, width, PROBE_DEPTH, b)
-        tile_instruction(TILE_ROWS, TILE_VECTORS, False, a, b, PROBE_DEPTH // 2, start, width, paired, width, paired)
+        if has_vdpbf16ps():
+            tile_instruction(TILE_ROWS, TILE_VECTORS, False, a, b, PROBE_DEPTH // 2, start, width, paired, width, paired)
+        else:
+            tile_halves(TILE_ROWS, TILE_VECTORS, False, a, b, PROBE_DEPTH // 2, start, width, paired, width, paired)
         flush_end(before)
         for i in range(n):
             if singles[i] == singles[i] and singles[i] != paired[i]:

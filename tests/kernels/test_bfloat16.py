@@ -314,3 +314,8 @@ def test_what_does_not_go_together_is_refused():
 def test_a_way_that_is_not_known_is_refused():
     with pytest.raises(CllmError, match="must be one of decide, singles, halves; got vdpbf16ps"):
         kernels.take_bfloat16("vdpbf16ps")
+
+
+def test_the_trial_of_the_instruction_passes_what_keeps_the_definition():
+    """Where there is no instruction, the same trial of the same words by float32."""
+    assert kernels.bfloat16_pairs_agree()
