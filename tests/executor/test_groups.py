@@ -79,6 +79,19 @@ def test_a_sum_over_processes_is_that_of_a_binary_tree():
             assert size == 2 or length < 9 or (expected[0] != in_turn).any(), "the order would show"
 
 
+def test_losses_are_added_in_the_same_tree():
+    """(1 + 1e16) + (-1e16 + 1) is 0 in float64, and one after the other is 1."""
+    losses = [1.0, 1e16, -1e16, 1.0]
+
+    def work(team, count):
+        groups = Groups(Workload(4, 1, groups=4, processes=count), team)
+        return groups.total([losses[number] for number in groups.own])
+
+    assert work(None, 1) == 0.0
+    for count in (2, 4):
+        assert processes(count, lambda team, count=count: work(team, count)) == [0.0] * count
+
+
 def test_parts_are_whole_chunks_each_of_one_process():
     for size in (0, 1, shards.CHUNK, 9 * shards.CHUNK + 1):
         for count in (1, 2, 4, 8):
