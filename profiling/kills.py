@@ -30,6 +30,7 @@ from peers import process
 SIZES = {"n_layers": 4, "d_model": 64, "n_heads": 2, "d_ff": 128}  # of which the least plan does both
 STEPS, EVERY, BATCH, TIME = 400, 20, 1, 16
 FILES = ("model.safetensors", "optimizer.safetensors")
+FOLDER = "cllm-kills-"
 PER_PART = 10  # kills between two records of what is finished
 
 
@@ -39,6 +40,8 @@ def main() -> int:
     place = arguments.out or record.result_path("kills", ".json")
     asked = {"kills": arguments.kills, "seed": arguments.seed, "threads": arguments.threads, "steps": STEPS}
     parts = Parts(place, asked, arguments.fresh)
+    for left in arguments.states_to.glob(f"{FOLDER}*"):  # of this script, killed
+        shutil.rmtree(left, ignore_errors=True)
     straight = parts.part("straight", lambda: _straight(arguments))
     rows, ends = [], []
     for first in range(0, arguments.kills, PER_PART):
@@ -62,7 +65,7 @@ def main() -> int:
 def _straight(arguments) -> dict:
     """The run that nobody disturbs: what it ends with, and how long it takes."""
     harness.say("the straight run")
-    with tempfile.TemporaryDirectory(dir=arguments.states_to) as folder:
+    with tempfile.TemporaryDirectory(prefix=FOLDER, dir=arguments.states_to) as folder:
         out = Path(folder) / "straight"
         begun = harness.wall_clock()
         _end(_start(arguments, out, Path(folder)))
@@ -74,7 +77,7 @@ def _straight(arguments) -> dict:
 def _killed(arguments, straight: dict, drawn: random.Random, count: int, before: int) -> dict:
     """So many kills, and the ends of the runs that they were of; the last run is let end."""
     kills, ends = [], []
-    with tempfile.TemporaryDirectory(dir=arguments.states_to) as folder:
+    with tempfile.TemporaryDirectory(prefix=FOLDER, dir=arguments.states_to) as folder:
         out, here = Path(folder) / "run", Path(folder)
         while len(kills) < count:
             harness.say(f"kill {before + len(kills) + 1} of {arguments.kills}")
