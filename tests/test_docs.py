@@ -24,7 +24,7 @@ PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.m
          *sorted((ROOT / "docs").rglob("*.md"))]
 EXECUTED = ["README.md", "docs/tour.md", "docs/strategies.md", "docs/how-to-extend.md", "docs/your-own-strategy.md",
             "docs/your-own-layer.md", "docs/your-own-model.md", "docs/finetuning.md", "docs/laboratory.md", "docs/comparing.md",
-            "docs/training.md", "docs/real-models.md", "docs/whole-steps.md"]
+            "docs/training.md", "docs/real-models.md", "docs/whole-steps.md", "docs/processes.md"]
 # Runs of minutes, here at a size for tests: what the page has, and what runs in its place.
 SMALLER = {
     "docs/training.md": {'preset("small", max_seq_len=256)': 'preset("tiny")', "steps=1000": "steps=2",
@@ -78,6 +78,8 @@ def lay_out(page, folder):
     """What a page takes for granted: a text of the reader's, a model that was downloaded."""
     if page == "docs/training.md":
         (folder / "book.txt").write_text("It is a truth universally acknowledged, that a text has to be long enough. " * 50)
+    elif page == "docs/processes.md":
+        pytest.importorskip("mpi4py.MPI", reason="needs the extra mpi")
     elif page == "docs/real-models.md":
         pytest.importorskip("tokenizers", reason="needs the extra hf")
         model = Llama(vocab_size=300, n_layers=2, d_model=16, n_heads=4, d_ff=24, max_seq_len=32, n_kv_heads=2)
