@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cllm.checks import installing
 from cllm.errors import ConfigError
 from cllm.executor.executor import Executor as OneExecutor
 from cllm.models.model import Model
@@ -132,5 +133,5 @@ def mpi_module():
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ConfigError("several processes", "need mpi4py and an MPI that it finds", str(error),
-                          "Install the extra: pip install 'cllm-train[mpi]', or mpi4py for your site's MPI.") from error
+                          f"{installing('mpi')} Or install mpi4py for your site's MPI.") from error
     return MPI

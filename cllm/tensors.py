@@ -67,6 +67,11 @@ class Streamed:
     source: Iterator[np.ndarray]
 
     @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 

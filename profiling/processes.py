@@ -98,7 +98,7 @@ def mpirun() -> str:
 
 def _killed(arguments) -> int:
     """Runs that lose a process."""
-    draw, groups = random.Random(arguments.seed), arguments.groups or 4
+    drawn, groups = random.Random(arguments.seed), arguments.groups or 4
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         straight = Path(folder) / "straight"
@@ -106,15 +106,15 @@ def _killed(arguments) -> int:
         wanted = _weights(straight)
         for number in range(arguments.kills):
             out, before = Path(folder) / f"run{number}", _processes()
-            running = _train(out, draw.choice((2, 4)), groups, arguments.steps)
-            harness.pause(draw.uniform(0, seconds))
+            running = _train(out, drawn.choice((2, 4)), groups, arguments.steps)
+            harness.pause(drawn.uniform(0, seconds))
             victims = _children(running.pid)
             if victims:
-                os.kill(draw.choice(victims), signal.SIGKILL)
+                os.kill(drawn.choice(victims), signal.SIGKILL)
             running.wait()
             left = _processes() - before
             for _ in range(3):
-                if _train(out, draw.choice((1, 2, 4)), groups, arguments.steps, resume=True).wait() == 0:
+                if _train(out, drawn.choice((1, 2, 4)), groups, arguments.steps, resume=True).wait() == 0:
                     break
             good = _weights(out) == wanted and not left
             failed += not good

@@ -184,9 +184,9 @@ def _(patch):
 def _(patch):
     update = Adam._update
 
-    def climb(self, grads, params, *rest):
+    def climb(self, names, grads, params, *rest):
         before = [param.copy() for param in params.arrays]
-        update(self, grads, params, *rest)
+        update(self, names, grads, params, *rest)
         for param, old in zip(params.arrays, before, strict=True):
             param[...] = 2 * old - param
 

@@ -92,7 +92,7 @@ class Schedule:
 
     def sections(self, once: Sequence) -> tuple[Sequence, ...]:
         """What belongs to the operations, parted into that of the prologue, the body, the epilogue and the finale."""
-        cuts = (0, self.prologue, self.epilogue, len(self.ops) - self.finale, len(self.ops))
+        cuts = (0, self.prologue, self.epilogue, len(self.ops) - self.finale, None)
         return tuple(once[start:stop] for start, stop in pairwise(cuts))
 
     def count(self, kind: str, step: str | None = None) -> int:

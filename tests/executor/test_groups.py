@@ -44,7 +44,7 @@ def steps(name, groups, team=None, whole=True, spoil=None, micro=None):
             optimizer.step()
     if whole and team is not None:
         assert not model.has_gradients and ex.memory.gradient_bytes == 0
-        held = sum(part.mine.base.nbytes for part in optimizer.arrays().values())
+        held = sum(part.mine.base.nbytes for part in optimizer.stored().values())
         largest = sum(2 * 4 * shards.largest(model.parameters[n].size, team.size) for n in model.program.trained)
         assert ex.memory.optimizer_bytes == largest <= held < largest + 64 * 2 * len(model.program.trained) + 1
     return {"seen": [*seen, ex.loss(**feeds[0])], "weights": dict(model.parameters)}
