@@ -302,3 +302,9 @@ def test_versions_are_plain_values():
     assert shown["vector_bytes"] in (16, 32, 64) and shown["threads"] >= 1
     assert (shown["vector_bytes"] == 64) == ("avx512f" in shown["cpu_features"])
     assert shown["level"] in shown["levels"]
+
+
+@pytest.mark.skipif(_build_info.DEBUG or not _build_info.COMPILER.startswith("gcc"), reason="a build without the flag")
+def test_loops_begin_at_a_cache_line():
+    """Where the register tile lies is no matter of chance."""
+    assert all("-falign-loops=64" in level["flags"] for level in _build_info.LEVELS.values())
