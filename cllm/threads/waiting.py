@@ -3,8 +3,8 @@
 Between two parallel regions of a step, a thread of GNU's OpenMP runtime spins for 300,000 rounds before it sleeps, some
 4 to 14 ms: far longer than any gap within a step, and as long as the system's own time slices. Where others use the
 cores, the one that spins then keeps the one off that it waits for. `SPIN_COUNT` rounds are some 150 to 500 microseconds;
-gaps within a step are 1 to 50, but a thread that the system has kept off for a moment comes late: with 3,000 rounds the
-smallest steps took a quarter longer, because the others had gone to sleep until then.
+gaps within a step are 1 to 50. A limit near these is dear: a thread that the system has kept off for a moment finds the
+others asleep, waking them makes them late, and with 3,000 rounds whole steps went at the pace of being woken.
 
 The runtime reads its variables when it is loaded, so they are set for that moment alone, and child processes do not
 inherit them.

@@ -1,8 +1,8 @@
-"""Views of what a step consists of on many threads."""
+"""Views of what a step consists of on many threads, and of how these wait."""
 
 from collections.abc import Callable
 
-from words import Table, code
+from words import Table, code, number
 
 
 def _steps(data: dict) -> Table:
@@ -28,7 +28,15 @@ def _loops(data: dict) -> Table:
                     for name in sorted(lost, key=lost.get, reverse=True)]
 
 
+def _waiting(data: dict) -> Table:
+    """A row for each limit of spinning: seconds of a step, and over those of the runtime's own limit, paired by rounds."""
+    return ("limit", "step ms, median", "least", "most", "over `runtime`, paired (interval)"), [
+        (code(row["name"]), *(number(row["seconds"][name], ".2f", 1e3) for name in ("median", "min", "max")),
+         "{:.3f} ({:.3f} to {:.3f})".format(*row["ratio"])) for row in data["rows"]]
+
+
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("regions", ""): _steps,
     ("regions", "loops"): _loops,
+    ("waiting", ""): _waiting,
 }
