@@ -9,15 +9,12 @@ every strategy, in a process of its own, takes bursts of whole steps in turn, an
 """
 
 import argparse
-import os
 import sys
-import tempfile
 from dataclasses import replace
 from statistics import median
 
 import harness
 from jobs import models, options, record
-from peers import process
 
 STRATEGIES = "cache,recompute,selective,cache@2"
 CLOSE = 0.05  # what predictions are to be within
@@ -29,12 +26,7 @@ def main() -> int:
     arguments = options.parsed(parser)
     model = models.asked(arguments)
     rows, problems = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CLLM_CACHE_DIR"] = folder  # contestants inherit it
-        with process.Peer("peers/cllm/steps.py", arguments.threads) as peer:
-            harness.say("calibrating")
-            spent = peer.ask("calibrate", model=model, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
-                             threads=arguments.threads)
+    with options.calibrated(arguments, model) as spent:
         for change, asked, changed in changes(arguments, model):
             found, failed = _measured(change, asked, changed)
             rows += found

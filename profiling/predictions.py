@@ -16,15 +16,12 @@ one in six runs would call one a rise). And no budget's plan is more than 3 % sl
 that give the same bits and need no larger arena.
 """
 
-import os
 import sys
-import tempfile
 from statistics import median
 
 import draw
 import harness
 from jobs import models, options, record
-from peers import process
 
 STRATEGIES = "cache,recompute,every:2,selective,sqrt,binomial:2,per-block,cache@2,cache@1,selective@2,recompute@2,bf16,int8"
 WITHIN = 0.03
@@ -38,12 +35,7 @@ def main() -> int:
     parser.add_argument("--budgets", type=int, default=0, metavar="N", help="measure so many plans of the planner too")
     arguments = options.parsed(parser)
     model = models.asked(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CLLM_CACHE_DIR"] = folder  # contestants inherit it
-        with process.Peer("peers/cllm/steps.py", arguments.threads) as peer:
-            harness.say("calibrating")
-            spent = peer.ask("calibrate", model=model, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
-                             threads=arguments.threads)
+    with options.calibrated(arguments, model) as spent:
         curve = _curve(arguments, model) if arguments.budgets else []
         budgets = {f"budget:{point['total_bytes']}B": point for point in spread(curve, arguments.budgets)}
         names = [*options.strategies_of(arguments), *budgets]

@@ -1,5 +1,7 @@
 """NaN and infinity in a loss or in gradients: an error that names the first place."""
 
+from math import isfinite
+
 import numpy as np
 
 from cllm import _kernels as kernels
@@ -15,7 +17,7 @@ DIVERGED = "The model has diverged: take an earlier snapshot, and lower the lear
 
 def check_loss(where: str, loss: float, model: Model, forward: ForwardRuns, groups: Groups, do: str = SKIP) -> None:
     """Refuse a loss that is not finite. Forward is then run once more, value by value, to name the first that is not."""
-    if not np.isfinite(loss):
+    if not isfinite(loss):
         place = next((found for found in groups.tell(_first_place(model, forward)) if found is not None), "loss")
         raise NonFiniteError(f"{where}, {place}", "must be finite", f"loss {loss}", do)
 

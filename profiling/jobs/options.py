@@ -1,7 +1,9 @@
 """Command-line options that the profiling scripts share, and the contestants they name."""
 
 import argparse
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +82,25 @@ def job_of(arguments: argparse.Namespace, model: dict) -> dict:
 def title(arguments: argparse.Namespace, model: dict) -> str:
     """What is measured, in one line."""
     return words.title({**job_of(arguments, model), "threads": arguments.threads})
+
+
+@contextmanager
+def calibrated(arguments: argparse.Namespace, model: dict):
+    """This machine calibrated for the workload alone: in a process like those that are measured, into a folder of its own,
+    which contestants that are made inside inherit; what users have stored is neither read nor changed.
+
+    Yields
+    ------
+    spent : float
+        Seconds that it took.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CLLM_CACHE_DIR"] = folder
+        with process.Peer("peers/cllm/steps.py", arguments.threads) as peer:
+            harness.say("calibrating")
+            spent = peer.ask("calibrate", model=model, batch_size=arguments.batch_size, seq_len=arguments.seq_len,
+                             threads=arguments.threads)
+        yield spent
 
 
 @contextmanager
