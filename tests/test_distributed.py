@@ -1,8 +1,9 @@
 """Several processes by MPI: what only real ones can show. The algebra is in tests/executor/test_groups.py.
 
-One run of mpirun with two processes for the bits, one for what goes wrong; left out where mpi4py or mpirun is missing.
+Runs of mpirun with two processes, for bits of steps and of a whole command; left out where mpi4py or mpirun is missing.
 """
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 import cllm
+from cllm import snapshot
 from cllm.errors import ConfigError
+from cllm.models.families import FAMILIES
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 MPIRUN = str(MPIRUN) if MPIRUN.exists() else shutil.which("mpirun")
@@ -26,7 +29,7 @@ def mpirun(count, *arguments, timeout=600):
                "OMPI_MCA_mpi_yield_when_idle": "1",  # on a busy machine one that waits must not hold a core
                "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "kernels")])}
-    return subprocess.run([MPIRUN, "-n", str(count), sys.executable, *arguments], env={**os.environ, **allowed},
+    return subprocess.run([MPIRUN, "-n", str(count), sys.executable, *map(str, arguments)], env={**os.environ, **allowed},
                           capture_output=True, text=True, timeout=timeout)
 
 
@@ -64,3 +67,25 @@ def test_without_mpi4py_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(ConfigError, match=r"several processes: need mpi4py and an MPI that it finds; got .*mpi4py.*\[mpi\]"):
         cllm.distributed.Executor(cllm.GPT(cllm.ModelConfig.preset("tiny")), 2, 8)
+
+
+@needs_mpi
+def test_fine_tuning_by_two_processes_has_the_bits_of_one(tmp_path):
+    """Adapters, packed rows, a mapped base: losses, evaluations and what the last snapshot holds."""
+    sizes = dict(vocab_size=300, n_layers=2, d_model=16, n_heads=4, d_ff=24, max_seq_len=64, n_kv_heads=2, tied=True)
+    cllm.Model(FAMILIES["llama"](**sizes), seed=1).save_pretrained(tmp_path / "model", dtype="bfloat16")
+    (tmp_path / "data.jsonl").write_text("".join(
+        json.dumps({"prompt": f"{n}+{n}=", "completion": str(2 * n)}) + "\n" for n in range(40)))
+    found = []
+    for count in (1, 2):
+        out = tmp_path / f"of {count}"
+        data = tmp_path / "data.jsonl"
+        run = mpirun(count, "-m", "cllm", "finetune", "--model", tmp_path / "model", "--data", data, "--valid", data,
+                     "--tokenizer", "bytes", "--batch-size", 4, "--seq-len", 24, "--groups", 2, "--lora", 2, "--threads", 1,
+                     "--steps", 4, "--eval-every", 2, "--out", out, "--json", tmp_path / f"{count}.json")
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.count("takes    weights") == 1, "the first process alone speaks"
+        said = json.loads((tmp_path / f"{count}.json").read_text())
+        kept = snapshot.read_state(snapshot.snapshots(out)[-1])["files"]
+        found.append((said["losses"], said["val_loss"], {name: one["sha256"] for name, one in kept.items()}))
+    assert found[0] == found[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cllm.cli.options import calibrate_first, calibrate_option, json_option, patterns_in
+from cllm.cli.processes import with_processes
 from cllm.cli.training import (
     CONTINUED_RATE,
     checked_plot,
@@ -18,6 +19,7 @@ from cllm.cli.training import (
 )
 from cllm.cli.tuning_plan import plan_in_words
 from cllm.errors import ConfigError
+from cllm.executor.groups import together
 from cllm.finetuning import FineTuningData
 from cllm.models.adapted import Adapted, trained_of
 from cllm.models.adapters import TRAINED, with_adapters
@@ -33,7 +35,7 @@ from cllm.program.program import StoredForm
 from cllm.program.workload import Workload
 from cllm.tokenizer import ByteTokenizer
 from cllm.train import Trainer, TrainSettings
-from cllm.train.executors import budget_of
+from cllm.train.executors import budget_of, least_budget
 from cllm.train.guard import refuse_if_running
 from cllm.train.keeper import Keeper
 
@@ -123,15 +125,18 @@ class Job:
 @watching_options
 @calibrate_option
 @json_option
-def command(place, files, valid, out, resume, rank, tokenizer, epochs, mapped, shown, quiet, plot, measure, json_path,
+@with_processes
+def command(team, place, files, valid, out, resume, rank, tokenizer, epochs, mapped, shown, quiet, plot, measure, json_path,
             **options):
     """Tune a model on examples of what it is to say.
 
     Prints what is frozen, what is trained, what will be kept and what all of it takes, before it starts. With --lora or
     --trainable, snapshots hold what is trained, and the place and digest of the rest. Ctrl-C, a closed terminal, a full disk:
-    the run ends with a snapshot; --resume goes on to the bit.
+    the run ends with a snapshot; --resume goes on to the bit. Under mpirun the processes share the --groups of each batch, to
+    the same bits for any number of them.
     """
-    refuse_if_running(out)
+    leads = team is None or team.rank == 0
+    together(team, "run", lambda: refuse_if_running(out) if leads else None)
     checked_plot(plot)
     settings = settings_in(options, WITHOUT)
     if epochs is not None and ("steps" in settings or "hours" in settings):
@@ -162,12 +167,12 @@ def command(place, files, valid, out, resume, rank, tokenizer, epochs, mapped, s
         wanted = TrainSettings(**settings)
         work = Workload(job.data.batch_size, job.data.seq_len, "float32", optimizer_kind(wanted.optimizer), wanted.threads)
         budget = budget_of(wanted)
-        budget = None if budget is None else budget.read()  # once, while nothing is held
+        budget = least_budget(team, None if budget is None else budget.read())  # once, while nothing is held
         ledger = ledger_of(job.architecture, work.batch, work.time, work.optimizer, "float32", work.threads,
                            trainable=job.trainable, packed=job.data.packing, compute=wanted.compute, stored=job.forms(mapped),
-                           groups=wanted.groups)
+                           groups=wanted.groups, processes=1 if team is None else team.size)
         decide(budget or wanted.strategy, ledger)  # refused before any weight is read
-        if measure:
+        if measure and leads:
             used = Used.of(job.architecture, job.trainable, wanted.compute)
             calibrate_first(used, work, [budget or wanted.strategy], None if budget is None else budget.nbytes)
     if state is None or state.get("base") is not None:
@@ -175,11 +180,12 @@ def command(place, files, valid, out, resume, rank, tokenizer, epochs, mapped, s
     else:  # the snapshot has all of it
         model = model_of(job.architecture, None, "float32", job.trainable)
     trainer = Trainer(model, out=out, resume=resume, data=job.data, eval_data=job.valid, base=job.place, budget=budget,
-                      callbacks=watchers(quiet, plot), **settings)
+                      callbacks=watchers(quiet, plot), team=team, **settings)
     click.echo(plan_in_words(trainer, job.place))
     chat = "" if job.data.speech.form is None else " --chat"
     merge = f"\n  cllm merge {out} DIRECTORY" if job.is_adapted else f"\n  cllm export {out} DIRECTORY"
-    run_and_tell(trainer, json_path, f"cllm finetune --out {out} --resume", f"cllm sample {out}{chat} --prompt ...{merge}",
+    run_and_tell(trainer, json_path if leads else None, f"cllm finetune --out {out} --resume",
+                 f"cllm sample {out}{chat} --prompt ...{merge}",
                  {"trained": sum(model.parameters[name].size for name in model.program.trained),
                   "examples": len(job.data.examples), "targets": job.data.targets})
 
