@@ -36,7 +36,7 @@ DISAGREE = 1.25  # times as long as the quickest round: such a round was disturb
 MOST_SECONDS = 20.0  # that a calibration should take; what it then has not measured is estimated from what it has
 LAYERS = 3  # of the model that is measured: blocks of a kind cost the same, and three give each operation enough samples
 ROUNDS = 4  # in each of them every size of micro-batch has its turn, so that a slow phase of the machine meets them all
-TURN_SECONDS = 0.15  # of timed steps in a turn, after one that warms up; one step at least
+TURN_SECONDS = 0.15  # of timed steps in a turn; one step at least
 UPDATES = 6  # timed updates by the optimizer
 DISK_PROBE_BYTES = 64 << 20
 
@@ -138,7 +138,7 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
             break
         tell(f"micro-batch of {size}")
         sizes.append(_Steps(part, RecomputeAll(micro_batch=size)))
-        sizes[-1].turn(model)
+        sizes[-1].turn(model, warm=True)
     compressed = [_Steps(sizes[0].workload, Compressed(dtype, micro_batch=1)) for dtype in PACKED]
     for number in range(1, 2 * ROUNDS):
         if perf_counter() - began > MOST_SECONDS / 2 or number >= ROUNDS and not _disagree(sizes):
@@ -148,7 +148,7 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
             steps.turn(model)
     tell("compressed copies")
     for steps in compressed:
-        steps.turn(model)
+        steps.turn(model, warm=True)
     seconds: dict[str, float] = {}
     for steps in reversed(sizes + compressed):  # what several measured is told by the first
         seconds |= steps.seconds()
@@ -196,16 +196,18 @@ class _Steps:
     totals: list[float] = field(default_factory=list)
     turns: "list[_Steps]" = field(default_factory=list)
 
-    def turn(self, model: Model) -> None:
-        """A step that warms up, then timed ones."""
+    def turn(self, model: Model, warm: bool = False) -> None:
+        """Timed steps; `warm` takes one before that is not. Later turns need none: what a step finds in the caches is not from
+        the step before in training either, and more rounds tell more than warm ones."""
         work = self.workload
         executor = Executor(model, work.batch, work.time, strategy=self.strategy, optimizer=work.optimizer,
                             num_threads=work.threads)
         schedule = executor.schedule
         self.names = [op_signature(op, schedule, work) for op in schedule.whole_step(schedule.ops)]
         feeds = model.architecture.whole.whole.example_batch(np.random.default_rng(0), work.batch, work.time)
-        model.zero_grad()
-        executor.loss_and_grad(**feeds)
+        if warm:
+            model.zero_grad()
+            executor.loss_and_grad(**feeds)
         now, spent = _Steps(work, self.strategy, names=self.names), 0.0
         while spent < TURN_SECONDS:
             model.zero_grad()

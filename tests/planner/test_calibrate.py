@@ -1,7 +1,9 @@
 """Calibration: what is measured is stored and used, on first use where a budget decides, and plans run no kernel for it."""
 import dataclasses
 import datetime
+import functools
 import json
+import tempfile
 
 import pytest
 from click.testing import CliRunner
@@ -98,16 +100,17 @@ def test_every_size_has_its_turn_in_every_round(store, monkeypatch):
     turns = []
     turn = calibrate._Steps.turn
 
-    def noted(self, model):
-        turns.append((type(self.strategy).__name__, self.strategy.micro_batch))
-        turn(self, model)
+    def noted(self, model, warm=False):
+        turns.append((type(self.strategy).__name__, self.strategy.micro_batch, warm))
+        turn(self, model, warm)
 
     monkeypatch.setattr(calibrate._Steps, "turn", noted)
     monkeypatch.setattr(calibrate, "TURN_SECONDS", 0.0001)
     monkeypatch.setattr(calibrate, "DISAGREE", 1e9)
     calibrate.calibrate(CONFIG, WORK)
-    assert turns[:-2] == calibrate.ROUNDS * [("RecomputeAll", size) for size in (1, 2, 4, 5)]
-    assert turns[-2:] == 2 * [("Compressed", 1)]
+    rounds = (True, *(calibrate.ROUNDS - 1) * [False])
+    assert turns[:-2] == [("RecomputeAll", size, warm) for warm in rounds for size in (1, 2, 4, 5)]
+    assert turns[-2:] == 2 * [("Compressed", 1, True)], "the first of each alone warms up: rounds are worth more"
 
 
 def test_plan_measures_nothing(store, monkeypatch):
@@ -152,8 +155,8 @@ def test_rounds_are_repeated_where_they_disagree(store, monkeypatch):
     told, paces = [], iter([1.0, 2.0, 4.0, 8.0, 16.0, 1.1, *[1.0] * 20])
     turn = calibrate._Steps.turn
 
-    def paced(self, model):
-        turn(self, model)
+    def paced(self, model, warm=False):
+        turn(self, model, warm)
         pace = next(paces)
         self.turns[-1].totals[:] = [pace] * len(self.turns[-1].totals)
 
@@ -215,6 +218,14 @@ def stored():
     return path, path.read_text()
 
 
+@functools.cache
+def declared_plan():
+    """That of a machine of which nothing is stored."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv("CLLM_CACHE_DIR", folder)
+        return cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+
+
 DAMAGED = {"empty": lambda text: "", "half": lambda text: text[:len(text) // 2], "no JSON": lambda text: "seconds!",
            "a list": lambda text: "[]", "null": lambda text: "null", "bytes": lambda text: "\udcff\udcfe",
            "nested without end": lambda text: "[" * 100_000, "without a digest": lambda text: '{"a": 1.0}',
@@ -229,8 +240,7 @@ def test_a_damaged_store_counts_as_none_says_so_and_is_replaced(what, store):
     path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))
     with pytest.warns(RuntimeWarning, match="damaged or cannot be read"):
         damaged = cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
-    path.unlink()
-    assert damaged == (clean := cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1))
+    assert damaged == (clean := declared_plan())
     assert damaged.predicted_seconds == clean.predicted_seconds
     path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))
     save_measurements(1, "float32", {"a": 1.0})
