@@ -42,7 +42,8 @@ def sentences(report: dict) -> list[str]:
     if told["points"]:
         most = "" if told["narrow_most"] is None else (
             f"; {told['narrow_most']:.1%} at most of the {told['narrow_points']} that are known to within 2 %")
-        lines.append(f"Predicted seconds are {told['median']:.1%} from the measured ones in the median{most}.")
+        lines.append(f"Predicted seconds are {told['median']:.1%} from the measured ones in the median{most}; all are "
+                     f"{told['pace']:.2f} of the predicted in the median, and {told['median_at_pace']:.1%} from that.")
     return lines
 
 

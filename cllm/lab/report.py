@@ -81,13 +81,19 @@ def regret_of(rows: Sequence[dict], limits: Sequence[int]) -> list[dict]:
 
 
 def foretold(rows: Sequence[dict]) -> dict:
-    """How far predicted seconds are from measured ones: the median of all, and the most among points that are known well."""
+    """How far predicted seconds are from measured ones: the median of all, and the most among points that are known well.
+
+    ``pace`` is the median of measured over predicted: what the machine was slower than when it was calibrated. It is common to
+    all plans, so their choice does not hang on it; ``median_at_pace`` is the median distance but for it.
+    """
     own = [row for row in rows if row["step_seconds"] and not row["same_as"]]
     errors = {row["strategy"]: row["predicted_step_seconds"] / row["step_seconds"]["median"] - 1 for row in own}
     known = [row["strategy"] for row in own if row["rounds"] > 1 and
              row["step_seconds"]["max"] - row["step_seconds"]["min"] <= 2 * NARROW * row["step_seconds"]["median"]]
+    pace = median(1 / (1 + error) for error in errors.values()) if errors else None
     return {"points": len(errors), "median": median(map(abs, errors.values())) if errors else None, "narrow_points": len(known),
-            "narrow_most": max((abs(errors[name]) for name in known), default=None)}
+            "narrow_most": max((abs(errors[name]) for name in known), default=None), "pace": pace,
+            "median_at_pace": median(abs(pace * (1 + error) - 1) for error in errors.values()) if errors else None}
 
 
 def problems_of(rows: Sequence[dict], runs: Sequence[Run]) -> list[str]:

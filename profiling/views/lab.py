@@ -52,6 +52,8 @@ def _foretold(data: dict) -> Table:
     told = data["foretold"]
     return ("predicted against measured seconds", ""), [
         ("points", str(told["points"])), ("median distance", number(told["median"], ".1%")),
+        ("measured over predicted, median", number(told["pace"], ".2f")),
+        ("median distance but for that", number(told["median_at_pace"], ".1%")),
         ("points known to within 2 %", str(told["narrow_points"])), ("most of these", number(told["narrow_most"], ".1%"))]
 
 

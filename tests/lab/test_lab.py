@@ -226,6 +226,15 @@ def test_rows_share_what_they_share_and_say_what_failed():
     assert told["points"] == 1 and told["median"] == 0.5 and told["narrow_points"] == 0
 
 
+def test_what_a_machine_is_slower_than_before_is_told_apart():
+    rows = [{"strategy": name, "same_as": None, "rounds": 1, "predicted_step_seconds": predicted,
+             "step_seconds": dict(median=measured, min=measured, max=measured)}
+            for name, predicted, measured in (("a", 1, 2), ("b", 2, 4), ("c", 4, 10))]
+    told = foretold(rows)
+    assert (told["pace"], told["median"], told["median_at_pace"]) == (2, 0.5, 0)
+    assert foretold([])["pace"] is None
+
+
 def test_problems_are_found():
     assert problems_of(rows_of(TWO, runs("cache", 1, 1)), runs("cache", 1, 1)) == []
     for wrong, match in (([*runs("cache", 1), *runs("recompute", 1, digest="e")], "gradients of exact strategies differ"),
