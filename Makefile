@@ -1,6 +1,7 @@
 # One command each, from a fresh clone; every target makes the environment that it needs in .venv.
 #   make test      build, install the tests' packages, run the tests
-#   make laws      the laws over every family, strategy, cut of the batch and dtype, which make test tries in pairs
+#   make laws      all tests, the laws over every family, strategy, cut of the batch and dtype, which make test tries in pairs,
+#                  and longer cases of what it holds
 #   make check-builds   build the kernels in other ways (clang, checked bounds, serial, sanitizers, levels, other registers and
 #                  tuning) and compare bits, minutes each; ARGS="-k clang" is one of them
 #   make compare   build, then train one model under several strategies: table, out/compare.json, out/compare.png
@@ -46,7 +47,7 @@ test: $(VENV)/extra-test $(VENV)/extra-mpi
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 laws: $(VENV)/extra-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --whole $(ARGS) tests/laws tests/threads/test_threads.py
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --whole $(ARGS)
 
 check-builds: $(VENV)/extra-test
 	$(BIN)/python -m pytest --numprocesses 0 -m variants tests/test_variants.py $(ARGS)

@@ -278,7 +278,8 @@ def run(tests) -> _Outcomes:
     outcomes = _Outcomes()
     ids = [str(TESTS / test) for test in tests]
     with redirect_stdout(StringIO()) as said, redirect_stderr(said):
-        pytest.main([*ids, "-q", "--tb=no", "-p", "no:cacheprovider", "--capture=no"], plugins=[outcomes])
+        pytest.main([*ids, "-q", "--tb=no", "--capture=no", "-p", "no:cacheprovider", "-p", "no:unraisableexception"],
+                    plugins=[outcomes])
     assert outcomes.passed | outcomes.failed, said.getvalue()
     return outcomes
 

@@ -29,8 +29,15 @@ hypothesis.settings.load_profile("cllm")
 
 def pytest_addoption(parser):
     parser.addoption("--whole", action="store_true", help="the laws over the whole product of families, strategies, cuts "
-                     "and dtypes, not over pairs alone")
+                     "and dtypes, not over pairs alone; and the tests that are marked as whole")
     parser.addoption("--turn", type=int, help="of the builds of make check-builds, the one whose turn it is at this count")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("whole"):
+        left_out = [item for item in items if item.get_closest_marker("whole")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("whole")]
 
 
 def pytest_generate_tests(metafunc):

@@ -6,6 +6,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from longer import whole
 
 from cllm.comparison.axes import Linear
 from cllm.comparison.contestants import labelled
@@ -276,7 +277,7 @@ def deep_page():
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("width", [420, 1280, 1440])
+@pytest.mark.parametrize("width", [420, whole(1280), 1440])
 def test_everything_can_be_read_at_every_width(deep_page, tmp_path, width):
     path = tmp_path / "report.html"
     probe = """<script>

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from longer import whole
 
 import cllm
 
@@ -56,8 +57,9 @@ def reference():
     return run(cllm.CacheAll(), 1)
 
 
-@pytest.mark.parametrize("threads", (1, 2, 3))
-@pytest.mark.parametrize("name", strategies("."))
+@pytest.mark.parametrize("name, threads", [
+    (name, threads) if (number + threads) % 3 < 2 else whole(name, threads)
+    for number, name in enumerate(strategies(".")) for threads in (1, 2, 3)])
 def test_twenty_steps_give_the_same_bits(name, threads, tmp_path, reference):
     assert run(strategies(tmp_path)[name], threads) == reference
 

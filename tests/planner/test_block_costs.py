@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import toys
+from longer import whole
 from toys import CHAIN, CUT, FREE, OWN, ROUGH, WIDE, A, Add, Mix, Scale, Square, Sum, Tanh
 
 import cllm
@@ -64,8 +65,9 @@ def test_parts_reach_over_cuts_that_may_be_dropped():
 
 
 @pytest.mark.parametrize("name, allow", [
-    *((name, EXACT) for name in (*LINES, "gated", "parallel", "sums", *MODELS)),
-    *((name, COPIES) for name in (*LINES, "gated", *MODELS))], ids=lambda v: v if isinstance(v, str) else v[-1])
+    *((name, EXACT) for name in (*LINES, "gated", "parallel", *MODELS)), whole("sums", EXACT),
+    *((name, COPIES) for name in (*LINES, *MODELS) if name != "neox"), whole("gated", COPIES), whole("neox", COPIES)],
+    ids=lambda v: v if isinstance(v, str) else v[-1])
 def test_joined_parts_cost_what_the_whole_block_costs(name, allow):
     program, work = drawn(name)
     costs = BlockCosts(program, work, RATES)
@@ -76,7 +78,7 @@ def test_joined_parts_cost_what_the_whole_block_costs(name, allow):
         assert len(found) > 1 and len({t.decisions for t in found}) == len(found)
 
 
-@pytest.mark.parametrize("name", [*LINES, "gated", "parallel", "sums", *MODELS])
+@pytest.mark.parametrize("name", [*LINES, "gated", "parallel", whole("sums"), *MODELS])
 def test_no_way_to_tape_the_whole_is_better_than_all_that_are_found(name):
     program, work = drawn(name)
     costs = BlockCosts(program, work, RATES)
@@ -173,7 +175,7 @@ def test_a_batch_that_cannot_be_cut_is_planned_whole():
     assert {frontier.plan(i).micro_batch for i in range(len(frontier))} == {3}
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen", "olmo", "neox", "crystalline"])
+@pytest.mark.parametrize("name", ["llama", "qwen", "olmo", whole("neox"), "crystalline"])
 def test_planned_peaks_are_arena_and_highest_byte_written(name):
     model = cllm.Model(dataclasses.replace(MODELS[name]), seed=0)
     for allow in ((*EXACT, "micro_batch"), (*COPIES, "micro_batch")):

@@ -8,6 +8,7 @@ import numpy as np
 import oracle
 import pytest
 import toys
+from longer import whole
 from scipy.optimize import Bounds, LinearConstraint, milp
 from toys import CHAIN, CUT, FEW, FREE, ONE, WIDE, A, B, Mix, Scale, Square
 
@@ -109,14 +110,13 @@ def test_trees_are_all_there():
     assert len({str(t) for t in trees((0, 1, 2))}) == 48
 
 
-
 @pytest.mark.parametrize("blocks, batch, time, width, tied, threads, trainable, before", [
-    ([A], 3, 2, 3, False, 1, None, ()), ([A, A], 3, 7, 3, True, 1, None, ()), ([A, B], 2, 20, 9, False, 2, None, DEAR),
-    ([WIDE, B], 3, 5, 17, False, 1, None, ()), ([ONE, ONE, ONE], 1, 10, 7, True, 1, None, ()),
-    ([FEW, ONE, ONE], 1, 12, 30, False, 2, None, ()), ([CUT], 2, 5, 9, False, 1, None, DEAR),
-    ([FREE], 3, 4, 7, False, 1, None, ()), ([CHAIN, CHAIN], 1, 10, 9, False, 1, None, ()),
+    ([A], 3, 2, 3, False, 1, None, ()), ([A, A], 3, 7, 3, True, 1, None, ()), whole([A, B], 2, 20, 9, False, 2, None, DEAR),
+    whole([WIDE, B], 3, 5, 17, False, 1, None, ()), ([ONE, ONE, ONE], 1, 10, 7, True, 1, None, ()),
+    whole([FEW, ONE, ONE], 1, 12, 30, False, 2, None, ()), ([CUT], 2, 5, 9, False, 1, None, DEAR),
+    ([FREE], 3, 4, 7, False, 1, None, ()), whole([CHAIN, CHAIN], 1, 10, 9, False, 1, None, ()),
     ([CHAIN, FEW], 1, 8, 5, True, 1, None, DEAR), ([A, A], 2, 10, 3, True, 1, "blocks.0.*", ()),
-    ([A, B], 2, 20, 9, False, 2, "blocks.1.s1.*", DEAR), ([A, A], 2, 10, 3, True, 1, "table", ()),
+    ([A, B], 2, 20, 9, False, 2, "blocks.1.s1.*", DEAR), whole([A, A], 2, 10, 3, True, 1, "table", ()),
     ([CUT], 2, 5, 9, False, 1, "*.s5.*", ())],
     ids=lambda v: str(len(v)) if isinstance(v, (list, tuple)) else str(v))
 def test_the_frontier_equals_exhaustive_search(blocks, batch, time, width, tied, threads, trainable, before):

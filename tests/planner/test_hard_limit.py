@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from longer import whole
 
 import cllm
 from cllm.comparison.resident import resident_bytes
@@ -62,7 +63,7 @@ def run(strategy, share=1.0, margin=MARGIN):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("strategy", ["cache", "recompute", "budget:140MB"])
+@pytest.mark.parametrize("strategy", ["cache", whole("recompute"), "budget:140MB"])
 def test_a_plan_runs_in_the_bytes_it_names(strategy):
     answer = run(strategy, 1.01)
     assert answer.get("loss"), answer

@@ -3,6 +3,7 @@ import lawtools
 import numpy as np
 import oracle
 import pytest
+from longer import whole
 
 import cllm
 from cllm.models.gpt import CHOICES
@@ -22,7 +23,7 @@ def full_logits(model, tokens):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 2e-5)])
-@pytest.mark.parametrize("cuts", [[12], [1] * 12, [5, 1, 1, 3, 2], [11, 1]], ids=str)
+@pytest.mark.parametrize("cuts", [[12], whole([1] * 12), [5, 1, 1, 3, 2], whole([11, 1])], ids=str)
 def test_logits_are_those_of_the_full_forward(cuts, dtype, tolerance, config, new_model):
     model = new_model(config, dtype)
     tokens = np.random.default_rng(0).integers(0, config["vocab_size"], 12)

@@ -4,6 +4,7 @@ from math import prod
 
 import pytest
 from families import FAMILIES
+from longer import always
 
 from cllm.errors import PlanError
 from cllm.planner.ledger import Ledger
@@ -14,7 +15,7 @@ from cllm.schedule import updates
 from cllm.schedule.build import build_schedule
 from cllm.strategies import parse
 
-NAMES = list(FAMILIES)[::3]
+NAMES = always(lambda name: list(FAMILIES).index(name) % 6 == 0, list(FAMILIES)[::3])
 
 
 def schedule_of(family, strategy="cache", optimizer="adamw", **decided):
@@ -105,7 +106,7 @@ def test_a_plan_that_updates_in_backward_takes_one_micro_batch():
 
 
 def test_the_table_of_kinds_says_what_operations_on_parameters_name():
-    for family in NAMES[:3]:
+    for family in list(FAMILIES)[:9:3]:
         for op in schedule_of(family, states="disk:here", update_in_backward=True)[1].ops:
             if op.kind.once:
                 assert {n for n, _ in op.reads} <= {*op.kind.reads} and {n for n, _ in op.writes} <= {*op.kind.writes}

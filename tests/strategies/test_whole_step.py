@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 from families import FAMILIES
+from longer import always
 
 import cllm
 from cllm.errors import BudgetError, ConfigError, SpillError
@@ -130,7 +131,7 @@ def test_plans_that_a_disk_has_no_room_for_are_left_out(disk, monkeypatch):
         assert any(p.disk_bytes for p in whole_steps(found, (*ALLOWED, "spill_states"), disk)) == there
 
 
-@pytest.mark.parametrize("name", list(FAMILIES)[::6])
+@pytest.mark.parametrize("name", always(lambda name: list(FAMILIES).index(name) % 12 == 0, list(FAMILIES)[::6]))
 def test_every_point_trains_to_the_same_bits_within_its_bytes(name, disk):
     family = FAMILIES[name]
     made = ledger_of(family.model(), family.batch, family.time, num_threads=2, packed=family.packed)
