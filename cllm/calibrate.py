@@ -34,8 +34,8 @@ from cllm.strategies import BY_SECONDS, Compressed, RecomputeAll, parse
 
 DISAGREE = 1.25  # times as long as the quickest round: such a round was disturbed, and its figures are left out
 MOST_SECONDS = 20.0  # that a calibration should take; what it then has not measured is estimated from what it has
-LAYERS = 3  # of the model that is measured: blocks of a kind cost the same, and three give each operation enough samples
-ROUNDS = 4  # in each of them every size of micro-batch has its turn, so that a slow phase of the machine meets them all
+LAYERS = 1  # of each kind, in the model that is measured: blocks of a kind cost the same, and short steps make many rounds
+ROUNDS = 8  # in each of them every size of micro-batch has its turn, so that a slow phase of the machine meets them all
 TURN_SECONDS = 0.15  # of timed steps in a turn; one step at least
 UPDATES = 6  # timed updates by the optimizer
 DISK_PROBE_BYTES = 64 << 20
@@ -93,14 +93,17 @@ def calibrate_where_wanted(architecture: Architecture, workload: Workload, strat
 
 def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[str], None] = lambda text: None,
               limit: int | None = None) -> Path:
-    """Measure a workload's operations and store their means.
+    """Measure a workload's operations and store what each adds to a step.
 
     Sizes of micro-batch from one sequence up, each twice the one before, take a few steps in turn with block inputs only:
     such a step runs every operation that a plan may run, in the order and with the buffers of a real one. One sequence is
     run as half of a batch of two, which also puts gradients aside for the epilogue. Compressed copies are measured at one
     sequence: their seconds grow with their bytes. Random tokens serve as well as text.
 
-    Rounds that were disturbed are left out, and more are taken where they disagree. What is stored has the date, the load of
+    What else a machine does only ever adds seconds, and not in the same moment to all. So of each operation the first quartile
+    is taken, by which operations and sizes compare; and all of them times one pace, the median of whole steps over the sum of
+    their operations, which is the machine's as it was. Rounds that were disturbed have no part in the pace, and more are taken
+    where they disagree. What is stored has the date, the load of
     the machine, and whether it was too busy for the figures to be believed beyond their own workload.
 
     Parameters
@@ -151,7 +154,9 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
         steps.turn(model, warm=True)
     seconds: dict[str, float] = {}
     for steps in reversed(sizes + compressed):  # what several measured is told by the first
-        seconds |= steps.seconds()
+        seconds |= steps.quick()
+    pace = median([pace for steps in sizes for pace in steps.paces()])
+    seconds = {name: pace * quick for name, quick in seconds.items()}
     tell("optimizer")
     if workload.optimizer == "adamw":  # the others are reckoned by the bytes they move
         seconds[f"{UPDATE} adamw"] = _measure_update(model)
@@ -187,7 +192,7 @@ def _mark(architecture: Architecture, workload: Workload) -> str:
 
 @dataclass
 class _Steps:
-    """Timed steps of a plan: seconds of each operation, by signature, and of every step."""
+    """Timed steps of a plan: seconds of each operation, by signature, and of every step; or turns, each of them such steps."""
 
     workload: Workload
     strategy: object
@@ -230,17 +235,19 @@ class _Steps:
         least = min(median(turn.totals) for turn in self.turns)
         return [turn for turn in self.turns if median(turn.totals) <= DISAGREE * least]
 
-    def seconds(self) -> dict[str, float]:
-        """What each operation adds to a step: medians, in the proportion that makes their sum the median step. (Seconds are
-        skewed: medians alone fall short of the step by some percent, and means hear every disturbance.)"""
-        found, totals = defaultdict(list, {name: list(samples) for name, samples in self.found.items()}), list(self.totals)
-        for turn in self.quiet_turns if self.turns else ():
+    def quick(self) -> dict[str, float]:
+        """The first quartile of each operation's seconds: of few samples and of many, it is equally near to the least."""
+        found = defaultdict(list)
+        for turn in self.turns:
             for name, samples in turn.found.items():
                 found[name] += samples
-            totals += turn.totals
-        medians = {name: median(samples) for name, samples in found.items()}
-        share = median(totals) / sum(medians[name] for name in self.names)
-        return {name: share * seconds for name, seconds in medians.items()}
+        return {name: float(np.quantile(samples, 0.25)) for name, samples in found.items()}
+
+    def paces(self) -> list[float]:
+        """Of each round that was not disturbed, the median step over what it were if all its operations were quick."""
+        quick = self.quick()
+        together = sum(quick[name] for name in self.names)
+        return [median(turn.totals) / together for turn in self.quiet_turns]
 
 
 def _measure_update(model: Model) -> float:
