@@ -110,7 +110,7 @@ def test_errors_leave_nothing(tmp_path):
     assert np.isfinite(ex.loss_and_grad(tokens, targets))
 
 
-@pytest.mark.parametrize("lose, names", [(lambda: np.ones(1 << 20, "float32"), "bytes more"),
+@pytest.mark.parametrize("lose, names", [(lambda: np.ones(16 << 20, "float32"), "bytes more"),
                                          (lambda: open(os.devnull), "descriptors")], ids=["memory", "a file"])
 def test_growth_is_seen(lose, names):
     """Law 12."""
