@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from longer import whole
 
 import cllm
 from cllm.cli import main
@@ -123,10 +124,15 @@ def find_tensors_of(file):
     return read_header(file)[0]
 
 
-@pytest.mark.parametrize("how", [LORA, ["--trainable", "*ln*,*fc1*"], [], ["--lora", 2, "--trainable", "*lora_b*"],
-                                 [*LORA, "--copied"]], ids=["lora", "some", "all", "half", "copied"])
-@pytest.mark.parametrize("packing", ["--packing", "--no-packing"])
-def test_a_run_that_goes_on_equals_the_straight_one(how, packing, place, tmp_path):
+HOW = {"lora": LORA, "some": ["--trainable", "*ln*,*fc1*"], "all": [], "half": ["--lora", 2, "--trainable", "*lora_b*"],
+       "copied": [*LORA, "--copied"]}
+
+
+@pytest.mark.parametrize("name, packing", [
+    (name, packing) if (row + column) % 2 == 0 else whole(name, packing)
+    for row, name in enumerate(HOW) for column, packing in enumerate(("--packing", "--no-packing"))])
+def test_a_run_that_goes_on_equals_the_straight_one(name, packing, place, tmp_path):
+    how = HOW[name]
     place.tune(*how, packing, "--steps", 4, "--warmup", 0, "--eval-every", 2, "--rate", "constant", out=tmp_path / "a")
     place.tune(*how, packing, "--steps", 6, "--warmup", 0, "--eval-every", 2, "--rate", "constant", out=tmp_path / "b")
     run("finetune", "--out", tmp_path / "a", "--resume", "--steps", 6)  # what was copied is mapped now
@@ -134,8 +140,8 @@ def test_a_run_that_goes_on_equals_the_straight_one(how, packing, place, tmp_pat
     assert all((values == b.parameters[name]).all() for name, values in a.parameters.items())
     assert (tmp_path / "a/step-000006/optimizer.safetensors").read_bytes() == (
         tmp_path / "b/step-000006/optimizer.safetensors").read_bytes()
-    whole = not how
-    assert (tmp_path / "a/step-000006/model.safetensors").exists() == whole
+    is_whole = not how
+    assert (tmp_path / "a/step-000006/model.safetensors").exists() == is_whole
     assert [line["val_loss"] for line in read_lines(tmp_path / "a" / "metrics.jsonl") if line["event"] == "evaluation"] == [
         line["val_loss"] for line in read_lines(tmp_path / "b" / "metrics.jsonl") if line["event"] == "evaluation"]
 

@@ -7,6 +7,7 @@ import numpy as np
 import oracle
 import pytest
 from families import FAMILIES
+from longer import whole
 from team import processes
 
 import cllm
@@ -50,7 +51,7 @@ def steps(name, groups, team=None, whole=True, spoil=None, micro=None):
     return {"seen": [*seen, ex.loss(**feeds[0])], "weights": dict(model.parameters)}
 
 
-@pytest.mark.parametrize("name", ["wide", "full tied dropout", "gpt with adapters", "rows of every kind"])
+@pytest.mark.parametrize("name", [whole("wide"), "full tied dropout", "gpt with adapters", "rows of every kind"])
 def test_any_number_of_processes_gives_the_bits_of_one(name):
     for turn, (groups, size) in enumerate([(2, 2), (4, 2), (4, 4), (8, 2), (8, 8)]):
         micro = 1 if turn % 2 else None

@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from families import FAMILIES
+from longer import whole
 
 import cllm
 from cllm.errors import ConfigError, PlanError
@@ -92,7 +93,7 @@ def steps(family, groups, whole, strategy, threads, states=None):
     return {"seen": [*seen, ex.loss(**family.draw(9, BATCH))], "weights": dict(model.parameters)}
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4, 8])
+@pytest.mark.parametrize("groups", [1, whole(2), 4, whole(8)])
 def test_whole_steps_depend_on_the_number_of_groups_alone(groups, tmp_path):
     for number, name in enumerate(["full tied dropout", "llama with adapters", "mixer", "rows of every kind"]):
         family, reference = FAMILIES[name], None

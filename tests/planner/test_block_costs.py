@@ -78,7 +78,7 @@ def test_joined_parts_cost_what_the_whole_block_costs(name, allow):
         assert len(found) > 1 and len({t.decisions for t in found}) == len(found)
 
 
-@pytest.mark.parametrize("name", [*LINES, "gated", "parallel", whole("sums"), *MODELS])
+@pytest.mark.parametrize("name", [*LINES, "gated", whole("parallel"), whole("sums"), *MODELS])
 def test_no_way_to_tape_the_whole_is_better_than_all_that_are_found(name):
     program, work = drawn(name)
     costs = BlockCosts(program, work, RATES)

@@ -245,7 +245,7 @@ def declared_plan():
     """That of a machine of which nothing is stored."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setenv("CLLM_CACHE_DIR", folder)
-        return cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+        return cllm.plan(CONFIG, 5, 16, "cache@2", num_threads=1)
 
 
 DAMAGED = {"empty": lambda text: "", "half": lambda text: text[:len(text) // 2], "no JSON": lambda text: "seconds!",
@@ -261,7 +261,7 @@ def test_a_damaged_store_counts_as_none_says_so_and_is_replaced(what, store):
     path, text = stored()
     path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))
     with pytest.warns(RuntimeWarning, match="damaged or cannot be read"):
-        damaged = cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+        damaged = cllm.plan(CONFIG, 5, 16, "cache@2", num_threads=1)
     assert damaged == (clean := declared_plan())
     assert damaged.predicted_seconds == clean.predicted_seconds
     path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))

@@ -95,7 +95,7 @@ def test_drawn_scripts_over_drawn_programs_give_equal_bits_and_read_nothing_free
 SHORT = [name for name in FAMILIES if "longer" not in name]
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data(), name=st.sampled_from(SHORT), micro_batch=st.sampled_from([None, 1, 2]))
 def test_drawn_scripts_over_every_family_give_equal_bits_and_write_up_to_the_peak(data, name, micro_batch):
     family = FAMILIES[name]

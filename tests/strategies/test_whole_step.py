@@ -87,7 +87,7 @@ def test_each_word_of_allow_lowers_the_least_and_alone_decides(disk):
 def test_what_the_caller_decides_stays_so_and_the_rest_is_planned(disk):
     for asked in (dict(states="memory", update_in_backward=False), dict(update_in_backward=True), dict(states=f"disk:{disk}"),
                   dict(states=f"disk:{disk}", update_in_backward=True)):
-        for allow in (ALLOWED, ALL):
+        for allow in (ALLOWED, ALL) if len(asked) > 1 else (ALL,):
             with pytest.raises(BudgetError) as caught:
                 cllm.plan(CONFIG, B, T, cllm.MemoryBudget(1, allow, directory=disk), num_threads=1, **asked)
             plan = cllm.plan(CONFIG, B, T, cllm.MemoryBudget(caught.value.least, allow, directory=disk), num_threads=1, **asked)

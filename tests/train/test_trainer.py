@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
+from longer import whole
 
 import cllm
 from cllm import corpus, snapshot
@@ -86,9 +87,9 @@ def test_evaluation_counts_each_window_once():
 
 
 @pytest.mark.parametrize("changes", [
-    dict(threads=1), dict(threads=3), dict(strategy="recompute"), dict(strategy="cache@1"),
-    dict(strategy="recompute@2"), dict(strategy="selective"), dict(memory_budget="1GB"), dict(memory_budget="2500KB"),
-    dict(eval_every=3, eval_batches=1)], ids=str)
+    whole(dict(threads=1)), dict(threads=3), dict(strategy="recompute"), dict(strategy="cache@1"),
+    whole(dict(strategy="recompute@2")), dict(strategy="selective"), whole(dict(memory_budget="1GB")),
+    dict(memory_budget="2500KB"), dict(eval_every=3, eval_batches=1)], ids=str)
 def test_curves_do_not_depend_on_plan_micro_batch_or_threads(changes, copies):
     found = []
     for settings in ({}, changes):
@@ -99,8 +100,9 @@ def test_curves_do_not_depend_on_plan_micro_batch_or_threads(changes, copies):
     oracle.assert_same_bits(found[1][1], found[0][1])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "momentum", "*emb.weight=adam,sgd@30"])
-@pytest.mark.parametrize("stop", [3, 5, 11])
+@pytest.mark.parametrize("stop, optimizer", [
+    (3, "adamw"), (5, "momentum"), (11, "*emb.weight=adam,sgd@30"), (5, "adamw"), whole(11, "adamw"), whole(3, "momentum"),
+    whole(11, "momentum"), whole(3, "*emb.weight=adam,sgd@30"), whole(5, "*emb.weight=adam,sgd@30")])
 def test_resume_equals_the_straight_run_to_the_last_bit(stop, optimizer, copies, tmp_path):
     settings = {**SMALL, "optimizer": optimizer, "accumulate": 2, "lr": 1e-2, "clip_by": "each"}
     straight = Trainer(new(dropout=0.2), TEXT, tmp_path / "straight", **settings)
