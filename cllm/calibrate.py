@@ -32,7 +32,7 @@ from cllm.program.workload import Workload
 from cllm.schedule.compression import PACKED
 from cllm.strategies import BY_SECONDS, Compressed, RecomputeAll, parse
 
-DISAGREE = 1.25  # times as long as the quickest round: such a round was disturbed, and its figures are left out
+DISAGREE = 1.25  # times as long as the quickest round: such a round was disturbed, and has no part in the pace
 MOST_SECONDS = 20.0  # that a calibration should take; what it then has not measured is estimated from what it has
 LAYERS = 1  # of each kind, in the model that is measured: blocks of a kind cost the same, and short steps make many rounds
 ROUNDS = 8  # in each of them every size of micro-batch has its turn, so that a slow phase of the machine meets them all
@@ -103,8 +103,8 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
     What else a machine does only ever adds seconds, and not in the same moment to all. So of each operation the first quartile
     is taken, by which operations and sizes compare; and all of them times one pace, the median of whole steps over the sum of
     their operations, which is the machine's as it was. Rounds that were disturbed have no part in the pace, and more are taken
-    where they disagree. What is stored has the date, the load of
-    the machine, and whether it was too busy for the figures to be believed beyond their own workload.
+    where they disagree. What is stored has the date, the load of the machine, and whether it was too busy for the figures to be
+    believed beyond their own workload.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
     seconds: dict[str, float] = {}
     for steps in reversed(sizes + compressed):  # what several measured is told by the first
         seconds |= steps.quick()
-    pace = median([pace for steps in sizes for pace in steps.paces()])
+    pace = median(one for steps in sizes for one in steps.paces())
     seconds = {name: pace * quick for name, quick in seconds.items()}
     tell("optimizer")
     if workload.optimizer == "adamw":  # the others are reckoned by the bytes they move

@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import oracle`, in whatever mode pytest imports
 
+import longer
 import oracle
 
 # Three threads on two cores: waiting ones must not spin. Read when cllm is first imported, which no line above does.
@@ -31,6 +32,10 @@ def pytest_addoption(parser):
     parser.addoption("--whole", action="store_true", help="the laws over the whole product of families, strategies, cuts "
                      "and dtypes, not over pairs alone; and the tests that are marked as whole")
     parser.addoption("--turn", type=int, help="of the builds of make check-builds, the one whose turn it is at this count")
+
+
+def pytest_configure(config):
+    longer.is_asked_for = config.getoption("whole")
 
 
 def pytest_collection_modifyitems(config, items):

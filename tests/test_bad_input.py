@@ -398,6 +398,14 @@ def test_a_loss_that_is_not_finite_is_refused_outside_training_too(new_model):
     assert "blocks.1" in str(error)
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan], ids=repr)
+def test_a_loss_that_is_not_finite_where_all_values_are_is_refused(value, new_model, monkeypatch):
+    ex = cllm.Executor(new_model(oracle.CONFIG), batch_size=B, seq_len=T, strategy=cllm.CacheAll())
+    monkeypatch.setattr(ex._forward, "loss", lambda: value)
+    error = assert_refused(ex.loss, *oracle.draw_batch(oracle.CONFIG, B, T), expected=cllm.NonFiniteError)
+    assert f"loss, loss: must be finite; got loss {value}" in str(error)
+
+
 def test_clipping_refuses_a_gradient_that_is_not_finite_and_names_it(new_model, copies):
     model = new_model(oracle.CONFIG)
     model.zero_grad()

@@ -9,6 +9,7 @@ import pytest
 from families import FAMILIES, LOSSLESS, fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from longer import examples
 
 import cllm
 
@@ -33,7 +34,7 @@ def workloads(draw):
             draw(st.integers(1, 3)))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60, 100))
 @given(data=st.data(), workload=workloads())
 def test_highest_byte_written_equals_the_predicted_arena(lossless_strategies, data, workload):
     config, B, T, dtype, micro_batch, num_threads = workload
@@ -51,7 +52,7 @@ def test_highest_byte_written_equals_the_predicted_arena(lossless_strategies, da
     assert ex.memory.total_bytes > predicted + sum(2 * p.nbytes for p in model.parameters.values())
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60, 80))
 @given(data=st.data())
 def test_highest_byte_written_equals_the_predicted_arena_in_every_family(data):
     family = FAMILIES[data.draw(st.sampled_from([name for name in FAMILIES if "longer" not in name]))]

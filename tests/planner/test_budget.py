@@ -305,7 +305,7 @@ def test_a_last_micro_batch_that_is_smaller_costs_its_own_seconds(time):
 
 
 def test_sizes_beyond_any_machine_are_refused():
-    config = cllm.ModelConfig(1 << 24, 1, 1 << 24, 1, 1 << 24, 1 << 24)
+    config = cllm.ModelConfig(1 << 24, 3, 1 << 24, 1, 1 << 24, 1 << 24)
     for strategy in ("cache", "budget:1GB"):
         with pytest.raises(cllm.ConfigError, match="2\\^53"):
             cllm.plan(config, 1 << 24, 1 << 24, strategy)

@@ -101,7 +101,7 @@ def test_operations_are_quick_at_the_pace_of_whole_steps():
 
 
 def test_all_sizes_share_one_pace(store, monkeypatch):
-    """A size that has its turns while the machine is slow is not taken for a slow size."""
+    """A size is not taken for a slow one because half of its turns, or single operations in all of them, were disturbed."""
     turn = calibrate._Steps.turn
 
     def paced(self, model, warm=False):
@@ -109,7 +109,8 @@ def test_all_sizes_share_one_pace(store, monkeypatch):
         slow = 3.0 if self.strategy.micro_batch == 2 and len(self.turns) > 4 else 1.0
         for samples in self.turns[-1].found.values():
             samples[:] = [slow] * len(samples)
-        self.turns[-1].totals[:] = [slow * len(self.names)] * len(self.turns[-1].totals)
+        whole = 2.0 if self.strategy.micro_batch == 4 else slow
+        self.turns[-1].totals[:] = [whole * len(self.names)] * len(self.turns[-1].totals)
 
     monkeypatch.setattr(calibrate._Steps, "turn", paced)
     calibrate.calibrate(CONFIG, WORK)
@@ -132,6 +133,27 @@ def test_every_size_has_its_turn_in_every_round(store, monkeypatch):
     rounds = (True, *(calibrate.ROUNDS - 1) * [False])
     assert turns[:-2] == [("RecomputeAll", size, warm) for warm in rounds for size in (1, 2, 4, 5)]
     assert turns[-2:] == 2 * [("Compressed", 1, True)], "the first of each alone warms up: rounds are worth more"
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_turn_that_warms_up_takes_a_step_that_is_not_timed(warm, monkeypatch):
+    taken = []
+
+    class Noting(calibrate.Executor):
+        def loss_and_grad(self, *feeds, **named):
+            taken.append("loss_and_grad")
+            return super().loss_and_grad(*feeds, **named)
+
+        def timed_step(self, *feeds, **named):
+            taken.append("timed_step")
+            return super().timed_step(*feeds, **named)
+
+    monkeypatch.setattr(calibrate, "Executor", Noting)
+    monkeypatch.setattr(calibrate, "TURN_SECONDS", 1e-9)
+    steps = calibrate._Steps(WORK, cllm.RecomputeAll())
+    steps.turn(calibrate.Excerpt.of(CONFIG, 1).model("float32"), warm)
+    assert taken == warm * ["loss_and_grad"] + ["timed_step"]
+    assert len(steps.turns[0].totals) == 1
 
 
 def test_plan_measures_nothing(store, monkeypatch):
@@ -245,7 +267,7 @@ def declared_plan():
     """That of a machine of which nothing is stored."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setenv("CLLM_CACHE_DIR", folder)
-        return cllm.plan(CONFIG, 5, 16, "cache@2", num_threads=1)
+        return cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
 
 
 DAMAGED = {"empty": lambda text: "", "half": lambda text: text[:len(text) // 2], "no JSON": lambda text: "seconds!",
@@ -261,7 +283,7 @@ def test_a_damaged_store_counts_as_none_says_so_and_is_replaced(what, store):
     path, text = stored()
     path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))
     with pytest.warns(RuntimeWarning, match="damaged or cannot be read"):
-        damaged = cllm.plan(CONFIG, 5, 16, "cache@2", num_threads=1)
+        damaged = cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
     assert damaged == (clean := declared_plan())
     assert damaged.predicted_seconds == clean.predicted_seconds
     path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))

@@ -9,6 +9,7 @@ from drawn import GPT_KEYS, TOY_BLOCKS, assert_sound, decisions, poisoned, trees
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from longer import examples
 
 import cllm
 from cllm.plans.check import check_plan
@@ -95,7 +96,7 @@ def test_drawn_scripts_over_drawn_programs_give_equal_bits_and_read_nothing_free
 SHORT = [name for name in FAMILIES if "longer" not in name]
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(8, 20))
 @given(data=st.data(), name=st.sampled_from(SHORT), micro_batch=st.sampled_from([None, 1, 2]))
 def test_drawn_scripts_over_every_family_give_equal_bits_and_write_up_to_the_peak(data, name, micro_batch):
     family = FAMILIES[name]

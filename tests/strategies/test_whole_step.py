@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 from families import FAMILIES
-from longer import always
+from longer import always, whole
 
 import cllm
 from cllm.errors import BudgetError, ConfigError, SpillError
@@ -84,14 +84,17 @@ def test_each_word_of_allow_lowers_the_least_and_alone_decides(disk):
         assert all(plan.micro_batch in (None, B) for plan in plans if plan.update_in_backward)
 
 
-def test_what_the_caller_decides_stays_so_and_the_rest_is_planned(disk):
-    for asked in (dict(states="memory", update_in_backward=False), dict(update_in_backward=True), dict(states=f"disk:{disk}"),
-                  dict(states=f"disk:{disk}", update_in_backward=True)):
-        for allow in (ALLOWED, ALL) if len(asked) > 1 else (ALL,):
-            with pytest.raises(BudgetError) as caught:
-                cllm.plan(CONFIG, B, T, cllm.MemoryBudget(1, allow, directory=disk), num_threads=1, **asked)
-            plan = cllm.plan(CONFIG, B, T, cllm.MemoryBudget(caught.value.least, allow, directory=disk), num_threads=1, **asked)
-            assert {name: getattr(plan, name) for name in asked} == asked and plan.total_bytes <= caught.value.least
+@pytest.mark.parametrize("allow, states, in_backward", [
+    (ALLOWED, "memory", False), (ALL, "memory", False), (ALL, None, True), (ALL, "disk", None), (ALLOWED, "disk", True),
+    (ALL, "disk", True), whole(ALLOWED, None, True), whole(ALLOWED, "disk", None)],
+    ids=lambda v: str(len(v) if isinstance(v, tuple) else v))
+def test_what_the_caller_decides_stays_so_and_the_rest_is_planned(allow, states, in_backward, disk):
+    asked = {"states": f"disk:{disk}" if states == "disk" else states, "update_in_backward": in_backward}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    with pytest.raises(BudgetError) as caught:
+        cllm.plan(CONFIG, B, T, cllm.MemoryBudget(1, allow, directory=disk), num_threads=1, **asked)
+    plan = cllm.plan(CONFIG, B, T, cllm.MemoryBudget(caught.value.least, allow, directory=disk), num_threads=1, **asked)
+    assert {name: getattr(plan, name) for name in asked} == asked and plan.total_bytes <= caught.value.least
 
 
 def test_a_second_backward_is_weighed_and_said():
