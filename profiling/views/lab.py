@@ -58,12 +58,16 @@ def _foretold(data: dict) -> Table:
 
 
 def _changes(data: dict) -> Table:
-    """A row for each size: how far predicted seconds are from measured ones."""
+    """A row for each size: how far predicted seconds are from the median of measured ones (from the most to the least)."""
+    def told(row: dict) -> str:
+        low, high = (row["predicted_seconds"] / row["seconds"][name] - 1 for name in ("max", "min"))
+        return f"{row['error']:+.1%} ({100 * low:+.0f} to {100 * high:+.0f})"
+
     rows = []
     for change in dict.fromkeys(row["change"] for row in data["rows"]):
         mine = [row for row in data["rows"] if row["change"] == change]
         rows.append(("as calibrated" if change == "none" else change,
-                     *(f"{row['error']:+.1%}" for row in mine), f"{max(abs(row['error']) for row in mine):.1%}"))
+                     *map(told, mine), f"{max(abs(row['error']) for row in mine):.1%}"))
     names = [row["name"] for row in data["rows"] if row["change"] == data["rows"][0]["change"]]
     return ("change", *map(code, names), "most"), rows
 
