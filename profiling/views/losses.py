@@ -58,6 +58,13 @@ def _dates(data: dict) -> Table:
         for (name, right), at in zip(share, (0, -1), strict=True)]
 
 
+def _packed(data: dict) -> Table:
+    """What `packing.py` found of packed rows and of padded ones."""
+    return ("", "steps", "positions used", "targets per second"), [
+        (name, str(way["batches"]), f"{way['used']:.1%}", f"{way['targets_per_second']:,.0f}")
+        for name, way in data["ways"].items()]
+
+
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("compression", ""): _curves,
     ("mixed_precision_loss", ""): _curves,
@@ -69,4 +76,5 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("finetune_smollm2", "plans"): _plans,
     ("finetune_smollm2", "losses"): _tuned,
     ("finetune_dates", ""): _dates,
+    ("packing", ""): _packed,
 }
