@@ -48,7 +48,8 @@ from cllm.planning import plan, print_saved_values  # noqa: E402
 from cllm.plans.plan import Estimate, Plan  # noqa: E402
 from cllm.plans.script import Script  # noqa: E402
 from cllm.plans.tree import Cache, Compress, Recompute, Segment, Tape  # noqa: E402
-from cllm.program.declare import Feed, Layer, Param, Scratch, Site, Table  # noqa: E402
+from cllm.program.declare import Feed, Param, Scratch, Site, Table  # noqa: E402
+from cllm.program.layer import Layer  # noqa: E402
 from cllm.program.program import Program  # noqa: E402
 from cllm.program.wiring import Wiring  # noqa: E402
 from cllm.proof.gradcheck import gradcheck  # noqa: E402

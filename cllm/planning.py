@@ -13,7 +13,7 @@ from cllm.plans.plan import Plan, checked_states
 from cllm.plans.script import Script
 from cllm.program.computing import checked_compute, with_compute
 from cllm.program.packed import packed as packed_form
-from cllm.program.program import StoredForm
+from cllm.program.parts import StoredForm
 from cllm.program.stored import refuse_trained, with_stored
 from cllm.program.trained import Patterns, refuse_untrained, with_trained
 from cllm.program.workload import Workload

@@ -52,7 +52,7 @@ def megabytes(nbytes: int | None) -> str:
 
 def extent(data: dict) -> list[str]:
     """How long a result's runs trained, and how many seeds there were, where it compares losses."""
-    runs = data["rows"][0].get("runs", data["rows"][0].get("losses")) if data.get("rows") and "steps" in data else None
+    runs = data["rows"][0].get("runs", data["rows"][0].get("losses")) if data.get("rows") and "lr" in data else None
     if not runs:
         return []
     batches = [] if workload(data) else [f"batches of {data['batch_size']}"]

@@ -206,8 +206,11 @@ RESULTS = {
                     "against_best": [{"budget": "budget:9000000B", "best": "cache", "ratio": 1.02, "low": 1.0,
                                       "high": 1.04}]}},
     "changes": {**JOB, "script": "changes", "rows": [
-        {"change": "none", "name": "cache", "error": 0.01}, {"change": "none", "name": "recompute", "error": -0.02},
-        {"change": "batch 4", "name": "cache", "error": 0.03}, {"change": "batch 4", "name": "recompute", "error": -0.06}]},
+        {"change": change, "name": name, "error": error, "predicted_seconds": 1.2625, "seconds": SECONDS}
+        for change, name, error in (("none", "cache", 0.01), ("none", "recompute", -0.02), ("batch 4", "cache", 0.03),
+                                    ("batch 4", "recompute", -0.06))]},
+    "packing": {**JOB, "script": "packing", "ways": {
+        "packed": {"batches": 12, "used": 0.96543, "targets_per_second": 12345.6}}},
     "optimum": {**JOB, "script": "optimum", "rows": [{"program": "GPT, 1 block", "steps": 13, "points": [
         {"limit": 5_000_000, "ours_seconds": 1.03, "best_seconds": 1.0, "gap": 0.0, "ours_live_bytes_at_its_seconds": 6_000_000,
          "best_live_bytes": 5_000_000},
@@ -241,7 +244,9 @@ EXPECTED = {
                      "| 6 | 2.5 | 1250.0 | 1.5 | 1250.0 |\n| 12 | 3.5 | 1250.0 | – | – |"],
     "depth batch": ["| 32 | 9.0 | 1250.0 |"],
     "training": ["| cllm | 400 | 600.5 | 1.250 (1.200 to 1.500) | 1.7500 |", "batch 8 × 256"],
-    "changes": ["| as calibrated | +1.0% | -2.0% | 2.0% |\n| batch 4 | +3.0% | -6.0% | 6.0% |"],
+    "changes": ["| as calibrated | +1.0% (-16 to +5) | -2.0% (-16 to +5) | 2.0% |\n",
+                "| batch 4 | +3.0% (-16 to +5) | -6.0% (-16 to +5) | 6.0% |"],
+    "packing": ["| packed | 12 | 96.5% | 12,346 |"],
     "optimum": ["| GPT, 1 block | 13 | 1 of 2 | 1.00% | 1.50% | 3.00% | 1 of 2 | 10.00% | 20.00% |"],
     "optimum points": ["| GPT, 1 block, 5.0 | 1.0300 | 1.0000 | 1.0300 | 0.00% | 6.0 |"],
     "kernels": ["| `linear_forward` | 64 × 512 × 2048 | GFLOP/s | 81.2 | 70.0 | 100.0 | 0.81 | 0.86 (0.80 to 0.90) |",
@@ -332,10 +337,10 @@ def test_the_page_on_extending_names_every_example():
 
 
 def test_own_layers_are_told_every_word_of_a_declaration():
-    from cllm.program import declare
+    from cllm.program.layer import Layer
     page = read("docs/your-own-layer.md")
     kinds = ("Site", "Param", "Table", "Scratch", "Feed")
-    words = [name for name in declare.Layer.__annotations__ if not name.endswith("_flow") and name not in ("inputs", "fed")]
+    words = [name for name in Layer.__annotations__ if not name.endswith("_flow") and name not in ("inputs", "fed")]
     for word in (*kinds, *words, "evaluate", "divisor", "start", "extend", "accumulate", "forward_flops"):
         assert re.search(rf"`{word}\b|\b{word}[ =(]", page), word
 

@@ -15,8 +15,9 @@ from cllm.arrays import aligned_empty
 from cllm.executor.binding import Binder
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Tape
-from cllm.program.declare import HANDED, Layer, Param, Scratch, Site
+from cllm.program.declare import HANDED, Param, Scratch, Site
 from cllm.program.dims import resolve
+from cllm.program.layer import Layer
 from cllm.program.wiring import Wiring
 from cllm.program.workload import Workload
 from cllm.schedule.arena import lay_out

@@ -31,7 +31,7 @@ from cllm.models.model import Model
 from cllm.optim import optimizer_kind
 from cllm.planning import decide, ledger_of
 from cllm.pretrained import Speech
-from cllm.program.program import StoredForm
+from cllm.program.parts import StoredForm
 from cllm.program.workload import Workload
 from cllm.tokenizer import ByteTokenizer
 from cllm.train import Trainer, TrainSettings

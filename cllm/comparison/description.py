@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 
 from cllm.plans.plan import Plan
 from cllm.program.kinds import Kind
-from cllm.program.program import Program, Value
+from cllm.program.parts import Value
+from cllm.program.program import Program
 from cllm.schedule.operations import Schedule
 from cllm.schedule.report import MemoryReport
 

@@ -13,7 +13,7 @@ from cllm.executor.updating import Updating
 from cllm.program.declare import HANDED
 from cllm.program.dims import resolve
 from cllm.program.kinds import DISK, Kind
-from cllm.program.program import Step
+from cllm.program.parts import Step
 from cllm.schedule.arena import Arena
 from cllm.schedule.compression import compress_call, expand_call, round_call, stream_of
 from cllm.schedule.operations import ITEMSIZES, Buffer, Op, Schedule, storage

@@ -29,9 +29,11 @@ from cllm.planner.costs import Speeds
 from cllm.planner.ledger import Ledger
 from cllm.planning import decide, ledger_of
 from cllm.plans.plan import Plan
-from cllm.program.declare import Layer, Scratch, Site
+from cllm.program.declare import Scratch, Site
 from cllm.program.kinds import Kind
-from cllm.program.program import Program, Step, Value
+from cllm.program.layer import Layer
+from cllm.program.parts import Step, Value
+from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.strategies import parse
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.arrays import widened
-from cllm.program.declare import Feed, Layer, Scratch, Site
+from cllm.program.declare import Feed, Scratch, Site
+from cllm.program.layer import Layer
 
 
 def _workspace(layer, letters, threads, itemsize):

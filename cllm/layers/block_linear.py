@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.program.declare import Layer, Param, Scratch, Site
+from cllm.program.declare import Param, Scratch, Site
+from cllm.program.layer import Layer
 
 
 def _workspace(layer, letters, threads, itemsize):

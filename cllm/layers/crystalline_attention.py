@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from cllm import _kernels as kernels
 from cllm.layers.lattice import lattice_coordinates
-from cllm.program.declare import Feed, Layer, Param, Scratch, Site, Table
+from cllm.program.declare import Feed, Param, Scratch, Site, Table
+from cllm.program.layer import Layer
 
 
 def _workspace(layer, letters, threads, itemsize):

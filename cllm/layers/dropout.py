@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.program.declare import Layer, Site
+from cllm.program.declare import Site
+from cllm.program.layer import Layer
 
 
 @dataclass(frozen=True, slots=True)

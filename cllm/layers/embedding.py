@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from cllm import _kernels as kernels
 from cllm.layers.positions import position_table
-from cllm.program.declare import Feed, Layer, Param, Site, Table
+from cllm.program.declare import Feed, Param, Site, Table
+from cllm.program.layer import Layer
 
 
 def _table(layer):

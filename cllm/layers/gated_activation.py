@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from cllm import _kernels as kernels
 from cllm.layers.activation import Activation
-from cllm.program.declare import Layer, Site
+from cllm.program.declare import Site
+from cllm.program.layer import Layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import numpy as np
 from cllm import _kernels as kernels
 from cllm.arrays import rounded, widened
 from cllm.layers.rope import Rope
-from cllm.program.declare import Feed, Layer, Scratch, Site, Table
+from cllm.program.declare import Feed, Scratch, Site, Table
+from cllm.program.layer import Layer
 
 
 def _workspace(layer, letters, threads, itemsize):

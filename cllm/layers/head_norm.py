@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from cllm import _kernels as kernels
 from cllm.layers.rmsnorm import identity
-from cllm.program.declare import Layer, Param, Site
+from cllm.program.declare import Param, Site
+from cllm.program.layer import Layer
 
 
 @dataclass(frozen=True, slots=True)

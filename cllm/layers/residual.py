@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from cllm import _kernels as kernels
 from cllm.errors import DeclarationError
-from cllm.program.declare import Layer, Site
+from cllm.program.declare import Site
+from cllm.program.layer import Layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from cllm import _kernels as kernels
-from cllm.program.declare import Layer, Param, Site
+from cllm.program.declare import Param, Site
+from cllm.program.layer import Layer
 
 
 def identity(layer) -> str:

@@ -13,7 +13,8 @@ from cllm.errors import ConfigError
 from cllm.layers import AdaptedLinear
 from cllm.models.architecture import Architecture, checked_architecture, record_of
 from cllm.models.linear_parts import chosen_parts
-from cllm.program.program import Parameter, Program
+from cllm.program.parts import Parameter
+from cllm.program.program import Program
 from cllm.program.trained import Patterns, checked_patterns, with_trained
 from cllm.program.wiring import Wiring
 from cllm.weights.parts import Part

@@ -20,7 +20,7 @@ from cllm.models.architecture import Architecture
 from cllm.models.linear_parts import LinearPart, linear_parts
 from cllm.models.model import Model
 from cllm.models.saving import Source
-from cllm.program.program import Step
+from cllm.program.parts import Step
 from cllm.weights.directory import ADAPTER, Write, write_adapter
 from cllm.weights.dtypes import RAW, widened
 from cllm.weights.header import Tensor, read_header

@@ -14,7 +14,7 @@ from cllm.models.gguf import ENDING, forms_in_gguf, from_gguf, read_gguf_archite
 from cllm.models.gpt import ModelConfig
 from cllm.models.model import Model
 from cllm.models.pretrained import forms_in_directory, from_pretrained, read_architecture
-from cllm.program.program import StoredForm
+from cllm.program.parts import StoredForm
 from cllm.program.trained import Patterns
 from cllm.tensors import read_metadata
 from cllm.weights.directory import CONFIG

@@ -3,7 +3,7 @@ projections, crystalline attention, a squared error; each by the setting that ch
 
 from cllm.errors import ConfigError
 from cllm.layers import Attention, BlockLinear, CrossEntropyHead, CrystallineAttention, Linear, SquaredErrorHead
-from cllm.program.declare import Layer
+from cllm.program.layer import Layer
 
 CRYSTALLINE = ("rotation", "distance", "bias")  # the parts of crystalline attention
 

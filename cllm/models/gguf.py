@@ -20,7 +20,7 @@ from cllm.models.llama import Llama
 from cllm.models.model import Model
 from cllm.models.parameters import forms_in
 from cllm.models.saving import Source
-from cllm.program.program import StoredForm
+from cllm.program.parts import StoredForm
 from cllm.program.trained import Patterns, with_trained
 from cllm.weights.gguf import GGUF, Block, read_gguf
 from cllm.weights.parts import Part

@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from cllm.errors import ConfigError
 from cllm.layers import GatedActivation, Linear
 from cllm.models.architecture import Architecture
-from cllm.program.program import Program, Step
+from cllm.program.parts import Step
+from cllm.program.program import Program
 
 ALSO = {"out": "o", "fc2": "down"}  # what others call a step
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from cllm.arrays import aligned_empty, aligned_zeros
 from cllm.errors import ShapeError
-from cllm.program.program import Parameter, Program, StoredForm
+from cllm.program.parts import Parameter, StoredForm
+from cllm.program.program import Program
 from cllm.weights.stored import Stored
 
 

@@ -15,7 +15,7 @@ from cllm.models.families import FAMILIES, model_of
 from cllm.models.model import Model
 from cllm.models.parameters import forms_in
 from cllm.models.saving import Source
-from cllm.program.program import StoredForm
+from cllm.program.parts import StoredForm
 from cllm.program.trained import Patterns, with_trained
 from cllm.weights.directory import find_tensors, read_config
 from cllm.weights.dtypes import RAW, widened

@@ -12,10 +12,11 @@ from math import log
 from cllm.locate import module_of
 from cllm.planner.store import load_measured
 from cllm.program import kinds
-from cllm.program.declare import Layer
 from cllm.program.dims import elements
 from cllm.program.kinds import Kind
-from cllm.program.program import Program, Step, plain
+from cllm.program.layer import Layer
+from cllm.program.parts import Step
+from cllm.program.program import Program, plain
 from cllm.program.workload import Workload
 from cllm.schedule.operations import ITEMSIZES, Op, Schedule
 from cllm.schedule.report import gradient_bytes, optimizer_bytes

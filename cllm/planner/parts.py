@@ -10,7 +10,8 @@ from itertools import product
 
 from cllm.planner.region_costs import Decisions
 from cllm.plans.tree import Recompute
-from cllm.program.program import Program, Step, Value
+from cllm.program.parts import Step, Value
+from cllm.program.program import Program
 
 INPUT = ("input", Recompute())
 LONGEST = 8  # a part reaches from a cut to at most the eighth after it

@@ -8,8 +8,10 @@ programs are scheduled, and read.
 
 from dataclasses import dataclass, replace
 
-from cllm.program.declare import Layer, Site
-from cllm.program.program import Program, Step, Value
+from cllm.program.declare import Site
+from cllm.program.layer import Layer
+from cllm.program.parts import Step, Value
+from cllm.program.program import Program
 
 
 @dataclass(frozen=True, slots=True)

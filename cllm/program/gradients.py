@@ -17,7 +17,8 @@ from functools import lru_cache
 
 from cllm.program.declare import Flow
 from cllm.program.kinds import Kind
-from cllm.program.program import Program, Step
+from cllm.program.parts import Step
+from cllm.program.program import Program
 
 
 @dataclass(frozen=True, slots=True)

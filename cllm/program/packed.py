@@ -9,8 +9,10 @@ from dataclasses import fields, replace
 from functools import lru_cache
 
 from cllm.errors import DeclarationError
-from cllm.program.declare import Feed, Layer
-from cllm.program.program import Program, Step
+from cllm.program.declare import Feed
+from cllm.program.layer import Layer
+from cllm.program.parts import Step
+from cllm.program.program import Program
 
 POSITIONS = "positions"
 

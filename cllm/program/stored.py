@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 from cllm.errors import ConfigError
-from cllm.program.program import Program, StoredForm
+from cllm.program.parts import StoredForm
+from cllm.program.program import Program
 
 
 def can_be_stored(program: Program) -> frozenset[str]:

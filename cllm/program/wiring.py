@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from cllm.errors import DeclarationError
-from cllm.program.declare import HANDED, Feed, Layer
+from cllm.program.declare import HANDED, Feed
 from cllm.program.dims import joined, product, settle, with_rows
-from cllm.program.program import Constant, Parameter, Program, Step, Value
+from cllm.program.layer import Layer
+from cllm.program.parts import Constant, Parameter, Step, Value
+from cllm.program.program import Program
 
 
 class Wiring:

@@ -10,8 +10,9 @@ from cllm.models.architecture import Architecture
 from cllm.models.model import Model
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Recompute
-from cllm.program.declare import Feed, Flow, Layer, Param, Site
+from cllm.program.declare import Feed, Flow, Param, Site
 from cllm.program.dims import batch_letters, joined, resolve, settle
+from cllm.program.layer import Layer
 from cllm.program.program import plain
 from cllm.program.wiring import Wiring
 from cllm.proof.single_layer import Arrays, SingleLayer

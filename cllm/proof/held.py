@@ -9,7 +9,8 @@ import numpy as np
 from cllm.models.architecture import Architecture
 from cllm.models.model import Model
 from cllm.program.declare import Param
-from cllm.program.program import Program, Step
+from cllm.program.parts import Step
+from cllm.program.program import Program
 from cllm.program.wiring import Wiring
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cllm import _kernels as kernels
-from cllm.program.declare import HANDED, Layer
+from cllm.program.declare import HANDED
 from cllm.program.dims import batch_letters, resolve
+from cllm.program.layer import Layer
 
 GUARD = 8  # elements around each array that nothing may touch
 MOST_TOKENS = 7  # below which ids are drawn where a feed has no bound

@@ -16,7 +16,8 @@ from cllm.executor.executor import Executor
 from cllm.models.model import Model
 from cllm.program.declare import Flow, Param, Table
 from cllm.program.dims import NARROW, batch_letters, resolve
-from cllm.program.program import Program, Step
+from cllm.program.parts import Step
+from cllm.program.program import Program
 from cllm.schedule.operations import storage
 from cllm.threads.counts import checked_threads
 

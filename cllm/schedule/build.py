@@ -16,7 +16,8 @@ from cllm.program.declare import Flow
 from cllm.program.dims import NARROW, aligned, elements
 from cllm.program.gradients import Cell, GradientStep, wire_gradients
 from cllm.program.kinds import Kind
-from cllm.program.program import Program, Step
+from cllm.program.parts import Step
+from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.compression import packed_shape
 from cllm.schedule.finish import Cuts, DraftBuffer, DraftOp, finish

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cllm.errors import ConfigError
 from cllm.program.kinds import DROPPABLE, READS_KEPT
-from cllm.program.program import Step
+from cllm.program.parts import Step
 from cllm.schedule.operations import Buffer, Op
 from cllm.schedule.overlap import overlap_disk
 

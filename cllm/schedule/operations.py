@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from cllm.program.dims import NARROW
 from cllm.program.kinds import Kind
-from cllm.program.program import Step
+from cllm.program.parts import Step
 from cllm.program.workload import ITEMSIZE
 
 ITEMSIZES = {**ITEMSIZE, "int32": 4, "int64": 8, "uint64": 8, "uint16": 2, "uint8": 1, NARROW: 2}

@@ -23,7 +23,8 @@ from math import prod
 from cllm.program.dims import aligned
 from cllm.program.kinds import Kind
 from cllm.program.optimizer_states import Part, piece_elements, state_parts
-from cllm.program.program import Program, Step
+from cllm.program.parts import Step
+from cllm.program.program import Program
 from cllm.program.workload import Workload
 from cllm.schedule.finish import DraftBuffer, DraftOp
 from cllm.schedule.gradients import GradientBuffers

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from cllm import _kernels as kernels
-from cllm.program.program import StoredForm
+from cllm.program.parts import StoredForm
 from cllm.weights.parts import Part
 
 KINDS = tuple(kernels.STORED_KINDS)

@@ -6,7 +6,8 @@ import toys
 
 import cllm
 from cllm.layers import LAYERS
-from cllm.program.declare import HANDED, STANDARD_FEEDS, Flow, Layer, Param, Scratch, Site, Table
+from cllm.program.declare import HANDED, STANDARD_FEEDS, Flow, Param, Scratch, Site, Table
+from cllm.program.layer import Layer
 
 OUT = Site("y", "N C", "out")
 
