@@ -1,6 +1,6 @@
 """Parameters of a program as live arrays, made and initialised, their gradients, and the tables of constants."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -10,6 +10,12 @@ from cllm.errors import ShapeError
 from cllm.program.parts import Parameter, StoredForm
 from cllm.program.program import Program
 from cllm.weights.stored import Stored
+
+PIECE = 1 << 16  # values that are drawn at a time
+DRAWN: dict[str, Callable[[np.random.Generator, Parameter, int], np.ndarray]] = {
+    "normal": lambda generator, parameter, count: generator.normal(0.0, parameter.std, count),
+    # as PyTorch's kaiming_uniform with a = sqrt 5 (He et al. 2015), by which PEFT begins
+    "fan_in": lambda generator, parameter, count: generator.uniform(-1, 1, count) / np.sqrt(parameter.shape[-1])}
 
 
 def initial_parameters(program: Program, seed: int | None, dtype: str,
@@ -26,7 +32,7 @@ def initial_parameters(program: Program, seed: int | None, dtype: str,
             arrays[parameter.name] = _checked(parameter, given[parameter.name], dtype)
             continue
         array = aligned_empty(parameter.shape, dtype)
-        array[...] = 0 if seed is None else _initial(parameter, seed)
+        _begin(array, parameter, seed)
         arrays[parameter.name] = array
     return MappingProxyType(arrays)
 
@@ -61,10 +67,12 @@ def constant_tables(program: Program, dtype: str) -> Mapping[str, np.ndarray]:
     return MappingProxyType(arrays)
 
 
-def _initial(parameter: Parameter, seed: int):
-    generator = np.random.default_rng([seed, *parameter.name.encode()])
-    if parameter.init == "normal":
-        return generator.normal(0.0, parameter.std, parameter.shape)
-    if parameter.init == "fan_in":  # as PyTorch's kaiming_uniform with a = sqrt 5 (He et al. 2015), by which PEFT begins
-        return generator.uniform(-1, 1, parameter.shape) / np.sqrt(parameter.shape[-1])
-    return {"ones": 1.0, "zeros": 0.0}.get(parameter.init, parameter.init)
+def _begin(array: np.ndarray, parameter: Parameter, seed: int | None) -> None:
+    """Write the first values, drawn piece by piece: beside the array there is room for one piece alone."""
+    if seed is None or parameter.init not in DRAWN:
+        array[...] = 0.0 if seed is None else {"ones": 1.0, "zeros": 0.0}.get(parameter.init, parameter.init)
+        return
+    generator, flat = np.random.default_rng([seed, *parameter.name.encode()]), array.reshape(-1)
+    for start in range(0, flat.size, PIECE):
+        piece = flat[start:start + PIECE]
+        piece[...] = DRAWN[parameter.init](generator, parameter, piece.size)
