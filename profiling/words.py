@@ -6,7 +6,7 @@ NOTHING = "–"
 Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
-def number(value: float | None, form: str, scale: float = 1.0) -> str:
+def number(value: float | None, form: str, scale: float = 1) -> str:
     """A figure in that form, or a dash where there is none."""
     return NOTHING if value is None else format(value * scale, form)
 
