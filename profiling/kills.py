@@ -68,7 +68,7 @@ def _straight(arguments) -> dict:
     with tempfile.TemporaryDirectory(prefix=FOLDER, dir=arguments.states_to) as folder:
         out = Path(folder) / "straight"
         begun = harness.wall_clock()
-        _end(_start(arguments, out, Path(folder)))
+        _ended_within(_start(arguments, out, Path(folder)))
         seconds = harness.wall_clock() - begun
         return {"seconds": seconds, "digests": _digests(out),
                 "total_bytes": _least_bytes(arguments.states_to, arguments.threads)}
@@ -91,7 +91,7 @@ def _killed(arguments, straight: dict, drawn: random.Random, count: int, before:
             running.wait()
             kills.append({"seconds": moment, **_left(out, here)})
         if out.exists() or not ends:
-            _end(_start(arguments, out, here))
+            _ended_within(_start(arguments, out, here))
             ends.append({"digests": _digests(out), "kills": len(kills)})
     return {"kills": kills, "ends": ends}
 
@@ -114,26 +114,23 @@ def _least_bytes(directory: Path, threads: int) -> int:
     from cllm.planning import pareto
 
     config = ModelConfig.preset("small", **SIZES)  # as the command line has it
-    found = pareto(config, BATCH, TIME, num_threads=threads, most=2, clip_by="each",
-                        allow=("cache", "recompute", "micro_batch", "update_in_backward", "spill_states"),
-                        directory=str(directory))[0]
+    found = pareto(config, BATCH, TIME, num_threads=threads, most=2, clip_by="each", directory=str(directory),
+                   allow=("cache", "recompute", "micro_batch", "update_in_backward", "spill_states"))[0]
     if not (found.update_in_backward and found.states_on_disk):
         raise process.PeerError("the least plan must update in backward and keep states on disk")
     return found.total_bytes
 
 
-def _end(running: subprocess.Popen) -> None:
-    said = running.communicate()[1].decode()
-    if running.returncode:
-        raise process.PeerError(f"cllm train ended with {running.returncode}: {said.strip().splitlines()[-1:]}")
-
-
-def _ended_within(running: subprocess.Popen, seconds: float) -> bool:
-    """Whether the run ended by itself in that time; refused where it failed."""
+def _ended_within(running: subprocess.Popen, seconds: float | None = None) -> bool:
+    """Whether the run ended by itself in that time; refused where it failed. Whatever ends this script ends the run as well."""
     try:
         said = running.communicate(timeout=seconds)[1].decode()
     except subprocess.TimeoutExpired:
         return False
+    except BaseException:
+        running.kill()
+        running.wait()
+        raise
     if running.returncode:
         raise process.PeerError(f"cllm train ended with {running.returncode}: {said.strip().splitlines()[-1:]}")
     return True
