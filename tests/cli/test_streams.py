@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from longer import whole
 
 import cllm
 from cllm.cli import main
@@ -123,14 +124,13 @@ def test_the_version():
     assert done.stdout.decode().split() == ["cllm", cllm.versions()["cllm"]]
 
 
-def test_limits_are_spelled_alike_everywhere(tmp_path):
-    spellings = ("5000000", "5MB", "5M", "0.005G")
-    plans = [json.loads(here("plan", *TINY, "--strategy", f"budget:{spelled}", "--json", "-").stdout)["plan"]
-             for spelled in ("5000000B", *spellings)]
-    assert all(plan == plans[0] for plan in plans)
-    for limit in spellings:
-        result = here("train", *TRAIN, "--memory-budget", limit, "--no-calibrate", "--out", tmp_path / limit, "--json", "-")
-        assert json.loads(result.stdout)["budget_bytes"] == 5_000_000
+@pytest.mark.parametrize("limit", ["5000000", whole("5MB"), whole("5M"), "0.005G"])
+def test_limits_are_spelled_alike_everywhere(limit, tmp_path):
+    plain, spelled = (json.loads(here("plan", *TINY, "--strategy", f"budget:{one}", "--json", "-").stdout)["plan"]
+                      for one in ("5000000B", limit))
+    assert spelled == plain
+    result = here("train", *TRAIN, "--memory-budget", limit, "--no-calibrate", "--out", tmp_path / limit, "--json", "-")
+    assert json.loads(result.stdout)["budget_bytes"] == 5_000_000
 
 
 def test_streams_that_cannot_be_set_up_are_left(monkeypatch):

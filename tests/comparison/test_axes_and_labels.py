@@ -2,6 +2,7 @@
 import random
 
 import pytest
+from longer import examples
 
 from cllm.comparison.axes import Linear, Log, round_marks
 from cllm.comparison.labels import _crosses, place
@@ -58,7 +59,7 @@ def test_a_name_keeps_off_lines_where_it_can_and_says_which_end_is_near():
 def test_a_line_to_a_name_goes_through_no_other_name():
     drawn = random.Random(1)
     lines = 0
-    for _ in range(300):
+    for _ in range(examples(150, 300)):
         points = [(drawn.uniform(150, 330), drawn.uniform(120, 200), "name" * drawn.randint(1, 3) + str(n)) for n in range(7)]
         points.append((*points[0][:2], "twin"))  # two marks in one place
         found = place(points, [point[:2] for point in points], [], ROOM, 5, 10)

@@ -111,8 +111,9 @@ def test_trees_are_all_there():
 
 
 @pytest.mark.parametrize("blocks, batch, time, width, tied, threads, trainable, before", [
-    ([A], 3, 2, 3, False, 1, None, ()), ([A, A], 3, 7, 3, True, 1, None, ()), whole([A, B], 2, 20, 9, False, 2, None, DEAR),
-    whole([WIDE, B], 3, 5, 17, False, 1, None, ()), ([ONE, ONE, ONE], 1, 10, 7, True, 1, None, ()),
+    ([A], 3, 2, 3, False, 1, None, ()), whole([A, A], 3, 7, 3, True, 1, None, ()),
+    whole([A, B], 2, 20, 9, False, 2, None, DEAR), whole([WIDE, B], 3, 5, 17, False, 1, None, ()),
+    ([ONE, ONE, ONE], 1, 10, 7, True, 1, None, ()),
     whole([FEW, ONE, ONE], 1, 12, 30, False, 2, None, ()), ([CUT], 2, 5, 9, False, 1, None, DEAR),
     ([FREE], 3, 4, 7, False, 1, None, ()), whole([CHAIN, CHAIN], 1, 10, 9, False, 1, None, ()),
     ([CHAIN, FEW], 1, 8, 5, True, 1, None, DEAR), ([A, A], 2, 10, 3, True, 1, "blocks.0.*", ()),
