@@ -11,6 +11,7 @@ __path__[:0] = _choose_path(__path__[0])  # where the import system finds the ke
 with _bounded_spinning():
     from cllm.threads import forks as _forks  # noqa: F401
 
+from cllm._build_info import VERSION as __version__  # noqa: E402, F401
 from cllm.about import versions  # noqa: E402
 from cllm.comparison.compare import Comparison, compare  # noqa: E402
 from cllm.errors import (  # noqa: E402

@@ -101,7 +101,7 @@ def main() -> int:
         shapes = shapes_of(model["config"], arguments.batch_size, arguments.seq_len)
     cases = [(kernel, shape) for kernel in arguments.only.split(",") for shape in shapes[kernel]
              if flops(kernel, shape) <= arguments.largest * 1e9]
-    rows, problems = _measure(arguments, cases)
+    rows, problems = measure(arguments, cases)
     harness.say("")
     _print(rows, problems)
     path = record.write_result("kernels", arguments.threads, {"rounds": arguments.rounds, "rows": rows,
@@ -151,7 +151,15 @@ def moved_bytes(kernel: str, shape: tuple[int, ...]) -> int:
     return 0 if flops(kernel, shape) else int(4 * WORDS[kernel] * prod(shape))
 
 
-def _measure(arguments, cases: list) -> tuple[list[dict], list[str]]:
+def measure(arguments, cases: list[tuple[str, tuple]]) -> tuple[list[dict], list[str]]:
+    """Rows of these kernels at these shapes, and what went wrong.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        ``threads``, ``rounds``, ``peer_python``, ``float64``.
+    cases : list of (kernel, shape)
+    """
     rows, problems = [], []
     peers = {"cllm": process.Peer("peers/cllm/kernels.py", arguments.threads),
              "numpy": process.Peer("peers/numpy/kernels.py", arguments.threads),

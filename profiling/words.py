@@ -67,8 +67,9 @@ def aligned(header: Sequence[str], rows: list[Sequence[str]]) -> str:
 
 
 def spread(seconds: dict) -> str:
-    """Median, least and most."""
-    return f"{seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f})"
+    """Median, least and most; to microseconds below a tenth of a second."""
+    form = ".3f" if seconds["median"] >= 0.1 else ".6f"
+    return "{} ({} to {})".format(*(format(seconds[name], form) for name in ("median", "min", "max")))
 
 
 def code(word: str) -> str:

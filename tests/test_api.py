@@ -266,3 +266,4 @@ def test_versions_name_what_was_built():
     text = str(versions)
     for word in ("cllm", "numpy"):
         assert word in text.lower()
+    assert cllm.__version__ == versions["cllm"]

@@ -22,5 +22,8 @@ def describe_machine() -> dict:
 
 
 def cpu_name() -> str:
-    """The processor's own name for itself, or its architecture where the system does not tell."""
-    return cpuinfo_line("model name") or platform.processor() or platform.machine()
+    """The processor's own name for itself, with family and model where the system tells them: the name alone is often that of a
+    whole line of them; or its architecture."""
+    name = cpuinfo_line("model name") or platform.processor() or platform.machine()
+    family, model = cpuinfo_line("cpu family"), cpuinfo_line("model")
+    return f"{name} (family {family}, model {model})" if family and model else name

@@ -82,17 +82,22 @@ def weighted(model: dict, dtype: str = "float32", seed: int = 0):
     """The `cllm.Model` that `asked` described: with the weights of other people's files, or with drawn ones; after `adapted`,
     its adapters beside a base that is mapped from the file."""
     import cllm
-    from cllm.models.choosing import is_files, model_in
+    from cllm.models.choosing import is_files, model_at, model_in
 
-    made = architecture(model)
     if "lora" in model:
-        return cllm.add_lora(cllm.load(model["base"], mapped=True), rank=model["lora"], targets=TARGETS, seed=seed)
+        return cllm.add_lora(model_at(model["base"], mapped=True), rank=model["lora"], targets=TARGETS, seed=seed)
+    made = architecture(model)
     return model_in(model["source"], dtype, made) if is_files(model["source"]) else cllm.Model(made, seed=seed, dtype=dtype)
 
 
 def adapted(model: dict, rank: int, base: str) -> dict:
     """The same model, of which adapters on `TARGETS` alone are trained; the file `base` is written and holds its weights."""
     weighted(model).save(base)
+    return with_adapters(model, rank, base)
+
+
+def with_adapters(model: dict, rank: int, base: str | None) -> dict:
+    """The same over a file that is there, of `Model.save` or GGUF; None where no model is made of it."""
     about = f"{model['model']}, adapters of rank {rank} on {' and '.join(TARGETS)}"
     return {**model, "lora": rank, "base": base, "model": about}
 

@@ -164,6 +164,12 @@ def processors(threads: int) -> set[int] | None:
     return set(sorted(os.sched_getaffinity(0))[-threads:])
 
 
+def has_torch(python: str) -> bool:
+    """Whether that interpreter finds PyTorch; it is not imported."""
+    find = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+    return shutil.which(python) is not None and subprocess.run([python, "-c", find]).returncode == 0
+
+
 def pinned(threads: int) -> list[str]:
     """A command that pins itself, then becomes the contestant: affinity must stand before any pool is made."""
     chosen = processors(threads)

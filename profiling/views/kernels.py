@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import exp, log
 
-from words import NOTHING, Table, code, megabytes, number
+from words import NOTHING, Table, code, count, megabytes, number
 
 
 def _kernels(data: dict) -> Table:
@@ -52,9 +52,20 @@ def _working(data: dict) -> Table:
          *[megabytes(row["working_bytes"].get(one)) for one in libraries]) for row in data["rows"]]
 
 
+def _stored(data: dict) -> Table:
+    """Time of products that read weights as they lie in files over those that read an array, by rows of the other operand."""
+    counts = sorted({row["n"] for row in data["rows"]})
+    found = {(row["kind"], row["product"], row["n"]): row for row in data["rows"]}
+    header = ("kind", "I × O", *[f"{what}, {count(n, 'row')}" for what in ("x W", "dy Wᵀ") for n in counts])
+    return header, [(kind, product.replace("x", " × "), *[f"{found[kind, product, n][which]['ratio']['value']:.2f}"
+                                                          for which in ("forward", "backward") for n in counts])
+                    for kind, product in dict.fromkeys((row["kind"], row["product"]) for row in data["rows"])]
+
+
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("kernels", ""): _kernels,
     ("kernels", "means"): _kernel_means,
     ("kernels", "attention"): lambda data: _kernels(_of_kernel(data, "attention")),
     ("kernels", "memory"): _working,
+    ("stored_products", ""): _stored,
 }

@@ -91,6 +91,14 @@ def _contested(data: dict) -> Table:
                      megabytes(row.get("arena_bytes")), f"{row['loss']:.6f}") for row in data["rows"]]
 
 
+def _bases(data: dict) -> Table:
+    """What a base in blocks takes, what is predicted, what the process held, and the seconds of a step."""
+    header = ("base", "its bytes MB", "strategy", "arena MB", "predicted total MB", "process peak MB", "step s (least to most)")
+    return header, [(row["kind"], megabytes(row["base_bytes"]), code(row["name"]),
+                     *[megabytes(row[name]) for name in ("arena_bytes", "total_bytes", "peak_bytes")], spread(row["seconds"]))
+                    for row in data["rows"]]
+
+
 def _beaten(data: dict) -> Table:
     return ("PyTorch's point", "growth MB", "time against cache", "faster with no more growth"), [
         (code(row["name"]), megabytes(row["growth_bytes"]), row["ratio_text"],
@@ -134,4 +142,5 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("depth", "layers"): lambda data: _depths(data, "depth", "layers"),
     ("depth", "batch"): lambda data: _depths(data, "batch", "batch"),
     ("overhead", ""): _overheads,
+    ("quantised_base", ""): _bases,
 }

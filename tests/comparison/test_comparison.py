@@ -11,7 +11,7 @@ import pytest
 
 from cllm.comparison.contestants import labelled
 from cllm.comparison.job import Job
-from cllm.comparison.machine import describe_machine
+from cllm.comparison.machine import cpu_name, describe_machine
 from cllm.comparison.picture import check_picture, draw
 from cllm.comparison.resident import forget_peak, peak_resident_bytes, resident_bytes
 from cllm.comparison.runner import Run, Runs, run_rounds
@@ -262,3 +262,11 @@ def test_picture_names_the_extra_to_install(tmp_path, monkeypatch):
 def test_machine_is_plain_data():
     machine = json.loads(json.dumps(describe_machine()))
     assert machine["cpu"] and machine["cores"] >= 1
+
+
+def test_a_processor_is_told_by_family_and_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("cllm.dispatch.CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text("cpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n")
+    assert cpu_name() == "AMD EPYC (family 25, model 1)"
+    (tmp_path / "cpuinfo").write_text("model name\t: Cortex\n")
+    assert cpu_name() == "Cortex"

@@ -158,7 +158,7 @@ def test_a_turn_that_warms_up_takes_a_step_that_is_not_timed(warm, monkeypatch):
 
 def test_plan_measures_nothing(store, monkeypatch):
     monkeypatch.setattr(_kernels, "Threads", lambda *a: pytest.fail("a kernel runs"))
-    cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+    cllm.plan(CONFIG, 1, 16, "budget:1GB", num_threads=1)
     assert not list(store.iterdir())
 
 
@@ -267,7 +267,7 @@ def declared_plan():
     """That of a machine of which nothing is stored."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setenv("CLLM_CACHE_DIR", folder)
-        return cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+        return cllm.plan(CONFIG, 1, 16, "budget:1GB", num_threads=1)
 
 
 DAMAGED = {"empty": lambda text: "", "half": lambda text: text[:len(text) // 2], "no JSON": lambda text: "seconds!",
@@ -283,7 +283,7 @@ def test_a_damaged_store_counts_as_none_says_so_and_is_replaced(what, store):
     path, text = stored()
     path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))
     with pytest.warns(RuntimeWarning, match="damaged or cannot be read"):
-        damaged = cllm.plan(CONFIG, 5, 16, "budget:1GB", num_threads=1)
+        damaged = cllm.plan(CONFIG, 1, 16, "budget:1GB", num_threads=1)
     assert damaged == (clean := declared_plan())
     assert damaged.predicted_seconds == clean.predicted_seconds
     path.write_bytes(DAMAGED[what](text).encode(errors="surrogateescape"))

@@ -116,7 +116,7 @@ def test_trees_are_all_there():
     ([ONE, ONE, ONE], 1, 10, 7, True, 1, None, ()),
     whole([FEW, ONE, ONE], 1, 12, 30, False, 2, None, ()), ([CUT], 2, 5, 9, False, 1, None, DEAR),
     ([FREE], 3, 4, 7, False, 1, None, ()), whole([CHAIN, CHAIN], 1, 10, 9, False, 1, None, ()),
-    ([CHAIN, FEW], 1, 8, 5, True, 1, None, DEAR), ([A, A], 2, 10, 3, True, 1, "blocks.0.*", ()),
+    ([CHAIN, FEW], 1, 8, 5, True, 1, None, DEAR), ([A, A], 1, 10, 3, True, 1, "blocks.0.*", ()),
     ([A, B], 2, 20, 9, False, 2, "blocks.1.s1.*", DEAR), whole([A, A], 2, 10, 3, True, 1, "table", ()),
     ([CUT], 2, 5, 9, False, 1, "*.s5.*", ())],
     ids=lambda v: str(len(v)) if isinstance(v, (list, tuple)) else str(v))

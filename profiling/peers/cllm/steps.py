@@ -8,8 +8,9 @@ from jobs import models
 from peers import process
 
 MAX_NORM = 1.0
-# What stands behind the name of a strategy whose plan updates each parameter in backward, so that gradients pass away.
-UPDATES = "+update"
+# What may stand behind the name of a strategy, in this order: its plan updates each parameter in backward, so that gradients
+# pass away; products are computed in bfloat16.
+UPDATES, NARROW = "+update", "+bfloat16"
 
 
 class Training:
@@ -22,7 +23,8 @@ class Training:
         Returns
         -------
         dict
-            The step's loss, resident bytes before the executor was made, and what the executor predicts.
+            The step's loss, resident bytes before the executor was made, what the executor predicts, and its declared
+            floating-point operations.
         """
         import cllm
         from cllm.comparison.resident import resident_bytes
@@ -31,7 +33,10 @@ class Training:
         self.rss_start = resident_bytes()
         self.model = models.weighted(model, dtype)
         rss_model = resident_bytes()
-        name, self.updates, _ = strategy.partition(UPDATES)
+        name = strategy.removesuffix(NARROW)
+        if name != strategy:
+            self.model.compute = "bfloat16"
+        name, self.updates = name.removesuffix(UPDATES), name.endswith(UPDATES)
         asked = {"batch_size": batch_size, "seq_len": seq_len, "optimizer": "adamw", "num_threads": threads}
         plan = strategy_of(name, architecture)
         if self.updates:
@@ -44,7 +49,8 @@ class Training:
         memory = self.executor.memory
         return {"loss": losses[-1], "rss_start_bytes": self.rss_start, "rss_model_bytes": rss_model,
                 "arena_bytes": int(memory.arena_bytes), "total_bytes": int(memory.total_bytes),
-                "predicted_seconds": self.executor.plan.predicted_seconds, "exact": self.executor.plan.exact}
+                "predicted_seconds": self.executor.plan.predicted_seconds, "exact": self.executor.plan.exact,
+                "flops": sum(flops for flops, _ in self.work())}
 
     def step(self) -> float:
         """One whole step: zero, loss and gradients, clip, AdamW; all at once, without clipping, where backward updates."""

@@ -7,6 +7,7 @@ Modes:
 
     eager         plain
     checkpoint    activation checkpointing, one block at a time
+    autocast      eager, operations that allow it in bfloat16
     micro:K       eager, by hand in micro-batches of K sequences
     compile       torch.compile
     compile:R     torch.compile with an activation memory budget of R, between 0 and 1
@@ -134,6 +135,7 @@ class Training:
             self.tokens, self.targets = (torch.from_numpy(saved[name].astype(np.int64)) for name in
                                          ("tokens", "targets"))
         self.rows = int(value) if kind == "micro" else len(self.tokens)
+        self.narrow = kind == "autocast"
         self.model = model_of(config, weights)
         self.model.checkpointed = kind == "checkpoint"
         self.forward = self.model
@@ -143,7 +145,7 @@ class Training:
 
                 torch._functorch.config.activation_memory_budget = float(value)
             self.forward = torch.compile(self.model)
-        elif kind not in ("eager", "checkpoint", "micro"):
+        elif kind not in ("eager", "checkpoint", "micro", "autocast"):
             raise ValueError(f"unknown mode {mode!r}")
         trained = [p for p in self.model.parameters() if p.requires_grad]
         decayed, others = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
@@ -157,11 +159,14 @@ class Training:
 
     def step(self) -> float:
         """One whole step: zero, loss and gradients by micro-batches, clip, AdamW."""
+        import torch
+
         self.optimizer.zero_grad()
         total = 0.0
         for start in range(0, len(self.tokens), self.rows):
             cut = slice(start, start + self.rows)
-            loss = self.forward(self.tokens[cut], self.targets[cut], self.targets.numel())
+            with torch.autocast("cpu", torch.bfloat16, self.narrow):
+                loss = self.forward(self.tokens[cut], self.targets[cut], self.targets.numel())
             loss.backward()
             total += loss.item()
         self.clip(self.model.parameters(), MAX_NORM)
