@@ -45,6 +45,20 @@ def without_isolation(run):
     return lambda command, **named: run([part for part in command if part != "-I"], **named)
 
 
+def test_a_wheel_that_is_named_from_here_is_found_from_the_empty_folder(check, monkeypatch, tmp_path):
+    installed = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.whl").touch()
+    monkeypatch.setattr(check.venv, "create", lambda folder, with_pip: None)
+    monkeypatch.setattr(check, "run", lambda python, modules: None)
+    monkeypatch.setattr(check.subprocess, "run", lambda command, check, cwd: installed.append((command, cwd)))
+    monkeypatch.setattr(sys, "argv", ["check_wheel.py", "own.whl", "--beside", "sklearn"])
+    check.main()
+    (command, cwd), = installed
+    *_, wheel, beside = command
+    assert Path(cwd, wheel).exists() and Path(cwd) != tmp_path and beside == "scikit-learn"
+
+
 @pytest.mark.parametrize("program", ["raise SystemExit(3)", "open('left', 'w').close()"])
 def test_a_program_that_fails_or_leaves_files_fails_the_proof(check, program, monkeypatch):
     monkeypatch.setattr(check, "programs", lambda modules: [("bad", program)])

@@ -78,7 +78,7 @@ def main():
         venv.create(folder, with_pip=True)
         python = str(Path(folder, "bin", "python"))
         names = {"sklearn": "scikit-learn"}
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", asked.wheel,
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", asked.wheel.resolve(),
                         *(names.get(name, name) for name in asked.beside)], check=True, cwd=folder)
         run(python, asked.beside)
 
