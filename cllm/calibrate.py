@@ -127,6 +127,7 @@ def calibrate(architecture: Architecture, workload: Workload, tell: Callable[[st
         When measurements cannot be kept; where that is known beforehand, nothing is measured.
     """
     check_store(workload.threads, workload.dtype)
+    workload = replace(workload, groups=1, processes=1)  # which run the same operations
     load, began = load_average(), perf_counter()
     if is_loaded(load):
         tell(f"the machine has {load_in_words(load)}: what is measured now is marked, and measured again when it is quiet")

@@ -5,7 +5,10 @@ the same whole batch, and takes its share of the batch's groups. Parameters, los
 """
 
 import os
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -18,6 +21,7 @@ from cllm.models.model import Model
 
 # What launchers set in the processes that they start: Open MPI, MPICH and Intel MPI, PMIx (Slurm among others).
 LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
+LAUNCHER = "mpirun --bind-to none"  # by itself Open MPI binds each of two processes to one core, whatever threads it has
 PATIENCE, TICK = 10.0, 0.05  # seconds that a process that failed waits for the others to end, and between two looks
 
 
@@ -68,8 +72,14 @@ class MPITeam:
             waited += TICK
         return True
 
+    def fail(self, text: str) -> None:
+        """This process cannot go on: unless all come to their end, say why and end them, who would wait for it for ever."""
+        if not self.leave(patient=False):
+            print(f"Error: process {self.rank} of {self.size}: {text}; all are ended", file=sys.stderr, flush=True)
+            self.abort()
+
     def abort(self) -> None:
-        """End all processes, as one that cannot go on has to: the others would wait for it for ever."""
+        """End all processes."""
         self._comm.Abort(1)
 
 
@@ -85,6 +95,24 @@ def launched() -> MPITeam | None:
         return None
     team = MPITeam()
     return team if team.size > 1 else None
+
+
+def launcher(command: str | None = None) -> list[str]:
+    """The words of a command that starts processes, by its program's path: beside this interpreter, where the extra puts it, or
+    the system's. ``-n R`` and the program that is to run may follow.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    program, *more = (command or LAUNCHER).split() or [""]
+    beside = Path(sys.executable).parent / program
+    found = str(beside) if beside.is_file() else shutil.which(program)
+    if found is None:
+        raise ConfigError("launcher", "must be a program that starts processes of MPI", repr(program),
+                          f"{installing('mpi')} Or name your site's, such as srun.")
+    return [found, *more]
 
 
 class Executor(OneExecutor):

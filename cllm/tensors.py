@@ -29,11 +29,13 @@ AGAIN = "Save the model again, or choose another file."
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A run of the elements of an array that is whole in a file, of one axis, and where it begins there."""
+    """A run of the elements of an array that is whole in a file, of one axis, where it begins there, and how many elements of a
+    parameter each stands for."""
 
     mine: np.ndarray
     shape: tuple[int, ...]
     start: int
+    per: int = 1
 
     @property
     def dtype(self) -> np.dtype:

@@ -25,10 +25,14 @@ import harness
 from jobs import models, options, record
 from peers import process
 
+import cllm
+
 PEER = "peers/cllm/processes.py"
 SMALL = {"vocab_size": 256, "d_model": 512, "n_heads": 8, "d_ff": 2048, "n_layers": 6}
 PROBE = 64 << 20  # bytes of the array by which messages are measured
 ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+# OpenMP would bind the first thread of every process to the same processor: the launcher is the one to bind them.
+LAUNCHED = {**ROOT_MAY, "OMP_PROC_BIND": "FALSE"}
 
 
 def main() -> int:
@@ -38,14 +42,14 @@ def main() -> int:
         return _killed(arguments)
     model = models.asked(arguments, SMALL)
     count, groups = arguments.processes, arguments.groups or arguments.processes
-    launcher = (mpirun(), "-n", str(count), "--bind-to", "none")
+    launcher = (*mpirun(count), "-n", str(count))
     ways = {f"1 process, {count} threads, 1 group": (count, 1, ()),
             f"1 process, {count} threads, {groups} groups": (count, groups, ()),
             f"{count} processes, 1 thread each, {groups} groups": (1, groups, launcher)}
     peers, rows = {}, {}
     try:
         for name, (threads, of, launched) in ways.items():
-            peers[name] = process.Peer(PEER, threads, launcher=launched, processors=count, **(ROOT_MAY if launched else {}))
+            peers[name] = process.Peer(PEER, threads, launcher=launched, processors=count, **(LAUNCHED if launched else {}))
             rows[name] = {"groups": of, **peers[name].ask("make", model=model, batch_size=arguments.batch_size,
                                                          seq_len=arguments.seq_len, threads=threads, groups=of,
                                                          strategy=arguments.strategy)}
@@ -84,13 +88,11 @@ def _scaling(work: float, parameter_bytes: int, bandwidth: float) -> list[dict]:
             for count in (2**n for n in range(1, 11))]
 
 
-def mpirun() -> str:
-    """The launcher beside this interpreter, or the system's."""
-    beside = Path(sys.executable).with_name("mpirun")
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
-    if found is None:
-        raise process.PeerError("there is no mpirun: install the extra mpi")
-    return found
+def mpirun(count: int) -> list[str]:
+    """The launcher, each of so many processes on a processor of its own, or all on all where there are fewer."""
+    bound = count <= len(process.processors(count) or ())
+    return [*cllm.distributed.launcher("mpirun"), *(("--bind-to", "core") if bound else
+                                                    ("--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"))]
 
 
 # kills
@@ -128,7 +130,7 @@ def _train(out: Path, count: int, groups: int, steps: int, resume: bool = False)
     command = [sys.executable, "-m", "cllm", "train", "--out", str(out), "--preset", "tiny", "--batch-size", "8", "--seq-len",
                "64", "--steps", str(steps), "--snapshot-every", "5", "--eval-every", "10", "--eval-batches", "1", "--threads",
                "1", "--groups", str(groups), "--quiet", *(["--resume"] if resume else [])]
-    launcher = [mpirun(), "-n", str(count), "--oversubscribe"] if count > 1 else []
+    launcher = [*cllm.distributed.launcher("mpirun"), "-n", str(count), "--oversubscribe"] if count > 1 else []
     return subprocess.Popen([*launcher, *command], env={**os.environ, **ROOT_MAY, "PYTHONPATH": str(process.ROOT)},
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

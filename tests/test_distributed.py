@@ -34,7 +34,7 @@ def mpirun(count, *arguments, timeout=600):
 
 
 BITS = """
-import importlib.util, sys
+import importlib.util, sys, time
 import oracle
 from cllm.distributed import MPITeam
 spec = importlib.util.spec_from_file_location("played", sys.argv[1])
@@ -47,6 +47,15 @@ import cllm
 model = cllm.GPT(played.WIDE)
 executor = cllm.distributed.Executor(model, batch_size=4, seq_len=9, num_threads=1)
 executor.train_step(*oracle.draw_batch(oracle.CONFIG, 4, 9), cllm.AdamW(model))
+begin = type(executor._feeds).begin
+def slowly(feeds, group):
+    time.sleep(0.3 * team.rank)
+    begin(feeds, group)
+type(executor._feeds).begin = slowly
+executor.train_step(*oracle.draw_batch(oracle.CONFIG, 4, 9), cllm.AdamW(model))
+first, second = executor.process_seconds
+print("slower:", second > max(0.3, first), executor.received_bytes > 0)
+type(executor._feeds).begin = begin
 print("groups", executor.workload.groups, "of", executor.workload.processes)
 try:
     cllm.distributed.Executor(model, batch_size=4, seq_len=9, groups=1)
@@ -60,6 +69,7 @@ def test_processes_have_the_bits_of_one():
     run = mpirun(2, "-c", BITS, str(ROOT / "tests" / "executor" / "test_groups.py"))
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("groups 2 of 2") == 2
+    assert run.stdout.count("slower: True True") == 2
     assert run.stdout.count("processes: must be a power of two that divides groups = 1; got 2. Take fewer processes") == 2
 
 
@@ -89,3 +99,42 @@ def test_fine_tuning_by_two_processes_has_the_bits_of_one(tmp_path):
         kept = snapshot.read_state(snapshot.snapshots(out)[-1])["files"]
         found.append((said["losses"], said["val_loss"], {name: one["sha256"] for name, one in kept.items()}))
     assert found[0] == found[1]
+
+
+FAILS = """
+import sys
+from cllm import distributed
+from cllm.cli.processes import taking_part
+distributed.PATIENCE = 0.3
+with taking_part() as team:
+    if team.rank == 1:
+        raise OSError("no such disk")
+    team.tell(None)
+"""
+
+
+@needs_mpi
+def test_a_process_that_fails_alone_ends_all_and_says_why(tmp_path):
+    run = mpirun(2, "-c", FAILS, timeout=60)
+    assert run.returncode != 0 and "Error: process 1 of 2: no such disk; all are ended" in run.stderr
+    (tmp_path / "text").write_text("abc " * 500)
+    one = [sys.executable, "-m", "cllm", "train", "--preset", "tiny", "--batch-size", 2, "--seq-len", 8, "--groups", 2,
+           "--threads", 1, "--steps", 2, "--out", tmp_path / "run", "--text"]
+    for other, told in (([tmp_path / "none"], "data, process 1: must be as in the others; got text"),
+                        ([tmp_path / "text", "--lr", 1], "run: must be the same in all processes; got another in process 1")):
+        run = mpirun(1, *one[1:], tmp_path / "text", ":", "-n", 1, *one, *other, timeout=60)
+        assert run.returncode != 0 and told in run.stderr and "Traceback" not in run.stderr, run.stderr
+        assert not (tmp_path / "run").exists() or not snapshot.snapshots(tmp_path / "run")
+
+
+@needs_mpi
+def test_a_comparison_is_shared_by_fresh_processes(monkeypatch):
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+        monkeypatch.setenv(name, "1")
+    launcher = Path(MPIRUN).with_name("mpirun")
+    found = cllm.compare(cllm.ModelConfig.preset("tiny"), ["cache", "recompute"], 2, 8, steps=1, rounds=1, num_threads=1,
+                         processes=2, calibrate=False, launcher=f"{launcher} --oversubscribe --bind-to none")
+    alone = cllm.compare(cllm.ModelConfig.preset("tiny"), ["cache"], 2, 8, steps=1, rounds=1, num_threads=1, groups=2,
+                         calibrate=False)
+    assert found.problems == [] and {row["grad_sha256"] for row in (*found.rows, *alone.rows)} == {alone.rows[0]["grad_sha256"]}
+    assert found.rows[0]["losses"] == alone.rows[0]["losses"] and found.rows[0]["message_bytes"] > 0

@@ -24,6 +24,7 @@ from cllm.cli.options import (
     size_options,
     time_of,
 )
+from cllm.cli.processes import refuse_others
 from cllm.cli.sweep import SIZES, settings, swept
 from cllm.comparison.budgets import budget_strategies, planned_curve
 from cllm.comparison.contestants import labelled
@@ -37,8 +38,9 @@ from cllm.comparison.machine import describe_machine
 from cllm.comparison.peers import peers_of, read_peers
 from cllm.comparison.picture import check_picture
 from cllm.comparison.printed import print_report
-from cllm.comparison.runner import Runs
+from cllm.comparison.runner import Runs, command_of
 from cllm.comparison.tables import console
+from cllm.distributed import LAUNCHER
 from cllm.errors import CllmError, DataError
 from cllm.files import is_stream
 
@@ -62,6 +64,12 @@ def named_strategies(_ctx, param: click.Parameter, text: str) -> dict[str, str]:
 @click.option("--rounds", type=click.IntRange(1), default=2, help="Fresh processes of each strategy.")
 @model_options("small")
 @size_options(batch_size=8, seq_len=256, several_threads=True)
+@click.option("--groups", type=int, default=None, show_default="as many as processes",
+              help="Equal groups of the batch, a power of two, whose gradients are summed apart; results depend on it.")
+@click.option("--processes", type=int, default=1,
+              help="That share every run, started anew for it by --launcher (extra mpi); bytes and --threads are of each.")
+@click.option("--launcher", default=None, metavar="COMMAND", show_default=LAUNCHER,
+              help="Starts processes, with -n N and a program after it: mpirun, mpiexec or srun, and options of theirs.")
 @click.option("--text", type=click.Path(exists=True, dir_okay=False), default=None, show_default="the embedded text",
               help="Train on this file.")
 @click.option("--seed", type=int, default=0, help="Of the weights and the batches.")
@@ -80,7 +88,7 @@ def named_strategies(_ctx, param: click.Parameter, text: str) -> dict[str, str]:
 @calibrate_option
 @json_option
 @click.pass_context
-def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by_parameter, plot, html, measure,
+def command(ctx, strategies, steps, rounds, text, seed, launcher, sweep, pareto, peers, by_parameter, plot, html, measure,
             json_path, **sizes):
     """Train one model on one text under several strategies and measure each.
 
@@ -88,12 +96,15 @@ def command(ctx, strategies, steps, rounds, text, seed, sweep, pareto, peers, by
     steps; equal gradient digests show that the strategies computed the same, to the last bit. Without options: the
     small preset on the embedded text, about a minute on two cores.
     """
+    refuse_others("cllm compare", "cllm compare --processes")
     if plot is not None:
         check_picture(plot)
     if isinstance(sizes["threads"], tuple):  # a sweep by another name
         sweep, sizes["threads"] = (*sweep, f"threads={','.join(map(str, sizes['threads']))}"), None
     values = swept(ctx, sweep, asked_of(dict(sizes))[0])
-    jobs = [(setting, _job(sizes, setting, steps, text, seed)) for setting in settings(values)]
+    jobs = [(setting, _job(sizes, setting, steps, text, seed, launcher)) for setting in settings(values)]
+    if pareto is not None and any(job.groups > 1 for _, job in jobs):
+        raise click.UsageError("--pareto is the curve of one group: leave --groups and --processes out")
     for _, job in jobs if measure else ():
         calibrate_first(job.used, job.workload, strategies, always=pareto is not None)
     points = _with_peers([_experiment(job, strategies, setting, pareto) for setting, job in jobs], peers)
@@ -133,18 +144,20 @@ def _written(files: dict[Path | None, Callable[[Path], None]]) -> list[str]:
     return problems
 
 
-def _job(sizes: dict, setting: dict, steps: int, text: str | None, seed: int) -> Job:
+def _job(sizes: dict, setting: dict, steps: int, text: str | None, seed: int, launcher: str | None) -> Job:
     options = {**sizes, **{name: value for name, value in setting.items() if name in sizes}}
     fields = {name: value for name, value in setting.items() if name not in sizes}
-    batch_size, seq_len, dtype, threads, compute = (options.pop(name) for name in SIZES)
+    batch_size, seq_len, dtype, threads, compute, groups, processes = (options.pop(name) for name in SIZES)
     place = place_of_weights(options)
     architecture = architecture_from(options, seq_len, fields)
     time = time_of(architecture, seq_len)
     if time is None and "seq_len" in setting:
         raise click.UsageError("--sweep seq_len=...: the model has no time steps")
     job = Job(architecture, batch_size, time, steps, dtype, threads, text, seed,
-              weights=None if place is None else str(place.absolute()), compute=compute)
+              weights=None if place is None else str(place.absolute()), compute=compute,
+              groups=processes if groups is None else groups, processes=processes, launcher=launcher)
     check_data(job)
+    command_of(job)  # refused before anything runs
     return job
 
 

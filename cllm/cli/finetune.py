@@ -1,13 +1,14 @@
 """``cllm finetune``: a model of other people's on examples, whole or by adapters, inside a memory budget."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
 import click
 
-from cllm.cli.options import calibrate_first, calibrate_option, json_option, patterns_in
-from cllm.cli.processes import with_processes
+from cllm.cli.options import calibrate_option, json_option, patterns_in
+from cllm.cli.processes import budget_for, leads, state_in, with_processes
 from cllm.cli.training import (
     CONTINUED_RATE,
     checked_plot,
@@ -19,7 +20,6 @@ from cllm.cli.training import (
 )
 from cllm.cli.tuning_plan import plan_in_words
 from cllm.errors import ConfigError
-from cllm.executor.groups import together
 from cllm.finetuning import FineTuningData
 from cllm.models.adapted import Adapted, trained_of
 from cllm.models.adapters import TRAINED, with_adapters
@@ -35,8 +35,6 @@ from cllm.program.parts import StoredForm
 from cllm.program.workload import Workload
 from cllm.tokenizer import ByteTokenizer
 from cllm.train import Trainer, TrainSettings
-from cllm.train.executors import budget_of, least_budget
-from cllm.train.guard import refuse_if_running
 from cllm.train.keeper import Keeper
 
 ADAPTER_RATE = 2e-4  # usual for LoRA; all weights take CONTINUED_RATE
@@ -135,8 +133,6 @@ def command(team, place, files, valid, out, resume, rank, tokenizer, epochs, map
     the run ends with a snapshot; --resume goes on to the bit. Under mpirun the processes share the --groups of each batch, to
     the same bits for any number of them.
     """
-    leads = team is None or team.rank == 0
-    together(team, "run", lambda: refuse_if_running(out) if leads else None)
     checked_plot(plot)
     settings = settings_in(options, WITHOUT)
     if epochs is not None and ("steps" in settings or "hours" in settings):
@@ -149,7 +145,7 @@ def command(team, place, files, valid, out, resume, rank, tokenizer, epochs, map
     mapped = mapped is not False
     if "targets" in given:
         given["targets"] = patterns_in(given["targets"])
-    state = Keeper(out).find() if resume else None
+    state = state_in(Keeper(out), resume, team)
     if state is None:
         job = _begun(place, files, valid, rank, tokenizer, settings, given)
     else:
@@ -166,15 +162,13 @@ def command(team, place, files, valid, out, resume, rank, tokenizer, epochs, map
     if state is None:
         wanted = TrainSettings(**settings)
         work = Workload(job.data.batch_size, job.data.seq_len, "float32", optimizer_kind(wanted.optimizer), wanted.threads)
-        budget = budget_of(wanted)
-        budget = least_budget(team, None if budget is None else budget.read())  # once, while nothing is held
+        whole = wanted.whole_step()
         ledger = ledger_of(job.architecture, work.batch, work.time, work.optimizer, "float32", work.threads,
-                           trainable=job.trainable, packed=job.data.packing, compute=wanted.compute, stored=job.forms(mapped),
-                           groups=wanted.groups, processes=1 if team is None else team.size)
-        decide(budget or wanted.strategy, ledger)  # refused before any weight is read
-        if measure and leads:
-            used = Used.of(job.architecture, job.trainable, wanted.compute)
-            calibrate_first(used, work, [budget or wanted.strategy], None if budget is None else budget.nbytes)
+                           trainable=job.trainable, packed=job.data.packing, clip_by=whole["clip_by"], compute=wanted.compute,
+                           stored=job.forms(mapped), groups=wanted.groups, processes=1 if team is None else team.size)
+        budget = budget_for(wanted, team, work, Used.of(job.architecture, job.trainable, wanted.compute), measure,
+                            partial(decide, ledger=ledger, states=whole["states"],
+                                    update_in_backward=whole["update_in_backward"]))
     if state is None or state.get("base") is not None:
         model = job.model(settings.get("seed", 0), mapped)
     else:  # the snapshot has all of it
@@ -184,7 +178,7 @@ def command(team, place, files, valid, out, resume, rank, tokenizer, epochs, map
     click.echo(plan_in_words(trainer, job.place))
     chat = "" if job.data.speech.form is None else " --chat"
     merge = f"\n  cllm merge {out} DIRECTORY" if job.is_adapted else f"\n  cllm export {out} DIRECTORY"
-    run_and_tell(trainer, json_path if leads else None, f"cllm finetune --out {out} --resume",
+    run_and_tell(trainer, json_path if leads(team) else None, f"cllm finetune --out {out} --resume",
                  f"cllm sample {out}{chat} --prompt ...{merge}",
                  {"trained": sum(model.parameters[name].size for name in model.program.trained),
                   "examples": len(job.data.examples), "targets": job.data.targets})

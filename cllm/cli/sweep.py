@@ -12,7 +12,7 @@ from cllm.errors import ConfigError
 from cllm.models.architecture import Architecture
 from cllm.models.settings import names_of, setting_of
 
-SIZES = ("batch_size", "seq_len", "dtype", "threads", "compute")
+SIZES = ("batch_size", "seq_len", "dtype", "threads", "compute", "groups", "processes")
 
 
 def swept(ctx: click.Context, texts: tuple[str, ...], kind: type[Architecture]) -> dict[str, list]:

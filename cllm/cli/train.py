@@ -1,5 +1,6 @@
 """``cllm train``: from a text to a model, interruptible at any moment."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -10,13 +11,12 @@ from cllm.cli.options import (
     FIELDS,
     architecture_from,
     asked_of,
-    calibrate_first,
     calibrate_option,
     json_option,
     model_options,
     place_of_weights,
 )
-from cllm.cli.processes import with_processes
+from cllm.cli.processes import budget_for, leads, state_in, with_processes
 from cllm.cli.training import (
     CONTINUED_RATE,
     checked_plot,
@@ -27,7 +27,6 @@ from cllm.cli.training import (
     watching_options,
 )
 from cllm.errors import ConfigError
-from cllm.executor.groups import together
 from cllm.models.architecture import Architecture
 from cllm.models.choosing import model_in
 from cllm.models.excerpt import Used
@@ -39,8 +38,6 @@ from cllm.pretrained import Speech
 from cllm.program.workload import Workload
 from cllm.train import Trainer, TrainSettings, tokenizer_for
 from cllm.train.drawn import check_reads_text
-from cllm.train.executors import budget_of, least_budget
-from cllm.train.guard import refuse_if_running
 from cllm.train.keeper import Keeper
 
 
@@ -67,12 +64,10 @@ def command(ctx, team, text, out, resume, tokenizer, dtype, quiet, plot, measure
     with a snapshot; --resume goes on from the latest one, with the settings it began with, to the same bits as without
     the interruption. Under mpirun the processes share the --groups of each batch, to the same bits for any number of them.
     """
-    leads = team is None or team.rank == 0
-    together(team, "run", lambda: refuse_if_running(out) if leads else None)
     checked_plot(plot)
     settings = settings_in(options)
     keeper = Keeper(out)
-    state = keeper.find() if resume else None
+    state = state_in(keeper, resume, team)
     named = "" if options["model"] is None else f" --model {options['model']}"
     place = place_of_weights(options)
     if state is None:
@@ -89,15 +84,10 @@ def command(ctx, team, text, out, resume, tokenizer, dtype, quiet, plot, measure
         architecture = architecture_from(options, wanted.seq_len)
         check_reads_text(architecture.program)
         work = Workload(wanted.batch_size, wanted.seq_len, dtype, optimizer_kind(wanted.optimizer), wanted.threads)
-        budget = budget_of(wanted)
-        budget = least_budget(team, None if budget is None else budget.read())  # once, while nothing is held
-        strategy = budget or wanted.strategy
-        plan(architecture, work.batch, work.time, strategy, work.optimizer, dtype, work.threads,
-             trainable=wanted.trainable, compute=wanted.compute, processes=1 if team is None else team.size,
-             **wanted.whole_step())  # refused before any array
-        if measure and leads:
-            used = Used.of(architecture, wanted.trainable, wanted.compute)
-            calibrate_first(used, work, [strategy], None if budget is None else budget.nbytes)
+        budget = budget_for(wanted, team, work, Used.of(architecture, wanted.trainable, wanted.compute), measure,
+                            partial(plan, architecture, work.batch, work.time, optimizer=work.optimizer, dtype=dtype,
+                                    num_threads=work.threads, trainable=wanted.trainable, compute=wanted.compute,
+                                    processes=1 if team is None else team.size, **wanted.whole_step()))
         model = model_of(architecture, wanted.seed, dtype) if place is None else model_in(place, dtype, architecture)
     elif state["training"]["data"].get("data") is not None:
         raise ConfigError(f"resume of {out}", "must be a run on a text", "one on examples", "Use cllm finetune --resume.")
@@ -107,7 +97,7 @@ def command(ctx, team, text, out, resume, tokenizer, dtype, quiet, plot, measure
         chosen = _tokenizer_of_run(tokenizer, text, keeper, state)
     trainer = Trainer(model, text, out, resume=resume, tokenizer=chosen, callbacks=watchers(quiet, plot), budget=budget,
                       team=team, **settings)
-    run_and_tell(trainer, json_path if leads else None, f"cllm train --out {out} --resume{named}",
+    run_and_tell(trainer, json_path if leads(team) else None, f"cllm train --out {out} --resume{named}",
                  f"cllm sample {out}{named}")
 
 

@@ -65,7 +65,7 @@ class Comparison:
 def compare(architecture: Architecture, strategies: Iterable, batch_size: int = 8, seq_len: int | None = None, steps: int = 3,
             rounds: int = 2, dtype: str = "float32", num_threads: int | None = None,
             text: str | os.PathLike | None = None, seed: int = 0, calibrate: bool = True,
-            compute: str = "float32") -> Comparison:
+            compute: str = "float32", groups: int | None = None, processes: int = 1, launcher: str | None = None) -> Comparison:
     """Train one model under several strategies and measure each, as ``cllm compare`` does.
 
     Every run is a fresh process. It finds classes of yours by their file or module: it loads that file up to the first
@@ -95,6 +95,12 @@ def compare(architecture: Architecture, strategies: Iterable, batch_size: int = 
         Measure this machine first where a budget has to be decided on and nothing is stored (some 20 s at most, kept).
     compute : {"float32", "bfloat16"}
         As of `Model`.
+    groups : int or None
+        As of `Executor`; None is as many as processes.
+    processes : int
+        Processes that share every run, started anew for it; needs the extra ``mpi``. `num_threads` are of each.
+    launcher : str or None
+        The command that starts them; None is "mpirun --bind-to none".
 
     Returns
     -------
@@ -114,7 +120,8 @@ def compare(architecture: Architecture, strategies: Iterable, batch_size: int = 
         raise ReachedComparison
     chosen = labelled(strategies)
     job = Job(checked_architecture("compare(architecture)", architecture), batch_size, seq_len, steps, dtype, num_threads,
-              None if text is None else os.fspath(text), seed, compute=compute)
+              None if text is None else os.fspath(text), seed, compute=compute, groups=processes if groups is None else groups,
+              processes=processes, launcher=launcher)
     rounds = checked_size("compare(rounds=...)", rounds)
     check_data(job)
     if calibrate:

@@ -8,6 +8,8 @@ from cllm.comparison.job import Job
 from cllm.comparison.runner import Runs, run_rounds
 from cllm.comparison.summary import summarise
 
+COUNTED = ("threads", "processes")
+
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
@@ -79,8 +81,8 @@ def report_of(experiments: Sequence[Experiment], done: Sequence[Runs], machine: 
     dict
         ``date``, ``command``, and where nothing is swept, all of `summarise`, with ``curve``, ``peers`` and
         ``predicted_from``. Else ``machine``, ``sweep`` (values by key), ``points`` (one such report for each point, with its
-        ``setting``), ``interrupted`` and ``problems``; where threads are swept, rows have ``speedup``, how many times as
-        fast a step is as on the first number of them.
+        ``setting``), ``interrupted`` and ``problems``; where threads or processes are swept, rows have ``speedup``, how many
+        times as fast a step is as on the first number of them.
     """
     reports = [{**summarise(runs, machine), "setting": one.setting, "curve": one.curve, "peers": one.peers,
                 "predicted_from": one.predicted_from} for one, runs in zip(experiments, done, strict=True)]
@@ -91,20 +93,39 @@ def report_of(experiments: Sequence[Experiment], done: Sequence[Runs], machine: 
                          for sentence in report[kind]] for kind in ("problems", "doubts"))
     for report in reports:
         del report["machine"]
-    if "threads" in swept:
-        _add_speedups(reports, swept["threads"][0])
+    counted = counted_in(swept)
+    if counted is not None:
+        _add_speedups(reports, swept[counted][0], counted)
+    problems += _differences(experiments, done)
     return {**asked, "machine": machine, "sweep": swept, "points": reports, "problems": problems, "doubts": doubts,
             "interrupted": any(runs.interrupted for runs in done)}
 
 
-def _add_speedups(points: list[dict], first: int) -> None:
-    """Fill in ``speedup`` of every row: None where it or that on `first` threads was not measured."""
+def counted_in(swept: Mapping) -> str | None:
+    """What is swept of what makes steps faster and changes no bit, the first of it."""
+    return next((key for key in COUNTED if key in swept), None)
+
+
+def _differences(experiments: Sequence[Experiment], done: Sequence[Runs]) -> list[str]:
+    """A sentence for points whose gradients differ, where threads and processes alone do."""
+    found: dict[str, dict[str, str]] = {}
+    for one, runs in zip(experiments, done, strict=True):
+        same = {key: value for key, value in one.setting.items() if key not in COUNTED} | {"groups": one.job.groups}
+        for run in runs.done:
+            if run.result is not None and run.result["exact"]:
+                found.setdefault(repr(same), {})[one.name] = run.result["grad_sha256"]
+    return [f"The gradients of {'; '.join(by_point)} differ; on any number of threads and processes they must be equal to the "
+            "last bit." for by_point in found.values() if len(set(by_point.values())) > 1]
+
+
+def _add_speedups(points: list[dict], first: int, counted: str) -> None:
+    """Fill in ``speedup`` of every row: None where it or that on the `first` number was not measured."""
     def medians(point: dict) -> dict[str, float]:
         return {row["strategy"]: row["step_seconds"]["median"] for row in point["rows"] if row["step_seconds"]}
 
     known = [(point["setting"], medians(point)) for point in points]
     for point, (setting, mine) in zip(points, known, strict=True):
-        base = next(found for other, found in known if other == {**setting, "threads": first})
+        base = next(found for other, found in known if other == {**setting, counted: first})
         for row in point["rows"]:
             name = row["strategy"]
             row["speedup"] = base[name] / mine[name] if name in base and name in mine else None

@@ -45,7 +45,7 @@ def inexact_strategies(job: Job, strategies: Mapping[str, object]) -> frozenset[
 def _is_exact(job: Job, strategy) -> bool:
     try:
         return plan(job.architecture, job.batch_size, job.seq_len, strategy, dtype=job.dtype, num_threads=job.threads,
-                    compute=job.compute).exact
+                    compute=job.compute, groups=job.groups, processes=job.processes).exact
     except Exception:  # a user's own strategy may raise anything
         return True
 

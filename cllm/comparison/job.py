@@ -37,6 +37,12 @@ class Job:
         Rate of AdamW.
     weights : str or None
         Where the weights are, of a model in other people's files, whose tokenizer reads the text; None draws them.
+    groups : int
+        As of `Executor`.
+    processes : int
+        That share the groups, started anew for every run; `threads` are of each.
+    launcher : str or None
+        The command that starts them, as of `cllm.distributed.launcher`.
 
     Raises
     ------
@@ -55,6 +61,9 @@ class Job:
     lr: float = 3e-4
     weights: str | None = None
     compute: str = "float32"
+    groups: int = 1
+    processes: int = 1
+    launcher: str | None = None
 
     def __post_init__(self):
         work, program = self.workload, self.architecture.program  # checks all that it is made of, and converts it
@@ -73,7 +82,8 @@ class Job:
     @property
     def workload(self) -> Workload:
         """What the planner plans for."""
-        return Workload(self.batch_size, self.seq_len, self.dtype, "adamw", self.threads)
+        return Workload(self.batch_size, self.seq_len, self.dtype, "adamw", self.threads, groups=self.groups,
+                        processes=self.processes)
 
     @property
     def used(self) -> Used:

@@ -78,8 +78,11 @@ def caption(report: dict) -> str:
     model = report.get("model") or architecture_of(report).describe()
     time = "" if job["seq_len"] is None else f" × {job['seq_len']}"
     products = ", products in bfloat16" if job.get("compute") == "bfloat16" else ""
-    return (f"{model}; batch {job['batch_size']}{time}, {job['dtype']}{products}, {threads} thread{'s' * (threads > 1)}; "
-            f"{machine['cpu']}")
+    groups, processes = job.get("groups", 1), job.get("processes", 1)
+    cut = f" in {groups} groups" if groups > 1 else ""
+    apart = f"{processes} processes of " if processes > 1 else ""
+    return (f"{model}; batch {job['batch_size']}{time}{cut}, {job['dtype']}{products}, {apart}{threads} "
+            f"thread{'s' * (threads > 1)}; {machine['cpu']}")
 
 
 def caption_of_all(points: list[dict]) -> str:

@@ -1,10 +1,11 @@
 """A report as text: a table of strategies, and one of gradient errors by parameter."""
 
 import io
+from statistics import median
 
 from rich.console import Console
 
-from cllm.comparison.experiment import points_of, setting_name
+from cllm.comparison.experiment import counted_in, points_of, setting_name
 from cllm.comparison.picture import caption, rate_word
 from cllm.comparison.tables import console, megabytes, seconds, table
 
@@ -22,19 +23,20 @@ def print_report(report: dict, by_parameter: bool, out: Console) -> None:
         _print_rows(point, out)
         if by_parameter:
             _print_parameters(point, out)
-    if "threads" in report.get("sweep", ()):
-        _print_scaling(report, out)
+    counted = counted_in(report.get("sweep", {}))
+    if counted is not None:
+        _print_scaling(report, counted, out)
 
 
-def _print_scaling(report: dict, out: Console) -> None:
-    """Speed-up by number of threads, and what share that is of what so many more could gain."""
-    points, first = report["points"], report["sweep"]["threads"][0]
+def _print_scaling(report: dict, counted: str, out: Console) -> None:
+    """Speed-up by number of threads or processes, and what share that is of what so many more could gain."""
+    points, first = report["points"], report["sweep"][counted][0]
     names = list(dict.fromkeys(row["strategy"] for point in points for row in point["rows"]))
-    title = f"Speed-up over {first} thread{'s' * (first > 1)}, and its share of as many times"
+    title = f"Speed-up over {counted}={first}, and its share of as many times"
     shown = table("setting", *(f"{name}: speed-up" for name in names), title=title)
     for point in points:
         gained = {row["strategy"]: row["speedup"] for row in point["rows"]}
-        more = point["setting"]["threads"] / first
+        more = point["setting"][counted] / first
         shown.add_row(setting_name(point["setting"]), *(
             "-" if gained.get(name) is None else f"{gained[name]:.2f} ({gained[name] / more:.0%})" for name in names))
     out.print(shown)
@@ -48,11 +50,12 @@ def titled(point: dict) -> str:
 def _print_rows(point: dict, out: Console) -> None:
     inexact = any(row["exact"] is False for row in point["rows"])
     errors = ("gradient error", "cosine") if inexact else ()
+    shared = ("messages MB", "slowest") if point["job"].get("processes", 1) > 1 else ()
     shown = table("strategy", "step min", "median", "max", rate_word(point), "vs cache", "arena MB", "total MB", "peak MB",
-                  "last loss", "gradient digest", *errors, title=titled(point))
+                  "last loss", "gradient digest", *errors, *shared, title=titled(point))
     for row in point["rows"]:
         if row["step_seconds"] is None:
-            shown.add_row(row["strategy"], "failed", *["-"] * (9 + len(errors)))
+            shown.add_row(row["strategy"], "failed", *["-"] * (9 + len(errors) + len(shared)))
             continue
         step, slowdown = row["step_seconds"], row["slowdown_vs_cache"]
         shown.add_row(
@@ -60,7 +63,7 @@ def _print_rows(point: dict, out: Console) -> None:
             f"{row['tokens_per_second']:,.0f}", "-" if slowdown is None else f"{slowdown:.2f}",
             megabytes(row["arena_bytes"]), megabytes(row["total_bytes"]), megabytes(row["rss_peak_bytes"]),
             f"{row['losses'][-1]:.4f}", row["grad_sha256"][:12] + ("" if row["exact"] else " (inexact)"),
-            *(_errors(row) if inexact else ()))
+            *(_errors(row) if inexact else ()), *(shares(row) if shared else ()))
     out.print(shown)
     exact = [row for row in point["rows"] if row["exact"]]
     if len(exact) > 1 and len({row["grad_sha256"] for row in exact}) == 1:
@@ -74,6 +77,12 @@ def _errors(row: dict) -> tuple[str, str]:
         return "0", "1"
     found = row["gradient_error"]
     return ("-", "-") if found is None else (error_text(found["relative_error"]), cosine_text(found["cosine"]))
+
+
+def shares(row: dict) -> tuple[str, str]:
+    """What a process is sent in a step; and the one whose own work takes longest, over the median of all."""
+    own = row["process_seconds"]
+    return megabytes(row["message_bytes"]), f"{own.index(max(own))} ({max(own) / median(own):.2f})"
 
 
 def _print_parameters(point: dict, out: Console) -> None:

@@ -6,17 +6,22 @@ makes the peak of one strategy independent of what ran before it.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cllm.comparison.first_gradients import FirstGradients
 from cllm.comparison.job import Job
 from cllm.comparison.parcel import pack
+from cllm.distributed import launcher
+
+PATIENCE = 10.0  # seconds in which a process, or the launcher of several, that is told to end ends
+WORKER = [sys.executable, "-P", "-m", "cllm.comparison.worker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,10 @@ def run_rounds(job: Job, strategies: Mapping[str, object], rounds: int, on_step:
     Raises
     ------
     ConfigError
-        When the model or a strategy cannot travel to another process; nothing has run then.
+        When the model or a strategy cannot travel to another process, or there is nothing that starts several; nothing has run
+        then.
     """
-    runs = Runs(job, dict(strategies))
+    runs, command = Runs(job, dict(strategies)), command_of(job)
     packed = pack("the model", job)
     parcels = {label: {"job": packed, "strategy": pack(label, strategy)} for label, strategy in strategies.items()}
     failed: set[str] = set()
@@ -78,7 +84,7 @@ def run_rounds(job: Job, strategies: Mapping[str, object], rounds: int, on_step:
                     if label in failed:
                         continue
                     file = gradients.file_for(label)
-                    run = run_once(parcel, label, number, on_step, file)
+                    run = run_once(parcel, label, number, on_step, file, command)
                     runs.done.append(run)
                     if run.error is not None:
                         failed.add(label)
@@ -91,8 +97,8 @@ def run_rounds(job: Job, strategies: Mapping[str, object], rounds: int, on_step:
 
 
 def run_once(parcel: dict[str, str], label: str, number: int, on_step: Callable[[str, int, int], None],
-             gradients: Path | None = None) -> Run:
-    """One fresh process.
+             gradients: Path | None = None, command: Sequence[str] = WORKER) -> Run:
+    """One fresh process, or several that share the run.
 
     Parameters
     ----------
@@ -102,11 +108,13 @@ def run_once(parcel: dict[str, str], label: str, number: int, on_step: Callable[
         As of `run_rounds`.
     gradients : Path or None
         Where the first gradients are wanted.
+    command : sequence of str
+        See `command_of`.
     """
     result = error = None
     with tempfile.TemporaryFile("w+", errors="replace") as complaints:
         # A session of its own: Ctrl-C reaches this process alone, which then ends the other.
-        worker = subprocess.Popen([sys.executable, "-P", "-m", "cllm.comparison.worker"], stdin=subprocess.PIPE,
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, stderr=complaints, text=True, env=_environment(),
                                   start_new_session=True)
         try:
@@ -114,15 +122,15 @@ def run_once(parcel: dict[str, str], label: str, number: int, on_step: Callable[
             _send(worker, {"path": [os.path.abspath(folder) for folder in sys.path], **parcel,
                            "gradients": None if gradients is None else str(gradients)})
             for line in worker.stdout:
+                if not line.startswith("{"):
+                    continue  # a launcher's own words
                 message = json.loads(line)
                 if "step" in message:
                     on_step(label, number, message["step"])
                 result, error = message.get("result"), message.get("error")
             worker.wait()
         finally:
-            if worker.poll() is None:
-                worker.kill()
-                worker.wait()
+            _end(worker)
             worker.stdout.close()
         if result is None and error is None:
             complaints.seek(0)
@@ -130,10 +138,32 @@ def run_once(parcel: dict[str, str], label: str, number: int, on_step: Callable[
     return Run(label, number, result, error)
 
 
+def command_of(job: Job) -> list[str]:
+    """The command of a run.
+
+    Raises
+    ------
+    ConfigError
+        When it takes a launcher, and there is none.
+    """
+    return [*launcher(job.launcher), "-n", str(job.processes), *WORKER] if job.processes > 1 else WORKER
+
+
+def _end(worker: subprocess.Popen) -> None:
+    """End a run that is under way: in peace, so that a launcher takes with it what it has started."""
+    if worker.poll() is None:
+        worker.terminate()
+        try:
+            worker.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
 def _send(worker: subprocess.Popen, request: dict) -> None:
     try:
         with worker.stdin as stdin:
-            json.dump(request, stdin)
+            stdin.write(json.dumps(request) + "\n")
     except BrokenPipeError:
         pass  # it is already dead; its end is reported from its return code
 
@@ -148,9 +178,21 @@ def _environment() -> dict[str, str]:
 
 
 def _cause_of_death(code: int, complaints: str) -> str:
-    if code == -signal.SIGKILL:
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # of a launcher, whose process was
         return "killed by the system, most likely because memory ran out. Choose a strategy that keeps less."
     if code < 0:
         return f"ended by {signal.Signals(-code).name}. This is a defect; please report it."
-    last = complaints.strip().splitlines()[-1:] or ["no message"]
-    return f"ended with code {code}: {last[0]}"
+    return f"ended with code {code}: {_last_words(complaints)}"
+
+
+def _last_words(complaints: str) -> str:
+    """The reason among what was written: what one of several processes says of itself, what their launcher says between lines
+    of dashes, or else the last line."""
+    lines = complaints.strip().splitlines()
+    of_one = [line for line in lines if line.startswith("Error: process ")]
+    _, *between = (text.strip() for text in re.split(r"^-{20,}$", complaints, flags=re.MULTILINE))
+    if of_one:
+        return of_one[0].removeprefix("Error: ")
+    if between and between[0]:
+        return " ".join(between[0].split("\n\n")[0].split())
+    return lines[-1] if lines else "no message"

@@ -7,7 +7,7 @@ from cllm.comparison.runner import Run, Runs
 from cllm.planner.load import is_loaded, load_in_words
 
 # What a plan decides: the same in every round.
-DECIDED = ("predicted_step_seconds", "arena_bytes", "high_water_bytes", "total_bytes", "plan", "timeline")
+DECIDED = ("predicted_step_seconds", "arena_bytes", "high_water_bytes", "total_bytes", "message_bytes", "plan", "timeline")
 FACTOR = 2  # between what was predicted and measured: beyond it one of the two is wrong
 SPREAD = 3  # of the slowest over the quickest step of a strategy: something else was running
 
@@ -23,7 +23,8 @@ def summarise(runs: Runs, machine: dict) -> dict:
         ``gradient_error`` is None for an exact strategy, and where no exact one ran beside it), ``interrupted``,
         ``problems``, a list of sentences that is empty when all is well, and ``doubts``, another of what speaks against the
         seconds: they fail nothing, but a reader should know. ``tokens_per_second`` counts sequences where there are no time
-        steps.
+        steps. Of several processes, bytes are those of each, ``message_bytes`` those that one is sent in a step,
+        ``step_seconds`` of the slowest, and ``process_seconds`` the own work of each up to the loss, without waiting.
     """
     rows = [_row(strategy, [run for run in runs.done if run.strategy == strategy], runs)
             for strategy in runs.strategies]
@@ -45,6 +46,7 @@ def _row(strategy: str, runs: list[Run], whole: Runs) -> dict:
         "step_seconds": None, "tokens_per_second": None, "slowdown_vs_cache": None, "predicted_step_seconds": None,
         "arena_bytes": None, "high_water_bytes": None, "total_bytes": None, "rss_peak_bytes": None,
         "rss_start_bytes": None, "losses": [], "grad_sha256": None, "gradient_error": None, "plan": None, "timeline": None,
+        "message_bytes": None, "process_seconds": [], "crowded": [],
     }
     if not results:
         return row
@@ -57,6 +59,8 @@ def _row(strategy: str, runs: list[Run], whole: Runs) -> dict:
     row["tokens_per_second"] = whole.job.workload.rows() / row["step_seconds"]["median"]
     row["rss_peak_bytes"], row["rss_start_bytes"] = highest["rss_peak_bytes"], highest["rss_start_bytes"]
     row["gradient_error"] = whole.gradient_errors.get(strategy)
+    row["process_seconds"] = [median(of_one) for of_one in zip(*(result["process_seconds"] for result in results), strict=True)]
+    row["crowded"] = first["crowded"]
     return row
 
 
@@ -71,6 +75,7 @@ def _doubts(rows: list[dict], machine: dict) -> list[str]:
     load = (machine.get("load_average") or [None])[0]
     found = [f"The machine had {load_in_words(load)} when the comparison began: its seconds are those of a busy machine."] \
         if is_loaded(load) else []
+    found += dict.fromkeys(sentence for row in rows for sentence in row["crowded"])
     for row in rows:
         step, predicted = row["step_seconds"], row["predicted_step_seconds"]
         if step and predicted and not 1 / FACTOR <= step["median"] / predicted <= FACTOR:

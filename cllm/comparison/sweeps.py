@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cllm.comparison.experiment import setting_name
+from cllm.comparison.experiment import COUNTED, counted_in, setting_name
 from cllm.comparison.picture import MEGABYTES, WIDTH, check_picture
 
 # Colour-blind safe (Okabe and Ito), told apart by mark as well.
@@ -29,13 +29,13 @@ QUANTITIES = (
 )
 
 
-SPEEDUP = Quantity("Speed-up", "times as fast as on the first number of threads", 1.0, lambda row: row.get("speedup"),
+SPEEDUP = Quantity("Speed-up", "times as fast as on the first number", 1.0, lambda row: row.get("speedup"),
                    lambda row: None)
 
 
 def quantities_of(points: list[dict]) -> tuple[Quantity, ...]:
-    """What is followed through a sweep: where threads are swept, the speed-up, too."""
-    return (*QUANTITIES, SPEEDUP) if "threads" in points[0]["setting"] else QUANTITIES
+    """What is followed through a sweep: where threads or processes are swept, the speed-up, too."""
+    return QUANTITIES if counted_in(points[0]["setting"]) is None else (*QUANTITIES, SPEEDUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def draw_sweep(points: list[dict], path: Path, caption: str = "") -> None:
             for values, dash, label in ((line.predicted, "--", None), (line.measured, "-", line.strategy)):
                 axis.plot(places, [float("nan") if v is None else v for v in values], linestyle=dash, marker=mark,
                           color=colour, markerfacecolor=colour if label else "none", label=label)
-        if quantity is SPEEDUP and name == "threads":
+        if quantity is SPEEDUP and name in COUNTED:
             axis.plot(places, [place / places[0] for place in places], color="#999999", linewidth=1, label="ideal")
         axis.set_title(quantity.title, fontsize=11)
         axis.set_ylabel(quantity.unit)

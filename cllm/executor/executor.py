@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cllm import _kernels as kernels
-from cllm._build_info import DEBUG
+from cllm._build_info import DEBUG, VERSION
 from cllm.arrays import digest_of
 from cllm.checks import LARGEST_SEED, checked_flag, checked_size
 from cllm.dispatch import arithmetic
@@ -244,6 +244,16 @@ class Executor:
         """Norm of all gradients in the last `train_step`, before they were clipped."""
         return self._updating.norm
 
+    @property
+    def process_seconds(self) -> list[float]:
+        """Of the last batch, from its begin to its loss: the own work of each process, without waiting for others."""
+        return list(self._groups.seconds)
+
+    @property
+    def received_bytes(self) -> int:
+        """Of gradients and parameters that other processes have sent to this one so far."""
+        return self._groups.received_bytes
+
     def timed_step(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, **feeds: ArrayLike) -> np.ndarray:
         """`loss_and_grad`, with the seconds of every operation, in the order of ``schedule.whole_step(schedule.ops)``.
 
@@ -267,6 +277,7 @@ class Executor:
         with self._turn(), kernels.Threads(self.workload.threads):
             self._model.torn.refuse()
             fed = {"tokens": tokens, "targets": targets, **feeds}
+            self._groups.watch.begin()
             count = self._groups.together("loss", lambda: self._feeds.take(fed), self._mark)
             loss = self._forward.loss() / count
             check_loss("loss", loss, self._model, self._forward, self._groups, DIVERGED)
@@ -327,6 +338,7 @@ class Executor:
 
     def _take(self, feeds: dict, num_targets: int | None) -> None:
         """Check and copy a batch, and make all ready for a step."""
+        self._groups.watch.begin()
         self._divisor = self._groups.together("step", lambda: self._feeds.take(feeds, num_targets), self._mark)
         if self._spill is not None:
             self._spill.begin()
@@ -340,7 +352,7 @@ class Executor:
             return step
         self._marked = True
         work = self.workload
-        return {"kernels fuse": arithmetic()["fuses"], "model": self.program.digest,
+        return {"version": VERSION, "kernels fuse": arithmetic()["fuses"], "model": self.program.digest,
                 "weights": digest_of(self._model.parameters), "batch_size": work.batch, "seq_len": work.time,
                 "dtype": work.dtype, "groups": work.groups, "plan": str(self.plan.to_dict()), "seed": self._seed, **step}
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from cllm import _kernels as kernels
 from cllm.errors import CllmError, ConfigError, NonFiniteError
+from cllm.executor.stopwatch import Stopwatch
 from cllm.program.shards import cuts, part_of
 from cllm.program.workload import Workload
 
 TOLD = "told in all processes"
-PIECE = 1 << 20  # elements that are sent at a time when arrays are put together
+PIECE_BYTES = 4 << 20  # that are sent at a time when arrays are put together
 
 
 class Team(Protocol):
@@ -61,6 +62,12 @@ class Groups:
         Numbers of the groups of this process.
     shared : bool
         Whether there are other processes.
+    watch : Stopwatch
+        Begun with a batch.
+    seconds : list of float
+        Of the last batch, up to its loss: each process's own work, without waiting for the others.
+    received_bytes : int
+        Of arrays that came from other processes, so far.
     """
 
     def __init__(self, workload: Workload, team: Team | None = None):
@@ -68,18 +75,23 @@ class Groups:
         rank = 0 if team is None else team.rank
         self.own = range(rank * workload.own_groups, (rank + 1) * workload.own_groups)
         self.shared = workload.processes > 1
+        self.seconds: list[float] = []
+        self.received_bytes = 0
+        self.watch = Stopwatch()
 
     def tell(self, value) -> list:
         """As of `Team`."""
-        return self._team.tell(value) if self.shared else [value]
+        return self.watch.waits(self._team.tell, value) if self.shared else [value]
 
     def together(self, where: str, call: Callable[[], Any], mark: Callable[[], Mapping] = dict) -> Any:
         """As the function of that name."""
-        return together(self._team if self.shared else None, where, call, mark)
+        return together(self if self.shared else None, where, call, mark)
 
     def total(self, sums: Sequence[float]) -> float:
         """The sum over all groups of what is given for each of this process, in the order of a binary tree."""
-        level = [value for some in self.tell(list(sums)) for value in some]
+        told = self.tell((list(sums), self.watch.seconds))
+        self.seconds = [seconds for _, seconds in told]
+        level = [value for some, _ in told for value in some]
         while len(level) > 1:
             level = [a + b for a, b in zip(level[::2], level[1::2], strict=True)]
         return level[0]
@@ -89,9 +101,9 @@ class Groups:
         return [of for _, of in sorted(zip((part_of(rank, len(of_ranks)) for rank in range(len(of_ranks))), of_ranks,
                                            strict=True), key=lambda pair: pair[0])]
 
-    def part(self, size: int) -> tuple[int, int]:
-        """The elements of an array of so many that this process updates, as (start, stop)."""
-        return self._bounds(size)[self._team.rank] if self.shared else (0, size)
+    def part(self, size: int, per: int = 1) -> tuple[int, int]:
+        """The elements of an array of so many that are this process's, as (start, stop); `per` as of `cuts`."""
+        return self._bounds(size, per)[self._team.rank] if self.shared else (0, size)
 
     def reduce(self, flat: np.ndarray, message: np.ndarray) -> None:
         """Leave in this process's part of an array of one axis the sum over all processes, in the order of a binary tree; the
@@ -106,39 +118,43 @@ class Groups:
             for done in range(0, max(stop - start, last - first), message.size):
                 mine = flat[min(last, first + done):min(last, first + done + message.size)]
                 sums = flat[min(stop, start + done):min(stop, start + done + message.size)]
-                self._team.swap(mine, message[:sums.size], rank ^ 1 << level)
+                self.watch.waits(self._team.swap, mine, message[:sums.size], rank ^ 1 << level)
+                self.received_bytes += sums.nbytes
                 kernels.add_in_place(message[:sums.size], y=sums)
             low, high = kept
 
     def spread(self, array: np.ndarray) -> None:
         """Write into an array what each process has in its part of it."""
-        self._team.spread(array.reshape(-1), self._bounds(array.size))
+        start, stop = self.part(array.size)
+        self.watch.waits(self._team.spread, array.reshape(-1), self._bounds(array.size))
+        self.received_bytes += (array.size - (stop - start)) * array.itemsize
 
-    def gathered(self, parts: Iterable[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
-        """Whole arrays, given this process's part and the size of each, piece by piece: in process 0. In others nothing, which
-        send what it asks for; all have to go to the end."""
-        room = None
-        for mine, size in parts:
+    def gathered(self, parts: Iterable[tuple[np.ndarray, int, int]]) -> Iterator[np.ndarray]:
+        """Whole arrays, given this process's part, the size, and what an element stands for of each (see `cuts`), piece by
+        piece: in process 0. In others nothing, which send what it asks for; all have to go to the end."""
+        room = np.empty(PIECE_BYTES if self._team.rank == 0 else 0, np.uint8)
+        for mine, size, per in parts:
+            most = PIECE_BYTES // mine.itemsize
             for rank in sorted(range(self._team.size), key=lambda rank: part_of(rank, self._team.size)):
-                start, stop = self._bounds(size)[rank]
-                for at in range(0, stop - start, PIECE):
-                    length = min(PIECE, stop - start - at)
+                start, stop = self._bounds(size, per)[rank]
+                for at in range(0, stop - start, most):
+                    length = min(most, stop - start - at)
                     if self._team.rank == rank == 0:
                         yield mine[at:at + length]
                     elif self._team.rank == rank:
                         self._team.send(mine[at:at + length], 0)
                     elif self._team.rank == 0:
-                        room = np.empty(PIECE, mine.dtype) if room is None else room
-                        self._team.receive(room[:length], rank)
-                        yield room[:length]
+                        piece = room[:length * mine.itemsize].view(mine.dtype)
+                        self._team.receive(piece, rank)
+                        yield piece
 
-    def _bounds(self, size: int) -> list[tuple[int, int]]:
+    def _bounds(self, size: int, per: int = 1) -> list[tuple[int, int]]:
         """The part of each process."""
-        bounds, processes = cuts(size, self._team.size), self._team.size
+        bounds, processes = cuts(size, self._team.size, per), self._team.size
         return [(bounds[number], bounds[number + 1]) for number in (part_of(rank, processes) for rank in range(processes))]
 
 
-def together(team: Team | None, where: str, call: Callable[[], Any], mark: Callable[[], Mapping] = dict) -> Any:
+def together(team: Team | Groups | None, where: str, call: Callable[[], Any], mark: Callable[[], Mapping] = dict) -> Any:
     """What `call` returns, if it raises nowhere, and if `mark` returns the same in all processes afterwards.
 
     Raises
@@ -150,19 +166,20 @@ def together(team: Team | None, where: str, call: Callable[[], Any], mark: Calla
         return call()
     try:
         made = call()
-        told = team.tell((None, mark()))
-    except CllmError as error:
-        team.tell((str(error), None))
+        marked = mark()
+    except Exception as error:  # whatever it is: the call may read files, or be the caller's own
+        team.tell((str(error) if isinstance(error, CllmError) else f"{type(error).__name__}: {error}", None))
         error.add_note(TOLD)
         raise
-    for rank, (failure, marked) in enumerate(told):
+    told = team.tell((None, marked))
+    for rank, (failure, of_rank) in enumerate(told):
         refused = None
         if failure is not None:
             refused = ConfigError(f"{where}, process {rank}", "must be as in the others", failure.rstrip("."),
                                   "See what that one lacks.")
-        elif marked != told[0][1]:
+        elif of_rank != told[0][1]:
             refused = ConfigError(where, "must be the same in all processes", f"another in process {rank} than in process 0: "
-                                  f"{_difference(marked, told[0][1])}", "Give all of them the same model, settings and data.")
+                                  f"{_difference(of_rank, told[0][1])}", "Give all of them the same model, settings and data.")
         if refused is not None:
             refused.add_note(TOLD)
             raise refused

@@ -130,7 +130,7 @@ class Optimizer(ABC):
         if self.states.move(checked_states(f"{type(self).__name__}.keep_states(where)", where)):
             self.__dict__.pop("_lists", None)
 
-    def share_states(self, processes: int, part: Callable[[int], tuple[int, int]]) -> None:
+    def share_states(self, processes: int, part: Callable[[int, int], tuple[int, int]]) -> None:
         """Keep this process's part of the state from now on, see `States.share`: steps are those of an executor then."""
         if self.states.share(processes, part):
             self.__dict__.pop("_lists", None)

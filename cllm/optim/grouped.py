@@ -103,7 +103,7 @@ class Grouped:
         for group in self.groups.values():
             group.keep_states(where)
 
-    def share_states(self, processes: int, part: Callable[[int], tuple[int, int]]) -> None:
+    def share_states(self, processes: int, part: Callable[[int, int], tuple[int, int]]) -> None:
         """Keep this process's part of all groups' states; as `Optimizer.share_states`."""
         for group in self.groups.values():
             group.share_states(processes, part)

@@ -10,7 +10,6 @@ from cllm.arrays import aligned_zeros
 from cllm.executor.spilling import SpillFile, StoredArray
 from cllm.models.model import Model
 from cllm.program.optimizer_states import Part
-from cllm.program.shards import largest
 from cllm.tensors import Shard, pieces_of
 
 MEMORY = "memory"
@@ -42,7 +41,7 @@ class States:
         self._model, self._names, self.parts = model, names, tuple(parts)
         self.where: str = MEMORY
         self.processes = 1
-        self._part: Callable[[int], tuple[int, int]] | None = None
+        self._part: Callable[[int, int], tuple[int, int]] | None = None
         self.file: SpillFile | None = None
         self._made: Arrays | None = None
 
@@ -63,8 +62,13 @@ class States:
         shape, dtype = self._form(name, number)
         if self._part is None:
             return aligned_zeros(shape, dtype)
-        start, stop = self._part(prod(shape))
-        return aligned_zeros((largest(prod(shape), self.processes),), dtype)[:stop - start]
+        mine, room = self._mine(name, number), self.parts[number].share(self._model.parameters[name].shape, self.processes)
+        return aligned_zeros((room,), dtype)[:mine.stop - mine.start]
+
+    def _mine(self, name: str, number: int) -> slice:
+        """This process's part of an array."""
+        part = self.parts[number]
+        return slice(*self._part(part.size(self._model.parameters[name].shape), part.per))
 
     def stored(self) -> Mapping[str, tuple[np.ndarray | StoredArray | Shard, ...]]:
         """The same as files hold them: those on disk are read and written by calls, so that an error of the disk is a
@@ -76,8 +80,8 @@ class States:
             return self.arrays()
         parts = {}
         for name, number in self._keys():
-            shape, _ = self._form(name, number)
-            parts[name, number] = Shard(self.arrays()[name][number], shape, self._part(prod(shape))[0])
+            start = self._mine(name, number).start
+            parts[name, number] = Shard(self.arrays()[name][number], self._form(name, number)[0], start, self.parts[number].per)
         return self._by_name(parts)
 
     def elements(self, name: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
@@ -87,23 +91,22 @@ class States:
             return arrays
         return tuple(array.reshape(-1)[part.cut(shape, start, stop)] for part, array in zip(self.parts, arrays, strict=True))
 
-    def share(self, processes: int, part: Callable[[int], tuple[int, int]]) -> bool:
+    def share(self, processes: int, part: Callable[[int, int], tuple[int, int]]) -> bool:
         """Keep this process's part of them from now on; whether they were whole.
 
         Parameters
         ----------
         processes : int
         part : callable
-            From the size of an array to (start, stop).
+            From the size of an array, and how many elements of a parameter each of its own stands for, to (start, stop).
         """
         if self._part is not None:
             return False
         whole, self._made = self._made, None
         self.processes, self._part = processes, part
         for name, arrays in (whole or {}).items():
-            start, stop = part(arrays[0].size) if arrays else (0, 0)
-            for mine, array in zip(self.arrays()[name], arrays, strict=True):
-                mine[...] = array.reshape(-1)[start:stop]
+            for number, array in enumerate(arrays):
+                self.arrays()[name][number][...] = array.reshape(-1)[self._mine(name, number)]
         return True
 
     @property

@@ -7,6 +7,8 @@ from math import prod
 
 import numpy as np
 
+from cllm.program.shards import largest
+
 CODE_BLOCK = 2048  # elements that share a scale (cllm/kernels/optimizer_8bit.pxi)
 ROWS, COLUMNS = "rows", "columns"
 
@@ -40,6 +42,11 @@ class Part:
     def size(self, parameter: Sequence[int]) -> int:
         """Elements."""
         return prod(self.shape(parameter))
+
+    def share(self, parameter: Sequence[int], processes: int) -> int:
+        """Elements that each of some processes has room for: all, or the largest part where they share them."""
+        size = self.size(parameter)
+        return size if processes == 1 else largest(size, processes, self.per)
 
     def bytes_of(self, count: int, dtype: str) -> int:
         """Bytes of so many elements, where parameters are of that dtype."""

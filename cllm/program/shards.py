@@ -1,17 +1,21 @@
 """Parts of an array for processes: whole chunks, as evenly as they go, the last chunk being what is left of the array."""
 
-CHUNK = 8192  # elements: SPAN of kernels/wide.pxi, by which kernels sum squares, so that no sum crosses a part
+# Elements: SPAN of kernels/wide.pxi, by which kernels sum squares, so that no sum crosses a part; and some CODE_BLOCKs, whose
+# elements share a scale, so that no block does.
+CHUNK = 8192
 
 
-def cuts(size: int, processes: int) -> list[int]:
-    """Where the parts of an array of `size` elements begin, and the last one ends."""
-    chunks = -(-size // CHUNK)
-    return [min(size, chunks * number // processes * CHUNK) for number in range(processes + 1)]
+def cuts(size: int, processes: int, per: int = 1) -> list[int]:
+    """Where the parts of an array of `size` elements begin, and the last one ends; each element stands for `per` of those that
+    are in a chunk."""
+    chunk = CHUNK // per
+    chunks = -(-size // chunk)
+    return [min(size, chunks * number // processes * chunk) for number in range(processes + 1)]
 
 
-def largest(size: int, processes: int) -> int:
+def largest(size: int, processes: int, per: int = 1) -> int:
     """Elements of the largest part: every process has room for so many, and plans of all are the same."""
-    bounds = cuts(size, processes)
+    bounds = cuts(size, processes, per)
     return max(stop - start for start, stop in zip(bounds, bounds[1:], strict=False))
 
 

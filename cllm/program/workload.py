@@ -76,10 +76,11 @@ class Workload:
                 raise ConfigError(name, f"must be a power of two that divides {of} = {whole}", str(value),
                                   f"Take fewer {name}, or another {'batch_size' if name == 'groups' else 'number of groups'}.")
             object.__setattr__(self, name, value)
-        apart = [kind for kind in kinds if any(part.per != 1 for part in OPTIMIZER_STATES[kind])]
+        apart = [kind for kind in kinds if any(isinstance(part.per, str) for part in OPTIMIZER_STATES[kind])]
         if self.processes > 1 and apart:
-            raise ConfigError("optimizer", "must keep arrays of their parameter's shape, where several processes share them",
-                              repr(self.optimizer), "Use adamw, adam, momentum or sgd.")
+            raise ConfigError("optimizer", "must keep no means of rows and columns where several processes share its "
+                              "states: they go over all of an array", repr(self.optimizer),
+                              "Use adamw, adamw8bit, adam, momentum or sgd, or one process.")
 
     @property
     def itemsize(self) -> int:

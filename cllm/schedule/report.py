@@ -10,7 +10,6 @@ from cllm.program.declare import HANDED
 from cllm.program.dims import elements
 from cllm.program.optimizer_states import state_parts
 from cllm.program.program import Program
-from cllm.program.shards import largest
 from cllm.program.workload import Workload
 from cllm.schedule.arena import Arena
 from cllm.schedule.operations import ITEMSIZES, Buffer, Schedule
@@ -28,7 +27,7 @@ def gradient_bytes(program: Program, workload: Workload) -> int:
 
 def optimizer_bytes(program: Program, workload: Workload) -> int:
     """Bytes of the state that the workload's optimizer keeps, in each process: of those that share it, the largest part."""
-    return sum(part.bytes_of(largest(part.size(program.parameters[name].shape), workload.processes), workload.dtype)
+    return sum(part.bytes_of(part.share(program.parameters[name].shape, workload.processes), workload.dtype)
                for name in program.trained for part in state_parts(workload.optimizer, name))
 
 

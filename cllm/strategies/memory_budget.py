@@ -181,7 +181,8 @@ class MemoryBudget:
         enough = self._processes(ledger, limit)
         ways = [] if enough is None else [f"{enough} processes"]
         ways += [f"allow {name!r}" for name in ALLOWED if name not in self.allow and name != "cache"]
-        ways += [f"allow {name!r} (with train_step)" for name in WHOLE_STEP[:2] if name not in self.allow]
+        whole = (("update_in_backward", ledger.whole.groups), ("spill_states", ledger.whole.processes))  # each of one alone
+        ways += [f"allow {name!r} (with train_step)" for name, count in whole if name not in self.allow and count == 1]
         if set(self.allow) & set(ON_DISK) and disk_for(self.allow, self.directory) is None:
             ways.append("name a directory on a disk (CLLM_SPILL_DIR)")
         ways += [f"allow {name!r} (not exact)" for name in INEXACT if name not in self.allow]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike
 
+from cllm._build_info import VERSION
 from cllm.dispatch import arithmetic
 from cllm.errors import ConfigError
 from cllm.executor.groups import Team, together
@@ -62,13 +63,14 @@ def begin(model: Model, text, tokenizer, data, eval_data, base, budget: MemoryBu
     if then is None and settings.hours is not None and "steps" in asked:
         raise ConfigError("train(steps=..., hours=...)", "must not both be given",
                           f"{settings.steps} and {settings.hours:g}", "Leave one of them out.")
-    if team is not None:
-        _refuse_apart(settings, text)
+    together(team, "run", lambda: _refuse_apart(settings, text) if team is not None else None,
+             lambda: alike(settings, model.program.digest, model.dtype) | {"step": None if state is None else state["step"]})
     model.trainable = settings.trainable
     refuse_untrained("train", model.program)
     model.compute = settings.compute
     s, budget = settings, budget or budget_of(settings)
-    source = drawn_or_text(model, text, tokenizer, data, eval_data, asked, None if then is None else then["data"])
+    source = together(team, "data", lambda: drawn_or_text(model, text, tokenizer, data, eval_data, asked,
+                                                          None if then is None else then["data"]))
     # before the optimizer makes its state, and once: what the model has is of the run's own
     budget = least_budget(team, None if budget is None else budget.read(model.held_bytes))
     optimizer = optimizer_named(s.optimizer, model, s.lr, s.betas, s.eps, s.weight_decay)
@@ -95,6 +97,13 @@ def begin(model: Model, text, tokenizer, data, eval_data, base, budget: MemoryBu
         keeper.restore(then)
         found.notes += _other_kernels(state.get("arithmetic")) + _changed_rate(then["settings"], settings, state["step"])
     return found
+
+
+def alike(settings: TrainSettings, model: str, dtype: str) -> dict:
+    """What processes have to begin with alike, before they have data: all but what no result depends on."""
+    free = ("threads", "strategy")
+    return {"version": VERSION, "model": model, "dtype": dtype,
+            **{name: value for name, value in settings.to_dict().items() if name not in free}}
 
 
 def _refuse_apart(settings: TrainSettings, text) -> None:

@@ -17,7 +17,8 @@ class Callback:
     A record is plain data with the key "event" beside "step", the steps taken so far:
 
     * step: loss, rate, grad_norm, seconds, tokens_per_second (None where other things are fed), examples_per_second (sequences,
-      pictures, ...), seconds_left, rss_bytes
+      pictures, ...), seconds_left, rss_bytes; where several processes train, slowest_process, the one whose own work takes
+      longest, and slowest_over_median, of the seconds of all
     * evaluation: val_loss (nats per token; None where it is not finite), perplexity and bits_per_byte (None where they mean
       nothing), best (so far), since_best (evaluations without a new best)
     * sample: text

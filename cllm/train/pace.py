@@ -40,3 +40,21 @@ def _seconds_of(call) -> float:
         call()
         spent.append(perf_counter() - began)
     return median(spent)
+
+
+def smoothed(before: float, now: float) -> float:
+    """A mean that forgets, of what was before and what is now; 0 is nothing before."""
+    return now if not before else 0.9 * before + 0.1 * now
+
+
+class Paces:
+    """Seconds of several processes' own work, and which of them all others wait for."""
+
+    def __init__(self):
+        self._means: list[float] = []
+
+    def seen(self, seconds: list[float]) -> dict:
+        """What a record of a step has of it: the process that takes longest, and how many times the median of all."""
+        self._means = [smoothed(*pair) for pair in zip(self._means or [0.0] * len(seconds), seconds, strict=True)]
+        longest = max(self._means)
+        return {"slowest_process": self._means.index(longest), "slowest_over_median": longest / median(self._means)}

@@ -105,7 +105,7 @@ def step_in_short(trainer, record: dict, room: int) -> str:
     of = "" if limit is None else f"/{limit / 1e6:,.0f}"
     words = ""
     for part in (f"{duration(record['seconds_left'])} left", f"loss {record['loss']:.4f}",
-                 speed_in_words(record), f"{trainer.executors.total_bytes / 1e6:,.0f}{of} MB",
+                 speed_in_words(record), *slowest_in_words(record, ""), f"{trainer.executors.total_bytes / 1e6:,.0f}{of} MB",
                  f"rate {record['rate']:.1e}", f"norm {record['grad_norm']:.2f}"):
         longer = f"{words} {part}".lstrip()
         if len(longer) > room:
@@ -120,7 +120,7 @@ def in_words(trainer, record: dict) -> str:
     if record["event"] == "step":
         return head + "  ".join((
             f"loss {record['loss']:.4f}", f"rate {record['rate']:.2e}", f"norm {record['grad_norm']:.2f}",
-            speed_in_words(record), memory_in_words(trainer, record["rss_bytes"]),
+            speed_in_words(record), *slowest_in_words(record), memory_in_words(trainer, record["rss_bytes"]),
             f"left {duration(record['seconds_left'])}"))
     if record["event"] == "evaluation":
         return head + evaluation_in_words(trainer, record)
@@ -154,6 +154,12 @@ def speed_in_words(record: dict) -> str:
     """Tokens a second, or sequences of a model that is fed something else."""
     tokens = record["tokens_per_second"]
     return f"{record['examples_per_second']:,.0f} /s" if tokens is None else f"{tokens:,.0f} tok/s"
+
+
+def slowest_in_words(record: dict, of: str = " of the median") -> list[str]:
+    """Of several processes, the one that the others wait for."""
+    return [] if "slowest_process" not in record else [
+        f"slowest process {record['slowest_process']} ({record['slowest_over_median']:.2f}{of})"]
 
 
 def number(value: float) -> str:

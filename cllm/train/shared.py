@@ -52,7 +52,7 @@ def write_together(team: Team | None, optimizer, write: Callable[[object], Path]
     if team is None:
         return write(optimizer)
     groups = Groups(Workload(team.size, None, groups=team.size, processes=team.size), team)
-    pieces = groups.gathered([(part.mine, prod(part.shape)) for part in optimizer.stored().values()])
+    pieces = groups.gathered([(part.mine, prod(part.shape), part.per) for part in optimizer.stored().values()])
     path = failure = None
     try:
         if team.rank == 0:

@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 
-from cllm._build_info import VERSION
 from cllm.checks import checked_size, shown
 from cllm.errors import CllmError, ConfigError, NonFiniteError, SnapshotError
 from cllm.executor.groups import Team, is_told, together
@@ -18,6 +17,8 @@ from cllm.models.model import Model
 from cllm.sampling import stream_text
 from cllm.snapshot import base_names, load_snapshot, step_of
 from cllm.strategies import MemoryBudget
+from cllm.threads.counts import checked_threads
+from cllm.threads.crowding import crowded
 from cllm.tokenizer import BPETokenizer, ByteTokenizer
 from cllm.train.beginning import begin
 from cllm.train.callbacks import Callback, MetricsFile
@@ -25,6 +26,7 @@ from cllm.train.evaluation import Validation
 from cllm.train.executors import shape_of
 from cllm.train.guard import beginning_in, on_interrupt, only_run_in
 from cllm.train.keeper import Keeper
+from cllm.train.pace import Paces, smoothed
 from cllm.train.result import TrainResult
 from cllm.train.shared import write_together
 from cllm.train.step import Batch, Call, checked_batches, clip, first_nonfinite, targets_in
@@ -103,7 +105,7 @@ class Trainer:
         self.keeper = Keeper(self.out)
         self._stopping = self._running = False
         self._failure: Exception | None = None
-        self._bad_in_a_row, self._pace = 0, 0.0  # the pace: seconds of a step, smoothed
+        self._bad_in_a_row, self._pace, self._paces = 0, 0.0, Paces()  # the pace: seconds of a step, smoothed
         self._torn_at: dict[int, NonFiniteError] = {}  # steps that were broken off when parameters had moved: bad ones
         self._losses_at: dict[int, int] = {}  # of the steps of snapshots: losses so far
         settings |= {} if num_threads is None else {"threads": num_threads}
@@ -114,10 +116,13 @@ class Trainer:
                                     f"snapshots up to {self.keeper.latest.name}",
                                     "Resume that run, or choose another directory.")
             found = begin(model, text, tokenizer, data, eval_data, base, budget, settings, self.keeper, state, self._team)
-            together(self._team, "run", lambda: None, lambda: self._mark(found, state))
+            together(self._team, "run", lambda: None, lambda: {"out": str(self.out),
+                                                               "data": found.source.describe().get("sha256")})
         self.settings, self.source = found.settings, found.source
         self.optimizer, self.executors = found.optimizer, found.executors
         self.notes, self.rate = found.notes, found.settings.rates()
+        if self._team is not None:
+            self.notes += crowded(self._team, checked_threads(self.settings.threads))
         if state is not None:
             self.step, then = state["step"], state["training"]
             self.val_loss, self._bad_in_a_row = then["val_loss"], then["bad_in_a_row"]
@@ -209,12 +214,13 @@ class Trainer:
         seconds = perf_counter() - began
         self.step, self._bad_in_a_row = self.step + 1, 0
         self.losses.append(loss)
-        self._pace = seconds if not self._pace else 0.9 * self._pace + 0.1 * seconds
+        self._pace = smoothed(self._pace, seconds)
+        apart = {} if self._team is None else self._paces.seen(self.executors.of(*shapes[0]).process_seconds)
         self._tell("step", loss=loss, rate=rate, grad_norm=norm, seconds=seconds,
                    tokens_per_second=None if targets is None else targets / seconds,
                    examples_per_second=sum(batch for batch, *_ in shapes) / seconds,
                    seconds_left=(self.settings.steps - self.step) * self._pace,
-                   rss_bytes=psutil.Process().memory_info().rss)
+                   rss_bytes=psutil.Process().memory_info().rss, **apart)
         return loss
 
     def _one_call(self, shape: tuple[int, int | None], call: Mapping) -> tuple[float, float]:
@@ -308,7 +314,7 @@ class Trainer:
         """Bytes of one snapshot, but for some kilobytes."""
         left = set() if self.keeper.base is None else set(base_names(self.model))
         parameters = sum(a.size * a.dtype.itemsize for name, a in self.model.parameters.items() if name not in left)
-        return parameters + sum(a.nbytes for a in self.optimizer.arrays().values())
+        return parameters + sum(a.nbytes for a in self.optimizer.stored().values())
 
     @property
     def disk_bytes(self) -> int:
@@ -335,13 +341,6 @@ class Trainer:
         if self._team is not None:
             self._stopping = any(self._team.tell(self._stopping))
         return self._stopping
-
-    def _mark(self, found, state: dict | None) -> dict:
-        """What processes have to begin with alike, besides what their executors compare."""
-        free = {name for name in ("threads", "strategy")}
-        settings = {name: value for name, value in found.settings.to_dict().items() if name not in free}
-        return {"version": VERSION, "data": found.source.describe().get("sha256"), "out": None if self.out is None else
-                str(self.out), "step": None if state is None else state["step"], **settings}
 
     def _survived_step(self) -> bool:
         """Take the next step. One that fails for another reason than its numbers ends the run, after a snapshot."""

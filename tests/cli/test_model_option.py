@@ -97,7 +97,7 @@ def test_what_the_model_has_not_is_refused(command, arguments, word, code):
 
 
 @pytest.mark.parametrize("text, word", [
-    ("D=1,2", "one of the keys C, batch_size, compute, dtype, layers"), ("C=1,x", "C=...: must be a value"),
+    ("D=1,2", "one of the keys C, batch_size, compute, dtype, groups, layers"), ("C=1,x", "C=...: must be a value"),
     ("preset=tiny,small", "one of the keys"), ("C=1,1", "twice")])
 def test_what_cannot_be_swept_is_a_usage_error(text, word):
     assert word in run("compare", *TEXT, "--sweep", text, code=2).stderr

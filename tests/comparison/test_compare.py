@@ -82,7 +82,7 @@ def not_run(monkeypatch):
     """Processes that are not started; what would be is listed."""
     asked = []
 
-    def run_once(parcel, label, number, on_step, gradients):
+    def run_once(parcel, label, number, on_step, gradients, command):
         asked.append((label, unpack(parcel["job"]), unpack(parcel["strategy"])))
         return runner.Run(label, number, None, "not run")
 

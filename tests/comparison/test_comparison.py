@@ -32,6 +32,7 @@ def ignore(*_arguments):
 def result(**changes):
     """What a worker returns, made up."""
     return {"exact": True, "step_seconds": [0.3, 0.1, 0.2], "predicted_step_seconds": 0.15, "arena_bytes": 640,
+            "process_seconds": [0.1], "message_bytes": 0, "crowded": [],
             "high_water_bytes": 640, "total_bytes": 1000, "rss_peak_bytes": 5000, "rss_start_bytes": 3000,
             "losses": [2.0, 1.0], "grad_sha256": "ab" * 32, "plan": {}, "timeline": {}, **changes}
 

@@ -39,6 +39,7 @@ def a_run(strategy, job=JOB):
     _, memory = ledger.build(made)
     return Run(strategy, 0, {
         "exact": made.exact, "step_seconds": [0.1 * len(strategy), 0.3], "predicted_step_seconds": made.predicted_seconds,
+        "process_seconds": [0.1], "message_bytes": 0, "crowded": [],
         "arena_bytes": memory.arena_bytes, "high_water_bytes": memory.arena_bytes, "total_bytes": memory.total_bytes,
         "rss_peak_bytes": 10_000_000 + memory.total_bytes, "rss_start_bytes": 10_000_000, "losses": [3.0, 2.0],
         "grad_sha256": ("ab" if made.exact else "cd") * 32, "plan": describe_plan(made, memory, program),

@@ -43,7 +43,7 @@ def quick(monkeypatch):
     """Runs as if they had happened: what was asked for is listed, and strategies fail or interrupt as the test says."""
     asked, fate = [], {}
 
-    def run_once(parcel, strategy, number, on_step, gradients):
+    def run_once(parcel, strategy, number, on_step, gradients, command):
         job = unpack(parcel["job"])
         asked.append((job, strategy, number))
         if fate.get(strategy) == "interrupt" or fate.get((job.seq_len, strategy)) == "interrupt":
@@ -56,6 +56,7 @@ def quick(monkeypatch):
         program = program_of(job.architecture)
         return Run(strategy, number, {
             "exact": True, "step_seconds": [0.2, 0.1, 0.3], "predicted_step_seconds": made.predicted_seconds,
+            "process_seconds": [0.1], "message_bytes": 0, "crowded": [],
             "arena_bytes": memory.arena_bytes, "high_water_bytes": memory.arena_bytes, "total_bytes": memory.total_bytes,
             "rss_peak_bytes": 9_000_000 + memory.total_bytes, "rss_start_bytes": 8_000_000, "losses": [2.0, 1.0],
             "grad_sha256": f"{job.seq_len:064x}", "plan": describe_plan(made, memory, program),
@@ -441,7 +442,7 @@ def test_speedups_are_against_the_first_number_of_threads_at_the_same_other_sett
         return {"setting": {"threads": threads, "seq_len": seq_len}, "rows": rows}
 
     points = [point(2, 8, (4.0, None)), point(2, 16, (6.0, 1.0)), point(8, 8, (1.0, 1.0)), point(8, 16, (2.0, None))]
-    experiments._add_speedups(points, 2)
+    experiments._add_speedups(points, 2, "threads")
     assert [[row["speedup"] for row in one["rows"]] for one in points] == [[1, None], [1, 1], [4, None], [3, None]]
 
 

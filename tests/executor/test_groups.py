@@ -3,6 +3,8 @@ of gradients and states, and what goes wrong in one goes wrong in all, in the sa
 
 What MPI itself does is in tests/test_distributed.py.
 """
+import threading
+
 import numpy as np
 import oracle
 import pytest
@@ -13,14 +15,16 @@ from team import processes
 import cllm
 from cllm.errors import CllmError, ConfigError, NonFiniteError, OptimizerError
 from cllm.executor.groups import Groups
+from cllm.optim import optimizer_named
 from cllm.program import shards
+from cllm.program.optimizer_states import CODE_BLOCK
 from cllm.program.workload import Workload
 
 BATCH, SEED = 8, 5
 WIDE = cllm.ModelConfig(vocab_size=67, n_layers=2, d_model=96, n_heads=3, d_ff=400, max_seq_len=9, dropout=0.1)
 
 
-def steps(name, groups, team=None, whole=True, spoil=None, micro=None):
+def steps(name, groups, team=None, whole=True, spoil=None, micro=None, optimizer="adamw"):
     """Losses, norms, weights, and states by name, of three clipped steps; gradients of the first."""
     if name == "wide":
         model, time, packed = cllm.GPT(WIDE, seed=1), 9, False
@@ -31,8 +35,8 @@ def steps(name, groups, team=None, whole=True, spoil=None, micro=None):
         model, time, packed = family.model(), family.time, family.packed
         feeds = [family.draw(step, BATCH) for step in range(3)]
     ex = cllm.Executor(model, BATCH, time, cllm.RecomputeAll(micro_batch=micro), num_threads=1, seed=SEED, packed=packed,
-                       groups=groups, team=team)
-    optimizer, seen = cllm.AdamW(model, lr=1e-2), []
+                       groups=groups, team=team, optimizer=optimizer)
+    optimizer, seen = optimizer_named(optimizer, model, 1e-2), []
     for step, fed in enumerate(feeds):
         if spoil:
             spoil(step, team, model, fed)
@@ -46,8 +50,9 @@ def steps(name, groups, team=None, whole=True, spoil=None, micro=None):
     if whole and team is not None:
         assert not model.has_gradients and ex.memory.gradient_bytes == 0
         held = sum(part.mine.base.nbytes for part in optimizer.stored().values())
-        largest = sum(2 * 4 * shards.largest(model.parameters[n].size, team.size) for n in model.program.trained)
-        assert ex.memory.optimizer_bytes == largest <= held < largest + 64 * 2 * len(model.program.trained) + 1
+        largest = [shards.largest(model.parameters[n].size, team.size) for n in model.program.trained]
+        planned = sum(8 * n if optimizer.kind == "adamw" else 2 * n + 8 * -(-n // CODE_BLOCK) for n in largest)
+        assert ex.memory.optimizer_bytes == planned <= held < planned + 64 * len(optimizer.stored()) + 1
     return {"seen": [*seen, ex.loss(**feeds[0])], "weights": dict(model.parameters)}
 
 
@@ -58,6 +63,15 @@ def test_any_number_of_processes_gives_the_bits_of_one(name):
         reference = steps(name, groups, whole=turn % 2 == 0)
         for found in processes(size, lambda team, g=groups, t=turn, m=micro: steps(name, g, team, t != 2, micro=m)):
             oracle.assert_same_bits(found, reference, f"{groups} groups, {size} processes: ")
+
+
+def test_states_in_a_byte_an_element_have_parts_too():
+    """Elements that share a scale are in one part."""
+    assert shards.CHUNK % CODE_BLOCK == 0
+    reference = steps("wide", 4, whole=False, optimizer="adamw8bit")
+    for size in (2, 4):
+        for found in processes(size, lambda team: steps("wide", 4, team, optimizer="adamw8bit")):
+            oracle.assert_same_bits(found, reference, f"{size} processes: ")
 
 
 def test_a_sum_over_processes_is_that_of_a_binary_tree():
@@ -78,6 +92,41 @@ def test_a_sum_over_processes_is_that_of_a_binary_tree():
             for found in processes(size, work):
                 np.testing.assert_array_equal(found, expected[0])
             assert size == 2 or length < 9 or (expected[0] != in_turn).any(), "the order would show"
+
+
+class Waits:
+    """A team of one of several processes, which waits ten seconds in every call, by a clock of its own."""
+
+    def __init__(self, team, clock):
+        self._team, self._clock, self.rank, self.size = team, clock, team.rank, team.size
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self._clock.now += 10
+            return getattr(self._team, name)(*arguments)
+
+        return call
+
+
+def test_own_work_is_told_from_waiting(monkeypatch):
+    clock = threading.local()
+    monkeypatch.setattr("cllm.executor.stopwatch.perf_counter", lambda: clock.now)
+
+    def work(team):
+        clock.now = 1000.0 * team.rank
+        groups = Groups(Workload(2, 1, groups=2, processes=2), Waits(team, clock))
+        for own in (1.0, 2.0):
+            groups.watch.begin()
+            groups.together("step", lambda: None)
+            clock.now += own + team.rank
+            array = np.ones(3 * shards.CHUNK, np.float32)
+            groups.reduce(array, np.empty(100, np.float32))
+            groups.spread(array)
+            groups.total([0.0])
+        return groups.seconds, groups.received_bytes
+
+    received = [2 * 4 * (shards.CHUNK + 2 * shards.CHUNK), 2 * 4 * (2 * shards.CHUNK + shards.CHUNK)]
+    assert processes(2, work) == [([2.0, 3.0], nbytes) for nbytes in received]
 
 
 def test_losses_are_added_in_the_same_tree():
@@ -191,4 +240,8 @@ def test_a_budget_that_more_processes_would_keep_says_so():
         cllm.plan(config, 8, 8, cllm.MemoryBudget(least[2]), groups=8)
     with pytest.raises(cllm.BudgetError) as error:
         cllm.plan(config, 8, 8, cllm.MemoryBudget(1000), groups=8)
-    assert "processes" not in str(error.value)
+    assert "processes" not in str(error.value) and "update_in_backward" not in str(error.value)
+    assert "allow 'spill_states'" in str(error.value)
+    with pytest.raises(cllm.BudgetError) as error:
+        cllm.plan(config, 8, 8, cllm.MemoryBudget(1000), groups=8, processes=8)
+    assert "spill_states" not in str(error.value)

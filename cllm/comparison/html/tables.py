@@ -2,17 +2,20 @@
 
 from cllm.comparison.html.svg import element, escape, megabytes, seconds
 from cllm.comparison.picture import rate_word
+from cllm.comparison.printed import shares
 from cllm.comparison.series import growth_bytes
 
 RATE = "tokens/s"  # or what it counts
 COLUMNS = ("strategy", "step, median", "least to most", "predicted", RATE, "against cache", "arena", "arena, recorded",
            "total", "process grew", "last loss", "gradient digest", "gradient error", "cosine")
+SHARED = ("messages, each", "slowest process")  # where several processes share a run
 
 
 def strategies(report: dict) -> str:
     """One row for each strategy; one that failed says why."""
-    head = element("tr", *(element("th", escape(rate_word(report) if name == RATE else name), scope="col") for name in COLUMNS))
-    body = "".join(_strategy(row) for row in report["rows"])
+    columns = (*COLUMNS, *SHARED) if report["job"].get("processes", 1) > 1 else COLUMNS
+    head = element("tr", *(element("th", escape(rate_word(report) if name == RATE else name), scope="col") for name in columns))
+    body = "".join(_strategy(row, columns) for row in report["rows"])
     table = element("table", element("thead", head), element("tbody", body))
     source = f" Predicted seconds: {report['predicted_from']}." if report["predicted_from"] else ""
     note = element("p", "MB are 10⁶ bytes. The digest is of all gradients of the first step: equal digests are equal bits. "
@@ -21,11 +24,11 @@ def strategies(report: dict) -> str:
     return _wide(table, "Strategies") + note
 
 
-def _strategy(row: dict) -> str:
+def _strategy(row: dict, columns: tuple[str, ...]) -> str:
     name = element("th", escape(row["strategy"]), scope="row")
     if row["step_seconds"] is None:
         reason = row["error"] or "did not run"
-        return element("tr", name, element("td", escape(reason), colspan=len(COLUMNS) - 1, class_="failed"))
+        return element("tr", name, element("td", escape(reason), colspan=len(columns) - 1, class_="failed"))
     step, error = row["step_seconds"], row["gradient_error"]
     slowdown = row["slowdown_vs_cache"]
     off = ("0", "1") if row["exact"] else (_figure(error and error["relative_error"], ".2e"),
@@ -33,7 +36,8 @@ def _strategy(row: dict) -> str:
     cells = (seconds(step["median"]), f"{seconds(step['min'])} to {seconds(step['max'])}",
              seconds(row["predicted_step_seconds"]), f"{row['tokens_per_second']:,.0f}", _figure(slowdown, ".2f"),
              megabytes(row["arena_bytes"]), megabytes(row["high_water_bytes"]), megabytes(row["total_bytes"]),
-             megabytes(growth_bytes(row)), f"{row['losses'][-1]:.4f}", row["grad_sha256"][:12], *off)
+             megabytes(growth_bytes(row)), f"{row['losses'][-1]:.4f}", row["grad_sha256"][:12], *off,
+             *(shares(row) if columns != COLUMNS else ()))
     return element("tr", name, *(element("td", escape(cell)) for cell in cells))
 
 

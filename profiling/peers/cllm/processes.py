@@ -3,11 +3,13 @@
 The first process answers; the others do what it tells them.
 """
 
+import harness
 from jobs import models
 
 from peers import process
 
 STATE: dict = {}
+NAP = 2e-3  # seconds, of some that a burst takes
 
 
 def make(model: dict, batch_size: int, seq_len: int | None, threads: int, groups: int, strategy: str) -> dict:
@@ -29,8 +31,6 @@ def make(model: dict, batch_size: int, seq_len: int | None, threads: int, groups
 
 def burst(repeats: int) -> list[float]:
     """Seconds of so many steps in a row."""
-    import harness
-
     return harness.burst(_step, repeats)
 
 
@@ -52,7 +52,6 @@ def operations() -> list[list]:
 
 def messages(nbytes: int, repeats: int) -> list[float]:
     """Seconds of reducing and gathering an array of so many bytes between all processes."""
-    import harness
     import numpy as np
 
     from cllm.executor.groups import Groups
@@ -79,10 +78,31 @@ def _in_all(name: str):
     """A function that the first process calls and the others call with it."""
     def call(**arguments):
         if STATE["team"] is not None:
+            wake(STATE["team"])
             STATE["team"].tell((name, arguments))
         return FUNCTIONS[name](**arguments)
 
     return call
+
+
+def wake(team) -> None:
+    """End the sleep of the others."""
+    for rank in range(1, team.size):
+        world().send(None, rank)
+
+
+def asleep(team) -> None:
+    """Wait until woken, without polling: it would take a core from the contestant at work."""
+    while not world().Iprobe(0):
+        harness.pause(NAP)
+    world().recv(source=0)
+
+
+def world():
+    """All processes."""
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD
 
 
 FUNCTIONS = {"make": make, "burst": burst, "digest": digest, "operations": operations, "messages": messages}
@@ -97,6 +117,7 @@ def main() -> None:
         process.serve(**{name: _in_all(name) for name in FUNCTIONS})
         return
     while True:
+        asleep(team)
         name, arguments = team.tell(None)[0]
         FUNCTIONS[name](**arguments)
 
