@@ -77,7 +77,7 @@ def caption(report: dict) -> str:
     threads = job["threads"] or machine["cores"]  # older reports did not say, nor what follows
     model = report.get("model") or architecture_of(report).describe()
     time = "" if job["seq_len"] is None else f" × {job['seq_len']}"
-    products = ", products in bfloat16" if job.get("compute") == "bfloat16" else ""
+    products = f", products in {job['compute']}" if job.get("compute", "float32") != "float32" else ""
     return (f"{model}; batch {job['batch_size']}{time}, {job['dtype']}{products}, {threads} thread{'s' * (threads > 1)}; "
             f"{machine['cpu']}")
 

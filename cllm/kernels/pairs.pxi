@@ -84,13 +84,14 @@ cdef extern from *:
     #define cllm_tile_instruction cllm_tile_halves
     #endif
 
-    /* How products in bfloat16 are made, in this process; DECIDE until the first of them. */
-    enum { CLLM_DECIDE = -1, CLLM_SINGLES, CLLM_HALVES, CLLM_INSTRUCTION };
+    /* How a chain is made in this process, DECIDE until the first of them; UNITS is no chain (units.pxi). */
+    enum { CLLM_DECIDE = -1, CLLM_SINGLES, CLLM_UNITS, CLLM_HALVES, CLLM_INSTRUCTION };
     static int cllm_bfloat16_way = CLLM_DECIDE;
     """
     enum:
         DECIDE "CLLM_DECIDE"
         SINGLES "CLLM_SINGLES"
+        UNITS "CLLM_UNITS"
         HALVES "CLLM_HALVES"
         INSTRUCTION "CLLM_INSTRUCTION"
     int bfloat16_way "cllm_bfloat16_way"
@@ -103,6 +104,11 @@ cdef extern from *:
                                                   Py_ssize_t c_row, const void *next) noexcept nogil
 
 
+cdef inline bint in_pairs(int way) noexcept nogil:
+    """Whether what is packed is words of two k."""
+    return way >= HALVES
+
+
 cdef enum:
     PROBE_DEPTH = 66        # k of the tiles by which the instruction is tried
 
@@ -112,6 +118,9 @@ cdef inline void product_tile(int way, int rows, int vectors, bint by_rows, cons
                               const vec *next) noexcept nogil:
     """`gemm_tile`, of elements or of words as `way` says; `depth` counts what a and b hold."""
     if vec is vf32:
+        if way == UNITS:
+            tile_units(rows, vectors, by_rows, a, b, depth, start, start_row, c, c_row, next)
+            return
         if way == INSTRUCTION:
             tile_instruction(rows, vectors, by_rows, a, b, depth, start, start_row, c, c_row, next)
             return
