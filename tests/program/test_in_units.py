@@ -69,6 +69,13 @@ def test_runs_end_where_sequences_or_units_do(count, sequence, step, cuts):
     assert [run.stop for run in runs] == cuts and [run.start for run in runs] == [0, *cuts][:len(cuts)]
 
 
+@pytest.mark.parametrize("rows, wanted, kept", [(100, 7, 32), (100, 33, 64), (12, 7, 12), (64, 64, 64)])
+def test_the_head_has_room_for_whole_units_and_no_more_than_all_rows(rows, wanted, kept):
+    head = CrossEntropyHead(11, 8, compute=UNITS)
+    room = {s.name: s.elements(head, {"N": rows, "R": wanted, **head.letters}, 1, 4) for s in head.scratch}
+    assert (room["chunk"], room["losses"]) == (11 * kept, kept)
+
+
 @pytest.mark.parametrize("step, left_out", [(64, True), (32, True), (150, True), (32, False)])
 def test_the_head_adds_whole_sequences_in_units_and_others_in_chains(step, left_out):
     """Whether rows without a target are left out, as where the gradient of x is wanted, or stand there as zeros."""
@@ -167,6 +174,8 @@ def test_a_mode_of_its_own_in_plans_files_and_snapshots(tmp_path):
         load_snapshot(tmp_path / "step-000003", cllm.GPT(SMALL, compute="bfloat16"))
     with pytest.raises(ConfigError, match="must be 'float32' where dtype is float64"):
         cllm.Model(SMALL, dtype="float64", compute=UNITS)
+    model.compute = "float32"
+    assert model.program.digest == SMALL.program.digest
 
 
 def test_a_run_goes_on_in_it_and_in_no_other(tmp_path):
