@@ -206,6 +206,10 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
                            vectors * lanes(workspace), address(block, full * depth))
     if p.rounds and not p.b_narrow:
         round_elements(block, (full + vectors * lanes(workspace)) * depth)
+    if vec is vf32:
+        if in_tiles(p.way):
+            multiply_tiles(p, row0, row1, column0, column1, k0, depth, <uint32_t*> group, <float*> block)
+            return
     if in_pairs(p.way):
         j = 0
         while j < full:
@@ -272,7 +276,7 @@ cdef void multiply_wide(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_s
     cdef Py_ssize_t most = WIDTH_BYTES // itemsize
     cdef Py_ssize_t strip_step = max(STRIP_BYTES // itemsize // max(row1 - row0, <Py_ssize_t> 1) // most, 1) * most
     cdef Py_ssize_t k_step = even_step(p.sequence if p.sequence else p.depth, DEPTH_BYTES // itemsize,
-                                       UNIT if p.way == UNITS else lanes(workspace))
+                                       UNIT if p.rounds == IN_UNITS else lanes(workspace))
     cdef Py_ssize_t strip, strip_end, j, j_step, k, deep, i
     if row0 >= row1:
         return
@@ -328,11 +332,15 @@ cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_
     """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, on one thread."""
     cdef size_t before = flush_begin() if p.rounds else 0
     cdef Product q = p[0]
-    q.way = UNITS if p.rounds == IN_UNITS else bfloat16_way if p.rounds else SINGLES
+    q.way = units_way if p.rounds == IN_UNITS else bfloat16_way if p.rounds else SINGLES
+    if q.way == AMX:
+        tiles_begin()
     if p.c_narrow:
         multiply_narrow(&q, row0, row1, column0, column1, workspace)
     else:
         multiply_wide(&q, row0, row1, column0, column1, workspace)
+    if q.way == AMX:
+        tiles_end()
     if p.rounds:
         flush_end(before)
 

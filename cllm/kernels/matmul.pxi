@@ -105,7 +105,9 @@ cdef int check_mode(str kernel, const Product *p, int itemsize) except -1:
     if (p.a_narrow or p.b_narrow or p.c_narrow) and not p.rounds or p.rounds and itemsize != sizeof(float):
         raise DtypeError(kernel, "must have rounds=1 or 2 where an array is bfloat16, and not in float64",
                          f"rounds={p.rounds}, {itemsize} bytes an element", "Products in bfloat16 sum in float32.")
-    if p.rounds:
+    if p.rounds == IN_UNITS:
+        decided_units()
+    elif p.rounds:
         decided_way()
     return 0
 

@@ -290,7 +290,7 @@ def test_what_does_not_go_together_is_refused():
 
 
 def test_a_way_that_is_not_known_is_refused():
-    with pytest.raises(CllmError, match="must be one of decide, singles, halves; got vdpbf16ps"):
+    with pytest.raises(CllmError, match="must be one of decide, singles, halves, tiles; got vdpbf16ps"):
         kernels.take_bfloat16("vdpbf16ps")
 
 

@@ -7,6 +7,7 @@ import pytest
 from bfloat16_reference import AWKWARD, float_of, magnitudes, r16, wide
 from lawtools import assert_same_bits, draw, misaligned, threads
 
+import cllm
 from cllm import _kernels as kernels
 from cllm.errors import CllmError
 from cllm.program.dims import COMPUTES, UNIT, UNITS
@@ -14,6 +15,14 @@ from cllm.program.dims import COMPUTES, UNIT, UNITS
 IN_UNITS = COMPUTES.index(UNITS)
 SHAPES = [(1, 1, 1), (3, 4, 0), (5, 0, 3), (2, 32, 33), (13, 13, 31), (15, 65, 33), (33, 513, 65), (20, 600, 60),
           (17, 31, 390)]
+
+
+@pytest.fixture(params=["decide", "tiles"])
+def way(request):
+    """Products as this processor makes them, and by tiles of float32: those of AMX but for the instruction."""
+    kernels.take_bfloat16(request.param)
+    yield request.param
+    kernels.take_bfloat16("decide")
 
 
 def room(rows, n_in, n_out):
@@ -71,6 +80,7 @@ def test_the_sum_of_two_numbers_is_rounded_once():
     assert_same_bits(reference.sum_of(a, b), np.float32(expected))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_are_their_definition_bit_for_bit(shape):
     n, i, o = shape
@@ -90,6 +100,7 @@ def test_products_are_their_definition_bit_for_bit(shape):
                 assert_same_bits(weight_gradient(*given, dweight), reference.product_in_units(x.T, dy, dweight), "weight")
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("shape", [(5, 2, 3), (29, 7, 31), (33, 70, 65), (3, 600, 3)])
 def test_sums_that_are_subnormal_are_zero(shape):
     n, i, o = shape
@@ -101,6 +112,7 @@ def test_sums_that_are_subnormal_are_zero(shape):
     assert not np.signbit(y[y == 0]).any() and (y == 0).any() and (np.abs(y[y != 0]) >= reference.LEAST).all()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("time", [1, 2, 31, 32, 33, 50, 128, 600])
 def test_sums_over_rows_begin_anew_with_each_sequence(time):
     """So whole sequences may be cut off anywhere, and parts of one where units end."""
@@ -119,6 +131,7 @@ def test_sums_over_rows_begin_anew_with_each_sequence(time):
         assert_same_bits(made, expected, "cut")
 
 
+@pytest.mark.usefixtures("way")
 def test_gradients_of_blocks_begin_anew_with_each_sequence():
     time, s, h, d = 50, 2, 3, 14
     shapes = [(2 * time, h * d), (2 * time, s * h * d), (s, h, d, d), (s * h * d,)]
@@ -153,3 +166,9 @@ def test_what_is_no_way_of_summing_is_refused():
     with pytest.raises(CllmError, match="not in float64"):
         kernels.linear_forward(x.astype(float), dweight.astype(float), None, IN_UNITS, y=x.astype(float),
                                workspace=room(4, 5, 5).astype(float))
+
+def test_the_trial_of_amx_passes_what_keeps_the_definition():
+    """Where there is no AMX, the same trial of the same words by float32."""
+    assert kernels.bfloat16_tiles_agree()
+    assert (kernels.bfloat16_instruction() == "amx") <= {"amx_tile", "amx_bf16"}.issubset(cllm.versions()["cpu_vectors"])
+
