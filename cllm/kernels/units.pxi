@@ -11,6 +11,12 @@
 cdef extern from *:
     """
     enum { CLLM_UNIT = 32, CLLM_UNIT_ROWS = CLLM_TILE_ROWS / 2 };
+    /* What is loaded for several rows stays in its register: GCC would read it again for each. */
+    #if defined(CLLM_AVX)
+    #define CLLM_KEEP(v) __asm__("" : "+v"(v))
+    #else
+    #define CLLM_KEEP(v) (void)0
+    #endif
 
     /* One k: acc[i, j] += a[i] b[j]. */
     CLLM_INLINE void cllm_unit_step(const int rows, const int vectors, const int by_rows, const float *a, const float *b,
@@ -19,7 +25,10 @@ cdef extern from *:
         enum { L = CLLM_LANES_F32, PITCH = CLLM_PITCH_BYTES / sizeof(float) };
         cllm_vf32 right[CLLM_TILE_VECTORS];
         int i, j;
-        for (j = 0; j < vectors; j++) right[j] = cllm_load_f32(b, j * L);
+        for (j = 0; j < vectors; j++) {
+            right[j] = cllm_load_f32(b, j * L);
+            CLLM_KEEP(right[j]);
+        }
         for (j = 0; j < vectors * CLLM_VECTOR_BYTES; j += CLLM_LINE_BYTES)
             __builtin_prefetch((const char *)(b + CLLM_AHEAD * vectors * L) + j, 0, 3);
         for (i = 0; i < rows; i++) {
