@@ -199,11 +199,13 @@ cdef void multiply_tiles(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_
             at = address(<vf32*> p.c, row * p.c_row + j)
             start, start_row = at, p.c_row
             if k0 == 0 and not p.accumulate:
-                start, start_row = address(<const vf32*> p.bias, j), 0
+                start, start_row = NULL, 0
+                if p.bias != NULL:
+                    start = address(<const vf32*> p.bias, j)
             for i in range(rows):
                 for v from 0 <= v < columns by LANES_F32:
                     store(<vf32*> c, i * TILES_WIDTH + v, load_some(start, i * start_row + v, columns - v, False)
-                          if start_row or p.bias != NULL else splat(at, 0.0))
+                          if start != NULL else splat(at, 0.0))
             run_tiles(p.way, width, units, group, b, width, c)
             if rest:
                 memset(last, 0, sizeof(last))
