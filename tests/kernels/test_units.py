@@ -133,6 +133,18 @@ def test_sums_over_rows_begin_anew_with_each_sequence(time):
 
 
 @pytest.mark.usefixtures("way")
+def test_what_fills_a_unit_up_meets_no_infinity():
+    """The last k alone, of odd number or of even, in either operand: zero times infinity would be NaN."""
+    for depth in (33, 34):
+        a, b = np.ones((5, depth), np.float32), np.ones((depth, 20), np.float32)
+        a[0, -1], b[-1, 3] = np.inf, -np.inf
+        expected = np.full((5, 20), depth, np.float32)
+        expected[0], expected[:, 3] = np.inf, -np.inf
+        assert_same_bits(forward(a, b), expected, "a by rows")
+        assert_same_bits(weight_gradient(a.T.copy(), b, np.zeros_like(expected)), expected, "a by columns")
+
+
+@pytest.mark.usefixtures("way")
 def test_gradients_of_blocks_begin_anew_with_each_sequence():
     time, s, h, d = 50, 2, 3, 14
     shapes = [(2 * time, h * d), (2 * time, s * h * d), (s, h, d, d), (s * h * d,)]
