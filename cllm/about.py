@@ -27,8 +27,8 @@ def versions() -> dict[str, object]:
         ``cpu`` : name of the CPU, None where it does not say; ``cpu_features`` : those that the level may use, by
         their names in /proc/cpuinfo (this CPU has them all); ``cpu_vectors`` : all that this CPU has for vectors, used
         or not, None where the system does not say;
-        ``bfloat16`` : what makes products in bfloat16: "avx512_bf16" where its instruction is used, "emulated" for
-        multiply-adds of float32 on rounded operands.
+        ``bfloat16`` : what makes products in bfloat16: "avx512_bf16" where its instruction is used; "amx" where it makes those
+        in units, and others are emulated; "emulated" for multiply-adds of float32 on rounded operands.
     """
     level, offered = choice().level, offered_features()
     return {

@@ -118,7 +118,7 @@ def plan(model_or_architecture: Model | Architecture, batch_size: int, seq_len: 
     trainable : str, several of them, or None
         Patterns as of `Model.trainable`; None is the model's.
     states, update_in_backward, clip_by : as of `Executor`
-    compute : {"float32", "bfloat16"} or None
+    compute : {"float32", "bfloat16", "bfloat16:units"} or None
         As of `Model`; None takes the model's, or float32.
     groups : int
         As of `Executor`.

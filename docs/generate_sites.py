@@ -37,7 +37,7 @@ def page() -> str:
     from cllm.layers import LAYERS
     from cllm.models.architecture import program_of
     from cllm.models.gpt import ModelConfig
-    from cllm.program.declare import HANDED, STANDARD_FEEDS
+    from cllm.program.declare import HANDED, HANDED_ARRAYS, STANDARD_FEEDS
 
     config = ModelConfig.preset(PRESET)
     lines = [
@@ -56,7 +56,8 @@ def page() -> str:
         "",
         *_table(("name", "shape", "dtype"), [
             *((_code(f.name), _code(f.shape), f.dtype) for f in STANDARD_FEEDS.values()),
-            *((_code(name), _code(shape), dtype) for name, (shape, dtype) in HANDED.items())]),
+            *((_code(name), _code(shape), dtype) for name, (shape, dtype) in HANDED_ARRAYS.items()),
+            *((_code(name), "", "a whole number") for name in HANDED if name not in HANDED_ARRAYS)]),
         "",
         "## Layers",
         "",

@@ -75,7 +75,7 @@ def wrap(patch, owner, name, before=None, after=None):
 
 @story("`=` for `+=` in a weight gradient", "linear_backward_weight starts from zero", ADDS, BATCHES)
 def _(patch):
-    def forget(x, dy, *, dweight, dbias, workspace):
+    def forget(x, dy, *how, dweight, dbias, workspace):
         dweight.fill(0)
     wrap(patch, kernels, "linear_backward_weight", forget)
     wrap(patch, kernels, "block_linear_backward_weight", forget)
@@ -113,7 +113,7 @@ def _(patch):
 
 @story("A weight gradient skipped", "BlockLinear.accumulate does nothing", LATTICE, BATCHES)
 def _(patch):
-    patch.setattr(BlockLinear, "accumulate", lambda self, dy, x, *, dweight, dbias, workspace: None)
+    patch.setattr(BlockLinear, "accumulate", lambda self, dy, x, sequence_rows, *, dweight, dbias, workspace: None)
 
 
 @story("A missing 1/sqrt(D), forward and backward alike", "q is scaled up by sqrt(D) before attention", FULL, LATTICE)
@@ -222,7 +222,7 @@ def _(patch):
 
 @story("`[i]` for `[i, j]` in a weight gradient", "every column of dW is its first", FULL, NUMERICAL)
 def _(patch):
-    def column(self, dy, x, *, dweight, dbias, workspace):
+    def column(self, dy, x, sequence_rows, *, dweight, dbias, workspace):
         dweight += (x.T @ dy)[:, :1]
         if dbias is not None:
             dbias += dy.sum(0)

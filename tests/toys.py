@@ -15,7 +15,7 @@ from cllm.arrays import aligned_empty
 from cllm.executor.binding import Binder
 from cllm.plans.plan import Plan
 from cllm.plans.tree import Tape
-from cllm.program.declare import HANDED, Param, Scratch, Site
+from cllm.program.declare import HANDED_ARRAYS, Param, Scratch, Site
 from cllm.program.dims import resolve
 from cllm.program.layer import Layer
 from cllm.program.wiring import Wiring
@@ -494,7 +494,7 @@ def run(program, work, plan, parameters, tokens, targets, scale=0.25, poison=Tru
     slab = aligned_empty(arena.nbytes, np.uint8)
     slab.fill(POISON)
     gradients = {name: np.zeros_like(p) for name, p in parameters.items()}
-    feeds = {name: np.zeros(resolve(shape, {}), dtype) for name, (shape, dtype) in HANDED.items()}
+    feeds = {name: np.zeros(resolve(shape, {}), dtype) for name, (shape, dtype) in HANDED_ARRAYS.items()}
     feeds |= {name: np.zeros((schedule.micro_batch, work.time), np.int32) for name in ("tokens", "targets")}
     feeds["scale"][0] = scale
     whole = {**feeds, "tokens": tokens, "targets": targets}

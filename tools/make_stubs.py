@@ -58,7 +58,7 @@ UNTYPED = {"weight": "Floating | StoredRows", **dict.fromkeys(("bias", "position
            "scale": "float | None", "softcap": "float | None", "stop": "int | None", "n": "int"}
 RETURNS = {"vector_bytes": "int", "get_threads": "int", "first_fit": "int", "int8_bytes": "int", "before_fork": "bool",
            "attention_workspace": "int", "linear_workspace": "int", "block_linear_workspace": "int",
-           "bfloat16_instruction": "str", "bfloat16_pairs_agree": "bool",
+           "bfloat16_instruction": "str", "bfloat16_pairs_agree": "bool", "bfloat16_tiles_agree": "bool",
            "nonfinite_arrays": "tuple[int, ...]", "philox4x32": "tuple[int, int, int, int]"}
 DEF = re.compile(r"^def (\w+)\((.*?)\):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 

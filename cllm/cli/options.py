@@ -16,7 +16,7 @@ from cllm.models.architecture import Architecture
 from cllm.models.choosing import family_named, is_files, made, settings_in
 from cllm.models.families import FAMILIES, FIRST
 from cllm.models.settings import names_of, settings_of
-from cllm.program.computing import COMPUTES
+from cllm.program.dims import COMPUTES
 from cllm.program.optimizer_states import OPTIMIZER_STATES
 from cllm.program.workload import ITEMSIZE, Workload
 

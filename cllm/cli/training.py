@@ -50,7 +50,7 @@ HELP = {
     "stop_when_worse": "So many evaluations in a row without a new best end the run.",
     "sample_every": "Steps between samples of text.",
     "sample_prompt": "What the samples continue; a line break unless given.",
-    "compute": "What products take, float32 or bfloat16; they sum in float32.",
+    "compute": "What products take: float32, or bfloat16, summed in float32, with :units in units of 32 as AMX does.",
     "trainable": "Train the parameters whose names match, such as '*.ln*,head.*', and freeze all others.",
 }
 KINDS = {"memory_budget": str, "states": str, "min_lr": float, "weight_decay": float, "warmup": int, "threads": int,

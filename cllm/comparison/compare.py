@@ -93,7 +93,7 @@ def compare(architecture: Architecture, strategies: Iterable, batch_size: int = 
         Of the weights and the batches.
     calibrate : bool
         Measure this machine first where a budget has to be decided on and nothing is stored (some 20 s at most, kept).
-    compute : {"float32", "bfloat16"}
+    compute : {"float32", "bfloat16", "bfloat16:units"}
         As of `Model`.
     groups : int or None
         As of `Executor`; None is as many as processes.

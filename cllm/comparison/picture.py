@@ -77,7 +77,7 @@ def caption(report: dict) -> str:
     threads = job["threads"] or machine["cores"]  # older reports did not say, nor what follows
     model = report.get("model") or architecture_of(report).describe()
     time = "" if job["seq_len"] is None else f" × {job['seq_len']}"
-    products = ", products in bfloat16" if job.get("compute") == "bfloat16" else ""
+    products = f", products in {job['compute']}" if job.get("compute", "float32") != "float32" else ""
     groups, processes = job.get("groups", 1), job.get("processes", 1)
     cut = f" in {groups} groups" if groups > 1 else ""
     apart = f"{processes} processes of " if processes > 1 else ""

@@ -117,9 +117,11 @@ class Binder:
         return self.slab[start:start + buffer.nbytes]
 
     def _argument(self, name: str, arrays: Arrays, step: Step, feeds: Arrays,
-                  letters: Mapping[str, int]) -> np.ndarray | None:
+                  letters: Mapping[str, int]) -> np.ndarray | int | None:
         if name in arrays:
             return arrays[name]
+        if name == "sequence_rows":
+            return step.letters(letters)["N"] // letters["B"]
         if name in HANDED:
             return feeds.get(key_name(step.rows) if name == "key" else name)
         if name in step.feeds:
@@ -134,7 +136,7 @@ class Binder:
         return None
 
 
-def _read_only(array: np.ndarray | None) -> np.ndarray | None:
+def _read_only(array: np.ndarray | int | None) -> np.ndarray | int | None:
     """A view through which nothing can be written: what a method reads it cannot change. What is stored is so already."""
     if isinstance(array, np.ndarray):
         array = array.view()

@@ -6,7 +6,7 @@ import numpy as np
 
 from cllm.arrays import digest_of
 from cllm.executor.batches import checked_feeds, divisor_of, feed_checks
-from cllm.program.declare import HANDED
+from cllm.program.declare import HANDED_ARRAYS
 from cllm.program.dims import elements, resolve
 from cllm.program.program import Program
 from cllm.program.workload import Workload
@@ -18,7 +18,7 @@ def key_name(rows: str) -> str:
 
 
 class Feeds:
-    """The feeds of one executor, and what it hands in itself (`program.declare.HANDED`).
+    """The feeds of one executor, and what it hands in itself (`program.declare.HANDED_ARRAYS`).
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Feeds:
         self._program, self._workload, self._micro_batch = program, workload, micro_batch
         self._group, self._first = workload.group, 0  # and the first sequence of the one under way
         self._given: Mapping[str, np.ndarray] = {}  # of all groups, while a step goes over them
-        handed = {name: np.zeros(resolve(shape, {}), dtype) for name, (shape, dtype) in HANDED.items()}
+        handed = {name: np.zeros(resolve(shape, {}), dtype) for name, (shape, dtype) in HANDED_ARRAYS.items()}
         handed |= {key_name(rows): np.zeros_like(handed["key"]) for rows in program.kinds_of_rows}
         self.keys = {key_name(rows): rows for rows in ("N", *program.kinds_of_rows)}
         self._checks = feed_checks(program, workload)

@@ -122,7 +122,7 @@ cdef int check_blocks(str me, const floating[:, :, :, ::1] weight, Py_ssize_t n_
 
 
 def block_linear_forward(x, const floating[:, :, :, ::1] weight not None, const floating[::1] bias,
-                         bint rounds=False, *, y, floating[::1] workspace not None):
+                         int rounds=0, *, y, floating[::1] workspace not None):
     """y[n, s*C + h*D + d] = bias + sum over i of weight[s, h, d, i] x[n, h*D + i].
 
     Parameters
@@ -131,7 +131,7 @@ def block_linear_forward(x, const floating[:, :, :, ::1] weight not None, const 
         May be bfloat16, where `rounds`.
     weight : array of shape S H D D
     bias : array of shape S*C, or None
-    rounds : bool
+    rounds : int
         As in `linear_forward`.
     y : array of shape N S*C
         Written. May be bfloat16, where `rounds`.
@@ -170,14 +170,14 @@ def block_linear_forward(x, const floating[:, :, :, ::1] weight not None, const 
 
 
 def block_linear_backward_input(const floating[:, ::1] dy not None, const floating[:, :, :, ::1] weight not None,
-                                bint rounds=False, *, floating[:, ::1] dx not None, floating[::1] workspace not None):
+                                int rounds=0, *, floating[:, ::1] dx not None, floating[::1] workspace not None):
     """dx[n, h*D + i] = sum over s, then d, of dy[n, s*C + h*D + d] weight[s, h, d, i].
 
     Parameters
     ----------
     dy : array of shape N S*C, C = H*D
     weight : array of shape S H D D
-    rounds : bool
+    rounds : int
         As in `linear_forward`.
     dx : array of shape N C
         Written.
@@ -209,7 +209,7 @@ def block_linear_backward_input(const floating[:, ::1] dy not None, const floati
                            <vf64*> &workspace[0])
 
 
-def block_linear_backward_weight(x, const floating[:, ::1] dy not None, bint rounds=False, *,
+def block_linear_backward_weight(x, const floating[:, ::1] dy not None, int rounds=0, Py_ssize_t sequence=0, *,
                                  floating[:, :, :, ::1] dweight not None, floating[::1] dbias,
                                  floating[::1] workspace not None):
     """dweight[s, h, d, i] += sum over n of dy[n, s*C + h*D + d] x[n, h*D + i], and dbias += sum over rows of dy.
@@ -219,8 +219,10 @@ def block_linear_backward_weight(x, const floating[:, ::1] dy not None, bint rou
     x : array of shape N C, C = H*D
         May be bfloat16, where `rounds`.
     dy : array of shape N S*C
-    rounds : bool
+    rounds : int
         As in `linear_forward`; dbias adds what dy holds.
+    sequence : int
+        As in `linear_backward_weight`.
     dweight : array of shape S H D D
         += ; rows of x and dy are added in their order.
     dbias : array of shape S*C, or None
@@ -240,6 +242,7 @@ def block_linear_backward_weight(x, const floating[:, ::1] dy not None, bint rou
         check_length(me, "length of dbias", dbias.shape[0], dy.shape[1])
     p.rows, p.columns, p.depth = dweight.shape[2], dweight.shape[2], right.rows
     p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, False, right.narrow, False
+    take_sequence(me, &p, sequence)
     check_blocks_product(me, &p, workspace.shape[0], sizeof(floating))
     if p.depth == 0 or dy.shape[1] == 0:
         return

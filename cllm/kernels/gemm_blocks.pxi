@@ -23,6 +23,12 @@ cdef enum:
     # many, and so many of the widest block of columns are 288 KiB, 576 with AVX-512.
     REST_ROWS = 384
 
+cdef enum:
+    # How a product rounds its operands to bfloat16 and sums them; 0 is not at all.
+    IN_CHAINS = 1
+    IN_UNITS = 2
+
+
 cdef struct Product:
     # C[m, n] = start + A B: a pointer, the step to the next row, the step to the next column, in elements
     const void *a
@@ -38,9 +44,11 @@ cdef struct Product:
     Py_ssize_t rows
     Py_ssize_t columns
     Py_ssize_t depth
-    # Operands are rounded to bfloat16 while they are packed (see matmul.pxi); those that are so already say `narrow`,
-    # as does a C that is rounded in the end. `way` of pairs.pxi is filled in by multiply_piece.
-    bint rounds, a_narrow, b_narrow, c_narrow
+    # Operands are rounded to bfloat16 while they are packed, and summed in chains or in units (see matmul.pxi); those that
+    # are so already say `narrow`, as does a C that is rounded in the end. `way` of pairs.pxi is filled in by multiply_piece.
+    int rounds
+    bint a_narrow, b_narrow, c_narrow
+    Py_ssize_t sequence         # units begin anew after each so many k; 0 is never
     const StoredMatrix *stored  # what B is read from, b being no address then: its rows are B's, or
     bint stored_turned          # B's columns,
     Py_ssize_t stored_column    # and B's first column is this one
@@ -102,7 +110,7 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
     """
     cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(edge)
     cdef bint by_rows = p.a_col == 1
-    cdef bint ends = p.rounds and k0 + depth == p.depth    # such a chain ends with + 0
+    cdef bint ends = p.rounds and k0 + depth == p.depth    # such a sum ends with + 0
     cdef const vec *zeros = address(edge, TILE_ROWS * tile_columns)
     cdef Py_ssize_t j = column0
     cdef Py_ssize_t columns, i, v, n, start_row
@@ -110,7 +118,7 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
     cdef vec *c
     cdef const vec *next
     cdef const vec *start
-    cdef Py_ssize_t steps = depth if p.way == SINGLES else (depth + 1) // 2
+    cdef Py_ssize_t steps = (depth + 1) // 2 if in_pairs(p.way) else depth
     cdef Py_ssize_t tile = 0, tiles = (column1 - column0 + tile_columns - 1) // tile_columns
     while j < column1:
         fetch_share(ahead, tile, tiles)
@@ -198,7 +206,11 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
                            vectors * lanes(workspace), address(block, full * depth))
     if p.rounds and not p.b_narrow:
         round_elements(block, (full + vectors * lanes(workspace)) * depth)
-    if p.way != SINGLES:
+    if vec is vf32:
+        if in_tiles(p.way):
+            multiply_tiles(p, row0, row1, column0, column1, k0, depth, <uint32_t*> group, <float*> block)
+            return
+    if in_pairs(p.way):
         j = 0
         while j < full:
             join_rows(<const uint32_t*> address(block, j * depth), tile_columns, depth,
@@ -215,7 +227,7 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
             if p.rounds and not p.a_narrow:
                 for j in range(rows):
                     round_elements(address(group, j * pitch), depth)
-            if p.way != SINGLES:
+            if in_pairs(p.way):
                 for j in range(rows):
                     join_rows(<const uint32_t*> address(group, j * pitch), 1, depth, <uint32_t*> address(group, j * pitch))
             ahead.start = place(<const vec*> p.a, (row + rows) * p.a_row + k0, p.a_narrow)
@@ -230,7 +242,7 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
                               p.a_narrow, group)
             if p.rounds and not p.a_narrow:
                 round_elements(group, (end - row + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS * depth)
-            if p.way != SINGLES:
+            if in_pairs(p.way):
                 for j from 0 <= j < end - row by TILE_ROWS:
                     join_rows(<const uint32_t*> address(group, j * depth), TILE_ROWS, depth,
                               <uint32_t*> address(group, j * depth))
@@ -263,8 +275,9 @@ cdef void multiply_wide(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_s
     cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(workspace)
     cdef Py_ssize_t most = WIDTH_BYTES // itemsize
     cdef Py_ssize_t strip_step = max(STRIP_BYTES // itemsize // max(row1 - row0, <Py_ssize_t> 1) // most, 1) * most
-    cdef Py_ssize_t k_step = even_step(p.depth, DEPTH_BYTES // itemsize, lanes(workspace))
-    cdef Py_ssize_t strip, strip_end, j, j_step, k, i
+    cdef Py_ssize_t k_step = even_step(p.sequence if p.sequence else p.depth, DEPTH_BYTES // itemsize,
+                                       UNIT if p.rounds == IN_UNITS else lanes(workspace))
+    cdef Py_ssize_t strip, strip_end, j, j_step, k, deep, i
     if row0 >= row1:
         return
     for i in range(TILE_VECTORS):
@@ -275,11 +288,14 @@ cdef void multiply_wide(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_s
         j_step = even_step(strip_end - strip, most, tile_columns)
         k = 0
         while k == 0 or k < p.depth:
+            deep = min(k_step, p.depth - k)
+            if p.sequence:
+                deep = min(deep, p.sequence - k % p.sequence)
             j = strip
             while j < strip_end:
-                multiply_block(p, row0, row1, j, min(j + j_step, strip_end), k, min(k_step, p.depth - k), workspace)
+                multiply_block(p, row0, row1, j, min(j + j_step, strip_end), k, deep, workspace)
                 j += j_step
-            k += k_step
+            k += max(deep, <Py_ssize_t> 1)
         strip = strip_end
 
 
@@ -316,11 +332,15 @@ cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_
     """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, on one thread."""
     cdef size_t before = flush_begin() if p.rounds else 0
     cdef Product q = p[0]
-    q.way = bfloat16_way if p.rounds else SINGLES
+    q.way = units_way if p.rounds == IN_UNITS else bfloat16_way if p.rounds else SINGLES
+    if q.way == AMX:
+        tiles_begin()
     if p.c_narrow:
         multiply_narrow(&q, row0, row1, column0, column1, workspace)
     else:
         multiply_wide(&q, row0, row1, column0, column1, workspace)
+    if q.way == AMX:
+        tiles_end()
     if p.rounds:
         flush_end(before)
 

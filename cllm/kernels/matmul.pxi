@@ -16,6 +16,9 @@
 # nor where a batch is cut. A processor without fused multiply-add differs only where the product alone, which float32
 # holds exactly, leaves its range; one that flushes before it rounds (Arm) only where a sum rounds up to the least
 # number that is not subnormal.
+#
+# Where `rounds` says so, sums are in units of 32 instead (units.pxi). A gradient of weights sums over rows: there units are
+# counted from the start of each sequence, so that a cut of the batch between sequences cannot be seen.
 
 
 cdef void add_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t column0, Py_ssize_t column1,
@@ -86,11 +89,25 @@ cdef int check_product(str kernel, Product *p, Py_ssize_t room, int itemsize) ex
     return check_mode(kernel, p, itemsize)
 
 
+cdef int take_sequence(str kernel, Product *p, Py_ssize_t rows) except -1:
+    """The depth of p is rows of sequences, of so many each: where units begin anew."""
+    if rows < 0:
+        raise ConfigError(kernel, "sequence must be a number of rows, or 0", str(rows), "Pass the rows of one sequence.")
+    if p.rounds == IN_UNITS and rows == 1:  # a unit would be one product and 31 zeros
+        p.rounds = IN_CHAINS
+    p.sequence = rows if p.rounds == IN_UNITS and rows % UNIT else 0  # whole units follow each other
+    return 0
+
+
 cdef int check_mode(str kernel, const Product *p, int itemsize) except -1:
+    if not 0 <= p.rounds <= IN_UNITS:
+        raise ConfigError(kernel, "rounds must be 0, 1 or 2", str(p.rounds), "Pass one of these.")
     if (p.a_narrow or p.b_narrow or p.c_narrow) and not p.rounds or p.rounds and itemsize != sizeof(float):
-        raise DtypeError(kernel, "must have rounds=True where an array is bfloat16, and not in float64",
+        raise DtypeError(kernel, "must have rounds=1 or 2 where an array is bfloat16, and not in float64",
                          f"rounds={p.rounds}, {itemsize} bytes an element", "Products in bfloat16 sum in float32.")
-    if p.rounds:
+    if p.rounds == IN_UNITS:
+        decided_units()
+    elif p.rounds:
         decided_way()
     return 0
 
@@ -116,7 +133,7 @@ cdef int take_weight(str kernel, weight, Py_ssize_t itemsize, bint transposed, P
 
 
 @cython.boundscheck(False)  # the address of an empty operand is taken, and not used
-def linear_forward(x, weight not None, bias, bint rounds=False, *, y, floating[::1] workspace not None):
+def linear_forward(x, weight not None, bias, int rounds=0, *, y, floating[::1] workspace not None):
     """y = x W + bias.
 
     Parameters
@@ -125,8 +142,9 @@ def linear_forward(x, weight not None, bias, bint rounds=False, *, y, floating[:
         May be bfloat16, where `rounds`.
     weight : array of shape I O, or StoredRows of that shape
     bias : array of shape O, or None
-    rounds : bool
-        Both operands are rounded to bfloat16; sums, and what is not bfloat16 already, are float32.
+    rounds : int
+        1: both operands are rounded to bfloat16; sums, in chains, and what is not bfloat16 already, are float32. 2: so they
+        are, and sums are in units of 32. 0 is neither.
     y : array of shape N O
         Written. May be bfloat16, where `rounds`.
     workspace : array of at least ``linear_workspace(N, I, O, get_threads(), itemsize, y is bfloat16)`` elements
@@ -156,7 +174,7 @@ def linear_forward(x, weight not None, bias, bint rounds=False, *, y, floating[:
 
 
 @cython.boundscheck(False)  # the address of an empty operand is taken, and not used
-def linear_backward_input(dy, weight not None, bias=None, bint rounds=False, *, floating[:, ::1] dx not None,
+def linear_backward_input(dy, weight not None, bias=None, int rounds=0, *, floating[:, ::1] dx not None,
                           floating[::1] workspace not None):
     """dx = dy W^T, or, as the forward of a layer whose weight is kept (out, in), dy W^T + bias.
 
@@ -166,7 +184,7 @@ def linear_backward_input(dy, weight not None, bias=None, bint rounds=False, *, 
         May be bfloat16, where `rounds`.
     weight : array of shape I O, or StoredRows of that shape
     bias : array of shape I, or None
-    rounds : bool
+    rounds : int
         As in `linear_forward`.
     dx : array of shape N I
         Written.
@@ -196,8 +214,8 @@ def linear_backward_input(dy, weight not None, bias=None, bint rounds=False, *, 
 
 
 @cython.boundscheck(False)  # the address of an empty operand is taken, and not used
-def linear_backward_weight(x, dy, bint rounds=False, *, floating[:, ::1] dweight not None, floating[::1] dbias,
-                           floating[::1] workspace not None):
+def linear_backward_weight(x, dy, int rounds=0, Py_ssize_t sequence=0, *, floating[:, ::1] dweight not None,
+                           floating[::1] dbias, floating[::1] workspace not None):
     """dW += x^T dy and dbias += sum over rows of dy.
 
     Parameters
@@ -206,8 +224,11 @@ def linear_backward_weight(x, dy, bint rounds=False, *, floating[:, ::1] dweight
         May be bfloat16, where `rounds`.
     dy : array of shape N O
         May be bfloat16, where `rounds` and dbias is None.
-    rounds : bool
+    rounds : int
         As in `linear_forward`; dbias adds what dy holds.
+    sequence : int
+        Rows of a sequence, of which the first begins with the first row: units are counted anew from the start of each, and
+        of sequences of one row sums are chains. 0: all rows are one sum.
     dweight : array of shape I O
         += ; rows of x and dy are added in their order.
     dbias : array of shape O, or None
@@ -229,6 +250,7 @@ def linear_backward_weight(x, dy, bint rounds=False, *, floating[:, ::1] dweight
         check_wide(me, "dy", &right)
     p.rows, p.columns, p.depth = dweight.shape[0], dweight.shape[1], left.rows
     p.rounds, p.a_narrow, p.b_narrow, p.c_narrow = rounds, left.narrow, right.narrow, False
+    take_sequence(me, &p, sequence)
     check_product(me, &p, workspace.shape[0], sizeof(floating))
     p.a, p.a_row, p.a_col = left.at, 1, p.rows
     p.b, p.b_row, p.b_col = right.at, p.columns, 1

@@ -84,16 +84,20 @@ cdef extern from *:
     #define cllm_tile_instruction cllm_tile_halves
     #endif
 
-    /* How products in bfloat16 are made, in this process; DECIDE until the first of them. */
-    enum { CLLM_DECIDE = -1, CLLM_SINGLES, CLLM_HALVES, CLLM_INSTRUCTION };
-    static int cllm_bfloat16_way = CLLM_DECIDE;
+    /* How chains are made in this process, and units (units.pxi, amx.pxi); DECIDE until the first of them. */
+    enum { CLLM_DECIDE = -1, CLLM_SINGLES, CLLM_HALVES, CLLM_INSTRUCTION, CLLM_UNITS, CLLM_PLAIN_TILES, CLLM_AMX_TILES };
+    static int cllm_bfloat16_way = CLLM_DECIDE, cllm_units_way = CLLM_DECIDE;
     """
     enum:
         DECIDE "CLLM_DECIDE"
         SINGLES "CLLM_SINGLES"
         HALVES "CLLM_HALVES"
         INSTRUCTION "CLLM_INSTRUCTION"
+        UNITS "CLLM_UNITS"
+        TILES "CLLM_PLAIN_TILES"
+        AMX "CLLM_AMX_TILES"
     int bfloat16_way "cllm_bfloat16_way"
+    int units_way "cllm_units_way"
     bint has_vdpbf16ps "cllm_has_vdpbf16ps"() noexcept nogil
     void tile_halves "cllm_tile_halves"(int rows, int vectors, bint by_rows, const void *a, const void *b,
                                         Py_ssize_t depth, const void *start, Py_ssize_t start_row, void *c,
@@ -101,6 +105,11 @@ cdef extern from *:
     void tile_instruction "cllm_tile_instruction"(int rows, int vectors, bint by_rows, const void *a, const void *b,
                                                   Py_ssize_t depth, const void *start, Py_ssize_t start_row, void *c,
                                                   Py_ssize_t c_row, const void *next) noexcept nogil
+
+
+cdef inline bint in_pairs(int way) noexcept nogil:
+    """Whether what is packed is words of two k."""
+    return way == HALVES or way == INSTRUCTION
 
 
 cdef enum:
@@ -112,6 +121,9 @@ cdef inline void product_tile(int way, int rows, int vectors, bint by_rows, cons
                               const vec *next) noexcept nogil:
     """`gemm_tile`, of elements or of words as `way` says; `depth` counts what a and b hold."""
     if vec is vf32:
+        if way == UNITS:
+            tile_units(rows, vectors, by_rows, a, b, depth, start, start_row, c, c_row, next)
+            return
         if way == INSTRUCTION:
             tile_instruction(rows, vectors, by_rows, a, b, depth, start, start_row, c, c_row, next)
             return
@@ -133,23 +145,28 @@ cdef inline void join_rows(const uint32_t *source, Py_ssize_t width, Py_ssize_t 
 
 
 def bfloat16_instruction():
-    """What makes products in bfloat16: "avx512_bf16" (VDPBF16PS), or "emulated", multiply-adds of float32 on rounded operands."""
+    """What makes products in bfloat16: "amx" those in units (TDPBF16PS; chains are emulated there), "avx512_bf16" chains
+    (VDPBF16PS), or "emulated", multiply-adds of float32 on rounded operands."""
+    if decided_units() == AMX:
+        return "amx"
     return "avx512_bf16" if decided_way() == INSTRUCTION else "emulated"
 
 
 def take_bfloat16(str way):
     """How products in bfloat16 are made from now on, in this process: "decide" as the processor allows, "singles" or "halves"
-    by multiply-adds of float32, element by element or as pairs. Bits are the same; for tests.
+    by multiply-adds of float32, element by element or as pairs, "tiles" those in units by the stand-in for AMX.
+    Bits are the same; for tests.
 
     Raises
     ------
     ConfigError
     """
-    global bfloat16_way
-    known = {"decide": DECIDE, "singles": SINGLES, "halves": HALVES}
+    global bfloat16_way, units_way
+    known = {"decide": DECIDE, "singles": SINGLES, "halves": HALVES, "tiles": TILES}
     if way not in known:
         raise ConfigError("take_bfloat16(way)", f"must be one of {', '.join(known)}", way, "Choose one of these.")
-    bfloat16_way = known[way]
+    bfloat16_way = DECIDE if way == "tiles" else known[way]
+    units_way = TILES if way == "tiles" else DECIDE
 
 
 def bfloat16_pairs_agree():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cllm import _kernels as kernels
 from cllm.program.declare import Param, Scratch, Site
+from cllm.program.dims import COMPUTES
 from cllm.program.layer import Layer
 
 
@@ -69,8 +70,8 @@ class AdaptedLinear(Layer):
     spares = {"dweight": ("x",), "dbias": (), "dlora_a": ("x",), "dlora_b": ("x",)}
 
     @property
-    def rounds(self) -> bool:
-        return self.compute == "bfloat16"
+    def rounds(self) -> int:
+        return COMPUTES.index(self.compute)
 
     def forward(self, x, weight, bias, lora_a, lora_b, key, *, y, workspace, low, spread, dropped):
         kernels.linear_forward(x, weight, bias, self.rounds, y=y, workspace=workspace)
@@ -78,9 +79,11 @@ class AdaptedLinear(Layer):
         kernels.linear_backward_input(lora_a, self._dropped(x, key, dropped), None, self.rounds, dx=u, workspace=workspace)
         kernels.linear_backward_weight(u, self._spread(lora_b, spread), self.rounds, dweight=y, dbias=None, workspace=workspace)
 
-    def accumulate(self, dy, x, lora_a, lora_b, key, *, dweight, dbias, dlora_a, dlora_b, workspace, low, spread, dropped):
+    def accumulate(self, dy, x, lora_a, lora_b, key, sequence_rows, *, dweight, dbias, dlora_a, dlora_b, workspace, low, spread,
+                   dropped):
         if dweight is not None:
-            kernels.linear_backward_weight(x, dy, self.rounds, dweight=dweight, dbias=dbias, workspace=workspace)
+            kernels.linear_backward_weight(x, dy, self.rounds, sequence_rows, dweight=dweight, dbias=dbias,
+                                           workspace=workspace)
         elif dbias is not None:
             kernels.linear_backward_bias(dy, dbias=dbias)
         if dlora_a is None and dlora_b is None:
@@ -89,12 +92,14 @@ class AdaptedLinear(Layer):
         x = self._dropped(x, key, dropped)
         if dlora_a is not None:
             kernels.linear_backward_input(dy, self._spread(lora_b, spread), None, self.rounds, dx=rows, workspace=workspace)
-            kernels.linear_backward_weight(rows, x, self.rounds, dweight=dlora_a, dbias=None, workspace=workspace)
+            kernels.linear_backward_weight(rows, x, self.rounds, sequence_rows, dweight=dlora_a, dbias=None,
+                                           workspace=workspace)
         if dlora_b is not None:
             kernels.linear_backward_input(x, lora_a, None, self.rounds, dx=rows, workspace=workspace)
             rows *= rows.dtype.type(self.scale)
             sums = self._spread(dlora_b, spread, 1.0)  # begins with what it holds, so that rows are added in order
-            kernels.linear_backward_weight(rows, dy, self.rounds, dweight=sums, dbias=None, workspace=workspace)
+            kernels.linear_backward_weight(rows, dy, self.rounds, sequence_rows, dweight=sums, dbias=None,
+                                           workspace=workspace)
             for rows, columns, at in self.adapters():
                 dlora_b[:, columns] = sums[rows, at]
 

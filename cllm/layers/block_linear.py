@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from cllm import _kernels as kernels
 from cllm.program.declare import Param, Scratch, Site
+from cllm.program.dims import COMPUTES
 from cllm.program.layer import Layer
 
 
 def _workspace(layer, letters, threads, itemsize):
-    return kernels.block_linear_workspace(letters["N"], layer.S, layer.H, layer.D, threads, itemsize, layer.rounds)
+    return kernels.block_linear_workspace(letters["N"], layer.S, layer.H, layer.D, threads, itemsize, bool(layer.rounds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,16 @@ class BlockLinear(Layer):
     narrow = ("x", "y")
 
     @property
-    def rounds(self) -> bool:
-        return self.compute == "bfloat16"
+    def rounds(self) -> int:
+        return COMPUTES.index(self.compute)
 
     def forward(self, x, weight, bias, *, y, workspace):
         kernels.block_linear_forward(x, weight, bias, self.rounds, y=y, workspace=workspace)
 
-    def accumulate(self, dy, x, *, dweight, dbias, workspace):
+    def accumulate(self, dy, x, sequence_rows, *, dweight, dbias, workspace):
         if dweight is not None:
-            kernels.block_linear_backward_weight(x, dy, self.rounds, dweight=dweight, dbias=dbias, workspace=workspace)
+            kernels.block_linear_backward_weight(x, dy, self.rounds, sequence_rows, dweight=dweight, dbias=dbias,
+                                                 workspace=workspace)
         elif dbias is not None:
             kernels.linear_backward_bias(dy, dbias=dbias)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cllm import _kernels as kernels
 from cllm.program.declare import Param, Scratch, Site
+from cllm.program.dims import COMPUTES
 from cllm.program.layer import Layer
 
 
@@ -36,7 +37,7 @@ class SquaredErrorHead(Layer):
     in_order = True
 
     def forward(self, x, weight, *, logits, workspace):
-        kernels.linear_backward_input(x, weight, None, self.compute == "bfloat16", dx=logits, workspace=workspace)
+        kernels.linear_backward_input(x, weight, None, COMPUTES.index(self.compute), dx=logits, workspace=workspace)
 
     def evaluate(self, x, embedding, targets, *, loss, losses):
         kernels.squared_error_forward(x, embedding, targets.reshape(-1), losses=losses[:len(x)])

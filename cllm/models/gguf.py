@@ -64,7 +64,7 @@ def from_gguf(path: str | Path, dtype: str = "float32", trainable: Patterns = No
         As of `Model`.
     mapped : bool
         As of `from_pretrained`; in float32 quantised matrices that are frozen stay in their blocks.
-    compute : {"float32", "bfloat16"}
+    compute : {"float32", "bfloat16", "bfloat16:units"}
         As of `Model`.
     **changes
         Settings of the family in place of the file's.

@@ -44,7 +44,7 @@ class Model:
     arrays : arrays by name, or None
         Parameters that are there already, of the model's shapes and dtype: it has these very arrays. Read-only ones must be
         frozen, as must those that are stored as they lie in files (`cllm.weights.stored.Stored`).
-    compute : {"float32", "bfloat16"}
+    compute : {"float32", "bfloat16", "bfloat16:units"}
         As the attribute of that name.
 
     Raises
@@ -116,7 +116,7 @@ class Model:
 
     @property
     def compute(self) -> str:
-        """What operands of products are: "float32", or "bfloat16", whose sums are float32.
+        """What operands of products are: "float32", or "bfloat16", whose sums are float32, "bfloat16:units" in units of 32.
 
         In bfloat16 the values that layers name in `Layer.narrow` are such arrays, too; parameters, the residual stream,
         statistics, loss and gradients stay float32. It may be set to another; executors that are there keep theirs.
@@ -124,7 +124,7 @@ class Model:
         Raises
         ------
         ConfigError
-            When it is neither, or "bfloat16" of a model of float64.
+            When it is none of these, or in bfloat16 for a model of float64.
         """
         return self._compute
 

@@ -73,7 +73,7 @@ def from_pretrained(directory: str | Path, dtype: str = "float32", trainable: Pa
         Frozen parameters are the files' own bytes, mapped read-only and never copied: matrices of any dtype, turned or in
         several pieces, which products expand while they pack them, and vectors in the model's dtype. Without `trainable`,
         all are frozen. Processes that map the same files share them; they must stay as they are meanwhile.
-    compute : {"float32", "bfloat16"}
+    compute : {"float32", "bfloat16", "bfloat16:units"}
         As of `Model`.
     **changes
         Settings of the family in place of the config's, such as ``dropout=0.1``.

@@ -15,11 +15,13 @@ from cllm.errors import DeclarationError
 # What the executor makes itself and hands to every step that names it, with shape and dtype. `scale` is 1 / (the divisor
 # of the whole batch's loss); `key` is (seed, step, first row of this micro-batch in the whole batch), for dropout; `loss`
 # is the accumulator of the summed loss.
-HANDED = {
+HANDED_ARRAYS = {
     "scale": ("1", "float64"),
     "key": ("3", "uint64"),
     "loss": ("1", "float64"),
 }
+# And a whole number: how many of the rows of a step are one sequence.
+HANDED = (*HANDED_ARRAYS, "sequence_rows")
 
 
 # What a site is to the planner, beside an array like others: a running sum, to which each branch adds and which is not

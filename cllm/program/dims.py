@@ -25,6 +25,9 @@ from functools import lru_cache
 BATCH_LETTERS = ("B", "T", "N", "R")  # what the batch at hand decides; all other letters are a layer's own
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 NARROW = "bfloat16"  # dtype of a value in upper halves of float32, an array of uint16
+UNITS = "bfloat16:units"
+UNIT = 32  # k that are summed as one there, see cllm/kernels/units.pxi
+COMPUTES = ("float32", NARROW, UNITS)  # how products are computed, by the number by which kernels know it
 
 _PART = re.compile(r"(\d*)([A-Z]*)\Z")
 

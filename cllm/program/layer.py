@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from cllm.errors import DeclarationError
 from cllm.program.declare import HANDED, STANDARD_FEEDS, Feed, Flow, Param, Scratch, Site, Table
-from cllm.program.dims import BATCH_LETTERS
+from cllm.program.dims import BATCH_LETTERS, COMPUTES
 
 
 class Layer(ABC):
@@ -124,7 +124,7 @@ class Layer(ABC):
 
     def computing(self, compute: str) -> "Layer":
         """The layer that takes its products in `compute`: where it has a field of that name that says one of them."""
-        return replace(self, compute=compute) if getattr(self, "compute", None) in ("float32", "bfloat16") else self
+        return replace(self, compute=compute) if getattr(self, "compute", None) in COMPUTES else self
 
     def has(self, param: Param | Table | Feed) -> bool:
         """Whether this instance has that parameter, table or feed."""

@@ -35,7 +35,7 @@ def gradient_error(model: Model, tokens: ArrayLike | None = None, targets: Array
         The batch on which it is measured, as `Executor.loss_and_grad` takes it.
     strategy : strategy, Plan or name
     num_threads, seed : as of `Executor`
-    against : {"float32", "bfloat16"} or None
+    against : {"float32", "bfloat16", "bfloat16:units"} or None
         How the exact gradient is computed (`Model.compute`); None is as the model computes. So "float32" tells of a model in
         bfloat16 what that costs.
     by_layer : bool

@@ -77,7 +77,8 @@ class SingleLayer:
         flow = getattr(self.layer, f"{method}_flow")
         known = {**self.given, **reads}
         self._held.clear()
-        arguments = [self._placed(name, known[name], writeable=False) for name in flow.reads]
+        arguments = [self.letters["N"] // self.batch if name == "sequence_rows" else
+                     self._placed(name, known[name], writeable=False) for name in flow.reads]
         made = {}
         for name in flow.writes:
             start = writes[name] if name in writes else self._blank(name, fill)

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from cllm.program.declare import HANDED
+from cllm.program.declare import HANDED_ARRAYS
 from cllm.program.dims import elements
 from cllm.program.optimizer_states import state_parts
 from cllm.program.program import Program
@@ -40,8 +40,8 @@ def table_bytes(program: Program, workload: Workload) -> int:
 def batch_bytes(program: Program, workload: Workload, micro_batch: int) -> int:
     """Bytes of the feeds: a group's, of those that are cut a micro-batch's too, and what the executor hands in."""
     whole, micro = workload.group.letters(), workload.letters(micro_batch)
-    total = sum(elements(shape, {}) * ITEMSIZES[dtype] for shape, dtype in HANDED.values())
-    total += len(program.kinds_of_rows) * elements(HANDED["key"][0], {}) * ITEMSIZES[HANDED["key"][1]]
+    total = sum(elements(shape, {}) * ITEMSIZES[dtype] for shape, dtype in HANDED_ARRAYS.values())
+    total += len(program.kinds_of_rows) * elements(HANDED_ARRAYS["key"][0], {}) * ITEMSIZES[HANDED_ARRAYS["key"][1]]
     for feed in program.feeds.values():
         sizes = (whole, micro) if feed.is_cut else (whole,)
         total += sum(elements(feed.shape, letters) for letters in sizes) * np.dtype(feed.dtype or workload.dtype).itemsize

@@ -9,7 +9,7 @@ from cllm.checks import LARGEST_SEED, checked_real, checked_size, checked_word, 
 from cllm.errors import ConfigError
 from cllm.optim.rate import SHAPES, Rate
 from cllm.plans.plan import checked_states
-from cllm.program.computing import COMPUTES
+from cllm.program.dims import COMPUTES
 from cllm.program.trained import checked_patterns
 from cllm.strategies.memory_budget import checked_limit
 from cllm.threads.counts import checked_threads
@@ -63,7 +63,7 @@ class TrainSettings:
     states : str or None
         Where the optimizer's states are: "memory" or "disk:DIR"; None is in memory, unless a budget moves them.
     threads : int or None
-    compute : {"float32", "bfloat16"}
+    compute : {"float32", "bfloat16", "bfloat16:units"}
         What operands of products are, see `Model.compute`, which it sets. Left out, it is the model's.
     snapshot_every, keep : int
         Steps between snapshots, and how many of the last ones stay; the best one stays besides.

@@ -37,7 +37,7 @@ class Variant:
         Of the executor.
     working_copy : callable or None
         What forward and backward see of a matrix; the optimizer goes on from the master weights.
-    compute : {"float32", "bfloat16"}
+    compute : {"float32", "bfloat16", "bfloat16:units"}
         As of `cllm.Model`.
     optimizer : str
         As of `cllm.optim.optimizer_named`.

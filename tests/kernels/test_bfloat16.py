@@ -5,7 +5,7 @@ from fractions import Fraction
 import bfloat16_reference as reference
 import numpy as np
 import pytest
-from bfloat16_reference import r16, wide
+from bfloat16_reference import AWKWARD, float_of, magnitudes, r16, wide
 from lawtools import assert_same_bits, draw, misaligned, threads
 
 from cllm import _kernels as kernels
@@ -13,8 +13,6 @@ from cllm.errors import CllmError
 
 SHAPES = [(1, 1, 1), (3, 4, 0), (5, 0, 3), (5, 7, 3), (13, 13, 31), (15, 15, 33), (29, 255, 31), (33, 513, 65), (70, 40, 200),
           (400, 20, 30), (17, 515, 390)]
-AWKWARD = np.array([0, -0.0, 1, -1, 2.0 ** -126, -2.0 ** -126, 1e-40, -1e-40, 2.0 ** -133, 3e38, -3e38, 1e-30, np.inf, np.nan,
-                    1 + 2.0 ** -8, 1 + 3 * 2.0 ** -8, 1 + 2.0 ** -8 + 2.0 ** -23], np.float32)
 
 
 @pytest.fixture(params=["decide", "halves"])
@@ -23,12 +21,6 @@ def way(request):
     kernels.take_bfloat16(request.param)
     yield request.param
     kernels.take_bfloat16("decide")
-
-
-def magnitudes(shape, seed):
-    """Numbers of every size, so that sums cancel, vanish in others and leave the range of float32 below."""
-    rng = np.random.default_rng(seed)
-    return (rng.standard_normal(shape) * 2.0 ** rng.integers(-66, 4, shape)).astype(np.float32)
 
 
 def room(rows, n_in, n_out):
@@ -43,20 +35,6 @@ def copied(x):
     y = bits16(x.shape)
     kernels.copy_values(x, y=y)
     return y
-
-
-def float_of(exact, least=Fraction(2) ** -126):
-    """The float32 next to a fraction, ties to even; zero where it is below the least normal number once it has 24 bits."""
-    if exact == 0:
-        return np.float32(0)
-    exponent = 0
-    while abs(exact) >= Fraction(2) ** (exponent + 1):
-        exponent += 1
-    while abs(exact) < Fraction(2) ** exponent:
-        exponent -= 1
-    unit = Fraction(2) ** (exponent - 23)
-    rounded = round(exact / unit) * unit  # Python rounds ties to even
-    return np.float32(0 if abs(rounded) < least else float(rounded))
 
 
 def test_the_reference_is_exact_arithmetic_rounded_once():
@@ -289,7 +267,7 @@ def _turned(x, cos, sin, heads, width, rounds=True):
 def test_what_does_not_go_together_is_refused():
     x, weight, y = draw((4, 5), "float32", 1), draw((5, 6), "float32", 2), np.empty((4, 6), np.float32)
     work = room(4, 5, 6)
-    with pytest.raises(CllmError, match="rounds=True where an array is bfloat16"):
+    with pytest.raises(CllmError, match="rounds=1 or 2 where an array is bfloat16"):
         kernels.linear_forward(r16(x), weight, None, y=y, workspace=work)
     with pytest.raises(CllmError, match="not in float64"):
         kernels.linear_forward(x.astype(float), weight.astype(float), None, True, y=y.astype(float),
@@ -312,7 +290,7 @@ def test_what_does_not_go_together_is_refused():
 
 
 def test_a_way_that_is_not_known_is_refused():
-    with pytest.raises(CllmError, match="must be one of decide, singles, halves; got vdpbf16ps"):
+    with pytest.raises(CllmError, match="must be one of decide, singles, halves, tiles; got vdpbf16ps"):
         kernels.take_bfloat16("vdpbf16ps")
 
 

@@ -56,7 +56,7 @@ def test_no_bit_tells_that_rows_were_left_out(dtype, ignored, settings, keeps_lo
         layer.forward(x, weight, bias, logits=logits, workspace=scratch["workspace"])
     got = {"loss": np.zeros(1), "dx": np.full_like(x, np.nan), "dweight": np.full_like(weight, 0.25),
            "dbias": None if bias is None else np.full_like(bias, 0.5)}
-    layer.backward(x, weight, bias, targets, scale, logits, **got, **scratch)
+    layer.backward(x, weight, bias, targets, scale, logits, N, **got, **scratch)
     oracle.assert_same_bits({n: a for n, a in got.items() if a is not None},
                             {n: a for n, a in expected.items() if a is not None})
     assert not got["dx"][targets == -1].any() and (ignored == N or got["dx"].any())
@@ -82,7 +82,7 @@ def test_what_is_nan_in_a_row_without_a_target_stays_there():
     x, weight, targets = rng.normal(0, 1, (N, C)), rng.normal(0, 1, (V, C)), targets_with(30)
     x[targets == -1] = np.nan
     got = {"loss": np.zeros(1), "dx": np.full_like(x, np.nan), "dweight": np.zeros_like(weight), "dbias": None}
-    layer.backward(x, weight, None, targets, np.ones(1), None, **got, **scratch_of(layer, "float64"))
+    layer.backward(x, weight, None, targets, np.ones(1), None, N, **got, **scratch_of(layer, "float64"))
     assert all(np.isfinite(got[name]).all() for name in ("loss", "dx", "dweight"))
 
 

@@ -195,7 +195,7 @@ def test_a_copy_has_the_weights_and_no_gradients():
 
 
 def test_what_is_handed_in_has_no_other_name():
-    assert set(HANDED) == {"scale", "key", "loss"}
+    assert set(HANDED) == {"scale", "key", "loss", "sequence_rows"}
 
 
 @pytest.mark.parametrize("model", ["Mine", object(), Mine, cllm.layers.Linear(I=1, O=1)])

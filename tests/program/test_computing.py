@@ -355,7 +355,7 @@ def test_operands_of_all_products_of_an_adapted_part_are_rounded():
     np.testing.assert_array_equal(dx, product(g, a, product(dy, weight.T, zero)))
 
     dweight, da, db = np.zeros_like(weight), np.ones_like(a), np.ones_like(b)
-    layer.accumulate(dy, x, a, b, None, dweight=dweight, dbias=None, dlora_a=da, dlora_b=db, **room)
+    layer.accumulate(dy, x, a, b, None, n, dweight=dweight, dbias=None, dlora_a=da, dlora_b=db, **room)
     np.testing.assert_array_equal(dweight, product(x.T, dy, zero))
     np.testing.assert_array_equal(da, product(g.T, x, np.float32(1)))
     np.testing.assert_array_equal(db, product((u * np.float32(0.5)), dy, np.float32(1))[:, 2:5])
@@ -370,7 +370,8 @@ def test_a_head_that_leaves_rows_out_reads_bfloat16():
     def run(x, targets):
         loss, dx, dweight = np.zeros(1), np.full((len(x), 8), np.nan, np.float32), np.zeros_like(weight)
         room = {"chunk": np.zeros(4 * 11, np.float32), "losses": np.zeros(4), "workspace": np.zeros(1 << 16, np.float32)}
-        head.backward(x, weight, None, targets, np.array([0.25]), None, loss=loss, dx=dx, dweight=dweight, dbias=None, **room)
+        head.backward(x, weight, None, targets, np.array([0.25]), None, len(x), loss=loss, dx=dx, dweight=dweight,
+                      dbias=None, **room)
         told = np.zeros(1)
         head.evaluate(x, weight, None, targets, loss=told, **room)
         return loss, told, dx, dweight

@@ -160,10 +160,10 @@ def test_a_feed_may_be_named_by_position_or_by_sequence_and_time():
             assert tokens.shape == (len(x),)
             super().evaluate(x, weight, bias, targets, loss=loss, chunk=chunk, losses=losses, workspace=workspace)
 
-        def backward(self, x, weight, bias, targets, scale, logits, *, loss, dx, dweight, dbias, chunk, losses,
+        def backward(self, x, weight, bias, targets, scale, logits, sequence_rows, *, loss, dx, dweight, dbias, chunk, losses,
                      workspace):
-            super().backward(x, weight, bias, targets, scale, logits, loss=loss, dx=dx, dweight=dweight, dbias=dbias,
-                             chunk=chunk, losses=losses, workspace=workspace)
+            super().backward(x, weight, bias, targets, scale, logits, sequence_rows, loss=loss, dx=dx, dweight=dweight,
+                             dbias=dbias, chunk=chunk, losses=losses, workspace=workspace)
 
     w = cllm.Wiring(longest=8)
     x = w.add("embed", layers.Embedding(V=11, C=12, P=8))

@@ -261,7 +261,7 @@ def test_every_kernel_lets_other_python_threads_run():
     holding = {found[1] for source in sources
                for found in re.finditer(r"^def (\w+)\(.*?(?=^\S|\Z)", source.read_text(), re.S | re.M)
                if "with nogil:" not in found[0] and "prange" not in found[0]}
-    quick = {"bfloat16_instruction", "take_bfloat16", "bfloat16_pairs_agree", "dynamic_codes",
+    quick = {"bfloat16_instruction", "take_bfloat16", "bfloat16_pairs_agree", "bfloat16_tiles_agree", "dynamic_codes",
              "attention_workspace", "block_linear_workspace", "linear_workspace",
              "vector_bytes", "int8_bytes", "exponential", "accumulate_losses", "philox4x32", "set_threads",
              "get_threads", "before_fork", "stay_serial", "call_timed"}
