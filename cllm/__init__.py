@@ -5,6 +5,7 @@ byte before the first step, and loss and gradients are equal to the last bit und
 """
 
 from cllm.dispatch import choose_path as _choose_path
+from cllm.threads import cores as _cores  # noqa: F401
 from cllm.threads.waiting import bounded_spinning as _bounded_spinning
 
 __path__[:0] = _choose_path(__path__[0])  # where the import system finds the kernels of this processor

@@ -7,13 +7,14 @@ import psutil
 
 from cllm.about import versions
 from cllm.dispatch import cpuinfo_line
+from cllm.threads.cores import usable_cores
 
 
 def describe_machine() -> dict:
     """Processor, cores, memory, system, load average, versions and build flags, as plain data."""
     return {
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": os.cpu_count() if (cores := usable_cores()) is None else len(cores),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,

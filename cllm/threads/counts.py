@@ -8,6 +8,7 @@ from cllm import _build_info
 from cllm import _kernels as kernels
 from cllm.cgroups import cpu_quota
 from cllm.checks import checked_size
+from cllm.threads.cores import usable_cores
 
 MOST_THREADS = 1024  # catches nonsense; what the system refuses is found when that many are to run
 
@@ -80,6 +81,7 @@ def _quota() -> float | None:
 
 
 def _cores() -> tuple[int, str]:
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MOST_THREADS), "cores that this process may use"
+    cores = usable_cores()
+    if cores is not None:
+        return min(len(cores), MOST_THREADS), "cores that this process may use"
     return min(os.cpu_count() or 1, MOST_THREADS), "cores of this machine"

@@ -5,8 +5,8 @@ import socket
 from collections import defaultdict
 from collections.abc import Mapping
 
-# As the launcher left them: of a thread that OpenMP binds, the first in a parallel region, the system later tells one.
-CORES = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+from cllm.threads.cores import binds, usable_cores
+
 DO = "Take fewer threads or processes, or let the launcher give each as many cores as it has threads: mpirun --bind-to none"
 
 
@@ -27,11 +27,7 @@ def crowded(team, threads: int) -> list[str]:
 
 def _cores(threads: int, environment: Mapping[str, str]) -> list[int]:
     """Those that this process will use: where OpenMP is to bind its threads, as many as it has threads, from the first."""
-    return sorted(CORES)[:threads if _is_binding(environment) else None]
-
-
-def _is_binding(environment: Mapping[str, str]) -> bool:
-    return environment.get("OMP_PROC_BIND", "false").lower() != "false"
+    return sorted(usable_cores() or ())[:threads if binds(environment) else None]
 
 
 def _told(name: str, processes: list[tuple[int, list[int], int]]) -> str | None:
@@ -40,4 +36,4 @@ def _told(name: str, processes: list[tuple[int, list[int], int]]) -> str | None:
         return None
     ranks = ", ".join(str(rank) for rank, *_ in processes)
     return (f"{name}: {threads} threads of process{'es' * (len(processes) > 1)} {ranks} share {len(cores)} "
-            f"core{'s' * (len(cores) > 1)}. {DO}" + ", without OMP_PROC_BIND" * _is_binding(os.environ) + ".")
+            f"core{'s' * (len(cores) > 1)}. {DO}" + ", without OMP_PROC_BIND" * binds(os.environ) + ".")

@@ -1,6 +1,8 @@
 """One check of the number of threads for every door, and the number that is taken where none is given."""
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -16,6 +18,7 @@ from cllm.planning import pareto
 from cllm.program.workload import Workload
 from cllm.sampling import Decoder, Rereader
 from cllm.threads import counts
+from cllm.threads.cores import binds, usable_cores
 
 CONFIG = cllm.ModelConfig(**oracle.CONFIG)
 TOKENS = np.zeros((1, 4), int)
@@ -144,6 +147,38 @@ def test_the_default_is_the_least_of_what_is_allowed(cores, quota, omp, number, 
     shown = cllm.versions()
     assert shown["threads"] == number and shown["threads_because"] == why
     assert Workload(1, 4).threads == number
+
+
+BOUND = """
+import os, cllm
+from cllm.threads.counts import default_choice
+model = cllm.GPT(cllm.ModelConfig.preset("tiny"))
+cllm.Executor(model, 2, 16, num_threads=1).loss_and_grad([[1] * 16] * 2, [[2] * 16] * 2)
+print(default_choice()[0], len(os.sched_getaffinity(0)))
+"""
+
+
+@pytest.mark.skipif(not _build_info.OPENMP or (cores := usable_cores()) is None or len(cores) < 2,
+                    reason="takes OpenMP and two cores")
+def test_a_thread_that_openmp_has_bound_is_not_taken_for_the_cores_of_the_process():
+    environment = {**os.environ, "PYTHONPATH": str(Path(cllm.__file__).parents[1]), "OMP_PROC_BIND": "close"}
+    environment.pop("OMP_NUM_THREADS", None)
+    done = subprocess.run([sys.executable, "-c", BOUND], env=environment, check=True, capture_output=True, text=True)
+    taken, told = map(int, done.stdout.split())
+    assert taken == min(len(usable_cores()), default_of_quota()) and told <= taken
+
+
+@pytest.mark.parametrize("variables, expected", [
+    ({}, False), ({"OMP_PROC_BIND": "FALSE", "OMP_PLACES": "cores"}, False), ({"OMP_PROC_BIND": "spread"}, True),
+    ({"OMP_PLACES": "threads"}, True), ({"GOMP_CPU_AFFINITY": "0 1"}, True), ({"OMP_PLACES": ""}, False)])
+def test_when_openmp_binds(variables, expected):
+    assert binds(variables) is expected
+
+
+def default_of_quota():
+    """Threads that a cgroup allows."""
+    quota = counts._quota()
+    return counts.MOST_THREADS if quota is None else max(1, -int(-quota // 1))
 
 
 def test_a_serial_build_has_one(machine, monkeypatch):

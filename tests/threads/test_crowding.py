@@ -13,7 +13,7 @@ class Told:
 
 
 def test_processes_that_share_cores_are_named(monkeypatch):
-    monkeypatch.setattr(crowding, "CORES", frozenset({4, 5}))
+    monkeypatch.setattr(crowding, "usable_cores", lambda: frozenset({4, 5}))
     monkeypatch.setattr(crowding.socket, "gethostname", lambda: "one")
     monkeypatch.delenv("OMP_PROC_BIND", raising=False)
     assert crowding.crowded(Told(("one", [0, 1], 2), ("two", [4, 5], 2)), 2) == []
@@ -27,7 +27,7 @@ def test_processes_that_share_cores_are_named(monkeypatch):
 
 def test_openmp_binds_all_processes_to_the_same_cores(monkeypatch):
     """Each of them binds its threads from the first of its cores."""
-    monkeypatch.setattr(crowding, "CORES", frozenset(range(8)))
+    monkeypatch.setattr(crowding, "usable_cores", lambda: frozenset(range(8)))
     monkeypatch.setattr(crowding.socket, "gethostname", lambda: "one")
     monkeypatch.setenv("OMP_PROC_BIND", "close")
     (found,) = crowding.crowded(Told(("one", [0, 1], 2)), 2)
