@@ -177,7 +177,6 @@ FAMILIES = {
                                         trainable=("*lora*", "blocks.2.*.bias"), compute="bfloat16"),
     "in bfloat16, packed": Family(Llama(**GROUPED, model_type="mistral", window=3), time=9, packed=True, compute="bfloat16"),
     "in bfloat16, in units": Family(_gpt(qkv="lattice", dropout=0.1, max_seq_len=40, n_layers=2), 5, 35, 1, compute=UNITS),
-    "rows of every kind, in units of bfloat16": Family(Kinds(dropout=0.3), compute=UNITS),
     "encoder": Family(example("encoder").Encoder(n_heads=2, **TOKENS)),
     "mixer": Family(example("mixer").Mixer(side=8, classes=3, **SMALL), time=None),
     "mixture": Family(example("mixture").Mixture(n_heads=2, experts=3, **TOKENS)),

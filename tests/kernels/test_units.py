@@ -13,8 +13,7 @@ from cllm.errors import CllmError
 from cllm.program.dims import COMPUTES, UNIT, UNITS
 
 IN_UNITS = COMPUTES.index(UNITS)
-SHAPES = [(1, 1, 1), (3, 4, 0), (5, 0, 3), (2, 32, 33), (13, 13, 31), (15, 65, 33), (33, 513, 65), (20, 600, 60),
-          (17, 31, 390)]
+SHAPES = [(1, 1, 1), (3, 4, 0), (5, 0, 3), (2, 32, 33), (13, 13, 31), (15, 65, 33), (20, 600, 60), (17, 31, 390)]
 
 
 @pytest.fixture(params=["decide", "tiles"])
@@ -55,7 +54,7 @@ def exactly(a, b, start):
     return float_of(acc)
 
 
-@pytest.mark.parametrize("depth, scale", [(1, 0), (33, 0), (50, 0), (35, -63), (70, 0)])
+@pytest.mark.parametrize("depth, scale", [(50, 0), (35, -63)])
 def test_the_reference_is_exact_arithmetic_rounded_where_it_says(depth, scale):
     """On numbers of a size and of many, and where products, sums and starts are about the least normal number."""
     near = [draw(shape, "float32", seed) * np.float32(2.0 ** scale) for shape, seed in (((3, depth), 3), ((depth, 4), 4))]
@@ -65,15 +64,15 @@ def test_the_reference_is_exact_arithmetic_rounded_where_it_says(depth, scale):
         found = reference.product_in_units(a, b, start)
         assert_same_bits(found, np.float32([[exactly(a[i], b[:, j], start[i, j]) for j in range(4)] for i in range(3)]))
     chain = reference.product(a, b, start)
-    assert depth == 1 or (found != chain).any(), "in one chain it would be another function"
+    assert (found != chain).any(), "in one chain it would be another function"
 
 
 def test_the_sum_of_two_numbers_is_rounded_once():
     rng = np.random.default_rng(0)
-    a = rng.integers(2 ** 23, 2 ** 24, 1200) * np.float32(2) ** rng.integers(-40, 3, 1200)
-    b = rng.choice([-1, 1], 1200) * rng.integers(2 ** 23, 2 ** 24, 1200) * np.float32(2) ** rng.integers(-40, 3, 1200)
-    b[:300] = np.spacing(np.abs(a[:300])) / 2 * rng.choice([1, 1 + 2.0 ** -23, 1 - 2.0 ** -24], 300)  # ties, and what is next
-    a[-300:], b[-300:] = (x[-300:] * np.float32(2.0 ** -128) for x in (a, b))
+    a = rng.integers(2 ** 23, 2 ** 24, 600) * np.float32(2) ** rng.integers(-40, 3, 600)
+    b = rng.choice([-1, 1], 600) * rng.integers(2 ** 23, 2 ** 24, 600) * np.float32(2) ** rng.integers(-40, 3, 600)
+    b[:200] = np.spacing(np.abs(a[:200])) / 2 * rng.choice([1, 1 + 2.0 ** -23, 1 - 2.0 ** -24], 200)  # ties, and what is next
+    a[-200:], b[-200:] = (x[-200:] * np.float32(2.0 ** -128) for x in (a, b))
     a, b = a.astype(np.float32), b.astype(np.float32)
     expected = [float_of(Fraction(float(x)) + Fraction(float(y)))
                 for x, y in zip(reference.flush(a), reference.flush(b), strict=True)]

@@ -140,6 +140,13 @@ def test_every_layer_is_told_the_rows_of_a_sequence(monkeypatch):
     assert told == {rows * family.batch: rows for rows in (1, 3, 3 * family.time)}
 
 
+def test_rows_of_every_kind_are_cut_between_sequences():
+    family = replace(FAMILIES["rows of every kind"], compute=UNITS)
+    first, *others = (family.train(cllm.CacheAll(), micro_batch=micro, num_threads=2) for micro in (None, 1, 2))
+    for other in others:
+        oracle.assert_same_bits(other, first)
+
+
 def test_every_product_of_a_forward_is_in_units():
     family = FAMILIES["in bfloat16, in units"]
     model = family.model()
