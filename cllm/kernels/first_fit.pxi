@@ -47,6 +47,7 @@ def first_fit(const int64_t[::1] order not None, const int64_t[::1] first not No
     cdef int64_t total = 0
     cdef int64_t *begun = &filled[0]
     cdef int64_t *reached = &filled[pieces]
+    cdef int64_t *held = &rows[0]  # a row of none may begin where all rows end
     cdef _Alive near_by
     filled[:] = 0
     near_by.first, near_by.last, near_by.nbytes, near_by.offsets = &first[0], &last[0], &nbytes[0], &offsets[0]
@@ -56,9 +57,9 @@ def first_fit(const int64_t[::1] order not None, const int64_t[::1] first not No
             i = order[k]
             p = first[i] // width
             near_by.count = 0
-            _add_alive(&near_by, i, &rows[reaches[p]], reached[p])
+            _add_alive(&near_by, i, held + reaches[p], reached[p])
             for p in range(first[i] // width, last[i] // width + 1):
-                _add_alive(&near_by, i, &rows[begins[p]], begun[p])
+                _add_alive(&near_by, i, held + begins[p], begun[p])
             offsets[i] = _highest(&near_by, nbytes[i], bound) if hung[i] else _lowest(&near_by, nbytes[i])
             total = max(total, offsets[i] + nbytes[i])
             p = first[i] // width
