@@ -100,30 +100,31 @@ def mpirun(count: int) -> list[str]:
 
 def _killed(arguments) -> int:
     """Runs that lose a process."""
-    drawn, groups = random.Random(arguments.seed), arguments.groups or 4
-    failed = 0
+    drawn, groups, rows = random.Random(arguments.seed), arguments.groups or 4, []
     with tempfile.TemporaryDirectory() as folder:
         straight = Path(folder) / "straight"
         seconds = harness.burst(lambda: _train(straight, 1, groups, arguments.steps).wait(), 1)[0]
         wanted = _weights(straight)
         for number in range(arguments.kills):
             out, before = Path(folder) / f"run{number}", _processes()
-            running = _train(out, drawn.choice((2, 4)), groups, arguments.steps)
+            running = _train(out, count := drawn.choice((2, 4)), groups, arguments.steps)
             harness.pause(drawn.uniform(0, seconds))
             victims = _children(running.pid)
             if victims:
                 os.kill(drawn.choice(victims), signal.SIGKILL)
             running.wait()
             left = _processes() - before
-            for _ in range(3):
-                if _train(out, drawn.choice((1, 2, 4)), groups, arguments.steps, resume=True).wait() == 0:
-                    break
-            good = _weights(out) == wanted and not left
-            failed += not good
-            print(f"{number + 1:4d}: {'same bits' if good else f'FAILED, left {left}'}", flush=True)
+            again = drawn.choice((1, 2, 4))
+            ended = _train(out, again, groups, arguments.steps, resume=True).wait()
+            rows.append({"processes": count, "killed": bool(victims), "resumed_by": again, "exit_code": ended,
+                         "same_bits": _weights(out) == wanted, "left": len(left)})
+            print(f"{number + 1:4d}: {rows[-1]}", flush=True)
             shutil.rmtree(out, ignore_errors=True)
-    print(f"{arguments.kills - failed} of {arguments.kills} went on to the same bits, with nobody left behind")
-    return int(failed > 0)
+    failed = [row for row in rows if row["left"] or row["exit_code"] or not row["same_bits"]]
+    path = record.write_result("processes_kills", 1, {"kills": arguments.kills, "steps": arguments.steps, "groups": groups,
+                                                      "straight_seconds": seconds, "rows": rows}, arguments.out)
+    print(f"{len(rows) - len(failed)} of {len(rows)} went on to the same bits, with nobody left behind\nwritten: {path}")
+    return int(bool(failed))
 
 
 def _train(out: Path, count: int, groups: int, steps: int, resume: bool = False) -> subprocess.Popen:

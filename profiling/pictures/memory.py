@@ -62,9 +62,9 @@ def _draw_timeline(axis, row: dict) -> None:
     edges = [0.0, *timeline["ends"]]
     axis.axhspan(0, fixed, color="#e4e4e4", linewidth=0)
     below = [fixed] * len(timeline["ends"])
-    for kind, colour in BUFFERS.items():
+    for kind in _kinds([row]):
         above = [low + nbytes / 1e6 for low, nbytes in zip(below, timeline["by_kind"][kind], strict=True)]
-        axis.stairs(above, edges, baseline=below, fill=True, color=colour, alpha=0.75, linewidth=0)
+        axis.stairs(above, edges, baseline=below, fill=True, color=BUFFERS[kind], alpha=0.75, linewidth=0)
         below = above
     record = fixed + row["high_water_bytes"] / 1e6
     if samples := _samples(row):
@@ -91,6 +91,11 @@ def spans_of(row: dict) -> dict[str, list[tuple[float, float]]]:
     return spans
 
 
+def _kinds(rows: list[dict]) -> list[str]:
+    """Kinds of buffers that are ever alive; a result of before a kind was there does not name it."""
+    return [kind for kind in BUFFERS if any(any(row["timeline"]["by_kind"].get(kind, ())) for row in rows)]
+
+
 def _samples(row: dict) -> list[tuple[float, float]]:
     """Of the first step: its share that had passed, and MB of the process over its start."""
     first, start = row["step_seconds"][0], row["rss_start_bytes"] or 0
@@ -101,13 +106,12 @@ def _timeline_legend(figure, rows: list[dict]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    alive = [kind for kind in BUFFERS if any(any(row["timeline"]["by_kind"][kind]) for row in rows)]
     handles = [Line2D([], [], color="black", linestyle="--", linewidth=1.2, label="highest byte that the arena recorded")]
     if any(_samples(row) for row in rows):
         handles.append(Line2D([], [], color=THEIRS, linewidth=3, alpha=0.7,
                               label="the process, less its start: flat, since all is allocated before the step"))
     handles.append(Patch(color="#e4e4e4", label="parameters, gradients, optimizer, batch"))
-    handles += [Patch(color=BUFFERS[kind], alpha=0.75, label=f"arena, predicted: {kind}") for kind in alive]
+    handles += [Patch(color=BUFFERS[kind], alpha=0.75, label=f"arena, predicted: {kind}") for kind in _kinds(rows)]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from words import Table, code, number
+from words import Table, code, megabytes, number, spread
 
 
 def _steps(data: dict) -> Table:
@@ -35,7 +35,41 @@ def _waiting(data: dict) -> Table:
          "{:.3f} ({:.3f} to {:.3f})".format(*row["ratio"])) for row in data["rows"]]
 
 
+PARTS = ("weights", "gradients", "states", "activations")  # of a process, by their names in a memory report
+
+
+def _processes(data: dict) -> Table:
+    """A row for each contestant: what one of its processes holds at the peak, seconds of a step, and what they came to."""
+    rows, bits = data["rows"], [row["weights"] for row in data["rows"].values()]
+    header = ("contestant", *[f"{part} MB" for part in PARTS], "total MB each", "step s (least to most)",
+              "weights after all steps")
+    return header, [(name, *[megabytes(dict((part, held) for part, held, _ in row["parts"])[part]) for part in PARTS],
+                     megabytes(row["total_bytes"]), spread(row["seconds"]), code(digest[:8]))
+                    for (name, row), digest in zip(rows.items(), bits, strict=True)]
+
+
+def _lost(data: dict) -> Table:
+    """Runs that lost a process."""
+    rows = data["rows"]
+    return ("", ""), [
+        ("runs of which one process was killed", str(sum(row["killed"] for row in rows))),
+        ("runs that had ended or not begun by then", str(sum(not row["killed"] for row in rows))),
+        ("resumed by another number of processes", str(sum(row["processes"] != row["resumed_by"] for row in rows))),
+        ("ended with the bits of the straight run", str(sum(row["same_bits"] for row in rows))),
+        ("processes left behind", str(sum(row["left"] for row in rows)))]
+
+
+def _foretold(data: dict) -> Table:
+    """Seconds of a step by the model of time, the batch the same."""
+    return ("processes", "work s", "messages s", "together s"), [
+        (f"{row['processes']:,}", f"{row['compute_seconds']:.3f}", f"{row['message_seconds']:.3f}",
+         f"{row['compute_seconds'] + row['message_seconds']:.3f}") for row in data["scaling"]]
+
+
 VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
+    ("processes", ""): _processes,
+    ("processes", "foretold"): _foretold,
+    ("processes_kills", ""): _lost,
     ("regions", ""): _steps,
     ("regions", "loops"): _loops,
     ("waiting", ""): _waiting,

@@ -9,6 +9,24 @@ import cllm
 from cllm.models.llama import Llama
 
 
+class Known:
+    """Limits of a machine that nobody measures."""
+
+    library = None
+
+    def __init__(self, folder, threads):
+        pass
+
+    def look(self, nbytes=0):
+        pass
+
+    def flops(self):
+        return 1e12
+
+    def bandwidth(self, nbytes):
+        return 1e12
+
+
 def test_a_processor_is_measured_without_pytorch_and_goes_on_where_it_was_ended(tmp_path, monkeypatch, capsys):
     performance, process = script("performance"), script("peers.process")
     assert not process.has_torch(str(tmp_path / "none"))
@@ -18,6 +36,8 @@ def test_a_processor_is_measured_without_pytorch_and_goes_on_where_it_was_ended(
     monkeypatch.setattr(performance, "ATTENTION", (("attention", (1, 2, 8, 4)),))
     monkeypatch.setattr(performance, "STEPS", (("tiny", 1, 8),))
     monkeypatch.setattr(performance.process, "has_torch", lambda python: False)
+    for user in (performance, performance.kernels):
+        monkeypatch.setattr(user, "Limits", Known)
     place = tmp_path / "performance.json"
     monkeypatch.setattr(sys, "argv", ["performance.py", "--threads", "1", "--rounds", "1", "--out", str(place)])
     assert performance.main() == 0 and not (tmp_path / "performance.part").exists()
@@ -29,8 +49,11 @@ def test_a_processor_is_measured_without_pytorch_and_goes_on_where_it_was_ended(
     arenas = [row["arena_bytes"] for row in data["steps"]["tiny 1 x 8"]]
     assert arenas[1] < arenas[0], "the second contestant computes in bfloat16"
     parts = performance.Parts(place, {"threads": 1, "rounds": 1, "contestants": ()})
-    parts.part("attention", lambda: {"rows": [], "problems": ["none"]})
+    for name in ("products on 1 thread", "tiny 1 x 8"):
+        parts.part(name, lambda: {"rows": [], "problems": ["none"], "limit": 1e12})
     assert performance.main() == 1, "of a run that was ended, what is finished counts"
+    again = script("tables").json.loads(place.read_text())
+    assert len(again["problems"]) == 2 and len(again["kernels"]["attention"]) == 1
 
 
 def test_a_step_is_held_against_pytorchs_plain_step():

@@ -71,3 +71,18 @@ def test_the_stand_in_runtime_computes_the_same_bits_on_any_number_of_threads(tm
                 peer.ask("burst", repeats=2)
             found[threads] = peer.ask("digest")
     assert found[1] == found[5]
+
+
+def test_processes_are_told_with_what_each_holds_and_how_long_a_step_takes():
+    views = script("views").VIEWS
+    row = {"parts": [["weights", 4_000_000, 0], ["gradients", 0, 0], ["states", 8_000_000, 0], ["activations", 1_500_000, 0]],
+           "total_bytes": 13_500_000, "seconds": {"median": 0.5, "min": 0.4, "max": 0.6}, "weights": "0123456789"}
+    data = {"rows": {"1 process": row, "2 processes": {**row, "weights": "9876543210"}},
+            "scaling": [{"processes": 1024, "compute_seconds": 0.25, "message_seconds": 0.5}]}
+    _, told = views["processes", ""](data)
+    assert told[0] == ("1 process", "4.0", "0.0", "8.0", "1.5", "13.5", "0.500 (0.400 to 0.600)", "`01234567`")
+    assert told[1][-1] == "`98765432`"
+    assert views["processes", "foretold"](data)[1] == [("1,024", "0.250", "0.500", "0.750")]
+    lost = {"processes": 4, "killed": True, "resumed_by": 2, "exit_code": 0, "same_bits": True, "left": 0}
+    other = {**lost, "killed": False, "resumed_by": 4, "same_bits": False, "left": 3}
+    assert [cell for _, cell in views["processes_kills", ""]({"rows": [lost, other]})[1]] == ["1", "1", "1", "1", "3"]
