@@ -7,8 +7,8 @@
 
 Every contestant is a process of its own that made the model, its optimizer and its first step; then all take bursts of
 whole steps (zero, loss and gradients, clip, AdamW) in turn; NAME+update is the plan of NAME with gradients that pass away, each
-parameter updated in backward, without clipping, NAME+bfloat16 computes products in bfloat16. Equal first losses show that all
-train the same model.
+parameter updated in backward, without clipping, NAME+bfloat16 and NAME+bfloat16:units compute products in bfloat16. Equal first
+losses show that all train the same model.
 The peak is the greatest resident memory of the steady steps, growth is that over what was resident when the model had just
 been made. For
 strategies that spill, the bandwidth of their directory is measured before and written beside them.
@@ -158,7 +158,7 @@ def different_losses(rows: list[dict]) -> list[str]:
 
 def tolerance(name: str) -> float:
     """How far a contestant's first loss may be from the first one's, as a share."""
-    return NARROW_TOLERANCE if name.endswith(("bfloat16", "autocast")) else LOSS_TOLERANCE
+    return NARROW_TOLERANCE if name.endswith(("bfloat16", "bfloat16:units", "autocast")) else LOSS_TOLERANCE
 
 
 def _print(arguments, model: dict, rows: list[dict], problems: list[str]) -> None:

@@ -9,8 +9,8 @@ from peers import process
 
 MAX_NORM = 1.0
 # What may stand behind the name of a strategy, in this order: its plan updates each parameter in backward, so that gradients
-# pass away; products are computed in bfloat16.
-UPDATES, NARROW = "+update", "+bfloat16"
+# pass away; a plus, and the mode in which products are computed.
+UPDATES, NARROW = "+update", ("bfloat16", "bfloat16:units")
 
 
 class Training:
@@ -33,9 +33,9 @@ class Training:
         self.rss_start = resident_bytes()
         self.model = models.weighted(model, dtype)
         rss_model = resident_bytes()
-        name = strategy.removesuffix(NARROW)
-        if name != strategy:
-            self.model.compute = "bfloat16"
+        name, compute = strategy, next((word for word in NARROW if strategy.endswith(f"+{word}")), None)
+        if compute is not None:
+            name, self.model.compute = strategy.removesuffix(f"+{compute}"), compute
         name, self.updates = name.removesuffix(UPDATES), name.endswith(UPDATES)
         asked = {"batch_size": batch_size, "seq_len": seq_len, "optimizer": "adamw", "num_threads": threads}
         plan = strategy_of(name, architecture)
