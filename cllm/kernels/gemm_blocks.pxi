@@ -8,8 +8,6 @@
 #         > group of rows [A: panels of TILE_ROWS] > panel > tile
 
 cdef enum:
-    # Rows of A packed at once where its rows are k: whole cache lines of each row of the source are used up.
-    GROUP_ROWS = 48
     # Columns of C are taken in strips of about this many bytes, which stay in level 3 from one block of k to the next.
     STRIP_BYTES = 8 << 20
     # Work that is worth waking a thread for: 2^19 multiply-adds take about 10 microseconds, a parallel region 2 to 5.
@@ -22,38 +20,6 @@ cdef enum:
     # Rows of a C in bfloat16 that rest in float32 until their chains have ended: every block of B is packed once for so
     # many, and so many of the widest block of columns are 288 KiB, 576 with AVX-512.
     REST_ROWS = 384
-
-cdef enum:
-    # How a product rounds its operands to bfloat16 and sums them; 0 is not at all.
-    IN_CHAINS = 1
-    IN_UNITS = 2
-
-
-cdef struct Product:
-    # C[m, n] = start + A B: a pointer, the step to the next row, the step to the next column, in elements
-    const void *a
-    Py_ssize_t a_row
-    Py_ssize_t a_col
-    const void *b
-    Py_ssize_t b_row
-    Py_ssize_t b_col
-    void *c
-    Py_ssize_t c_row
-    const void *bias       # the chain starts at this row, whatever the row of C, or
-    bint accumulate        # at what C holds, or at zero
-    Py_ssize_t rows
-    Py_ssize_t columns
-    Py_ssize_t depth
-    # Operands are rounded to bfloat16 while they are packed, and summed in chains or in units (see matmul.pxi); those that
-    # are so already say `narrow`, as does a C that is rounded in the end. `way` of pairs.pxi is filled in by multiply_piece.
-    int rounds
-    bint a_narrow, b_narrow, c_narrow
-    Py_ssize_t sequence         # units begin anew after each so many k; 0 is never
-    const StoredMatrix *stored  # what B is read from, b being no address then: its rows are B's, or
-    bint stored_turned          # B's columns,
-    Py_ssize_t stored_column    # and B's first column is this one
-    int way
-
 
 cdef struct Ahead:
     # What the next panels of A will be packed from. It is fetched to level 2 a few rows at a time, between the tiles,
@@ -118,7 +84,7 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
     cdef vec *c
     cdef const vec *next
     cdef const vec *start
-    cdef Py_ssize_t steps = (depth + 1) // 2 if in_pairs(p.way) else depth
+    cdef Py_ssize_t steps = steps_of(p, depth)
     cdef Py_ssize_t tile = 0, tiles = (column1 - column0 + tile_columns - 1) // tile_columns
     while j < column1:
         fetch_share(ahead, tile, tiles)
@@ -158,78 +124,24 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
         j += columns
 
 
-cdef inline void pack_stored(const Product *p, Py_ssize_t k0, Py_ssize_t depth, Py_ssize_t column0, Py_ssize_t column1,
-                             Py_ssize_t full, int vectors, vec *block) noexcept nogil:
-    """A block of B whose last panel, behind `full` columns, has `vectors` vectors."""
-    cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(block)
-    cdef Py_ssize_t first = p.stored_column + column0, j = 0
-    if vec is vf32:
-        if not p.stored_turned:
-            pack_stored_rows(p.stored, k0, first, full, TILE_VECTORS, depth, block)
-            pack_stored_rows(p.stored, k0, first + full, column1 - column0 - full, vectors, depth,
-                             address(block, full * depth))
-            return
-        while j < full:
-            pack_stored_columns(p.stored, first + j, k0, tile_columns, depth, tile_columns, address(block, j * depth))
-            j += tile_columns
-        pack_stored_columns(p.stored, first + full, k0, column1 - column0 - full, depth, vectors * lanes(block),
-                            address(block, full * depth))
-
-
 cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0,
                                 Py_ssize_t column1, Py_ssize_t k0, Py_ssize_t depth, vec *workspace) noexcept nogil:
     """Pack a block of B, columns column0 .. column1-1 of k0 .. k0+depth-1, and multiply all rows of A with it."""
-    cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(workspace)
     cdef vec *edge = workspace
-    cdef vec *group = address(edge, (TILE_ROWS + 1) * tile_columns)
+    cdef vec *group = address(edge, (TILE_ROWS + 1) * TILE_VECTORS * lanes(workspace))
     cdef vec *block = address(group, left_room(depth, VECTOR_BYTES // lanes(workspace)))
-    cdef Py_ssize_t full = (column1 - column0) // tile_columns * tile_columns
-    cdef int vectors = <int> ((column1 - column0 - full + lanes(workspace) - 1) // lanes(workspace))
-    cdef const vec *b = place(<const vec*> p.b, k0 * p.b_row + column0 * p.b_col, p.b_narrow)
-    cdef Py_ssize_t pairs = (depth + 1) // 2, pitch = PITCH_BYTES // (VECTOR_BYTES // lanes(workspace))
     cdef Py_ssize_t a_bytes = sizeof(uint16_t) if p.a_narrow else VECTOR_BYTES // lanes(workspace)
-    cdef Py_ssize_t j, row, rows, end, k
+    cdef Py_ssize_t steps = steps_of(p, depth), row = row0, j, rows, end, k
     cdef Ahead ahead
-    if p.stored != NULL:
-        pack_stored(p, k0, depth, column0, column1, full, vectors, block)
-    elif p.b_col == 1:
-        pack_right_rows(b, p.b_row, full, TILE_VECTORS, depth, p.b_narrow, block)
-        pack_right_rows(place(b, full, p.b_narrow), p.b_row, column1 - column0 - full, vectors, depth, p.b_narrow,
-                        address(block, full * depth))
-    else:
-        j = 0
-        while j < full:
-            pack_right_columns(address(b, j * p.b_col), p.b_col, tile_columns, depth, tile_columns,
-                               address(block, j * depth))
-            j += tile_columns
-        pack_right_columns(address(b, full * p.b_col), p.b_col, column1 - column0 - full, depth,
-                           vectors * lanes(workspace), address(block, full * depth))
-    if p.rounds and not p.b_narrow:
-        round_elements(block, (full + vectors * lanes(workspace)) * depth)
+    pack_right(p, k0, depth, column0, column1, block)
     if vec is vf32:
         if in_tiles(p.way):
             multiply_tiles(p, row0, row1, column0, column1, k0, depth, <uint32_t*> group, <float*> block)
             return
-    if in_pairs(p.way):
-        j = 0
-        while j < full:
-            join_rows(<const uint32_t*> address(block, j * depth), tile_columns, depth,
-                      <uint32_t*> address(block, j * pairs))
-            j += tile_columns
-        join_rows(<const uint32_t*> address(block, full * depth), vectors * lanes(workspace), depth,
-                  <uint32_t*> address(block, full * pairs))
-    row = row0
     while row < row1:
         if p.a_col == 1:
             rows = tile_height(row1 - row)
-            pack_left_rows(place(<const vec*> p.a, row * p.a_row + k0, p.a_narrow), p.a_row, rows, depth, p.a_narrow,
-                           group)
-            if p.rounds and not p.a_narrow:
-                for j in range(rows):
-                    round_elements(address(group, j * pitch), depth)
-            if in_pairs(p.way):
-                for j in range(rows):
-                    join_rows(<const uint32_t*> address(group, j * pitch), 1, depth, <uint32_t*> address(group, j * pitch))
+            pack_left(p, row, rows, k0, depth, group)
             ahead.start = place(<const vec*> p.a, (row + rows) * p.a_row + k0, p.a_narrow)
             ahead.row_bytes = p.a_row * a_bytes
             ahead.rows = min(<Py_ssize_t> TILE_ROWS, row1 - row - rows)
@@ -238,14 +150,7 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
             row += rows
         else:
             end = min(row + GROUP_ROWS, row1)
-            pack_left_columns(place(<const vec*> p.a, row + k0 * p.a_col, p.a_narrow), p.a_col, end - row, depth,
-                              p.a_narrow, group)
-            if p.rounds and not p.a_narrow:
-                round_elements(group, (end - row + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS * depth)
-            if in_pairs(p.way):
-                for j from 0 <= j < end - row by TILE_ROWS:
-                    join_rows(<const uint32_t*> address(group, j * depth), TILE_ROWS, depth,
-                              <uint32_t*> address(group, j * depth))
+            pack_left(p, row, end - row, k0, depth, group)
             ahead.row_bytes = p.a_col * a_bytes
             ahead.nbytes = min(<Py_ssize_t> GROUP_ROWS, row1 - end) * a_bytes
             j = 0
@@ -257,7 +162,7 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
                 ahead.start = place(<const vec*> p.a, end + (k0 + k) * p.a_col, p.a_narrow)
                 ahead.rows = depth * (j + rows) // GROUP_ROWS - k
                 multiply_panel(p, row, rows, column0, column1, k0, depth,
-                               address(group, j // TILE_ROWS * TILE_ROWS * depth + j % TILE_ROWS), block, &ahead, edge)
+                               address(group, j // TILE_ROWS * TILE_ROWS * steps + j % TILE_ROWS), block, &ahead, edge)
                 row += rows
                 j += rows
 
