@@ -15,9 +15,10 @@ from jobs import curves
 
 import cllm
 from cllm import corpus
+from cllm.program.dims import COMPUTES
 from cllm.proof.gradient_error import gradient_error
 
-VARIANTS = {"float32": curves.Variant(), "bfloat16": curves.Variant(compute="bfloat16")}
+VARIANTS = {name: curves.Variant(compute=name) for name in COMPUTES}
 
 
 def errors_by_layer(job: curves.Job) -> dict[str, float]:

@@ -1,13 +1,13 @@
-"""Would mixed precision pay? What bfloat16 storage of weights and activations saves and costs, and what a processor's
-bfloat16 instruction could add.
+"""Does mixed precision pay? What bfloat16 storage of weights and activations saves and costs, and what products in bfloat16 bring.
 
     python profiling/mixed_precision.py
     python profiling/mixed_precision.py --peer-python /path/to/python/with/torch
 
 Memory: bytes of the model's arrays and of the arena, as planned. Speed: whole steps with activations kept as float32 and
-as bfloat16; the rounding of all matrices, which every step would begin with; products whose weights are kept as bfloat16
-and widened; PyTorch's products in both formats, which use the processor's bfloat16 instruction where it has one; that
-instruction from registers. What training loses is in mixed_precision_loss.py.
+as bfloat16, and with products in bfloat16; the rounding of all matrices, which every step with a working copy would begin with;
+products in float32, in bfloat16, and of weights that are kept as bfloat16 and widened; PyTorch's in both formats, which use the
+processor's bfloat16 instruction where it has one; that instruction from registers. What training loses is in
+mixed_precision_loss.py and bfloat16_loss.py.
 """
 
 import argparse
@@ -24,10 +24,10 @@ import cllm
 from cllm.models.architecture import program_of
 
 STRATEGIES = ("cache", "bf16", "selective", "bf16:selective")
-STEPS = ("cache", "bf16")
+STEPS = ("cache", "bf16", "cache+bfloat16")
 PRODUCTS = {"attn.qkv": (2048, 512, 1536), "attn.out": (2048, 512, 512), "mlp.fc1": (2048, 512, 2048),
             "mlp.fc2": (2048, 2048, 512)}  # of the preset small at 8 x 256: N, in, out
-CONTESTANTS = {"cllm": ("product", "product_of_copy"), "torch": ("float32", "bfloat16", "rounded")}
+CONTESTANTS = {"cllm": ("product", "product_in_bfloat16", "product_of_copy"), "torch": ("float32", "bfloat16", "rounded")}
 
 
 def main() -> int:
@@ -44,7 +44,6 @@ def main() -> int:
             "instruction": instruction(arguments.threads)}
     data |= steps(config, arguments)
     data["products"] = products(arguments)
-    data["bound"] = bound(data)
     harness.say("")
     report(data)
     path = record.write_result("mixed_precision", arguments.threads, data, arguments.out)
@@ -81,7 +80,7 @@ def instruction(threads: int) -> dict | None:
 
 
 def steps(config: cllm.ModelConfig, arguments) -> dict:
-    """Whole steps by strategy, the part of their time that is products, and the rounding of all matrices."""
+    """Whole steps by strategy, and the rounding of all matrices."""
     elements = memory(config)["matrix_elements"]
     peers = {name: process.Peer("peers/cllm/steps.py", arguments.threads) for name in STEPS}
     peers["round_weights"] = process.Peer("peers/cllm/products.py", arguments.threads)
@@ -94,18 +93,11 @@ def steps(config: cllm.ModelConfig, arguments) -> dict:
         repeats = {name: 1 for name in STEPS} | {"round_weights": 10}
         timings = harness.interleave({name: lambda peer=peer, times=repeats[name]: peer.ask("burst", repeats=times)
                                       for name, peer in peers.items()}, arguments.rounds, harness.say)
-        parts = peers["cache"].ask("parts")
     finally:
         for peer in peers.values():
             peer.close()
-    by_name = {}
-    for _, name, seconds in parts["operations"]:
-        key = name.rpartition(".")[0] and ".".join(name.split(".")[-2:])
-        by_name[key] = by_name.get(key, 0.0) + seconds
-    whole = sum(by_name.values()) + parts["zero_grad"] + parts["clip"] + parts["adamw"]
     return {"seconds": {name: timing.to_dict() for name, timing in timings.items()},
-            "bf16_ratio": harness.ratio(timings["bf16"], timings["cache"]).to_dict(),
-            "product_share": sum(by_name.get(name, 0.0) for name in PRODUCTS) / whole}
+            "ratios": {name: harness.ratio(timings[name], timings["cache"]).to_dict() for name in STEPS[1:]}}
 
 
 def prepared(peer: process.Peer, case: str, shape: tuple[int, ...], threads: int) -> dict:
@@ -114,7 +106,7 @@ def prepared(peer: process.Peer, case: str, shape: tuple[int, ...], threads: int
 
 
 def products(arguments) -> list[dict]:
-    """A row for each product of a block: cllm's from float32 weights and from a widened copy, PyTorch's in both formats."""
+    """A row for each product of a block: cllm's in both formats and from a widened copy, PyTorch's in both."""
     rows = []
     for name, shape in PRODUCTS.items():
         peers, bursts = [], {}
@@ -144,22 +136,6 @@ def products(arguments) -> list[dict]:
     return rows
 
 
-def bound(data: dict) -> dict | None:
-    """How much shorter a step could be if every product ran as PyTorch's in bfloat16 does, with rounding and without;
-    None without PyTorch."""
-    if not all("torch bfloat16" in row["rate"] for row in data["products"]):
-        return None
-    share = data["product_share"]
-    work = {row["name"]: row["shape"][1] * row["shape"][2] for row in data["products"]}
-
-    def of(case: str) -> float:
-        ours = sum(work[row["name"]] / row["rate"]["cllm product"] for row in data["products"])
-        theirs = sum(work[row["name"]] / row["rate"][case] for row in data["products"])
-        return 1 - share * (1 - theirs / ours)
-
-    return {"bfloat16": of("torch bfloat16"), "rounded": of("torch rounded")}
-
-
 def report(data: dict) -> None:
     """On the terminal."""
     found = data["memory"]
@@ -169,7 +145,6 @@ def report(data: dict) -> None:
         print(f"{name:16s} arena {found['arena_bytes'][name] / 1e6:7.1f} MB, total {found['total_bytes'][name] / 1e6:7.1f} MB")
     for name, one in data["seconds"].items():
         print(f"{name:16s} {one['median'] * 1e3:8.2f} ms ({one['min'] * 1e3:.2f} to {one['max'] * 1e3:.2f})")
-    print(f"products are {data['product_share']:.0%} of a step under cache")
     if data["instruction"]:
         rates = data["instruction"]
         dotted = "none" if rates["bfloat16"] is None else f"{rates['bfloat16'] / 1e9:.0f} GFLOP/s"
@@ -178,10 +153,6 @@ def report(data: dict) -> None:
         rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in row["rate"].items())
         print(f"{row['name']:10s} {'x'.join(map(str, row['shape'])):14s} GFLOP/s: {rates}")
         print(f"{'':25s} time against cllm product: {', '.join(f'{name} {text}' for name, text in row['text'].items())}")
-    if data["bound"]:
-        print("a step, were all products as fast as PyTorch's in bfloat16: "
-              f"{data['bound']['bfloat16']:.2f} of today's; with rounding and widening around each "
-              f"{data['bound']['rounded']:.2f}")
 
 
 if __name__ == "__main__":

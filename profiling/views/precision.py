@@ -26,14 +26,16 @@ def _mixed_memory(data: dict) -> Table:
 
 def _mixed_steps(data: dict) -> Table:
     words = {"cache": "a step, activations kept as float32", "bf16": "a step, activations kept as bfloat16",
+             "cache+bfloat16": "a step, products and what enters them in bfloat16",
              "round_weights": "rounding all matrices to bfloat16"}
-    rows = [(words[name], f"{one['median'] * 1e3:.1f} ({one['min'] * 1e3:.1f} to {one['max'] * 1e3:.1f})")
-            for name, one in data["seconds"].items()]
-    return ("", "ms (least to most)"), rows
+    rows = [(words[name], f"{one['median'] * 1e3:.1f} ({one['min'] * 1e3:.1f} to {one['max'] * 1e3:.1f})",
+             number(data["ratios"].get(name, {}).get("value"), ".2f")) for name, one in data["seconds"].items()]
+    return ("", "ms (least to most)", "over the first, paired"), rows
 
 
 def _mixed_products(data: dict) -> Table:
-    names = {"cllm product": "cllm, float32", "cllm product_of_copy": "cllm, weight widened from bfloat16",
+    names = {"cllm product": "cllm, float32", "cllm product_in_bfloat16": "cllm, bfloat16",
+             "cllm product_of_copy": "cllm, weight widened from bfloat16",
              "torch float32": "PyTorch, float32", "torch bfloat16": "PyTorch, bfloat16",
              "torch rounded": "PyTorch, bfloat16 from float32 and back"}
     there = [name for name in names if name in data["products"][0]["rate"]]
@@ -41,18 +43,9 @@ def _mixed_products(data: dict) -> Table:
              *[f"{row['rate'][name] / 1e9:.0f}" for name in there]) for row in data["products"]]
     if data["instruction"]:
         found = data["instruction"]
-        rates = {"cllm product": found["float32"], "torch bfloat16": found["bfloat16"]}
+        rates = {"cllm product": found["float32"], "cllm product_in_bfloat16": found["bfloat16"]}
         rows.append(("from registers", "", *[f"{rates[name] / 1e9:.0f}" if rates.get(name) else "–" for name in there]))
     return ("product", "N × in × out", *[f"{names[name]}, GFLOP/s" for name in there]), rows
-
-
-def _mixed_bound(data: dict) -> Table:
-    bound = data["bound"] or {}
-    rows = [("share of a step that is products", f"{data['product_share']:.2f}")]
-    words = {"bfloat16": "with operands that are bfloat16 already", "rounded": "from float32 and back"}
-    rows += [(f"a step with all products as fast as PyTorch's in bfloat16, {words[name]}", f"{share:.2f} of today's")
-             for name, share in bound.items()]
-    return ("", ""), rows
 
 
 def _leaks(data: dict) -> Table:
@@ -73,7 +66,6 @@ VIEWS: dict[tuple[str, str], Callable[[dict], Table]] = {
     ("mixed_precision", "memory"): _mixed_memory,
     ("mixed_precision", "steps"): _mixed_steps,
     ("mixed_precision", "products"): _mixed_products,
-    ("mixed_precision", "bound"): _mixed_bound,
     ("cllm compare", "gradients"): _first_gradients,
     ("leaks", ""): _leaks,
     ("compare", "disks"): _disks,

@@ -100,3 +100,13 @@ def product_in_units(a, b, start, sequence=None):
                 chains[k % 2] = fma(unit[0][:, k, None], unit[1][None, k], chains[k % 2])
             acc = sum_of(sum_of(*chains), acc)
         return flush(acc) + np.float32(0)
+
+
+def assert_linear_step(product, step, model, values):
+    """What a step of `Linear` wrote is `product`, one of the above, of what it read, rounded where it is kept as bfloat16."""
+    x = values[step.inputs["x"]].reshape(-1, step.layer.I)
+    expected = product(x, *(model.parameters[step.params[name]] for name in ("weight", "bias")))
+    if model.program.values[step.output].dtype == "bfloat16":
+        expected = wide(r16(expected))
+    found = values[step.output].reshape(expected.shape)
+    np.testing.assert_array_equal(found.view(np.uint32), np.ascontiguousarray(expected, np.float32).view(np.uint32), step.name)

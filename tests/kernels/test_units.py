@@ -4,6 +4,7 @@ from fractions import Fraction
 import bfloat16_reference as reference
 import numpy as np
 import pytest
+from bfloat16_products import made, room
 from bfloat16_reference import AWKWARD, float_of, magnitudes, r16, wide
 from lawtools import assert_same_bits, draw, misaligned, threads
 
@@ -16,16 +17,8 @@ IN_UNITS = COMPUTES.index(UNITS)
 SHAPES = [(1, 1, 1), (3, 4, 0), (5, 0, 3), (2, 32, 33), (13, 13, 31), (15, 65, 33), (20, 600, 60), (17, 31, 390)]
 
 
-@pytest.fixture(params=["decide", "tiles"])
-def way(request):
-    """Products as this processor makes them, and by tiles of float32: those of AMX but for the instruction."""
-    kernels.take_bfloat16(request.param)
-    yield request.param
-    kernels.take_bfloat16("decide")
-
-
-def room(rows, n_in, n_out):
-    return np.full(kernels.linear_workspace(rows, n_in, n_out, kernels.get_threads(), 4, True), np.nan, np.float32)
+# As this processor makes them, and by tiles of float32: those of AMX but for the instruction.
+way = made("decide", "tiles")
 
 
 def forward(x, weight, bias=None, y=None):

@@ -98,11 +98,7 @@ def test_every_value_is_what_its_layer_makes_of_the_rounded_ones():
         for name, value in ((v, found[v]) for v in step.outputs.values() if v in found):
             assert (program.values[name].dtype == "bfloat16") == bool((wide(r16(value)) == value).all()), name
         if isinstance(step.layer, Linear):
-            x = found[step.inputs["x"]].reshape(-1, step.layer.I)
-            expected = reference.product(x, *(model.parameters[step.params[name]] for name in ("weight", "bias")))
-            is_narrow = program.values[step.output].dtype == "bfloat16"
-            oracle.assert_same_bits({step.name: found[step.output].reshape(expected.shape)},
-                                    {step.name: wide(r16(expected)) if is_narrow else expected})
+            reference.assert_linear_step(reference.product, step, model, found)
             checked += 1
     assert checked == 4 * program.n_blocks
 

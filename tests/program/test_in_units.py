@@ -155,11 +155,7 @@ def test_every_product_of_a_forward_is_in_units():
     found, program, checked = {name: value.copy() for name, value in executor._forward.values()}, model.program, 0
     for step in program.steps:
         if isinstance(step.layer, Linear):
-            x = found[step.inputs["x"]].reshape(-1, step.layer.I)
-            expected = reference.product_in_units(x, *(model.parameters[step.params[name]] for name in ("weight", "bias")))
-            is_narrow = program.values[step.output].dtype == "bfloat16"
-            oracle.assert_same_bits({step.name: found[step.output].reshape(expected.shape)},
-                                    {step.name: wide(r16(expected)) if is_narrow else expected})
+            reference.assert_linear_step(reference.product_in_units, step, model, found)
             checked += 1
     assert checked == 3 * program.n_blocks
 
