@@ -20,9 +20,9 @@ class ArrayList:
 STORED_KINDS: dict[str, tuple[int, int]]
 
 class StoredRows:
-    pieces: tuple[tuple[str, NDArray[np.uint8], NDArray[np.int32] | None], ...]
+    parts: tuple[tuple[str, NDArray[np.uint8], NDArray[np.int32] | None], ...]
     turned: bool
-    def __init__(self, pieces: Iterable[tuple[str, NDArray[np.uint8], NDArray[np.int32] | None]], length: int,
+    def __init__(self, parts: Iterable[tuple[str, NDArray[np.uint8], NDArray[np.int32] | None]], length: int,
                  turned: bool = ...) -> None: ...
     @property
     def shape(self) -> tuple[int, int]: ...

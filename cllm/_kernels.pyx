@@ -20,7 +20,7 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #               bfloat16 ...... arrays in upper halves of float32, for kernels that read or write either
 #   calls       common ........ every length is checked, no value is        threads ... the number belongs to the caller
 #
-#   products    gemm_tile, stored, pairs -> gemm_blocks -> matmul, block_matmul
+#   products    gemm_tile, stored, pairs, pair_packing, units -> gemm_packing -> gemm_blocks, amx -> matmul, block_matmul
 #               an element is one chain of fma over ascending k: tiles, blocks and cuts cannot be seen; operands may be
 #               rounded to bfloat16 on their way in, and then be taken two at a time by an instruction (pairs); weights may be
 #               read from the rows or quantised blocks of a file (stored)
@@ -29,7 +29,8 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #   rows        layernorm, rmsnorm(_backward), activation, gated, residual, softcap, embedding, loss, squared_error,
 #               picked_rows
 #               a row is one piece of work; gradients of parameters add rows in order, threads share the columns
-#   lists       array_list -> gradient_lists, optimizer, optimizer_8bit, adafactor   all parameters in one call, pieces cut by shape
+#   lists       array_list -> gradient_lists, optimizer, optimizer_8bit, adafactor
+#               all parameters in one call, pieces cut by shape
 #   plans       compress (narrow copies)   clock (calls in turn, timed)   first_fit (places in a slab)
 #
 # What stands to the right of an arrow calls what stands to its left; a .pxi with a `def` is a door for Python.

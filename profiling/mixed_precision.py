@@ -1,4 +1,4 @@
-"""Does mixed precision pay? What bfloat16 storage of weights and activations saves and costs, and what products in bfloat16 bring.
+"""Does mixed precision pay? What bfloat16 storage of weights and activations saves and costs, what products in it bring.
 
     python profiling/mixed_precision.py
     python profiling/mixed_precision.py --peer-python /path/to/python/with/torch

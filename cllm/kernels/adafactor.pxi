@@ -83,8 +83,9 @@ cdef void move_rows(const floating *grad, const floating *row, const floating *c
             param[k] = <floating> (param[k] - (rate * moved(grad[k], row[i], column[j], mean) + decay * param[k]))
 
 
-cdef void adafactor_array(const floating *grad, double rate, double keep, double clip, double eps, double decay, floating *param,
-                          floating *row, floating *column, Py_ssize_t n_rows, Py_ssize_t n_columns) noexcept nogil:
+cdef void adafactor_array(const floating *grad, double rate, double keep, double clip, double eps, double decay,
+                          floating *param, floating *row, floating *column, Py_ssize_t n_rows,
+                          Py_ssize_t n_columns) noexcept nogil:
     cdef Py_ssize_t size = n_rows * n_columns, rows = rows_per_piece(n_columns), i
     cdef double mean = 0.0, rms
     for i in prange(n_rows, num_threads=_threads, use_threads_if=size >= PARALLEL_FROM, schedule="static"):

@@ -103,8 +103,8 @@ cdef extern from *:
     bint has_amx "cllm_has_amx"() noexcept nogil
     void tiles_begin "cllm_tiles_begin"() noexcept nogil
     void tiles_end "cllm_tiles_end"() noexcept nogil
-    void tiles_amx "cllm_tiles_amx"(Py_ssize_t columns, Py_ssize_t units, const uint32_t *a, const uint32_t *b, Py_ssize_t b_row,
-                                    float *c, Py_ssize_t c_row) noexcept nogil
+    void tiles_amx "cllm_tiles_amx"(Py_ssize_t columns, Py_ssize_t units, const uint32_t *a, const uint32_t *b,
+                                    Py_ssize_t b_row, float *c, Py_ssize_t c_row) noexcept nogil
     void tiles_plain "cllm_tiles_plain"(Py_ssize_t columns, Py_ssize_t units, const uint32_t *a, const uint32_t *b,
                                         Py_ssize_t b_row, float *c, Py_ssize_t c_row) noexcept nogil
     vf32 words_of "cllm_words"(vf32 even, vf32 odd) noexcept nogil
@@ -123,7 +123,7 @@ cdef inline bint in_tiles(int way) noexcept nogil:
 
 
 cdef inline void join_words(float *source, Py_ssize_t width, Py_ssize_t depth, uint32_t *words) noexcept nogil:
-    """words[k // 2, j] of source[k, j] and source[k+1, j], a whole number of vectors wide; words may begin where source does."""
+    """words[k // 2, j] of source[k, j] and source[k+1, j], whole vectors wide; words may begin where source does."""
     cdef const vf32 *at = <const vf32*> source
     cdef vf32 *target = <vf32*> words
     cdef vf32 zero = splat(at, 0.0)
@@ -152,8 +152,8 @@ cdef inline void pack_tiles(const Product *p, Py_ssize_t row, Py_ssize_t rows, P
         if p.a_col == 1:
             for i in range(SIDE):
                 for k from unit * UNIT <= k < (unit + 1) * UNIT by LANES_F32:
-                    store_narrow(words, (unit * SIDE + i) * UNIT + k % UNIT, load_some(a, i * p.a_row + k, depth - k, p.a_narrow)
-                                 if i < rows else zero)
+                    store_narrow(words, (unit * SIDE + i) * UNIT + k % UNIT,
+                                 load_some(a, i * p.a_row + k, depth - k, p.a_narrow) if i < rows else zero)
             continue
         for i from 0 <= i < SIDE by LANES_F32:
             for pair in range(SIDE):
@@ -165,8 +165,8 @@ cdef inline void pack_tiles(const Product *p, Py_ssize_t row, Py_ssize_t rows, P
                 transpose_f32(turned + pair * SIDE + i, SIDE, LANES_F32, words + (unit * SIDE + i) * SIDE + pair, SIDE)
 
 
-cdef inline void run_tiles(int way, Py_ssize_t columns, Py_ssize_t units, const uint32_t *a, const uint32_t *b, Py_ssize_t b_row,
-                           float *c) noexcept nogil:
+cdef inline void run_tiles(int way, Py_ssize_t columns, Py_ssize_t units, const uint32_t *a, const uint32_t *b,
+                           Py_ssize_t b_row, float *c) noexcept nogil:
     if way == AMX:
         tiles_amx(columns, units, a, b, b_row, c, TILES_WIDTH)
     else:
@@ -227,7 +227,7 @@ cdef bint tiles_keep_the_definition(int way) noexcept:
     global units_way
     cdef Py_ssize_t room = piece_workspace(TRIAL_COLUMNS, TRIAL_DEPTH, sizeof(float)), i
     cdef float *memory = <float*> PyMem_Calloc(room + TRIAL_ROWS * TRIAL_DEPTH + TRIAL_DEPTH * TRIAL_COLUMNS
-                                          + 3 * TRIAL_ROWS * TRIAL_COLUMNS, sizeof(float))
+                                               + 3 * TRIAL_ROWS * TRIAL_COLUMNS, sizeof(float))
     cdef float *a = memory + room
     cdef float *b = a + TRIAL_ROWS * TRIAL_DEPTH
     cdef float *start = b + TRIAL_DEPTH * TRIAL_COLUMNS

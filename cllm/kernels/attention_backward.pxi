@@ -174,7 +174,8 @@ cdef bint blocks_are_faster(const Attention *at, Py_ssize_t rest) noexcept nogil
     if at.crystal != NULL:
         return False
     for step in range(2 * squares - 1):
-        items = rest * ((step // 2 if at.last == NULL else min(step, squares - 1)) - max(<Py_ssize_t> 0, step - squares + 1) + 1)
+        items = rest * ((step // 2 if at.last == NULL else min(step, squares - 1))
+                        - max(<Py_ssize_t> 0, step - squares + 1) + 1)
         waves += 5.0 * side * side * ((items + _threads - 1) // _threads) + _threads / 16.0
     return max(7.0 * rest * tiles / _threads, 4.0 * at.blocks) + 2.0 + _threads / 16.0 < waves
 

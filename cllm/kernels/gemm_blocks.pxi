@@ -76,7 +76,7 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
     """
     cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(edge)
     cdef bint by_rows = p.a_col == 1
-    cdef bint ends = p.rounds and k0 + depth == p.depth    # such a sum ends with + 0
+    cdef bint ends = p.rounds and not in_pairs(p.way) and k0 + depth == p.depth     # such a sum ends with + 0
     cdef const vec *zeros = address(edge, TILE_ROWS * tile_columns)
     cdef Py_ssize_t j = column0
     cdef Py_ssize_t columns, i, v, n, start_row

@@ -99,13 +99,14 @@ cdef inline void pack_right(const Product *p, Py_ssize_t k0, Py_ssize_t depth, P
         return
     b = place(<const vf32*> p.b, k0 * p.b_row + column0 * p.b_col, p.b_narrow)
     if p.b_col == 1:
-        pack_right_pairs(b, p.b_row, full, TILE_VECTORS, depth, p.b_narrow, words)
-        pack_right_pairs(place(b, full, p.b_narrow), p.b_row, rest, vectors, depth, p.b_narrow, words + full * pairs)
+        pack_right_pairs_rows(p.way, b, p.b_row, full, TILE_VECTORS, depth, p.b_narrow, words)
+        pack_right_pairs_rows(p.way, place(b, full, p.b_narrow), p.b_row, rest, vectors, depth, p.b_narrow,
+                              words + full * pairs)
     else:
         for j from 0 <= j < full by width:
-            pack_right_pairs_by_columns(address(b, j * p.b_col), p.b_col, width, depth, width, words + j * pairs)
-        pack_right_pairs_by_columns(address(b, full * p.b_col), p.b_col, rest, depth, vectors * lanes(block),
-                                    words + full * pairs)
+            pack_right_pairs_columns(p.way, address(b, j * p.b_col), p.b_col, width, depth, width, words + j * pairs)
+        pack_right_pairs_columns(p.way, address(b, full * p.b_col), p.b_col, rest, depth, vectors * lanes(block),
+                                 words + full * pairs)
 
 
 cdef inline void pack_left(const Product *p, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t k0, Py_ssize_t depth,
@@ -115,8 +116,10 @@ cdef inline void pack_left(const Product *p, Py_ssize_t row, Py_ssize_t rows, Py
     cdef bint by_rows = p.a_col == 1
     cdef Py_ssize_t i
     if in_pairs(p.way):
-        pack_left_pairs(<const vf32*> a, p.a_row if by_rows else p.a_col, by_rows, rows, depth, p.a_narrow,
-                        <uint32_t*> group)
+        if by_rows:
+            pack_left_pairs_rows(p.way, <const vf32*> a, p.a_row, rows, depth, p.a_narrow, <uint32_t*> group)
+        else:
+            pack_left_pairs_columns(p.way, <const vf32*> a, p.a_col, rows, depth, p.a_narrow, <uint32_t*> group)
         return
     if not by_rows:
         pack_left_columns(a, p.a_col, rows, depth, p.a_narrow, group)

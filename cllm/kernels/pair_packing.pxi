@@ -9,123 +9,180 @@ cdef extern from *:
     typedef uint64_t cllm_vu64 __attribute__((vector_size(CLLM_VECTOR_BYTES)));
     typedef uint32_t cllm_vu32_half __attribute__((vector_size(CLLM_VECTOR_BYTES / 2)));
 
-    /* Words of two vectors that are rounded. */
-    CLLM_INLINE cllm_vf32 cllm_join(cllm_vf32 high, cllm_vf32 low)
-    {
-        return (cllm_vf32)((cllm_vu32)high | (cllm_vu32)low >> 16);
-    }
-    /* Words of neighbours in one vector that is rounded: half as many, from words[i] on. */
-    CLLM_INLINE void cllm_store_neighbours(void *words, Py_ssize_t i, cllm_vf32 v)
+    /* Words of a row of the widest block; words from a row to the next where rows wait to be turned, a line more than the
+       deepest block has, lest they share the sets of level 1. */
+    enum { CLLM_WIDEST = CLLM_WIDTH_BYTES / 4 + CLLM_LANES_F32, CLLM_TURNED = CLLM_DEPTH_BYTES / 8 + CLLM_LANES_F32 };
+
+    /* Words of neighbours in one vector that is rounded: half as many. */
+    CLLM_INLINE void cllm_put_neighbours(uint32_t *words, cllm_vf32 v)
     {
         const cllm_vu64 u = (cllm_vu64)v;
         const cllm_vu32_half w = __builtin_convertvector((u & 0xffff0000u) | u >> 48, cllm_vu32_half);
-        memcpy((uint32_t *)words + i, &w, sizeof w);
+        memcpy(words, &w, sizeof w);
     }
-    /* Words of neighbours that are bfloat16: as many as a vector has lanes, from words[i] on. */
-    CLLM_INLINE void cllm_store_swapped(void *words, Py_ssize_t i, const void *source)
+    /* Words of neighbours in two vectors, one behind the other, and words of one vector over another. */
+    CLLM_INLINE void cllm_put_along_plain(uint32_t *words, cllm_vf32 first, cllm_vf32 second)
     {
-        cllm_vu32 u;
-        memcpy(&u, source, sizeof u);
-        u = u << 16 | u >> 16;
-        memcpy((uint32_t *)words + i, &u, sizeof u);
+        cllm_put_neighbours(words, cllm_r16(first));
+        cllm_put_neighbours(words + CLLM_LANES_F32 / 2, cllm_r16(second));
+    }
+    CLLM_INLINE void cllm_put_across_plain(uint32_t *words, cllm_vf32 high, cllm_vf32 low)
+    {
+        const cllm_vu32 w = (cllm_vu32)cllm_r16(high) | (cllm_vu32)cllm_r16(low) >> 16;
+        memcpy(words, &w, sizeof w);
+    }
+    #if CLLM_VDPBF16PS
+    #define CLLM_BFLOAT16_TARGET __attribute__((target("avx512bf16")))
+    /* VCVTNE2PS2BF16 rounds as cllm_r16 does: to nearest even, what is subnormal to zero of its sign, whatever is set. */
+    CLLM_BFLOAT16_TARGET CLLM_INLINE void cllm_put_along_instruction(uint32_t *words, cllm_vf32 first, cllm_vf32 second)
+    {
+        const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+        _mm512_storeu_si512(words, _mm512_rol_epi32(halves, 16));
+    }
+    CLLM_BFLOAT16_TARGET CLLM_INLINE void cllm_put_across_instruction(uint32_t *words, cllm_vf32 high, cllm_vf32 low)
+    {
+        const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+        const __m512i order = _mm512_add_epi16(_mm512_set1_epi32(16 << 16), _mm512_set_epi32(
+            0xf000f, 0xe000e, 0xd000d, 0xc000c, 0xb000b, 0xa000a, 0x90009, 0x80008,
+            0x70007, 0x60006, 0x50005, 0x40004, 0x30003, 0x20002, 0x10001, 0x00000));
+        _mm512_storeu_si512(words, _mm512_permutexvar_epi16(order, halves));
+    }
+    #endif
+
+    /* A vector of which n elements are there, if any; the others are zero. */
+    CLLM_INLINE cllm_vf32 cllm_load_few(const float *x, Py_ssize_t n)
+    {
+        const cllm_vf32 none = {0};
+        return n >= CLLM_LANES_F32 ? cllm_load_f32(x, 0) : n > 0 ? cllm_load_partial_f32(x, 0, n) : none;
+    }
+
+    /* words[k / 2] of x[k], x[k+1], k < n; words[j] of high[j], low[j], j < n. Behind the last a vector of words may be
+       written; low may be nowhere, which is zero. */
+    #define CLLM_PAIR_WORDS(NAME, TARGET)                                                                             \\
+    TARGET static void cllm_words_along_##NAME(const float *x, Py_ssize_t n, uint32_t *words)                         \\
+    {                                                                                                                 \\
+        enum { L = CLLM_LANES_F32 };                                                                                  \\
+        Py_ssize_t k;                                                                                                 \\
+        for (k = 0; k + 2 * L <= n; k += 2 * L)                                                                       \\
+            cllm_put_along_##NAME(words + k / 2, cllm_load_f32(x, k), cllm_load_f32(x, k + L));                       \\
+        if (k < n) cllm_put_along_##NAME(words + k / 2, cllm_load_few(x + k, n - k), cllm_load_few(x + k + L, n - k - L)); \\
+    }                                                                                                                 \\
+    TARGET static void cllm_words_across_##NAME(const float *high, const float *low, Py_ssize_t n, uint32_t *words)   \\
+    {                                                                                                                 \\
+        enum { L = CLLM_LANES_F32 };                                                                                  \\
+        const cllm_vf32 none = {0};                                                                                   \\
+        Py_ssize_t j;                                                                                                 \\
+        for (j = 0; j + L <= n; j += L)                                                                               \\
+            cllm_put_across_##NAME(words + j, cllm_load_f32(high, j), low ? cllm_load_f32(low, j) : none);            \\
+        if (j < n)                                                                                                    \\
+            cllm_put_across_##NAME(words + j, cllm_load_few(high + j, n - j), low ? cllm_load_few(low + j, n - j) : none); \\
+    }
+    CLLM_PAIR_WORDS(plain, )
+    #if CLLM_VDPBF16PS
+    CLLM_PAIR_WORDS(instruction, CLLM_BFLOAT16_TARGET)
+    #else
+    #define cllm_words_along_instruction cllm_words_along_plain
+    #define cllm_words_across_instruction cllm_words_across_plain
+    #endif
+
+    /* The same of what is bfloat16. */
+    static void cllm_words_along_narrow(const uint16_t *x, Py_ssize_t n, uint32_t *words)
+    {
+        Py_ssize_t i;
+        for (i = 0; i < n / 2; i++) {
+            uint32_t both;
+            memcpy(&both, x + 2 * i, sizeof both);
+            words[i] = both << 16 | both >> 16;
+        }
+        if (n % 2) words[n / 2] = (uint32_t)x[n - 1] << 16;
+    }
+    static void cllm_words_across_narrow(const uint16_t *high, const uint16_t *low, Py_ssize_t n, uint32_t *words)
+    {
+        Py_ssize_t j;
+        if (low) for (j = 0; j < n; j++) words[j] = (uint32_t)high[j] << 16 | low[j];
+        else for (j = 0; j < n; j++) words[j] = (uint32_t)high[j] << 16;
     }
     """
-    vf32 join "cllm_join"(vf32 high, vf32 low) noexcept nogil
-    void store_neighbours "cllm_store_neighbours"(void *words, Py_ssize_t i, vf32 v) noexcept nogil
-    void store_swapped "cllm_store_swapped"(void *words, Py_ssize_t i, const void *source) noexcept nogil
+    enum:
+        WIDEST "CLLM_WIDEST"
+        TURNED "CLLM_TURNED"
+    void words_along_plain "cllm_words_along_plain"(const float *x, Py_ssize_t n, uint32_t *words) noexcept nogil
+    void words_along_instruction "cllm_words_along_instruction"(const float *x, Py_ssize_t n, uint32_t *words) noexcept nogil
+    void words_along_narrow "cllm_words_along_narrow"(const uint16_t *x, Py_ssize_t n, uint32_t *words) noexcept nogil
+    void words_across_plain "cllm_words_across_plain"(const float *high, const float *low, Py_ssize_t n,
+                                                      uint32_t *words) noexcept nogil
+    void words_across_instruction "cllm_words_across_instruction"(const float *high, const float *low, Py_ssize_t n,
+                                                                  uint32_t *words) noexcept nogil
+    void words_across_narrow "cllm_words_across_narrow"(const uint16_t *high, const uint16_t *low, Py_ssize_t n,
+                                                        uint32_t *words) noexcept nogil
 
-cdef inline vf32 round_some(const vf32 *p, Py_ssize_t i, Py_ssize_t n, bint narrow) noexcept nogil:
-    """r16 of the elements from i on, up to n of them and a vector; zeros behind."""
-    cdef vf32 v = load_as(p, i, narrow) if n >= LANES_F32 else load_partial_as(p, i, max(n, <Py_ssize_t> 0), narrow)
-    return v if narrow else r16(v)
 
-
-cdef inline void pack_words(const vf32 *source, Py_ssize_t n, bint narrow, uint32_t *words) noexcept nogil:
-    """Words of n elements one behind the other; up to half a vector of words is written, zeros, behind the last."""
-    cdef Py_ssize_t k = 0
+cdef inline void words_along(int way, const void *x, Py_ssize_t n, bint narrow, uint32_t *words) noexcept nogil:
+    """words[k / 2] of neighbours, k < n."""
     if narrow:
-        while k + 2 * LANES_F32 <= n:
-            store_swapped(words, k // 2, <const uint16_t*> source + k)
-            k += 2 * LANES_F32
-    while k < n:
-        store_neighbours(words, k // 2, round_some(source, k, n - k, narrow))
-        k += LANES_F32
+        words_along_narrow(<const uint16_t*> x, n, words)
+    elif way == INSTRUCTION:
+        words_along_instruction(<const float*> x, n, words)
+    else:
+        words_along_plain(<const float*> x, n, words)
 
 
-cdef inline void pack_left_pairs_of(const vf32 *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
-                                    bint narrow, uint32_t *panels) noexcept nogil:
-    cdef uint32_t words[GROUP_ROWS + 2 * MOST_LANES]
+cdef inline void words_across(int way, const void *x, Py_ssize_t row, bint both, Py_ssize_t n, bint narrow,
+                              uint32_t *words) noexcept nogil:
+    """words[j] of x[j] and, if there are `both`, of x[row + j], j < n."""
+    if narrow:
+        words_across_narrow(<const uint16_t*> x, <const uint16_t*> x + row if both else NULL, n, words)
+    elif way == INSTRUCTION:
+        words_across_instruction(<const float*> x, <const float*> x + row if both else NULL, n, words)
+    else:
+        words_across_plain(<const float*> x, <const float*> x + row if both else NULL, n, words)
+
+
+cdef inline void pack_left_pairs_rows(int way, const vf32 *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
+                                      bint narrow, uint32_t *panel) noexcept nogil:
+    """As pack_left_rows."""
+    cdef Py_ssize_t i
+    for i in range(rows):
+        words_along(way, place(source, i * source_row, narrow), depth, narrow, panel + i * (PITCH_BYTES // sizeof(uint32_t)))
+
+
+cdef inline void pack_left_pairs_columns(int way, const vf32 *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
+                                         bint narrow, uint32_t *panels) noexcept nogil:
+    """As pack_left_columns, of at most GROUP_ROWS."""
+    cdef uint32_t words[GROUP_ROWS + MOST_LANES]
     cdef Py_ssize_t pairs = (depth + 1) // 2, k, i
-    cdef const vf32 *high
-    cdef vf32 low
     memset(words, 0, sizeof(words))
     for k from 0 <= k < depth by 2:
-        high = place(source, k * source_row, narrow)
-        for i from 0 <= i < rows by LANES_F32:
-            low = splat(source, 0.0)
-            if k + 1 < depth:
-                low = round_some(place(high, source_row, narrow), i, rows - i, narrow)
-            store(<vf32*> words, i, join(round_some(high, i, rows - i, narrow), low))
+        words_across(way, place(source, k * source_row, narrow), source_row, k + 1 < depth, rows, narrow, words)
         for i from 0 <= i < rows by TILE_ROWS:
             memcpy(panels + i * pairs + k // 2 * TILE_ROWS, words + i, TILE_ROWS * sizeof(uint32_t))
 
 
-cdef inline void pack_right_pairs_of(const vf32 *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors,
-                                     Py_ssize_t depth, bint narrow, uint32_t *panels) noexcept nogil:
-    cdef Py_ssize_t width = vectors * LANES_F32, pairs = (depth + 1) // 2, k, j, v
-    cdef const vf32 *high
-    cdef vf32 low
+cdef inline void pack_right_pairs_rows(int way, const vf32 *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors,
+                                       Py_ssize_t depth, bint narrow, uint32_t *panels) noexcept nogil:
+    """As pack_right_rows, of at most WIDTH_BYTES."""
+    cdef uint32_t words[WIDEST]
+    cdef Py_ssize_t width = vectors * LANES_F32, pairs = (depth + 1) // 2, k, j
+    memset(words, 0, sizeof(words))
     for k from 0 <= k < depth by 2:
-        high = place(source, k * source_row, narrow)
+        words_across(way, place(source, k * source_row, narrow), source_row, k + 1 < depth, columns, narrow, words)
         for j from 0 <= j < columns by width:
-            for v from 0 <= v < width by LANES_F32:
-                low = splat(source, 0.0)
-                if k + 1 < depth:
-                    low = round_some(place(high, source_row, narrow), j + v, columns - j - v, narrow)
-                store(<vf32*> panels, j * pairs + k // 2 * width + v,
-                      join(round_some(high, j + v, columns - j - v, narrow), low))
+            memcpy(panels + j * pairs + k // 2 * width, words + j, width * sizeof(uint32_t))
 
 
-cdef inline void pack_right_pairs_by_columns(const vf32 *source, Py_ssize_t source_row, Py_ssize_t width, Py_ssize_t depth,
-                                             Py_ssize_t panel_width, uint32_t *panel) noexcept nogil:
-    """As pack_right_columns, of float32."""
-    cdef uint32_t rows[MOST_LANES * MOST_LANES]
+cdef inline void pack_right_pairs_columns(int way, const vf32 *source, Py_ssize_t source_row, Py_ssize_t width,
+                                          Py_ssize_t depth, Py_ssize_t panel_width, uint32_t *panel) noexcept nogil:
+    """As pack_right_columns, of float32 and at most DEPTH_BYTES."""
+    cdef uint32_t rows[MOST_LANES * TURNED]
     cdef uint32_t columns[MOST_LANES * MOST_LANES]
-    cdef Py_ssize_t k, j, i, deep
+    cdef Py_ssize_t pairs = (depth + 1) // 2, k, j, i
     for j from 0 <= j < panel_width by LANES_F32:
-        for k from 0 <= k < depth by 2 * LANES_F32:
-            deep = min(depth - k, <Py_ssize_t> 2 * LANES_F32)
-            for i in range(LANES_F32):
-                pack_words(address(source, min(j + i, width - 1) * source_row + k), deep, False, rows + i * LANES_F32)
-            if deep == 2 * LANES_F32:
-                transpose_f32(rows, LANES_F32, LANES_F32, panel + k // 2 * panel_width + j, panel_width)
+        for i in range(LANES_F32):
+            words_along(way, address(source, min(j + i, width - 1) * source_row), depth, False, rows + i * TURNED)
+        for k from 0 <= k < pairs by LANES_F32:
+            if k + LANES_F32 <= pairs:
+                transpose_f32(rows + k, TURNED, LANES_F32, panel + k * panel_width + j, panel_width)
             else:
-                transpose_f32(rows, LANES_F32, LANES_F32, columns, LANES_F32)
-                for i in range((deep + 1) // 2):
-                    memcpy(panel + (k // 2 + i) * panel_width + j, columns + i * LANES_F32, LANES_F32 * sizeof(uint32_t))
-
-
-# `narrow` is a constant wherever the loops are.
-cdef inline void pack_left_pairs(const vf32 *source, Py_ssize_t source_row, bint by_rows, Py_ssize_t rows, Py_ssize_t depth,
-                                 bint narrow, uint32_t *panels) noexcept nogil:
-    """As pack_left_rows where `by_rows`, else as pack_left_columns; what stands behind the last of `rows` is not looked at."""
-    cdef Py_ssize_t i
-    if by_rows:
-        for i in range(rows):
-            if narrow:
-                pack_words(place(source, i * source_row, True), depth, True, panels + i * (PITCH_BYTES // sizeof(uint32_t)))
-            else:
-                pack_words(address(source, i * source_row), depth, False, panels + i * (PITCH_BYTES // sizeof(uint32_t)))
-    elif narrow:
-        pack_left_pairs_of(source, source_row, rows, depth, True, panels)
-    else:
-        pack_left_pairs_of(source, source_row, rows, depth, False, panels)
-
-
-cdef inline void pack_right_pairs(const vf32 *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors,
-                                  Py_ssize_t depth, bint narrow, uint32_t *panels) noexcept nogil:
-    """As pack_right_rows."""
-    if narrow:
-        pack_right_pairs_of(source, source_row, columns, vectors, depth, True, panels)
-    else:
-        pack_right_pairs_of(source, source_row, columns, vectors, depth, False, panels)
+                transpose_f32(rows + k, TURNED, LANES_F32, columns, LANES_F32)
+                for i in range(pairs - k):
+                    memcpy(panel + (k + i) * panel_width + j, columns + i * LANES_F32, LANES_F32 * sizeof(uint32_t))

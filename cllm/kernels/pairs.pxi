@@ -14,6 +14,8 @@
 # (half as fast by tpp-mlir's measurements). Before that, once in a process, a block is multiplied both ways, and the
 # instruction is not used when a bit differs.
 
+from libc.string cimport memcmp
+
 cdef extern from *:
     """
     #if defined(CLLM_AVX512) && (defined(__clang__) || __GNUC__ >= 10)
@@ -39,7 +41,8 @@ cdef extern from *:
     }
     #define CLLM_DOT_INSTRUCTION(acc, a, b) (cllm_vf32)_mm512_dpbf16_ps((__m512)(acc), (__m512bh)(a), (__m512bh)(b))
 
-    /* As CLLM_TILE of gemm_tile.pxi, with a word where that has an element, and a pair of k where that has one. */
+    /* As CLLM_TILE of gemm_tile.pxi, with a word where that has an element, and a pair of k where that has one, and + 0 at
+       the end: with which a chain ends, and which nothing shows of a rest in c before. */
     #define CLLM_PAIR_TILE(NAME, TARGET, DOT)                                                                         \\
     TARGET CLLM_INLINE void cllm_tile_body_##NAME(const int rows, const int vectors, const int by_rows, const float *a, \\
                                              const float *b, Py_ssize_t pairs, const float *start,                    \\
@@ -64,7 +67,7 @@ cdef extern from *:
             }                                                                                                         \\
         }                                                                                                             \\
         for (i = 0; i < rows; i++, c += c_row)                                                                        \\
-            for (j = 0; j < vectors; j++) cllm_store_f32(c, j * L, acc[i][j]);                                        \\
+            for (j = 0; j < vectors; j++) cllm_store_f32(c, j * L, acc[i][j] + (cllm_vf32){0});                       \\
     }                                                                                                                 \\
     TARGET static void cllm_tile_##NAME(int rows, int vectors, int by_rows, const void *a, const void *b,             \\
                                         Py_ssize_t depth, const void *start, Py_ssize_t start_row, void *c,           \\
@@ -196,7 +199,7 @@ cdef inline uint32_t drawn_bits(uint32_t *state, uint32_t least, uint32_t span) 
 
 
 cdef bint instruction_keeps_the_definition() noexcept:
-    """Whether tiles by the instruction have the bits of the same tiles by float32.
+    """Whether tiles by the instruction have the bits of the same tiles by float32, and words by it those of `r16`.
 
     Numbers of many sizes, of nearly one, and such that products and starts are about the least that are not subnormal;
     zeros of both signs among them. What is NaN need not agree.
@@ -231,4 +234,28 @@ cdef bint instruction_keeps_the_definition() noexcept:
         for i in range(n):
             if singles[i] == singles[i] and singles[i] != paired[i]:
                 return False
+    return not has_vdpbf16ps() or conversion_keeps_the_definition()
+
+
+cdef bint conversion_keeps_the_definition() noexcept:
+    """Whether words that the processor rounds have the bits of those that `r16` does: finite numbers of any size, ties."""
+    cdef uint32_t x[2 * PROBE_DEPTH]
+    cdef uint32_t plain[PROBE_DEPTH + MOST_LANES]
+    cdef uint32_t ours[PROBE_DEPTH + MOST_LANES]
+    cdef uint32_t state = 1
+    cdef Py_ssize_t i
+    cdef int trial
+    for trial in range(48):
+        for i in range(2 * PROBE_DEPTH):
+            x[i] = drawn_bits(&state, 0, 254)
+            state = state * 1664525 + 1013904223
+            x[i] |= 0x8000 if trial % 2 else state >> 16    # next to it, or half way to the next
+        words_along_plain(<const float*> x, 2 * PROBE_DEPTH, plain)
+        words_along_instruction(<const float*> x, 2 * PROBE_DEPTH, ours)
+        if memcmp(plain, ours, PROBE_DEPTH * sizeof(uint32_t)) != 0:
+            return False
+        words_across_plain(<const float*> x, <const float*> x + PROBE_DEPTH, PROBE_DEPTH, plain)
+        words_across_instruction(<const float*> x, <const float*> x + PROBE_DEPTH, PROBE_DEPTH, ours)
+        if memcmp(plain, ours, PROBE_DEPTH * sizeof(uint32_t)) != 0:
+            return False
     return True

@@ -147,7 +147,7 @@ cdef class StoredRows:
 
     Parameters
     ----------
-    pieces : iterable of (str, array, array or None)
+    parts : iterable of (str, array, array or None)
         Kind of the elements ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"), bytes (uint8 array of rows, C-contiguous), and
         int32 the row of it that each row of the matrix is, or None, where they are in order.
     length : int
@@ -160,24 +160,24 @@ cdef class StoredRows:
     ShapeError, DtypeError
     """
 
-    cdef readonly tuple pieces
+    cdef readonly tuple parts
     cdef readonly bint turned
     cdef tuple views        # while they exist, the memory stays where it is
     cdef StoredMatrix bound
 
-    def __cinit__(self, pieces, Py_ssize_t length, bint turned=False):
+    def __cinit__(self, parts, Py_ssize_t length, bint turned=False):
         cdef Py_ssize_t k, there
         cdef StoredPiece *piece
         cdef const uint8_t[:, ::1] data
         cdef const int32_t[::1] order
-        self.pieces, self.turned = tuple(pieces), turned
+        self.parts, self.turned = tuple(parts), turned
         self.bound.length = length
-        self.bound.pieces = <StoredPiece*> PyMem_Calloc(len(self.pieces) + 1, sizeof(StoredPiece))
+        self.bound.pieces = <StoredPiece*> PyMem_Calloc(len(self.parts) + 1, sizeof(StoredPiece))
         if self.bound.pieces == NULL:
-            raise MemoryError("StoredRows(pieces)")
+            raise MemoryError("StoredRows(parts)")
         views = []
-        for k, (kind, array, ordered) in enumerate(self.pieces):
-            where = f"StoredRows(pieces)[{k}]"
+        for k, (kind, array, ordered) in enumerate(self.parts):
+            where = f"StoredRows(parts)[{k}]"
             if kind not in STORED_KINDS:
                 raise DtypeError(where, f"must be of {', '.join(STORED_KINDS)}", repr(kind), "Expand it first.")
             nbytes, count = STORED_KINDS[kind]
@@ -197,7 +197,7 @@ cdef class StoredRows:
             self.bound.rows += there
             piece.stop = self.bound.rows
             views.append(data)
-        self.views, self.bound.n_pieces = tuple(views), len(self.pieces)
+        self.views, self.bound.n_pieces = tuple(views), len(self.parts)
 
     def __dealloc__(self):
         PyMem_Free(self.bound.pieces)
@@ -248,7 +248,7 @@ cdef inline void pack_stored_columns(const StoredMatrix *m, Py_ssize_t row0, Py_
                                      Py_ssize_t depth, Py_ssize_t panel_width, vf32 *panel) noexcept nogil:
     """panel[k, j] = element k0 + k of row row0 + j for j < width <= panel_width."""
     cdef float[MOST_LANES * UNPACKED] room
-    cdef Py_ssize_t j, k, i, n, l, rows
+    cdef Py_ssize_t j, k, i, n, deep, rows
     cdef float *target
     j = 0
     while j < panel_width:
@@ -258,14 +258,14 @@ cdef inline void pack_stored_columns(const StoredMatrix *m, Py_ssize_t row0, Py_
             for i in range(rows):
                 unpack_row(m, row0 + j + i, k0 + k, n, &room[i * UNPACKED])
             target = <float*> panel + k * panel_width + j
-            l = 0
-            while l + lanes(panel) <= n:
-                transpose_f32(&room[l], UNPACKED, rows, target + l * panel_width, panel_width)
-                l += lanes(panel)
-            while l < n:
+            deep = 0
+            while deep + lanes(panel) <= n:
+                transpose_f32(&room[deep], UNPACKED, rows, target + deep * panel_width, panel_width)
+                deep += lanes(panel)
+            while deep < n:
                 for i in range(lanes(panel)):
-                    target[l * panel_width + i] = room[min(i, rows - 1) * UNPACKED + l]
-                l += 1
+                    target[deep * panel_width + i] = room[min(i, rows - 1) * UNPACKED + deep]
+                deep += 1
         j += lanes(panel)
 
 

@@ -27,7 +27,7 @@ class Stored(kernels.StoredRows, NDArrayOperatorsMixin):
 
     Parameters
     ----------
-    pieces : sequence of (str, uint8 array, int32 array or None)
+    parts : sequence of (str, uint8 array, int32 array or None)
         Kind, bytes of each row, and which row is which.
     length : int
         Elements of a row.
@@ -42,7 +42,6 @@ class Stored(kernels.StoredRows, NDArrayOperatorsMixin):
 
     dtype, itemsize, ndim = np.dtype("float32"), 4, 2
     flags = SimpleNamespace(writeable=False, c_contiguous=False)
-    parts = kernels.StoredRows.pieces  # what it is made of; `pieces` are its values in turn, as `cllm.tensors` takes them
 
     @property
     def size(self) -> int:
@@ -65,7 +64,7 @@ class Stored(kernels.StoredRows, NDArrayOperatorsMixin):
         return made
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """All values in order, some rows at a time, flat."""
+        """All values in order, some rows at a time, flat, as `cllm.tensors` takes them."""
         step = max(1, PIECE_BYTES // max(1, 4 * self.shape[1]))
         for start in range(0, len(self), step):
             yield self.values(start, min(len(self), start + step)).reshape(-1)
