@@ -18,7 +18,7 @@ cdef enum:
     SHARE_BYTES = WIDTH_BYTES * 3 // 4
     SHARE_ROWS = 192
     # Rows of a C in bfloat16 that rest in float32 until their chains have ended: every block of B is packed once for so
-    # many, and so many of the widest block of columns are 288 KiB, 576 with AVX-512.
+    # many, and so many of the widest block of columns are 576 KiB.
     REST_ROWS = 384
 
 cdef struct Ahead:

@@ -18,15 +18,16 @@ cdef extern from *:
     #define CLLM_TILE_ROWS 6
     #define CLLM_TILE_VECTORS 2
     #endif
-    /* Bytes of k that a block is deep. A panel of a, TILE_ROWS x 2 KiB, stays in level 1 while b passes by. */
-    #define CLLM_DEPTH_BYTES 2048
-    /* Bytes of a row of the widest block of b. Level 2 holds the block beside a panel of a and some of c. Where it has
-       1 MiB, as in processors with AVX-512, 768 KiB of it were 4 % faster than 576; 384 KiB where 512 must do. A
-       multiple of the tile's columns for both types. */
-    #if CLLM_VECTOR_BYTES == 64
+    /* Bytes of k that a block is deep, and bytes of a row of the widest block of b. A panel of a, TILE_ROWS deep rows, stays
+       in level 1 while b passes by; level 2 holds the block of b beside it and some of c. Where that has 1 MiB, as in
+       processors with AVX-512, a block of 768 KiB was 4 % faster than one of 576; 384 KiB where 512 must do. There a block
+       twice as wide and half as deep is 1 to 5 % faster than a square one: a is packed once for each, and costs more than
+       a second visit to c. The width is a multiple of the tile's columns for both types. */
     #define CLLM_WIDTH_BYTES 1536
+    #if CLLM_VECTOR_BYTES == 64
+    #define CLLM_DEPTH_BYTES 2048
     #else
-    #define CLLM_WIDTH_BYTES 768
+    #define CLLM_DEPTH_BYTES 1024
     #endif
     /* Rows of the panel lie a little further apart than that, lest they share the sets of level 1. */
     #define CLLM_PITCH_BYTES (CLLM_DEPTH_BYTES + 64)
