@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from words import title
+
 from pictures.figure import COLOURS, OTHER, OURS, THEIRS, figure, in_order, save
 
 MESSAGES = "#D55E00"
@@ -10,8 +12,7 @@ MESSAGES = "#D55E00"
 def step_and_scaling(data: dict, path: Path) -> None:
     """A step of the first process, operation after operation, those with messages below the others; and the seconds of work
     and of messages for any number of processes, with what was measured."""
-    made, panels = figure((1.9, 2.6), f"{data['processes']} processes, {data['groups']} groups of {data['batch_size']} x "
-                          f"{data['seq_len']}")
+    made, panels = figure((1.9, 2.6), f"{data['processes']} processes, {data['groups']} groups\n{title(data)}")
     if made is None:
         return
     _step(panels[0], list(data["rows"].values())[-1]["operations"])

@@ -99,7 +99,7 @@ def test_every_picture_names_its_workload(monkeypatch, tmp_path):
             picture(data, tmp_path / f"{path.stem}{ending}.png")
             words = [drawn[-1].get_suptitle(), *(axis.get_title() for axis in drawn[-1].axes)]
             assert any(data["machine"]["cpu"] in one and "thread" in one for one in words), (name, ending)
-            sizes = [f"C {data['config']['d_model']}", f" × {data['seq_len']}"] if "seq_len" in data else []
+            sizes = script("words").workload(data) if "seq_len" in data else []
             assert all(any(size in one for one in words) for size in sizes), (name, ending)
     assert len(drawn) == sum(len(pictures) for name, pictures in draw.PICTURES.items() if name in results) > 8
 
