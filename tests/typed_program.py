@@ -37,8 +37,9 @@ def look(model: cllm.Model) -> str:
         cllm.print_saved_values(model, 2, 16, strategy)
     tokens: NDArray[Any] = cllm.generate(model, [1, 2, 3], max_new_tokens=4)
     error: float = cllm.gradient_error(model, tokens[None, :-1], tokens[None, 1:], strategy="int8")
+    errors: dict[str, float] = cllm.gradient_error(model, tokens[None, :-1], tokens[None, 1:], by_layer=True)
     facts: dict[str, object] = cllm.versions()
-    return f"{plan.table()} {plan.arena_bytes} {error} {facts['level']}"
+    return f"{plan.table()} {plan.arena_bytes} {error} {errors} {facts['level']}"
 
 
 def feeds(step: int) -> Mapping[str, NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import inf
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +20,14 @@ from cllm.schedule.compression import PACKED
 from cllm.strategies import MemoryBudget, RecomputeAll, StrategyLike
 
 
+@overload
+def gradient_error(model: Model, tokens: ArrayLike | None = ..., targets: ArrayLike | None = ..., strategy: StrategyLike = ...,
+                   num_threads: int | None = ..., seed: int = ..., against: str | None = ..., by_layer: Literal[False] = ...,
+                   **feeds: ArrayLike) -> float: ...
+@overload
+def gradient_error(model: Model, tokens: ArrayLike | None = ..., targets: ArrayLike | None = ..., strategy: StrategyLike = ...,
+                   num_threads: int | None = ..., seed: int = ..., against: str | None = ..., *, by_layer: Literal[True],
+                   **feeds: ArrayLike) -> dict[str, float]: ...
 def gradient_error(model: Model, tokens: ArrayLike | None = None, targets: ArrayLike | None = None,
                    strategy: StrategyLike = "cache", num_threads: int | None = None, seed: int = 0,
                    against: str | None = None, by_layer: bool = False, **feeds: ArrayLike) -> float | dict[str, float]:
