@@ -74,12 +74,15 @@ cdef void block_multiply(const Product *p, int which, Py_ssize_t heads, Py_ssize
     cdef int pieces = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, min(tasks, work // THREAD_WORK)))
     cdef Py_ssize_t room = product_workspace(p, VECTOR_BYTES // lanes(workspace))
     cdef Py_ssize_t task
+    cdef Shares shares
+    cdef Shares *left = &shares
     if pieces == 1:
         for task in range(tasks):
             block_task(p, which, heads, task, workspace)
     else:
+        share_out(left, tasks, _threads)
         for task in prange(tasks, num_threads=_threads, schedule="dynamic"):
-            block_task(p, which, heads, task, address(workspace, threadid() * room))
+            block_task(p, which, heads, next_share(left, threadid()), address(workspace, threadid() * room))
 
 
 def block_linear_workspace(Py_ssize_t n_rows, Py_ssize_t parts, Py_ssize_t heads, Py_ssize_t head_dim, int threads,

@@ -70,6 +70,32 @@ cdef extern from *:
         return n;
     }
 
+    /* The shares of a parallel region in one range for each of its threads. A thread takes those of its own range first, and
+       so in every call the same ones, whose data may lie in its caches; then what others have left. Counters lie a line
+       apart. Relaxed order will do: which thread does a share is all that hangs on it. */
+    enum { CLLM_RANGES = 64, CLLM_APART = 64 / sizeof(Py_ssize_t) };
+    typedef struct { Py_ssize_t shares, ranges, taken[CLLM_RANGES * CLLM_APART]; } cllm_shares;
+    static inline Py_ssize_t cllm_range_start(const cllm_shares *s, Py_ssize_t range) { return s->shares * range / s->ranges; }
+    static inline void cllm_share_out(cllm_shares *s, Py_ssize_t shares, int threads)
+    {
+        s->shares = shares;
+        s->ranges = threads < CLLM_RANGES ? threads : CLLM_RANGES;
+        for (Py_ssize_t i = 0; i < s->ranges; i++) s->taken[i * CLLM_APART] = cllm_range_start(s, i);
+    }
+    /* Asked for as often as there are shares, by any of the threads, it gives each share once: a range that was found empty
+       stays so, and while others have taken fewer than all, one that is looked at later is not. */
+    static inline Py_ssize_t cllm_next_share(cllm_shares *s, int thread)
+    {
+        for (Py_ssize_t i = 0; i < s->ranges; i++) {
+            const Py_ssize_t range = (thread + i) % s->ranges, end = cllm_range_start(s, range + 1);
+            Py_ssize_t *taken = &s->taken[range * CLLM_APART];
+            if (__atomic_load_n(taken, __ATOMIC_RELAXED) >= end) continue;
+            const Py_ssize_t share = __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED);
+            if (share < end) return share;
+        }
+        return -1;
+    }
+
     /* Let the runtime end the idle threads that work for this one; whether a child may now be forked. */
     static int cllm_let_go(void)
     {
@@ -81,6 +107,10 @@ cdef extern from *:
         return 1;
     }
     """
+    ctypedef struct Shares "cllm_shares":
+        pass
+    void share_out "cllm_share_out"(Shares *s, Py_ssize_t shares, int threads) noexcept nogil
+    Py_ssize_t next_share "cllm_next_share"(Shares *s, int thread) noexcept nogil
     int _threads "cllm_threads()"
     int own_threads "cllm_own"
     int scope_threads "cllm_scope"
