@@ -8,6 +8,7 @@ than 2^-51 |L|, and 53 bits hold the sum. That is so of two float32, too.
 from fractions import Fraction
 
 import numpy as np
+from lawtools import assert_same_bits
 
 LEAST = np.float32(2.0 ** -126)  # the least float32 that is not subnormal
 AWKWARD = np.array([0, -0.0, 1, -1, 2.0 ** -126, -2.0 ** -126, 1e-40, -1e-40, 2.0 ** -133, 3e38, -3e38, 1e-30, np.inf, np.nan,
@@ -108,5 +109,4 @@ def assert_linear_step(product, step, model, values):
     expected = product(x, *(model.parameters[step.params[name]] for name in ("weight", "bias")))
     if model.program.values[step.output].dtype == "bfloat16":
         expected = wide(r16(expected))
-    found = values[step.output].reshape(expected.shape)
-    np.testing.assert_array_equal(found.view(np.uint32), np.ascontiguousarray(expected, np.float32).view(np.uint32), step.name)
+    assert_same_bits(values[step.output].reshape(expected.shape), expected, step.name)
