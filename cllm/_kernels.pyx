@@ -4,8 +4,8 @@
 
 Contents, one family a file, in the order in which they build on each other: vector types, common checks, the number of
 threads, random numbers, bfloat16, matrix products, attention, layer norm and RMS norm, activations, embeddings,
-losses, optimizers over lists of arrays, compressed copies, calls in turn with the seconds of each, and places for
-buffers in one slab.
+losses, optimizers over lists of arrays, compressed copies, calls in turn, also with the seconds of each, and places
+for buffers in one slab.
 
 Contract. An element's bits depend on its inputs and on the length of its sum alone: not on the number of threads, on
 where its row stands, on the address of a buffer, or on how the batch was cut. Parameters before the bare ``*`` are
@@ -20,7 +20,8 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #               bfloat16 ...... arrays in upper halves of float32, for kernels that read or write either
 #   calls       common ........ every length is checked, no value is        threads ... the number belongs to the caller
 #
-#   products    gemm_tile, stored, pairs, pair_packing, units -> gemm_packing -> gemm_blocks, amx -> matmul, block_matmul
+#   products    gemm_tile, stored, pairs, pair_packing, units -> gemm_packing, column_sums -> gemm_blocks, amx
+#               -> matmul, block_matmul:
 #               an element is one chain of fma over ascending k: tiles, blocks and cuts cannot be seen; operands may be
 #               rounded to bfloat16 on their way in, and then be taken two at a time by an instruction (pairs); weights may be
 #               read from the rows or quantised blocks of a file (stored)
@@ -31,7 +32,7 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #               a row is one piece of work; gradients of parameters add rows in order, threads share the columns
 #   lists       array_list -> gradient_lists, optimizer, optimizer_8bit, adafactor
 #               all parameters in one call, pieces cut by shape
-#   plans       compress (narrow copies)   clock (calls in turn, timed)   first_fit (places in a slab)
+#   plans       compress (narrow copies)   calls (methods in turn) -> clock (timed)   first_fit (places in a slab)
 #
 # What stands to the right of an arrow calls what stands to its left; a .pxi with a `def` is a door for Python.
 
@@ -52,6 +53,7 @@ include "kernels/units.pxi"
 include "kernels/pairs.pxi"
 include "kernels/pair_packing.pxi"
 include "kernels/gemm_packing.pxi"
+include "kernels/column_sums.pxi"
 include "kernels/gemm_blocks.pxi"
 include "kernels/amx.pxi"
 include "kernels/matmul.pxi"
@@ -85,5 +87,6 @@ include "kernels/optimizer.pxi"
 include "kernels/optimizer_8bit.pxi"
 include "kernels/adafactor.pxi"
 include "kernels/compress.pxi"
+include "kernels/calls.pxi"
 include "kernels/clock.pxi"
 include "kernels/first_fit.pxi"

@@ -94,9 +94,8 @@ class Binder:
         feeds = self.whole_feeds if op.whole else self.feeds
         reads = [_read_only(self._argument(name, arrays, op.step, feeds, letters)) for name in flow.reads]
         writes = {name: self._argument(name, arrays, op.step, feeds, letters) for name in flow.writes}
-        call = partial(method, *reads, **writes)
         scratch = [arrays[name] for name, b in op.writes if self.schedule.buffers[b].kind == "scratch"]
-        return partial(_claimed, call, scratch) if scratch else call
+        return kernels.BoundCall(method, reads, writes, scratch)
 
     def _spill(self, op: Op, arrays: Arrays) -> Call:
         way = "write" if op.kind in (Kind.SPILL_START, Kind.SPILL_WAIT) else "read"
@@ -142,14 +141,6 @@ def _read_only(array: np.ndarray | int | None) -> np.ndarray | int | None:
         array = array.view()
         array.flags.writeable = False
     return array
-
-
-def _claimed(call: Callable[..., None], scratch: list[np.ndarray], **late) -> None:
-    """Scratch is an operation's own to its end, though a kernel may need less of it for some shapes: the end is written,
-    so that whoever looks for the highest byte written finds what was reserved."""
-    for array in scratch:
-        array[-1:] = 0
-    call(**late)
 
 
 def _then_poison(call: Call, freed: list[np.ndarray]) -> None:

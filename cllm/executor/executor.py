@@ -174,7 +174,7 @@ class Executor:
             Loss or a gradient is NaN or infinite; gradients are undefined until ``zero_grad``.
         """
         self._refuse_if_updating("loss_and_grad")
-        return self._train({"tokens": tokens, "targets": targets, **feeds}, num_targets, _run)
+        return self._train({"tokens": tokens, "targets": targets, **feeds}, num_targets, kernels.call_each)
 
     def train_step(self, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, optimizer: Any = None,
                    clip_norm: float | None = None, clip_by: str = "all", **feeds: ArrayLike) -> float:
@@ -236,7 +236,7 @@ class Executor:
             self._updating.where = f"measure, step {self._step}"
             self._take({"tokens": tokens, "targets": targets, **feeds}, None)
             self._updating.measuring = True
-            self._run("step", _run)
+            self._run("step", kernels.call_each)
             return self._updating.norm
 
     @property
@@ -321,9 +321,9 @@ class Executor:
         try:
             if self.plan.update_in_backward and updating.needs_norm_first:
                 updating.measuring = True
-                self._run("step", _run)
+                self._run("step", kernels.call_each)
                 updating.measured()
-            self._run("step", _run)
+            self._run("step", kernels.call_each)
         except BaseException as error:
             broken = updating.broken_off(error)
             if broken is error:
@@ -427,8 +427,3 @@ class Executor:
         letters = self.workload.letters(self.schedule.micro_batch)
         sizes = {b.index: elements(b.shape, letters) * ITEMSIZES[b.dtype] for b in self.schedule.buffers if b.kind == "disk"}
         return SpillFile(self.plan.spill_directory, sizes) if sizes else None
-
-
-def _run(calls: list[Call]) -> None:
-    for call in calls:
-        call()

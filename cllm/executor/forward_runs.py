@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cllm import _kernels as kernels
 from cllm.arrays import aligned_empty, widened
 from cllm.executor.binding import Binder, Call
 from cllm.executor.feeds import Feeds
@@ -50,8 +51,7 @@ class ForwardRuns:
             for start, size in self._feeds.cuts():
                 self._feeds.place(start, size)
                 _, calls = self._bind("loss", size)
-                for call in calls:
-                    call()
+                kernels.call_each(calls)
             sums.append(float(self._feeds.part["loss"][0]))
         return self._groups.total(sums)
 
@@ -67,12 +67,11 @@ class ForwardRuns:
                 self._feeds.begin(number)
             self._feeds.place(start, size)
             _, (*calls, last) = self._bind("logits", size)
-            for call in calls:
-                call()
+            kernels.call_each(calls)
             first, stop = (self._workload.rows(number * group + n) if by_row else number * group + n
                            for n in (start, start + size))
             mine = resolve(head.shapes[head.layer.output], self._workload.letters(size))
-            last(**{head.layer.output: out[first:stop].reshape(mine)})
+            last.writing(**{head.layer.output: out[first:stop].reshape(mine)})()
         return out.reshape(resolve(f"B T{shape[1:]}", letters)) if by_row and "T" in letters else out
 
     def values(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -259,11 +259,6 @@ cdef inline int pieces_of(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t depth)
     return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, rows * columns * max(depth, 1) // THREAD_WORK))
 
 
-cdef inline Py_ssize_t share_start(Py_ssize_t length, Py_ssize_t unit, Py_ssize_t piece, Py_ssize_t pieces) noexcept nogil:
-    """Where piece number `piece` begins when `length` is shared out in whole units."""
-    return min(length, (length + unit - 1) // unit * piece // pieces * unit)
-
-
 cdef struct Grid:
     # Into how many parts the rows and the columns of a product are cut; each pair of them is one share of the work.
     Py_ssize_t rows, columns
@@ -306,15 +301,20 @@ cdef inline Grid grid_of(const Product *p, int pieces, Py_ssize_t itemsize) noex
 
 
 cdef void multiply_share(const Product *p, Py_ssize_t share, Grid grid, vec *own) noexcept nogil:
-    """Share number `share` of a product: shares that follow each other read the same columns of B."""
+    """Share number `share` of a product: those that follow each other read the same columns of B, and part their sums."""
     cdef Py_ssize_t row = share % grid.rows, column = share // grid.rows
+    cdef Py_ssize_t column0 = share_start(p.columns, lanes(own), column, grid.columns)
+    cdef Py_ssize_t column1 = share_start(p.columns, lanes(own), column + 1, grid.columns)
     multiply_piece(p, share_start(p.rows, TILE_ROWS, row, grid.rows), share_start(p.rows, TILE_ROWS, row + 1, grid.rows),
-                   share_start(p.columns, lanes(own), column, grid.columns),
-                   share_start(p.columns, lanes(own), column + 1, grid.columns), own)
+                   column0, column1, own)
+    if p.sums != NULL:
+        add_rows(<const vec*> p.b, p.depth, p.b_row,
+                 column0 + share_start(column1 - column0, lanes(own), row, grid.rows),
+                 column0 + share_start(column1 - column0, lanes(own), row + 1, grid.rows), <vec*> p.sums)
 
 
 cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
-    """C = start + A B, all of it, on as many threads as it is worth.
+    """C = start + A B, all of it, and the sums over B if asked for, on as many threads as it is worth.
 
     Threads take the shares as they come, each from its own range first, so that a processor which another program slows
     takes fewer.
@@ -326,10 +326,12 @@ cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
     cdef Shares shares
     cdef Shares *left = &shares
     cdef Grid grid
-    if p.rows == 0 or p.columns == 0:
+    if p.columns == 0:
         return
     if pieces == 1:
         multiply_piece(p, 0, p.rows, 0, p.columns, workspace)
+        if p.sums != NULL:
+            sum_rows(<const vec*> p.b, p.depth, p.columns, <vec*> p.sums)
     else:
         grid = grid_of(p, pieces, itemsize)
         share_out(left, grid.rows * grid.columns, _threads)

@@ -23,6 +23,7 @@ cdef struct Product:
     Py_ssize_t c_row
     const void *bias       # the chain starts at this row, whatever the row of C, or
     bint accumulate        # at what C holds, or at zero
+    void *sums             # += B[0, n] + B[1, n] + ..., in this order, of a B as wide as C with columns one apart; or NULL
     Py_ssize_t rows
     Py_ssize_t columns
     Py_ssize_t depth

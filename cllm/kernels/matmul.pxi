@@ -21,41 +21,6 @@
 # counted from the start of each sequence, so that a cut of the batch between sequences cannot be seen.
 
 
-cdef void add_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t column0, Py_ssize_t column1,
-                   vec *dbias) noexcept nogil:
-    """dbias[j] += dy[0, j] + dy[1, j] + ..., in this order, for column0 <= j < column1."""
-    cdef Py_ssize_t i0, i, j, n
-    cdef vec total
-    for i0 in range(0, rows, 8):
-        j = column0
-        while j < column1:
-            n = column1 - j
-            if n >= lanes(dy):
-                total = load(dbias, j)
-                for i in range(i0, min(i0 + 8, rows)):
-                    total = total + load(dy, i * columns + j)
-                store(dbias, j, total)
-            else:
-                total = load_partial(dbias, j, n)
-                for i in range(i0, min(i0 + 8, rows)):
-                    total = total + load_partial(dy, i * columns + j, n)
-                store_partial(dbias, j, total, n)
-            j += lanes(dy)
-
-
-cdef void sum_rows(const vec *dy, Py_ssize_t rows, Py_ssize_t columns, vec *dbias) noexcept nogil:
-    """dbias += column sums of dy; the threads share out the columns."""
-    cdef int pieces = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> _threads, rows * columns // (THREAD_WORK // 16)))
-    cdef int piece
-    cdef Py_ssize_t unit = 4 * lanes(dy)
-    if pieces == 1:
-        add_rows(dy, rows, columns, 0, columns, dbias)
-    else:
-        for piece in prange(pieces, num_threads=_threads, schedule="static"):
-            add_rows(dy, rows, columns, share_start(columns, unit, piece, pieces),
-                     share_start(columns, unit, piece + 1, pieces), dbias)
-
-
 def linear_workspace(Py_ssize_t n_rows, Py_ssize_t n_in, Py_ssize_t n_out, int threads, int itemsize,
                      bint narrow=False):
     """Elements of scratch that the three products of a linear layer need.
@@ -255,16 +220,13 @@ def linear_backward_weight(x, dy, int rounds=0, Py_ssize_t sequence=0, *, floati
     p.a, p.a_row, p.a_col = left.at, 1, p.rows
     p.b, p.b_row, p.b_col = right.at, p.columns, 1
     p.c, p.c_row, p.accumulate = &dweight[0, 0], p.columns, True
-    p.bias = NULL
+    if dbias is not None:
+        p.sums = &dbias[0]
     with nogil:
         if floating is float:
             multiply(&p, <vf32*> &workspace[0])
-            if dbias is not None:
-                sum_rows(<const vf32*> right.at, p.depth, p.columns, <vf32*> &dbias[0])
         else:
             multiply(&p, <vf64*> &workspace[0])
-            if dbias is not None:
-                sum_rows(<const vf64*> right.at, p.depth, p.columns, <vf64*> &dbias[0])
 
 
 def linear_backward_bias(const floating[:, ::1] dy not None, *, floating[::1] dbias not None):

@@ -131,6 +131,11 @@ cdef int check_threads(int n) except -1:
     return n
 
 
+cdef inline Py_ssize_t share_start(Py_ssize_t length, Py_ssize_t unit, Py_ssize_t piece, Py_ssize_t pieces) noexcept nogil:
+    """Where piece number `piece` begins when `length` is shared out in whole units."""
+    return min(length, (length + unit - 1) // unit * piece // pieces * unit)
+
+
 def set_threads(int n):
     """Number of threads for the kernels that this Python thread calls from now on, outside of any `Threads`."""
     global own_threads
