@@ -4,7 +4,9 @@
     python profiling/bfloat16_loss.py --quick
 
 Operands of products and the values that enter them are bfloat16; sums, the residual stream, statistics, attention, loss,
-gradients, weights and the optimizer are float32. See jobs/curves.py for what is compared with what.
+gradients, weights and the optimizer are float32. The last variant takes attention's own products in bfloat16, too,
+which no mode of the engine does (jobs/narrow_attention.py). See jobs/curves.py for what is compared with what; runs that ended
+before the script was killed are not repeated.
 """
 
 import argparse
@@ -12,13 +14,15 @@ import sys
 
 import numpy as np
 from jobs import curves
+from jobs.narrow_attention import NarrowConfig
 
 import cllm
 from cllm import corpus
 from cllm.program.dims import COMPUTES
 from cllm.proof.gradient_error import gradient_error
 
-VARIANTS = {name: curves.Variant(compute=name) for name in COMPUTES}
+VARIANTS = {**{name: curves.Variant(compute=name) for name in COMPUTES},
+            "bfloat16, attention too": curves.Variant(compute="bfloat16", config=NarrowConfig)}
 
 
 def errors_by_layer(job: curves.Job) -> dict[str, float]:
@@ -39,7 +43,7 @@ def main() -> int:
     width = max(map(len, errors))
     print("relative error of the first gradient",
           *(f"  {name:<{width}} {error:.2e}" for name, error in errors.items()), sep="\n")
-    rows = curves.compare(job, VARIANTS, arguments.seeds)
+    rows = curves.compare("bfloat16_loss", job, VARIANTS, arguments)
     return curves.publish("bfloat16_loss", job, rows, arguments, {"gradient_errors": errors})
 
 

@@ -23,7 +23,7 @@ def main() -> int:
     curves.options(parser)
     arguments = parser.parse_args()
     job = curves.job_of(arguments)
-    rows = curves.compare(job, {name: curves.Variant(parse(name)) for name in NAMES}, arguments.seeds)
+    rows = curves.compare("compression", job, {name: curves.Variant(parse(name)) for name in NAMES}, arguments)
     for row in rows:
         plan = cllm.plan(job.config, job.batch_size, job.config.max_seq_len, strategy=row["name"], num_threads=1)
         row["arena_bytes"] = plan.arena_bytes

@@ -37,7 +37,7 @@ def main() -> int:
     curves.options(parser)
     arguments = parser.parse_args()
     job = curves.job_of(arguments)
-    rows = curves.compare(job, VARIANTS, arguments.seeds)
+    rows = curves.compare("mixed_precision_loss", job, VARIANTS, arguments)
     return curves.publish("mixed_precision_loss", job, rows, arguments)
 
 

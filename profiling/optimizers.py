@@ -30,7 +30,7 @@ def main() -> int:
     curves.options(parser)
     arguments = parser.parse_args()
     job = curves.job_of(arguments)
-    rows = curves.compare(job, VARIANTS, arguments.seeds)
+    rows = curves.compare("optimizers", job, VARIANTS, arguments)
     for row in rows:
         work = Workload(job.batch_size, job.config.max_seq_len, optimizer=VARIANTS[row["name"]].optimizer)
         row["state_bytes"] = optimizer_bytes(cllm.GPT(job.config).program, work)

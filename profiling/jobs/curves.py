@@ -21,6 +21,7 @@ from cllm import corpus
 from cllm.optim import optimizer_named
 from cllm.optim.rate import Rate
 from jobs import record
+from jobs.resumed import Parts
 
 SIZES = dict(vocab_size=256, n_layers=4, d_model=128, n_heads=4, d_ff=512, max_seq_len=128)
 QUICK = dict(vocab_size=256, n_layers=2, d_model=32, n_heads=2, d_ff=64, max_seq_len=32)
@@ -43,6 +44,8 @@ class Variant:
         As of `cllm.optim.optimizer_named`.
     rate : float
         What the rates of the job are multiplied by.
+    config : type
+        Of the model's settings.
     """
 
     strategy: object = field(default_factory=cllm.CacheAll)
@@ -50,6 +53,7 @@ class Variant:
     compute: str = "float32"
     optimizer: str = "adamw"
     rate: float = 1.0
+    config: type[cllm.ModelConfig] = cllm.ModelConfig
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def trained(job: Job, variant: Variant, seed: int) -> dict:
     dict
         ``losses`` of every step, ``evaluations`` as pairs (step, loss on the validation part).
     """
-    config, B, T = job.config, job.batch_size, job.config.max_seq_len
+    config, B, T = variant.config(**job.sizes), job.batch_size, job.config.max_seq_len
     train, validation = corpus.split(np.frombuffer(corpus.embedded_text(), np.uint8), 0.1, T)
     model = cllm.GPT(config, seed=seed, compute=variant.compute)
     opt = optimizer_named(variant.optimizer, model, job.lr)
@@ -110,18 +114,25 @@ def trained(job: Job, variant: Variant, seed: int) -> dict:
     return {"losses": losses, "evaluations": evaluations}
 
 
-def compare(job: Job, variants: dict[str, Variant], seeds: int) -> list[dict]:
-    """A row for each variant, the first being the exact one: runs of every seed and what they say."""
-    rows = []
+def compare(script: str, job: Job, variants: dict[str, Variant], arguments) -> list[dict]:
+    """A row for each variant, the first being the exact one: runs of every seed and what they say.
+
+    Runs that ended before the script was killed are not repeated (jobs/resumed.py), nor are they for more seeds or variants.
+    """
+    parts, rows = _parts(script, job, arguments), []
     for name, variant in variants.items():
         runs = []
-        for seed in range(seeds):
+        for seed in range(arguments.seeds):
             harness.say(f"{name}, seed {seed}")
-            runs.append(trained(job, variant, seed))
+            runs.append(parts.part(f"{name}, seed {seed}", lambda variant=variant, seed=seed: trained(job, variant, seed)))
         rows.append({"name": name, "runs": runs})
     harness.say("")
     judge(rows)
     return rows
+
+
+def _parts(script: str, job: Job, arguments) -> Parts:
+    return Parts(arguments.out or record.result_path(script, ".json"), {**job.to_dict(), "evaluations": job.evaluations})
 
 
 def judge(rows: list[dict]) -> None:
@@ -161,6 +172,7 @@ def publish(script: str, job: Job, rows: list[dict], arguments, more: dict | Non
     """Print, write and draw the rows, `more` beside them; returns the exit code, 1 when a curve leaves the spread of seeds."""
     print_rows(rows)
     path = record.write_result(script, arguments.threads, {**job.to_dict(), **(more or {}), "rows": rows}, arguments.out)
+    _parts(script, job, arguments).finish()
     pictures = draw.draw(path)
     print(draw.told(path, pictures))
     return int(not all(row["within"] for row in rows))

@@ -2,6 +2,7 @@
 import argparse
 import json
 
+import numpy as np
 import pytest
 from profiling_scripts import FOLDER, IN_A_CHECKOUT, script
 
@@ -31,6 +32,48 @@ def test_the_same_run_gives_the_same_curve_and_other_formats_another():
     assert runs[0] == runs[1] == runs[2]
     assert runs[3]["losses"][0] != runs[0]["losses"][0], "forward sees the working copy from the first step on"
     assert [step for step, _ in runs[0]["evaluations"]] == [2, 4]
+
+
+def test_runs_that_ended_are_not_repeated(tmp_path, monkeypatch):
+    curves, done = script("jobs.curves"), []
+    job = curves.Job(curves.QUICK, steps=2, batch_size=2, lr=2e-3, threads=1, evaluations=2)
+    variants = {"exact": curves.Variant(), "narrow": curves.Variant(compute="bfloat16")}
+    asked = argparse.Namespace(seeds=2, out=tmp_path / "curves.json")
+
+    def trained(job, variant, seed):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append((variant.compute, seed))
+        return {"losses": [], "evaluations": [[1, 3.0 + seed + len(done) / 100]]}
+
+    monkeypatch.setattr(curves, "trained", trained)
+    with pytest.raises(KeyboardInterrupt):
+        curves.compare("curves", job, variants, asked)
+    first, done[:] = list(done), []
+    rows = curves.compare("curves", job, variants, asked)
+    assert first == [("float32", 0), ("float32", 1), ("bfloat16", 0)] and done == [("bfloat16", 1)]
+    assert rows[0]["last"] == [3.01, 4.02] and rows[1]["last"] == [3.03, 4.01]
+
+
+def test_attention_whose_products_are_narrow_is_attention_but_for_rounding(monkeypatch):
+    import cllm
+
+    curves, narrow = script("jobs.curves"), script("jobs.narrow_attention")
+    feeds = {name: np.random.default_rng(0).integers(0, 256, (2, 32)) for name in ("tokens", "targets")}
+
+    def gradients(config):
+        model = cllm.GPT(config(**curves.QUICK), seed=3)
+        cllm.Executor(model, 2, 32, num_threads=1).loss_and_grad(**feeds)
+        return model.gradients
+
+    plain, rounds = gradients(cllm.ModelConfig), gradients(narrow.NarrowConfig)
+    monkeypatch.setattr(narrow, "rounded", lambda x: x)
+    exact = gradients(narrow.NarrowConfig)
+    for name, right in plain.items():
+        scale = np.abs(right).max()
+        assert np.abs(exact[name] - right).max() < 1e-5 * scale + 1e-9, name
+        assert np.abs(rounds[name] - right).max() < 0.02 * scale + 1e-9, name
+    assert any((rounds[name] != exact[name]).any() for name in plain)
 
 
 def test_products_in_fewer_bits_run(monkeypatch):
