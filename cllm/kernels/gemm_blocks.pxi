@@ -4,7 +4,7 @@
 #
 # A product is cut like this; M, N and K are its rows, columns and depth, and everything in brackets is packed:
 #
-#     strip of columns that keeps C in level 3 > block of k (DEPTH_BYTES) > block of columns (WIDTH_BYTES) [B]
+#     strip of columns that keeps C in level 3 > block of k > block of columns [B]
 #         > group of rows [A: panels of TILE_ROWS] > panel > tile
 
 cdef enum:
@@ -12,14 +12,15 @@ cdef enum:
     STRIP_BYTES = 8 << 20
     # Work that is worth waking a thread for: 2^19 multiply-adds take about 10 microseconds, a parallel region 2 to 5.
     THREAD_WORK = 1 << 19
-    # A product is shared out in at most so many shares a thread, while none is much narrower than a block of B or lower
-    # than so many rows: every block packs A again, every share of rows B.
+    # A product is shared out in at most so many shares a thread, while none is narrower than so many bytes or lower than
+    # so many rows: every block packs A again, every share of rows B.
     SHARES = 4
-    SHARE_BYTES = WIDTH_BYTES * 3 // 4
+    SHARE_BYTES = 1152
     SHARE_ROWS = 192
     # Rows of a C in bfloat16 that rest in float32 until their chains have ended: every block of B is packed once for so
-    # many, and so many of the widest block of columns are 576 KiB.
+    # many, and so many of so many columns are 576 KiB.
     REST_ROWS = 384
+    REST_BYTES = 1536
 
 cdef struct Ahead:
     # What the next panels of A will be packed from. It is fetched to level 2 a few rows at a time, between the tiles,
@@ -42,18 +43,36 @@ cdef inline Py_ssize_t left_room(Py_ssize_t depth, int itemsize) noexcept nogil:
     return max(<Py_ssize_t> TILE_ROWS * (PITCH_BYTES // itemsize), GROUP_ROWS * depth)
 
 
+cdef inline Py_ssize_t even_step(Py_ssize_t length, Py_ssize_t most, Py_ssize_t unit) noexcept nogil:
+    """The length of equal parts, each a multiple of `unit` and at most `most`, that make up `length`."""
+    cdef Py_ssize_t parts = max((length + most - 1) // most, <Py_ssize_t> 1)
+    return max(((length + parts - 1) // parts + unit - 1) // unit * unit, unit)
+
+
+cdef inline Py_ssize_t block_width(Py_ssize_t steps, Py_ssize_t itemsize) noexcept nogil:
+    """Columns of a block of B, whole tiles of them, that is so many elements or words deep."""
+    cdef Py_ssize_t tile = TILE_VECTORS * VECTOR_BYTES // itemsize
+    cdef Py_ssize_t most = min(<Py_ssize_t> WIDTH_BYTES, BLOCK_BYTES // max(steps, <Py_ssize_t> 1)) // itemsize
+    return max(most // tile * tile, tile)
+
+
+cdef inline Py_ssize_t block_steps(Py_ssize_t steps, Py_ssize_t itemsize, Py_ssize_t unit) noexcept nogil:
+    """How deep a block of B is where all of k are so many elements or words: a multiple of `unit`."""
+    return even_step(steps, (DEPTH_BYTES if steps * itemsize <= DEPTH_BYTES else USUAL_DEPTH_BYTES) // itemsize, unit)
+
+
 cdef inline Py_ssize_t piece_workspace(Py_ssize_t columns, Py_ssize_t depth, int itemsize) noexcept nogil:
     """Elements that one call of multiply_piece needs: rows for edge tiles, a group of A, a block of B."""
     cdef Py_ssize_t tile = TILE_VECTORS * VECTOR_BYTES // itemsize
-    cdef Py_ssize_t width = min(<Py_ssize_t> WIDTH_BYTES // itemsize, (columns + tile - 1) // tile * tile)
     cdef Py_ssize_t deep = min(<Py_ssize_t> DEPTH_BYTES // itemsize, depth)
-    return (TILE_ROWS + 1) * tile + left_room(deep, itemsize) + deep * width
+    return ((TILE_ROWS + 1) * tile + left_room(deep, itemsize)
+            + min(<Py_ssize_t> BLOCK_BYTES // itemsize, deep * ((columns + tile - 1) // tile * tile)))
 
 
 cdef inline Py_ssize_t rest_width(Py_ssize_t columns, int itemsize) noexcept nogil:
     """Columns of a C in bfloat16 that rest in float32 at once."""
     cdef Py_ssize_t tile = TILE_VECTORS * VECTOR_BYTES // itemsize
-    return min(<Py_ssize_t> WIDTH_BYTES // itemsize, (columns + tile - 1) // tile * tile)
+    return min(<Py_ssize_t> REST_BYTES // itemsize, (columns + tile - 1) // tile * tile)
 
 
 cdef inline Py_ssize_t rest_room(Py_ssize_t rows, Py_ssize_t columns, int itemsize) noexcept nogil:
@@ -129,9 +148,9 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
     """Pack a block of B, columns column0 .. column1-1 of k0 .. k0+depth-1, and multiply all rows of A with it."""
     cdef vec *edge = workspace
     cdef vec *group = address(edge, (TILE_ROWS + 1) * TILE_VECTORS * lanes(workspace))
-    cdef vec *block = address(group, left_room(depth, VECTOR_BYTES // lanes(workspace)))
-    cdef Py_ssize_t a_bytes = sizeof(uint16_t) if p.a_narrow else VECTOR_BYTES // lanes(workspace)
     cdef Py_ssize_t steps = steps_of(p, depth), row = row0, j, rows, end, k
+    cdef vec *block = address(group, left_room(steps, VECTOR_BYTES // lanes(workspace)))
+    cdef Py_ssize_t a_bytes = sizeof(uint16_t) if p.a_narrow else VECTOR_BYTES // lanes(workspace)
     cdef Ahead ahead
     pack_right(p, k0, depth, column0, column1, block)
     if vec is vf32:
@@ -167,21 +186,17 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
                 j += rows
 
 
-cdef inline Py_ssize_t even_step(Py_ssize_t length, Py_ssize_t most, Py_ssize_t unit) noexcept nogil:
-    """The length of equal parts, each a multiple of `unit` and at most `most`, that make up `length`."""
-    cdef Py_ssize_t parts = max((length + most - 1) // most, <Py_ssize_t> 1)
-    return max(((length + parts - 1) // parts + unit - 1) // unit * unit, unit)
-
-
 cdef void multiply_wide(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_ssize_t column0, Py_ssize_t column1,
                         vec *workspace) noexcept nogil:
     """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, whose C is not in bfloat16."""
     cdef Py_ssize_t itemsize = VECTOR_BYTES // lanes(workspace)
     cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(workspace)
-    cdef Py_ssize_t most = WIDTH_BYTES // itemsize
+    # Words of two k, but not where B becomes words only after it has been packed.
+    cdef Py_ssize_t step = 2 if in_pairs(p.way) and p.stored == NULL else 1
+    cdef Py_ssize_t k_step = step * block_steps(((p.sequence if p.sequence else p.depth) + step - 1) // step, itemsize,
+                                                UNIT if p.rounds == IN_UNITS else lanes(workspace))
+    cdef Py_ssize_t most = block_width((min(k_step, p.depth) + step - 1) // step, itemsize)
     cdef Py_ssize_t strip_step = max(STRIP_BYTES // itemsize // max(row1 - row0, <Py_ssize_t> 1) // most, 1) * most
-    cdef Py_ssize_t k_step = even_step(p.sequence if p.sequence else p.depth, DEPTH_BYTES // itemsize,
-                                       UNIT if p.rounds == IN_UNITS else lanes(workspace))
     cdef Py_ssize_t strip, strip_end, j, j_step, k, deep, i
     if row0 >= row1:
         return
@@ -275,7 +290,7 @@ cdef inline double share_cost(const Product *p, Py_ssize_t row_parts, Py_ssize_t
     cdef Py_ssize_t rows = ((p.rows + TILE_ROWS - 1) // TILE_ROWS + row_parts - 1) // row_parts * TILE_ROWS
     cdef Py_ssize_t columns = ((p.columns + n_lanes - 1) // n_lanes + column_parts - 1) // column_parts * n_lanes
     return ((<double> rows * row_parts / p.rows) * (<double> columns * column_parts / p.columns)
-            * (1.0 + 4.0 / min(columns, <Py_ssize_t> WIDTH_BYTES // itemsize) + 4.0 / rows))
+            * (1.0 + 4.0 / min(columns, block_width(block_steps(p.depth, itemsize, n_lanes), itemsize)) + 4.0 / rows))
 
 
 cdef inline Grid grid_of(const Product *p, int pieces, Py_ssize_t itemsize) noexcept nogil:

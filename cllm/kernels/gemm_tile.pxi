@@ -18,16 +18,20 @@ cdef extern from *:
     #define CLLM_TILE_ROWS 6
     #define CLLM_TILE_VECTORS 2
     #endif
-    /* Bytes of k that a block is deep, and bytes of a row of the widest block of b. A panel of a, TILE_ROWS deep rows, stays
-       in level 1 while b passes by; level 2 holds the block of b beside it and some of c. Where that has 1 MiB, as in
-       processors with AVX-512, a block of 768 KiB was 4 % faster than one of 576; 384 KiB where 512 must do. There a block
-       twice as wide and half as deep is 1 to 5 % faster than a square one: a is packed once for each, and costs more than
-       a second visit to c. The width is a multiple of the tile's columns for both types. */
-    #define CLLM_WIDTH_BYTES 1536
+    /* A block of b has at most so many bytes, and a row and a column of it at most so many of them. Level 2 holds it, beside
+       what comes next of a and some of c, where level 2 has 1 MiB as in processors with AVX-512, or 512 KiB. A panel of a,
+       TILE_ROWS deep rows, stays in level 1 while the block passes by. All of k is taken at once where it is no longer than
+       the deepest; else a block is but USUAL_DEPTH_BYTES deep, and so much wider: a is packed once for each block of columns,
+       and that costs more than another visit to c. */
+    #define CLLM_WIDTH_BYTES 3072
     #if CLLM_VECTOR_BYTES == 64
+    #define CLLM_BLOCK_BYTES (792 << 10)
     #define CLLM_DEPTH_BYTES 2048
+    #define CLLM_USUAL_DEPTH_BYTES 1536
     #else
+    #define CLLM_BLOCK_BYTES (384 << 10)
     #define CLLM_DEPTH_BYTES 1024
+    #define CLLM_USUAL_DEPTH_BYTES 1024
     #endif
     /* Rows of the panel lie a little further apart than that, lest they share the sets of level 1. */
     #define CLLM_PITCH_BYTES (CLLM_DEPTH_BYTES + 64)
@@ -156,7 +160,9 @@ cdef extern from *:
         TILE_VECTORS "CLLM_TILE_VECTORS"
         DEPTH_BYTES "CLLM_DEPTH_BYTES"
         PITCH_BYTES "CLLM_PITCH_BYTES"
+        USUAL_DEPTH_BYTES "CLLM_USUAL_DEPTH_BYTES"
         WIDTH_BYTES "CLLM_WIDTH_BYTES"
+        BLOCK_BYTES "CLLM_BLOCK_BYTES"
     void fetch_row "cllm_fetch_row"(const void *row, Py_ssize_t nbytes) noexcept nogil
     void copy_bytes "cllm_copy_bytes"(void *target, const void *source, size_t size) noexcept nogil
     void tile_f32 "cllm_tile_f32"(int rows, int vectors, bint by_rows, const void *a, const void *b, Py_ssize_t depth,
@@ -189,6 +195,11 @@ cdef inline int tile_height(Py_ssize_t rows) noexcept nogil:
     return TILE_ROWS if rows >= TILE_ROWS else 4 if rows >= 4 else 2 if rows >= 2 else 1
 
 
+cdef enum:
+    # Rows that are packed a few lines at a time are asked for so many rows ahead: no processor foresees where the next begins.
+    LEFT_AHEAD = 16
+    RIGHT_AHEAD = 8
+
 # How A and B are packed, row by row of the source: `narrow` is a constant wherever these are called, lest a loop ask for
 # each vector whether it is in bfloat16.
 cdef inline void pack_along(const vec *source, Py_ssize_t n, bint narrow, vec *target) noexcept nogil:
@@ -212,8 +223,10 @@ cdef inline void pack_few(const vec *source, Py_ssize_t n, bint narrow, vec *tar
 
 cdef inline void pack_left_columns_as(const vec *source, Py_ssize_t source_row, Py_ssize_t rows, Py_ssize_t depth,
                                       bint narrow, vec *panels) noexcept nogil:
+    cdef Py_ssize_t itemsize = sizeof(uint16_t) if narrow else VECTOR_BYTES // lanes(panels)
     cdef Py_ssize_t k, i
     for k in range(depth):
+        fetch_row(place(source, (k + LEFT_AHEAD) * source_row, narrow), rows * itemsize)
         i = 0
         while i + TILE_ROWS <= rows:
             pack_few(place(source, k * source_row + i, narrow), TILE_ROWS, narrow,
@@ -227,11 +240,13 @@ cdef inline void pack_left_columns_as(const vec *source, Py_ssize_t source_row, 
 cdef inline void pack_right_rows_as(const vec *source, Py_ssize_t source_row, Py_ssize_t columns, int vectors,
                                     Py_ssize_t depth, bint narrow, vec *panels) noexcept nogil:
     cdef Py_ssize_t width = vectors * lanes(panels)
+    cdef Py_ssize_t itemsize = sizeof(uint16_t) if narrow else VECTOR_BYTES // lanes(panels)
     cdef Py_ssize_t k, j, v
     cdef const vec *row
     cdef vec *target
     for k in range(depth):
         row = place(source, k * source_row, narrow)
+        fetch_row(place(source, (k + RIGHT_AHEAD) * source_row, narrow), columns * itemsize)
         j = 0
         while j < columns:
             target = address(panels, j * depth + k * width)

@@ -150,9 +150,12 @@ cdef inline void pack_left_pairs_columns(int way, const vf32 *source, Py_ssize_t
                                          bint narrow, uint32_t *panels) noexcept nogil:
     """As pack_left_columns, of at most GROUP_ROWS."""
     cdef uint32_t words[GROUP_ROWS + MOST_LANES]
+    cdef Py_ssize_t itemsize = sizeof(uint16_t) if narrow else sizeof(float)
     cdef Py_ssize_t pairs = (depth + 1) // 2, k, i
     memset(words, 0, sizeof(words))
     for k from 0 <= k < depth by 2:
+        for i in range(2):
+            fetch_row(place(source, (k + i + LEFT_AHEAD) * source_row, narrow), rows * itemsize)
         words_across(way, place(source, k * source_row, narrow), source_row, k + 1 < depth, rows, narrow, words)
         for i from 0 <= i < rows by TILE_ROWS:
             memcpy(panels + i * pairs + k // 2 * TILE_ROWS, words + i, TILE_ROWS * sizeof(uint32_t))
@@ -162,9 +165,12 @@ cdef inline void pack_right_pairs_rows(int way, const vf32 *source, Py_ssize_t s
                                        Py_ssize_t depth, bint narrow, uint32_t *panels) noexcept nogil:
     """As pack_right_rows, of at most WIDTH_BYTES."""
     cdef uint32_t words[WIDEST]
+    cdef Py_ssize_t itemsize = sizeof(uint16_t) if narrow else sizeof(float)
     cdef Py_ssize_t width = vectors * LANES_F32, pairs = (depth + 1) // 2, k, j
     memset(words, 0, sizeof(words))
     for k from 0 <= k < depth by 2:
+        for j in range(2):
+            fetch_row(place(source, (k + j + RIGHT_AHEAD) * source_row, narrow), columns * itemsize)
         words_across(way, place(source, k * source_row, narrow), source_row, k + 1 < depth, columns, narrow, words)
         for j from 0 <= j < columns by width:
             memcpy(panels + j * pairs + k // 2 * width, words + j, width * sizeof(uint32_t))
@@ -172,17 +178,21 @@ cdef inline void pack_right_pairs_rows(int way, const vf32 *source, Py_ssize_t s
 
 cdef inline void pack_right_pairs_columns(int way, const vf32 *source, Py_ssize_t source_row, Py_ssize_t width,
                                           Py_ssize_t depth, Py_ssize_t panel_width, uint32_t *panel) noexcept nogil:
-    """As pack_right_columns, of float32 and at most DEPTH_BYTES."""
+    """As pack_right_columns, of float32."""
     cdef uint32_t rows[MOST_LANES * TURNED]
     cdef uint32_t columns[MOST_LANES * MOST_LANES]
-    cdef Py_ssize_t pairs = (depth + 1) // 2, k, j, i
-    for j from 0 <= j < panel_width by LANES_F32:
-        for i in range(LANES_F32):
-            words_along(way, address(source, min(j + i, width - 1) * source_row), depth, False, rows + i * TURNED)
-        for k from 0 <= k < pairs by LANES_F32:
-            if k + LANES_F32 <= pairs:
-                transpose_f32(rows + k, TURNED, LANES_F32, panel + k * panel_width + j, panel_width)
-            else:
-                transpose_f32(rows + k, TURNED, LANES_F32, columns, LANES_F32)
-                for i in range(pairs - k):
-                    memcpy(panel + (k + i) * panel_width + j, columns + i * LANES_F32, LANES_F32 * sizeof(uint32_t))
+    cdef Py_ssize_t k0, pairs, k, j, i
+    for k0 from 0 <= k0 < depth by 2 * (TURNED - LANES_F32):
+        pairs = (min(depth - k0, <Py_ssize_t> 2 * (TURNED - LANES_F32)) + 1) // 2
+        for j from 0 <= j < panel_width by LANES_F32:
+            for i in range(LANES_F32):
+                words_along(way, address(source, min(j + i, width - 1) * source_row + k0), min(depth - k0, 2 * pairs), False,
+                            rows + i * TURNED)
+            for k from 0 <= k < pairs by LANES_F32:
+                if k + LANES_F32 <= pairs:
+                    transpose_f32(rows + k, TURNED, LANES_F32, panel + (k0 // 2 + k) * panel_width + j, panel_width)
+                else:
+                    transpose_f32(rows + k, TURNED, LANES_F32, columns, LANES_F32)
+                    for i in range(pairs - k):
+                        memcpy(panel + (k0 // 2 + k + i) * panel_width + j, columns + i * LANES_F32,
+                               LANES_F32 * sizeof(uint32_t))

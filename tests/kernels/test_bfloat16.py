@@ -13,7 +13,7 @@ from cllm import _kernels as kernels
 from cllm.errors import CllmError
 
 SHAPES = [(1, 1, 1), (3, 4, 0), (5, 0, 3), (5, 7, 3), (13, 13, 31), (15, 15, 33), (29, 255, 31), (33, 513, 65), (70, 40, 200),
-          (400, 20, 30), (17, 515, 390)]
+          (400, 20, 30), (17, 515, 390), (5, 1100, 20), (5, 20, 1100), (1100, 5, 20), (3, 40, 830)]
 
 
 # As this processor makes them, and as pairs by float32: those of the instruction but for the instruction.
@@ -87,6 +87,21 @@ def test_products_are_their_definition_bit_for_bit(shape):
             kernels.linear_backward_weight(x, r16(dy), True, dweight=dw, dbias=None,
                                            workspace=room(n, i, o))
             assert_same_bits(dw, reference.product(x.T, dy, dweight), "weight, dy in bfloat16")
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("shape", [(400, 20, 30), (3, 40, 830), (5, 830, 40), (830, 3, 40), (9, 1030, 400), (400, 9, 1030)])
+def test_nothing_is_written_behind_the_scratch(shape):
+    n, i, o = shape
+    x, weight, dy, dweight = (magnitudes(s, k) for k, s in enumerate([(n, i), (i, o), (n, o), (i, o)]))
+    for count in (1, 2):
+        with threads(count):
+            own = kernels.linear_workspace(n, i, o, count, 4, True)
+            frame = np.full(own + 50_000, 7, np.float32)
+            kernels.linear_forward(r16(x), weight, None, True, y=bits16((n, o)), workspace=frame[:own])
+            kernels.linear_backward_input(dy, weight, None, True, dx=np.empty((n, i), np.float32), workspace=frame[:own])
+            kernels.linear_backward_weight(x, dy, True, dweight=dweight, dbias=None, workspace=frame[:own])
+            assert (frame[own:] == 7).all()
 
 
 @pytest.mark.usefixtures("way")
