@@ -56,9 +56,16 @@ cdef inline Py_ssize_t block_width(Py_ssize_t steps, Py_ssize_t itemsize) noexce
     return max(most // tile * tile, tile)
 
 
-cdef inline Py_ssize_t block_steps(Py_ssize_t steps, Py_ssize_t itemsize, Py_ssize_t unit) noexcept nogil:
-    """How deep a block of B is where all of k are so many elements or words: a multiple of `unit`."""
-    return even_step(steps, (DEPTH_BYTES if steps * itemsize <= DEPTH_BYTES else USUAL_DEPTH_BYTES) // itemsize, unit)
+cdef inline Py_ssize_t block_steps(Py_ssize_t steps, Py_ssize_t columns, Py_ssize_t itemsize, Py_ssize_t unit) noexcept nogil:
+    """How deep a block of B is where all of k are so many elements or words: a multiple of `unit`.
+
+    A is packed once for each block of columns, and that costs more than another visit to C: so where all of k, or all columns,
+    do not fit into the deepest block, it is less deep and wider.
+    """
+    cdef Py_ssize_t most = DEPTH_BYTES // itemsize
+    if steps > most and columns > block_width(most, itemsize):
+        most = USUAL_DEPTH_BYTES // itemsize
+    return even_step(steps, most, unit)
 
 
 cdef inline Py_ssize_t piece_workspace(Py_ssize_t columns, Py_ssize_t depth, int itemsize) noexcept nogil:
@@ -193,8 +200,8 @@ cdef void multiply_wide(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_s
     cdef Py_ssize_t tile_columns = TILE_VECTORS * lanes(workspace)
     # Words of two k, but not where B becomes words only after it has been packed.
     cdef Py_ssize_t step = 2 if in_pairs(p.way) and p.stored == NULL else 1
-    cdef Py_ssize_t k_step = step * block_steps(((p.sequence if p.sequence else p.depth) + step - 1) // step, itemsize,
-                                                UNIT if p.rounds == IN_UNITS else lanes(workspace))
+    cdef Py_ssize_t k_step = step * block_steps(((p.sequence if p.sequence else p.depth) + step - 1) // step, column1 - column0,
+                                                itemsize, UNIT if p.rounds == IN_UNITS else lanes(workspace))
     cdef Py_ssize_t most = block_width((min(k_step, p.depth) + step - 1) // step, itemsize)
     cdef Py_ssize_t strip_step = max(STRIP_BYTES // itemsize // max(row1 - row0, <Py_ssize_t> 1) // most, 1) * most
     cdef Py_ssize_t strip, strip_end, j, j_step, k, deep, i
@@ -290,7 +297,7 @@ cdef inline double share_cost(const Product *p, Py_ssize_t row_parts, Py_ssize_t
     cdef Py_ssize_t rows = ((p.rows + TILE_ROWS - 1) // TILE_ROWS + row_parts - 1) // row_parts * TILE_ROWS
     cdef Py_ssize_t columns = ((p.columns + n_lanes - 1) // n_lanes + column_parts - 1) // column_parts * n_lanes
     return ((<double> rows * row_parts / p.rows) * (<double> columns * column_parts / p.columns)
-            * (1.0 + 4.0 / min(columns, block_width(block_steps(p.depth, itemsize, n_lanes), itemsize)) + 4.0 / rows))
+            * (1.0 + 4.0 / min(columns, block_width(block_steps(p.depth, columns, itemsize, n_lanes), itemsize)) + 4.0 / rows))
 
 
 cdef inline Grid grid_of(const Product *p, int pieces, Py_ssize_t itemsize) noexcept nogil:

@@ -20,9 +20,7 @@ cdef extern from *:
     #endif
     /* A block of b has at most so many bytes, and a row and a column of it at most so many of them. Level 2 holds it, beside
        what comes next of a and some of c, where level 2 has 1 MiB as in processors with AVX-512, or 512 KiB. A panel of a,
-       TILE_ROWS deep rows, stays in level 1 while the block passes by. All of k is taken at once where it is no longer than
-       the deepest; else a block is but USUAL_DEPTH_BYTES deep, and so much wider: a is packed once for each block of columns,
-       and that costs more than another visit to c. */
+       TILE_ROWS deep rows, stays in level 1 while the block passes by. Blocks of large products are less deep (block_steps). */
     #define CLLM_WIDTH_BYTES 3072
     #if CLLM_VECTOR_BYTES == 64
     #define CLLM_BLOCK_BYTES (792 << 10)
@@ -196,9 +194,17 @@ cdef inline int tile_height(Py_ssize_t rows) noexcept nogil:
 
 
 cdef enum:
-    # Rows that are packed a few lines at a time are asked for so many rows ahead: no processor foresees where the next begins.
+    # Rows that are packed a few lines at a time are asked for so many rows ahead: no processor foresees where the next begins,
+    # unless they lie close together.
     LEFT_AHEAD = 16
     RIGHT_AHEAD = 8
+    FAR_APART = 1024        # bytes
+
+cdef inline void fetch_ahead(const void *start, Py_ssize_t row_bytes, Py_ssize_t ahead, Py_ssize_t nbytes) noexcept nogil:
+    """Ask for the row that is so many rows ahead of the one that starts here."""
+    if row_bytes >= FAR_APART:
+        fetch_row(<const char*> start + ahead * row_bytes, nbytes)
+
 
 # How A and B are packed, row by row of the source: `narrow` is a constant wherever these are called, lest a loop ask for
 # each vector whether it is in bfloat16.
@@ -226,7 +232,7 @@ cdef inline void pack_left_columns_as(const vec *source, Py_ssize_t source_row, 
     cdef Py_ssize_t itemsize = sizeof(uint16_t) if narrow else VECTOR_BYTES // lanes(panels)
     cdef Py_ssize_t k, i
     for k in range(depth):
-        fetch_row(place(source, (k + LEFT_AHEAD) * source_row, narrow), rows * itemsize)
+        fetch_ahead(place(source, k * source_row, narrow), source_row * itemsize, LEFT_AHEAD, rows * itemsize)
         i = 0
         while i + TILE_ROWS <= rows:
             pack_few(place(source, k * source_row + i, narrow), TILE_ROWS, narrow,
@@ -246,7 +252,7 @@ cdef inline void pack_right_rows_as(const vec *source, Py_ssize_t source_row, Py
     cdef vec *target
     for k in range(depth):
         row = place(source, k * source_row, narrow)
-        fetch_row(place(source, (k + RIGHT_AHEAD) * source_row, narrow), columns * itemsize)
+        fetch_ahead(row, source_row * itemsize, RIGHT_AHEAD, columns * itemsize)
         j = 0
         while j < columns:
             target = address(panels, j * depth + k * width)

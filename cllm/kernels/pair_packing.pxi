@@ -155,7 +155,7 @@ cdef inline void pack_left_pairs_columns(int way, const vf32 *source, Py_ssize_t
     memset(words, 0, sizeof(words))
     for k from 0 <= k < depth by 2:
         for i in range(2):
-            fetch_row(place(source, (k + i + LEFT_AHEAD) * source_row, narrow), rows * itemsize)
+            fetch_ahead(place(source, (k + i) * source_row, narrow), source_row * itemsize, LEFT_AHEAD, rows * itemsize)
         words_across(way, place(source, k * source_row, narrow), source_row, k + 1 < depth, rows, narrow, words)
         for i from 0 <= i < rows by TILE_ROWS:
             memcpy(panels + i * pairs + k // 2 * TILE_ROWS, words + i, TILE_ROWS * sizeof(uint32_t))
@@ -170,7 +170,7 @@ cdef inline void pack_right_pairs_rows(int way, const vf32 *source, Py_ssize_t s
     memset(words, 0, sizeof(words))
     for k from 0 <= k < depth by 2:
         for j in range(2):
-            fetch_row(place(source, (k + j + RIGHT_AHEAD) * source_row, narrow), columns * itemsize)
+            fetch_ahead(place(source, (k + j) * source_row, narrow), source_row * itemsize, RIGHT_AHEAD, columns * itemsize)
         words_across(way, place(source, k * source_row, narrow), source_row, k + 1 < depth, columns, narrow, words)
         for j from 0 <= j < columns by width:
             memcpy(panels + j * pairs + k // 2 * width, words + j, width * sizeof(uint32_t))
