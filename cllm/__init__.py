@@ -76,6 +76,7 @@ from cllm.strategies import (  # noqa: E402
     Spill,
     Sqrt,
 )
+from cllm.threads import caches as _caches  # noqa: E402, F401 (blocks of products are cut for them from now on)
 from cllm.threads.counts import set_num_threads  # noqa: E402
 from cllm.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer  # noqa: E402
 from cllm.train import Callback, Trainer, TrainSettings  # noqa: E402

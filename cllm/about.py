@@ -5,6 +5,7 @@ import numpy as np
 
 from cllm import _build_info, _kernels
 from cllm.dispatch import built_levels, choice, cpuinfo_line, offered_features
+from cllm.threads.caches import describe_blocks
 from cllm.threads.counts import default_threads, describe_threads
 from cllm.threads.waiting import describe_waiting
 
@@ -23,6 +24,7 @@ def versions() -> dict[str, object]:
         ``vector_bytes`` : bytes in one vector register as the kernels use it;
         ``threads``, ``threads_because``, ``waiting`` : the number where none is given, why it is that, and how idle
         threads wait;
+        ``blocks`` : bytes of the blocks that products are cut into on that number of threads, and why;
         ``scaling`` : the command that measures how much faster steps are on more threads, None where there is but one;
         ``cpu`` : name of the CPU, None where it does not say; ``cpu_features`` : those that the level may use, by
         their names in /proc/cpuinfo (this CPU has them all); ``cpu_vectors`` : all that this CPU has for vectors, used
@@ -47,6 +49,7 @@ def versions() -> dict[str, object]:
         "threads": default_threads(),
         "threads_because": describe_threads(),
         "waiting": describe_waiting(),
+        "blocks": describe_blocks(default_threads()),
         "scaling": scaling_command(default_threads()),
         "cpu": cpuinfo_line("model name"),
         "cpu_features": list(level.features),

@@ -297,8 +297,8 @@ def test_versions_are_plain_values():
     shown = about.versions()
     assert json.loads(json.dumps(shown)) == shown
     assert set(shown) == {"cllm", "python", "numpy", "cython", "compiler", "levels", "level", "level_because", "flags",
-                          "openmp", "debug", "vector_bytes", "threads", "threads_because", "waiting", "scaling", "cpu",
-                          "cpu_features", "cpu_vectors", "bfloat16"}
+                          "openmp", "debug", "vector_bytes", "threads", "threads_because", "waiting", "blocks", "scaling",
+                          "cpu", "cpu_features", "cpu_vectors", "bfloat16"}
     assert shown["vector_bytes"] in (16, 32, 64) and shown["threads"] >= 1
     assert (shown["vector_bytes"] == 64) == ("avx512f" in shown["cpu_features"])
     assert shown["level"] in shown["levels"]

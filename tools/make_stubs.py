@@ -62,7 +62,8 @@ UNTYPED = {"weight": "Floating | StoredRows", **dict.fromkeys(("bias", "position
            **dict.fromkeys(("x", "y", "dy", "qkv"), "Rows"),
            **dict.fromkeys(("coordinates", "alpha", "beta", "cos", "sin"), "Floating | None"), "kv_heads": "int | None",
            "scale": "float | None", "softcap": "float | None", "stop": "int | None", "n": "int"}
-RETURNS = {"vector_bytes": "int", "get_threads": "int", "first_fit": "int", "int8_bytes": "int", "before_fork": "bool",
+RETURNS = {"vector_bytes": "int", "block_bytes": "int", "get_threads": "int", "first_fit": "int", "int8_bytes": "int",
+           "before_fork": "bool",
            "attention_workspace": "int", "linear_workspace": "int", "block_linear_workspace": "int",
            "bfloat16_instruction": "str", "bfloat16_pairs_agree": "bool", "bfloat16_tiles_agree": "bool",
            "nonfinite_arrays": "tuple[int, ...]", "philox4x32": "tuple[int, int, int, int]"}

@@ -76,13 +76,16 @@ cdef void block_multiply(const Product *p, int which, Py_ssize_t heads, Py_ssize
     cdef Py_ssize_t task
     cdef Shares shares
     cdef Shares *left = &shares
+    cdef Product cut = p[0]
+    cdef const Product *q = &cut
+    cut.block = block_limit(1 if pieces == 1 else _threads)
     if pieces == 1:
         for task in range(tasks):
-            block_task(p, which, heads, task, workspace)
+            block_task(q, which, heads, task, workspace)
     else:
         share_out(left, tasks, _threads)
         for task in prange(tasks, num_threads=_threads, schedule="dynamic"):
-            block_task(p, which, heads, next_share(left, threadid()), address(workspace, threadid() * room))
+            block_task(q, which, heads, next_share(left, threadid()), address(workspace, threadid() * room))
 
 
 def block_linear_workspace(Py_ssize_t n_rows, Py_ssize_t parts, Py_ssize_t heads, Py_ssize_t head_dim, int threads,

@@ -21,6 +21,40 @@ cdef enum:
     # many, and so many of so many columns are 576 KiB.
     REST_ROWS = 384
     REST_BYTES = 1536
+    # No block of B is smaller, whatever level 2 has.
+    LEAST_BLOCK_BYTES = 96 << 10
+
+cdef Py_ssize_t level2_bytes = 0    # of each cache of level 2; 0 where that is not known
+cdef Py_ssize_t level2_caches = 1   # how many the threads have between them
+
+
+def take_level2(Py_ssize_t nbytes, Py_ssize_t caches):
+    """Blocks of products are cut, from now on in this process, for so many level 2 caches of so many bytes; 0 bytes: as the
+    kernels were built. Neither results nor scratch depend on it.
+
+    Raises
+    ------
+    ConfigError
+    """
+    global level2_bytes, level2_caches
+    if nbytes < 0 or caches < 1:
+        raise ConfigError("take_level2", "must be given bytes, or 0, and at least one cache", f"{nbytes}, {caches}",
+                          "Pass what the system says of level 2.")
+    level2_bytes, level2_caches = nbytes, caches
+
+
+def block_bytes(Py_ssize_t threads):
+    """Bytes of a block of B on so many threads."""
+    return block_limit(max(threads, <Py_ssize_t> 1))
+
+
+cdef inline Py_ssize_t block_limit(Py_ssize_t threads) noexcept nogil:
+    """The same. Level 2 holds a block for each thread that it serves, beside what comes next of A and some of C."""
+    cdef Py_ssize_t sharing = (threads + level2_caches - 1) // level2_caches
+    if level2_bytes == 0:
+        return BLOCK_BYTES
+    return min(<Py_ssize_t> BLOCK_BYTES, max(<Py_ssize_t> LEAST_BLOCK_BYTES, level2_bytes // sharing * 25 // 32))
+
 
 cdef struct Ahead:
     # What the next panels of A will be packed from. It is fetched to level 2 a few rows at a time, between the tiles,
@@ -49,21 +83,22 @@ cdef inline Py_ssize_t even_step(Py_ssize_t length, Py_ssize_t most, Py_ssize_t 
     return max(((length + parts - 1) // parts + unit - 1) // unit * unit, unit)
 
 
-cdef inline Py_ssize_t block_width(Py_ssize_t steps, Py_ssize_t itemsize) noexcept nogil:
-    """Columns of a block of B, whole tiles of them, that is so many elements or words deep."""
+cdef inline Py_ssize_t block_width(Py_ssize_t steps, Py_ssize_t itemsize, Py_ssize_t block) noexcept nogil:
+    """Columns of a block of B of so many bytes, whole tiles of them, that is so many elements or words deep."""
     cdef Py_ssize_t tile = TILE_VECTORS * VECTOR_BYTES // itemsize
-    cdef Py_ssize_t most = min(<Py_ssize_t> WIDTH_BYTES, BLOCK_BYTES // max(steps, <Py_ssize_t> 1)) // itemsize
+    cdef Py_ssize_t most = min(<Py_ssize_t> WIDTH_BYTES, block // max(steps, <Py_ssize_t> 1)) // itemsize
     return max(most // tile * tile, tile)
 
 
-cdef inline Py_ssize_t block_steps(Py_ssize_t steps, Py_ssize_t columns, Py_ssize_t itemsize, Py_ssize_t unit) noexcept nogil:
+cdef inline Py_ssize_t block_steps(Py_ssize_t steps, Py_ssize_t columns, Py_ssize_t itemsize, Py_ssize_t unit,
+                                   Py_ssize_t block) noexcept nogil:
     """How deep a block of B is where all of k are so many elements or words: a multiple of `unit`.
 
     A is packed once for each block of columns, and that costs more than another visit to C: so where all of k, or all columns,
     do not fit into the deepest block, it is less deep and wider.
     """
     cdef Py_ssize_t most = DEPTH_BYTES // itemsize
-    if steps > most and columns > block_width(most, itemsize):
+    if steps > most and columns > block_width(most, itemsize, block):
         most = USUAL_DEPTH_BYTES // itemsize
     return even_step(steps, most, unit)
 
@@ -201,8 +236,8 @@ cdef void multiply_wide(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_s
     # Words of two k, but not where B becomes words only after it has been packed.
     cdef Py_ssize_t step = 2 if in_pairs(p.way) and p.stored == NULL else 1
     cdef Py_ssize_t k_step = step * block_steps(((p.sequence if p.sequence else p.depth) + step - 1) // step, column1 - column0,
-                                                itemsize, UNIT if p.rounds == IN_UNITS else lanes(workspace))
-    cdef Py_ssize_t most = block_width((min(k_step, p.depth) + step - 1) // step, itemsize)
+                                                itemsize, UNIT if p.rounds == IN_UNITS else lanes(workspace), p.block)
+    cdef Py_ssize_t most = block_width((min(k_step, p.depth) + step - 1) // step, itemsize, p.block)
     cdef Py_ssize_t strip_step = max(STRIP_BYTES // itemsize // max(row1 - row0, <Py_ssize_t> 1) // most, 1) * most
     cdef Py_ssize_t strip, strip_end, j, j_step, k, deep, i
     if row0 >= row1:
@@ -259,6 +294,8 @@ cdef void multiply_piece(const Product *p, Py_ssize_t row0, Py_ssize_t row1, Py_
     """Rows row0 .. row1-1 and columns column0 .. column1-1 of the product, on one thread."""
     cdef size_t before = flush_begin() if p.rounds else 0
     cdef Product q = p[0]
+    if q.block == 0:
+        q.block = BLOCK_BYTES
     q.way = units_way if p.rounds == IN_UNITS else bfloat16_way if p.rounds else SINGLES
     if q.way == AMX:
         tiles_begin()
@@ -296,8 +333,9 @@ cdef inline double share_cost(const Product *p, Py_ssize_t row_parts, Py_ssize_t
     cdef Py_ssize_t n_lanes = VECTOR_BYTES // itemsize
     cdef Py_ssize_t rows = ((p.rows + TILE_ROWS - 1) // TILE_ROWS + row_parts - 1) // row_parts * TILE_ROWS
     cdef Py_ssize_t columns = ((p.columns + n_lanes - 1) // n_lanes + column_parts - 1) // column_parts * n_lanes
+    cdef Py_ssize_t width = block_width(block_steps(p.depth, columns, itemsize, n_lanes, p.block), itemsize, p.block)
     return ((<double> rows * row_parts / p.rows) * (<double> columns * column_parts / p.columns)
-            * (1.0 + 4.0 / min(columns, block_width(block_steps(p.depth, columns, itemsize, n_lanes), itemsize)) + 4.0 / rows))
+            * (1.0 + 4.0 / min(columns, width) + 4.0 / rows))
 
 
 cdef inline Grid grid_of(const Product *p, int pieces, Py_ssize_t itemsize) noexcept nogil:
@@ -348,14 +386,17 @@ cdef void multiply(const Product *p, vec *workspace) noexcept nogil:
     cdef Shares shares
     cdef Shares *left = &shares
     cdef Grid grid
+    cdef Product cut = p[0]
+    cdef const Product *q = &cut
+    cut.block = block_limit(1 if pieces == 1 else _threads)
     if p.columns == 0:
         return
     if pieces == 1:
-        multiply_piece(p, 0, p.rows, 0, p.columns, workspace)
+        multiply_piece(q, 0, p.rows, 0, p.columns, workspace)
         if p.sums != NULL:
             sum_rows(<const vec*> p.b, p.depth, p.columns, <vec*> p.sums)
     else:
-        grid = grid_of(p, pieces, itemsize)
+        grid = grid_of(q, pieces, itemsize)
         share_out(left, grid.rows * grid.columns, _threads)
         for turn in prange(grid.rows * grid.columns, num_threads=_threads, schedule="dynamic"):
-            multiply_share(p, next_share(left, threadid()), grid, address(workspace, threadid() * room))
+            multiply_share(q, next_share(left, threadid()), grid, address(workspace, threadid() * room))

@@ -36,6 +36,7 @@ cdef struct Product:
     bint stored_turned          # B's columns,
     Py_ssize_t stored_column    # and B's first column is this one
     int way
+    Py_ssize_t block            # bytes of a block of B, filled in by `multiply` and `block_multiply`
 
 
 cdef inline Py_ssize_t steps_of(const Product *p, Py_ssize_t depth) noexcept nogil:

@@ -264,5 +264,5 @@ def test_every_kernel_lets_other_python_threads_run():
     quick = {"bfloat16_instruction", "take_bfloat16", "bfloat16_pairs_agree", "bfloat16_tiles_agree", "dynamic_codes",
              "attention_workspace", "block_linear_workspace", "linear_workspace",
              "vector_bytes", "int8_bytes", "exponential", "accumulate_losses", "philox4x32", "set_threads",
-             "get_threads", "before_fork", "stay_serial", "call_timed", "call_each"}
+             "get_threads", "before_fork", "stay_serial", "call_timed", "call_each", "take_level2", "block_bytes"}
     assert holding == quick
