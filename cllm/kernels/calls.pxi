@@ -1,7 +1,7 @@
 # What an executor does in turn: methods of layers with their arguments, ready to be called.
 #
 # Compiled because it stands between kernels. These sweep the caches, so that whatever Python touches between two of them comes
-# from memory again: there a partial, a dictionary of keywords and a frame take ten times what they take in a loop that does
+# from memory again: there a partial, a dictionary of keywords and a frame take many times what they take in a loop that does
 # nothing else, and all threads but one wait for them.
 
 from cpython.exc cimport PyErr_CheckSignals

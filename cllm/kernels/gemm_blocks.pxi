@@ -128,10 +128,10 @@ cdef inline Py_ssize_t product_workspace(const Product *p, int itemsize) noexcep
             + (rest_room(p.rows, p.columns, itemsize) if p.c_narrow else 0))
 
 
-cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t column0,
+cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t row1, Py_ssize_t column0,
                                 Py_ssize_t column1, Py_ssize_t k0, Py_ssize_t depth, const vec *panel,
                                 const vec *block, const Ahead *ahead, vec *edge) noexcept nogil:
-    """The tiles of one panel of rows with all columns of one block of B.
+    """The tiles of one panel of rows, of all before row1, with all columns of one block of B.
 
     `edge` has TILE_ROWS rows of a tile, where one that is not full is run, and a row of zeros behind them.
     """
@@ -153,7 +153,12 @@ cdef inline void multiply_panel(const Product *p, Py_ssize_t row, Py_ssize_t row
         columns = min(tile_columns, column1 - j)
         vectors = <int> ((columns + lanes(edge) - 1) // lanes(edge))
         c = address(<vec*> p.c, row * p.c_row + j)
-        next = address(c, columns) if j + columns < column1 else address(<vec*> p.c, (row + rows) * p.c_row + column0)
+        # The tile that follows, as far as there is one: what lies behind it may be another thread's, which is writing there.
+        next = c
+        if j + columns < column1:
+            next = address(c, min(columns, column1 - j - vectors * lanes(edge)))
+        elif row + rows < row1:
+            next = address(<vec*> p.c, (row + rows) * p.c_row + column0)
         if k0 > 0 or p.accumulate:
             start = c
             start_row = p.c_row
@@ -207,7 +212,7 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
             ahead.row_bytes = p.a_row * a_bytes
             ahead.rows = min(<Py_ssize_t> TILE_ROWS, row1 - row - rows)
             ahead.nbytes = depth * a_bytes
-            multiply_panel(p, row, rows, column0, column1, k0, depth, group, block, &ahead, edge)
+            multiply_panel(p, row, rows, row1, column0, column1, k0, depth, group, block, &ahead, edge)
             row += rows
         else:
             end = min(row + GROUP_ROWS, row1)
@@ -222,7 +227,7 @@ cdef inline void multiply_block(const Product *p, Py_ssize_t row0, Py_ssize_t ro
                 k = depth * j // GROUP_ROWS
                 ahead.start = place(<const vec*> p.a, end + (k0 + k) * p.a_col, p.a_narrow)
                 ahead.rows = depth * (j + rows) // GROUP_ROWS - k
-                multiply_panel(p, row, rows, column0, column1, k0, depth,
+                multiply_panel(p, row, rows, row1, column0, column1, k0, depth,
                                address(group, j // TILE_ROWS * TILE_ROWS * steps + j % TILE_ROWS), block, &ahead, edge)
                 row += rows
                 j += rows
