@@ -20,7 +20,7 @@ order. No kernel allocates: a workspace comes from the caller. No kernel checks 
 #               bfloat16 ...... arrays in upper halves of float32, for kernels that read or write either
 #   calls       common ........ every length is checked, no value is        threads ... the number belongs to the caller
 #
-#   products    gemm_tile, stored, pairs, pair_packing, units -> gemm_packing, column_sums -> gemm_blocks, amx
+#   products    gemm_tile, stored, pairs, pair_packing, units -> gemm_packing, level_two, column_sums -> gemm_blocks, amx
 #               -> matmul, block_matmul:
 #               an element is one chain of fma over ascending k: tiles, blocks and cuts cannot be seen; operands may be
 #               rounded to bfloat16 on their way in, and then be taken two at a time by an instruction (pairs); weights may be
@@ -53,6 +53,7 @@ include "kernels/units.pxi"
 include "kernels/pairs.pxi"
 include "kernels/pair_packing.pxi"
 include "kernels/gemm_packing.pxi"
+include "kernels/level_two.pxi"
 include "kernels/column_sums.pxi"
 include "kernels/gemm_blocks.pxi"
 include "kernels/amx.pxi"

@@ -21,40 +21,6 @@ cdef enum:
     # many, and so many of so many columns are 576 KiB.
     REST_ROWS = 384
     REST_BYTES = 1536
-    # No block of B is smaller, whatever level 2 has.
-    LEAST_BLOCK_BYTES = 96 << 10
-
-cdef Py_ssize_t level2_bytes = 0    # of each cache of level 2; 0 where that is not known
-cdef Py_ssize_t level2_caches = 1   # how many the threads have between them
-
-
-def take_level2(Py_ssize_t nbytes, Py_ssize_t caches):
-    """Blocks of products are cut, from now on in this process, for so many level 2 caches of so many bytes; 0 bytes: as the
-    kernels were built. Neither results nor scratch depend on it.
-
-    Raises
-    ------
-    ConfigError
-    """
-    global level2_bytes, level2_caches
-    if nbytes < 0 or caches < 1:
-        raise ConfigError("take_level2", "must be given bytes, or 0, and at least one cache", f"{nbytes}, {caches}",
-                          "Pass what the system says of level 2.")
-    level2_bytes, level2_caches = nbytes, caches
-
-
-def block_bytes(Py_ssize_t threads):
-    """Bytes of a block of B on so many threads."""
-    return block_limit(max(threads, <Py_ssize_t> 1))
-
-
-cdef inline Py_ssize_t block_limit(Py_ssize_t threads) noexcept nogil:
-    """The same. Level 2 holds a block for each thread that it serves, beside what comes next of A and some of C."""
-    cdef Py_ssize_t sharing = (threads + level2_caches - 1) // level2_caches
-    if level2_bytes == 0:
-        return BLOCK_BYTES
-    return min(<Py_ssize_t> BLOCK_BYTES, max(<Py_ssize_t> LEAST_BLOCK_BYTES, level2_bytes // sharing * 25 // 32))
-
 
 cdef struct Ahead:
     # What the next panels of A will be packed from. It is fetched to level 2 a few rows at a time, between the tiles,
@@ -94,8 +60,8 @@ cdef inline Py_ssize_t block_steps(Py_ssize_t steps, Py_ssize_t columns, Py_ssiz
                                    Py_ssize_t block) noexcept nogil:
     """How deep a block of B is where all of k are so many elements or words: a multiple of `unit`.
 
-    A is packed once for each block of columns, and that costs more than another visit to C: so where all of k, or all columns,
-    do not fit into the deepest block, it is less deep and wider.
+    A is packed once for each block of columns, and that costs more than another visit to C: so where neither all of k
+    nor all columns fit into the deepest block, it is less deep and wider.
     """
     cdef Py_ssize_t most = DEPTH_BYTES // itemsize
     if steps > most and columns > block_width(most, itemsize, block):
@@ -347,9 +313,10 @@ cdef inline Grid grid_of(const Product *p, int pieces, Py_ssize_t itemsize) noex
     """How a product is cut on `pieces` threads: into equally many shares for each.
 
     Over its longer side alone where that is long enough, so that the operand which all shares read is packed in the
-    order in which it lies. Else over both: slices for 16 threads would be so thin that packing takes their time.
+    order in which it lies; over the rows where both are equal, lest threads write side by side in the same rows. Else over
+    both: slices for 16 threads would be so thin that packing takes their time.
     """
-    cdef bint by_columns = p.columns >= p.rows
+    cdef bint by_columns = p.columns > p.rows
     cdef Py_ssize_t most = p.columns * itemsize // SHARE_BYTES if by_columns else p.rows // SHARE_ROWS
     cdef Py_ssize_t area = p.rows * p.columns * itemsize // (SHARE_ROWS * SHARE_BYTES)
     cdef Py_ssize_t parts = pieces * max(<Py_ssize_t> 1, min(<Py_ssize_t> SHARES, (most if most >= pieces else area) // pieces))
