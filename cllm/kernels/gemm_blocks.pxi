@@ -341,8 +341,8 @@ cdef void multiply_share(const Product *p, Py_ssize_t share, Grid grid, vec *own
                    column0, column1, own)
     if p.sums != NULL:
         add_rows(<const vec*> p.b, p.depth, p.b_row,
-                 column0 + share_start(column1 - column0, lanes(own), row, grid.rows),
-                 column0 + share_start(column1 - column0, lanes(own), row + 1, grid.rows), <vec*> p.sums)
+                 column0 + share_start(column1 - column0, STRIP_VECTORS * lanes(own), row, grid.rows),
+                 column0 + share_start(column1 - column0, STRIP_VECTORS * lanes(own), row + 1, grid.rows), <vec*> p.sums)
 
 
 cdef void multiply(const Product *p, vec *workspace) noexcept nogil:

@@ -34,8 +34,11 @@ class Counted(Training):
         """One step: of each event its mark, function (as an offset into the extension), threads, barriers, shares, and the
         seconds of its busiest thread, of all threads and of the longest share."""
         from cllm import _kernels
+        from cllm.threads import caches
 
         runtime = ctypes.CDLL(None)
+        bytes_here, _ = caches.level2(caches.usable_cores() or ()) or (0, 1)
+        _kernels.take_level2(bytes_here, self.executor.workload.threads)  # as if each thread had a core
         n_operations, done, timed = len(self.names()) - len(AFTER), 0, _kernels.call_timed
 
         def call_timed(calls, *, seconds):
