@@ -1,6 +1,6 @@
 """What computing in bfloat16 does to training: curves of the loss in float32 and in bfloat16, and gradients layer by layer.
 
-    python profiling/bfloat16_loss.py --steps 2000 --out profiling/results/bfloat16_loss.json
+    python profiling/bfloat16_loss.py --steps 2000 --seeds 6 --out profiling/results/bfloat16_loss.json
     python profiling/bfloat16_loss.py --quick
 
 Operands of products and the values that enter them are bfloat16; sums, the residual stream, statistics, attention, loss,
