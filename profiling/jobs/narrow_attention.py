@@ -16,17 +16,13 @@ import numpy as np
 
 import cllm
 from cllm import _kernels as kernels
-from cllm.arrays import widened
+from cllm import arrays
 from cllm.layers import Attention
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
     """r(x): each element to the nearest bfloat16, as float32."""
-    x = np.ascontiguousarray(x)
-    bits, back = np.empty(x.size, np.uint16), np.empty(x.size, np.float32)
-    kernels.compress_bfloat16(x.reshape(-1), y=bits)
-    kernels.expand_bfloat16(bits, y=back)
-    return back.reshape(x.shape)
+    return arrays.widened(arrays.rounded(x))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class NarrowAttention(Attention):
     def _heads(self, x, lse, parts):
         """Each part of rows of N times its channels, in float32: arrays of shape B H T D."""
         batch, _, time = lse.shape
-        return widened(x).reshape(batch, time, parts, self.H, self.D).transpose(2, 0, 3, 1, 4)
+        return arrays.widened(x).reshape(batch, time, parts, self.H, self.D).transpose(2, 0, 3, 1, 4)
 
     def _scores(self, q, k):
         scores = q @ k.swapaxes(-1, -2) * np.float32(1 / np.sqrt(self.D))
